@@ -1,0 +1,126 @@
+"""Seconds and memory of one optimisation step: ours and, where TRL is installed, TRL + PEFT, side by side.
+
+    python benchmarks/step_time.py                                  ORPO and DPO, rank 256 and 16, float32
+    python benchmarks/step_time.py --peer-python ~/trl/bin/python   with TRL in an environment of its own
+    python benchmarks/step_time.py --vocab 128256 --dtype bfloat16 --compile
+
+Every variant runs in a fresh process, so that its peak memory is its own. Both sides get the same model, weights,
+adapter and pairs, and their first losses must agree before anything is reported. This file imports nothing but the
+standard library: a child inherits the peak memory of the process that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+WORKER = Path(__file__).resolve().with_name("step_worker.py")
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+HEADER = [
+    "objective", "rank", "ours, s", "TRL, s", "ratio", "ours, CPU s", "TRL, CPU s",
+    "ours, MiB", "TRL, MiB", "ratio", "ours, MiB over start", "TRL, MiB over start", "ratio", "loss",
+]  # fmt: skip
+
+
+def has_trl(python: str) -> bool:
+    """Whether the interpreter can import the packages compared with."""
+    code = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('trl', 'peft', 'datasets'))))"
+    return subprocess.run([python, "-c", code]).returncode == 0
+
+
+def measure(python: str, side: str, objective: str, rank: int, options: argparse.Namespace) -> dict:
+    """The worker's numbers for one variant. Raises SystemExit with its error output if it fails."""
+    checkpoint = options.checkpoint_activations or (side == "trl" and options.peer_checkpoint)
+    variant = {
+        "side": side, "objective": objective, "rank": rank, "vocab": options.vocab, "layers": options.layers,
+        "kv_heads": options.kv_heads, "dtype": options.dtype, "checkpoint": checkpoint,
+        "compile": options.compile if side == "ours" else options.peer_compile,
+        "warmup": options.warmup, "repeats": options.repeats, "threads": options.threads,
+    }  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
+    command = [python, str(WORKER), json.dumps(variant)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{side} {objective} r={rank} failed:\n{done.stderr[-3000:]}")
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    load = os.getloadavg()[0]
+    print(
+        f"{side:4s} {objective} r={rank}: {result['seconds']:.2f} s ({result['fastest']:.2f} to "
+        f"{result['slowest']:.2f}), {result['peak_mib']:,.0f} MiB, loss {result['loss']:.6f}, load {load:.1f}",
+        file=sys.stderr,
+    )
+    return result
+
+
+def check_agreement(ours: dict, peer: dict, dtype: str) -> None:
+    """Raises SystemExit unless both sides computed the same loss with the same number of trained parameters."""
+    difference = abs(ours["loss"] - peer["loss"])
+    if not difference <= TOLERANCE[dtype] or ours["trainable"] != peer["trainable"]:
+        raise SystemExit(
+            f"not the same problem: losses {ours['loss']} and {peer['loss']}, "
+            f"trained parameters {ours['trainable']:,} and {peer['trainable']:,}"
+        )
+
+
+def row(objective: str, rank: int, ours: dict, peer: dict | None) -> list[str]:
+    """One line of the table; a ratio above 1 says how many times less ours takes."""
+
+    def both(key: str, form: str) -> list[str]:
+        return [format(ours[key], form), format(peer[key], form) if peer else ""]
+
+    def ratio(key: str) -> str:
+        return f"{peer[key] / ours[key]:.2f}" if peer else ""
+
+    agreement = f"{ours['loss']:.5f}" + (f" ({ours['loss'] - peer['loss']:+.0e})" if peer else "")
+    return [
+        objective, str(rank), *both("seconds", ".2f"), ratio("seconds"), *both("cpu_seconds", ".2f"),
+        *both("peak_mib", ",.0f"), ratio("peak_mib"),
+        *both("peak_over_start_mib", ",.0f"), ratio("peak_over_start_mib"), agreement,
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has TRL (default: this one)")
+    parser.add_argument("--only", choices=("ours", "trl"), help="measure one side alone")
+    parser.add_argument("--objectives", nargs="+", default=["orpo", "dpo"], choices=("orpo", "dpo"))
+    parser.add_argument("--ranks", nargs="+", type=int, default=[256, 16])
+    parser.add_argument("--vocab", type=int, default=32_000)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--kv-heads", type=int, default=8, choices=(4, 8))
+    parser.add_argument("--dtype", default="float32", choices=sorted(TOLERANCE))
+    parser.add_argument("--compile", action="store_true", help="compile our decoder block")
+    parser.add_argument("--peer-compile", action="store_true", help="TRL with torch_compile=True")
+    parser.add_argument("--checkpoint-activations", action="store_true", help="both sides recompute activations")
+    parser.add_argument("--peer-checkpoint", action="store_true", help="TRL alone recomputes: its own default")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+
+    with_peer = options.only != "ours" and has_trl(options.peer_python)
+    if options.only == "trl" and not with_peer:
+        raise SystemExit(f"{options.peer_python} has no trl, peft and datasets; give --peer-python")
+    lines = []
+    for objective in options.objectives:
+        for rank in options.ranks:
+            peer = measure(options.peer_python, "trl", objective, rank, options) if with_peer else None
+            if options.only == "trl":
+                continue
+            ours = measure(sys.executable, "ours", objective, rank, options)
+            if peer:
+                check_agreement(ours, peer, options.dtype)
+            lines.append(row(objective, rank, ours, peer))
+    if lines:
+        print(f"\n{datetime.date.today()}, {' '.join(sys.argv[1:]) or 'default options'}; medians of {options.repeats}\n")
+        for cells in (HEADER, ["---"] * len(HEADER), *lines):
+            print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

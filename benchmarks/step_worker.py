@@ -1,0 +1,219 @@
+"""One variant of the step-time benchmark in a process of its own: ours, or TRL + PEFT, on the same problem.
+
+``step_time.py`` starts it, with the interpreter that has the packages the variant needs, and reads the JSON line it
+prints. Only the functions called ``ours`` and ``trl`` import the code they measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reference")]
+
+import torch  # noqa: E402
+
+BOS, EOS = 1, 2
+PAIRS = 4
+PROMPT, CHOSEN, REJECTED = 360, 150, 200  # tokens on average: a note, a list of 10 diseases, a list of 15
+BETA, LEARNING_RATE, CLIP = 0.1, 5e-5, 1.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is measured, as the command line has it."""
+
+    side: str
+    objective: str
+    rank: int
+    vocab: int
+    layers: int
+    kv_heads: int
+    dtype: str
+    compile: bool
+    checkpoint: bool
+    warmup: int
+    repeats: int
+    threads: int
+
+    def model_config(self) -> dict:
+        """The content of ``config.json``."""
+        return {
+            "model_type": "llama", "vocab_size": self.vocab, "hidden_size": 512, "intermediate_size": 1376,
+            "num_hidden_layers": self.layers, "num_attention_heads": 8, "num_key_value_heads": self.kv_heads,
+            "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "tie_word_embeddings": False, "bos_token_id": BOS, "eos_token_id": EOS,
+        }  # fmt: skip
+
+
+def make_pairs(vocab: int) -> list[dict[str, list[int]]]:
+    """PAIRS random pairs whose lengths lie within 10 % of the averages above; the same in every process."""
+    draw = random.Random(0)
+
+    def ids(length: int) -> list[int]:
+        return [draw.randrange(3, vocab) for _ in range(round(length * draw.uniform(0.9, 1.1)) - 1)]
+
+    return [
+        {"prompt": [BOS, *ids(PROMPT)], "chosen": [*ids(CHOSEN), EOS], "rejected": [*ids(REJECTED), EOS]}
+        for _ in range(PAIRS)
+    ]
+
+
+@torch.no_grad()
+def fill(model: torch.nn.Module) -> None:
+    """Gives every matrix normal weights that depend on its name alone, LoRA's A and B included.
+
+    The names are the checkpoint's on both sides once PEFT's wrapper and adapter name are taken off.
+    """
+    for name, parameter in model.named_parameters():
+        name = name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".default.", ".")
+        if parameter.dim() == 2:
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+def resident_mib() -> float:
+    """Resident memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+class Clock:
+    """Wall and processor seconds of steps, the first ``warmup`` left out."""
+
+    def __init__(self, warmup: int):
+        self.warmup, self.wall, self.cpu = warmup, [], []
+
+    def start(self) -> None:
+        self.at = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        self.wall.append(time.perf_counter() - self.at[0])
+        self.cpu.append(time.process_time() - self.at[1])
+
+    def result(self) -> dict[str, float]:
+        wall, cpu = self.wall[self.warmup :], self.cpu[self.warmup :]
+        return {
+            "seconds": statistics.median(wall),
+            "fastest": min(wall),
+            "slowest": max(wall),
+            "cpu_seconds": statistics.median(cpu),
+        }
+
+
+def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tuple[float, int]:
+    """Times this project's step: batch, loss, backward, clip, AdamW, as ``train.py`` does it."""
+    from mint.config import TrainConfig
+    from mint.data.batch import EncodedPair, make_batches
+    from mint.losses import load_loss
+    from mint.models import init_model
+    from mint.models.lora import add_lora
+    from mint.objective import preference_loss
+    from mint.optim import clip_gradients, make_optimizer
+
+    pairs = [EncodedPair(str(i), **pair) for i, pair in enumerate(make_pairs(variant.vocab))]
+    shape = {"row_length": 768, "rows": PAIRS} if variant.compile else {}
+    whole_sequence = variant.objective == "orpo"
+    before_model()
+    model = init_model(variant.model_config()).to(getattr(torch, variant.dtype))
+    add_lora(model, rank=variant.rank, alpha=2 * variant.rank)
+    fill(model)
+    model.train()
+    model.gradient_checkpointing = variant.checkpoint
+    if variant.compile:
+        model.compile_blocks()
+    config = TrainConfig(lr=LEARNING_RATE, max_grad_norm=CLIP)
+    optimizer, loss = make_optimizer(model, config), load_loss(variant.objective, {"beta": BETA})
+    first = None
+    for _ in range(variant.warmup + variant.repeats):
+        clock.start()
+        (batch,) = make_batches(pairs, PAIRS, **shape, prompt_targets=whole_sequence)
+        output = preference_loss(model, batch, loss)
+        output.loss.backward()
+        clip_gradients(model, config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        clock.stop()
+        first = float(output.loss.detach()) if first is None else first
+    return first, sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tuple[float, int]:
+    """Times ``Trainer.train`` of TRL's ORPOTrainer or DPOTrainer, from its step-begin to its step-end callback."""
+    from datasets import Dataset, disable_progress_bars
+    from peft import LoraConfig
+    from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    from word_tokenizer import as_text, word_tokenizer
+
+    class Stopwatch(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            clock.start()
+
+        def on_step_end(self, *_, **__):
+            clock.stop()
+
+    disable_progress_bars()
+    classes = {"orpo": (ORPOTrainer, ORPOConfig), "dpo": (DPOTrainer, DPOConfig)}
+    trainer_class, config_class = classes[variant.objective]
+    folder = tempfile.TemporaryDirectory()
+    arguments = config_class(
+        output_dir=folder.name, use_cpu=True, bf16=variant.dtype == "bfloat16", report_to="none", disable_tqdm=True,
+        beta=BETA, gradient_checkpointing=variant.checkpoint, torch_compile=variant.compile, save_strategy="no",
+        per_device_train_batch_size=PAIRS, max_steps=variant.warmup + variant.repeats, logging_steps=10_000,
+        learning_rate=LEARNING_RATE, max_grad_norm=CLIP, dataloader_pin_memory=False,
+    )  # fmt: skip
+    tokenizer = word_tokenizer(variant.vocab)
+    rows = Dataset.from_list(as_text(make_pairs(variant.vocab)))
+    before_model()
+    settings = {k: v for k, v in variant.model_config().items() if k != "model_type"}
+    model = LlamaForCausalLM(LlamaConfig(**settings)).to(getattr(torch, variant.dtype))
+    adapter = LoraConfig(
+        r=variant.rank, lora_alpha=2 * variant.rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    trainer = trainer_class(
+        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=adapter,
+        callbacks=[Stopwatch()],
+    )  # fmt: skip
+    fill(trainer.model)
+    trainer.model.train()
+    batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(PAIRS)]))
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        first = float(trainer.compute_loss(trainer.model, batch))
+    trainer.train()
+    folder.cleanup()
+    return first, sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variant", help="the fields of Variant as a JSON object")
+    variant = Variant(**json.loads(parser.parse_args().variant))
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    torch.set_num_threads(variant.threads)
+    clock, resident = Clock(variant.warmup), []
+    measure = {"ours": ours, "trl": trl}[variant.side]
+    loss, trainable = measure(variant, clock, lambda: resident.append(resident_mib()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    memory = {"peak_mib": peak, "peak_over_start_mib": peak - resident[0]}
+    print(json.dumps({"loss": loss, "trainable": trainable, "torch": torch.__version__, **clock.result(), **memory}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The packed batch: rows of whole pairs, each laid out as ``prompt | chosen | rejected``.
+
+The prompt is stored and computed once for both answers. Both answers continue at position len(prompt), and the
+attention rule (``mint.models.attention``) keeps the rejected answer from seeing the chosen one. Padding is known by
+its segment, -1, never by a token id.
+
+Legend: B rows, T row length, P pairs, N predicted positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from mint.data.preferences import Preference
+from mint.data.spans import parse_spans, span_tokens
+from torch import Tensor
+
+from mint.errors import InputError
+
+PROMPT, CHOSEN, REJECTED = 0, 1, 2  # roles; a segment is 3 * pair + role
+OVERLENGTH = ("drop", "error", "truncate-prompt")
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked."""
+
+    id: str
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    chosen_span: list[bool] | None = None
+    rejected_span: list[bool] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+@dataclass
+class EncodeReport:
+    """What became of the records: ids by fate."""
+
+    kept: int = 0
+    dropped: list[str] = dataclasses.field(default_factory=list)
+    truncated: list[str] = dataclasses.field(default_factory=list)
+    spanless: list[str] = dataclasses.field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.kept} pairs"]
+        for ids, fate in (
+            (self.dropped, "dropped as longer than --max-length"),
+            (self.truncated, "with their prompt cut to --max-length"),
+            (self.spanless, "dropped as neither answer marks a span"),
+        ):
+            if ids:
+                shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+                lines.append(f"{len(ids)} {fate}: {shown}")
+        return "; ".join(lines)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """P packed pairs. Index tensors over the N predicted positions say what each one is.
+
+    tokens, positions, segments: [B, T] int64 (see the module).        predict: [N] index into B * T.
+    targets: [N] token ids.   pair: [N] in [0, P).   side: [N] role of the target.   column: [N] place in its answer.
+    span: [N] bool, or None where no answer of the batch marks one.    ids: the records' ids.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    segments: Tensor
+    predict: Tensor
+    targets: Tensor
+    pair: Tensor
+    side: Tensor
+    column: Tensor
+    span: Tensor | None
+    ids: tuple[str, ...]
+
+    @property
+    def pairs(self) -> int:
+        return len(self.ids)
+
+    @property
+    def token_total(self) -> int:
+        """Tokens that are not padding."""
+        return int((self.segments >= 0).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on ``device``."""
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+def encode_pairs(
+    preferences: Sequence[Preference],
+    tokenizer,
+    max_length: int,
+    overlength: str = "drop",
+    drop_spanless: bool = False,
+) -> tuple[list[EncodedPair], EncodeReport]:
+    """Token ids of every record, the prompt encoded once and the answers appended as ids.
+
+    max_length: limit of prompt + the longer answer, in tokens. overlength: what happens beyond it: ``drop`` the
+    record, raise an ``error`` naming all of them, or ``truncate-prompt``: keep the first token and the end of the
+    prompt. An answer is never cut: a record whose answers alone are too long is dropped. drop_spanless: leave out
+    records in which neither answer marks a span, if any record does. Raises InputError if nothing is left.
+    """
+    pairs, report, too_long = [], EncodeReport(), []
+    marked = drop_spanless and any("<mask>" in p.chosen + (p.rejected or "") for p in preferences)
+    for preference in preferences:
+        pair = _encode(preference, tokenizer)
+        longest = max(len(pair.chosen), len(pair.rejected))
+        room = max_length - longest
+        if marked and pair.chosen_span is None:
+            report.spanless.append(pair.id)
+            continue
+        if len(pair.prompt) > room:
+            if overlength == "error":
+                too_long.append(f"line {preference.line} ({pair.id}): {len(pair.prompt) + longest} tokens")
+                continue
+            if overlength == "drop" or room < 2:
+                report.dropped.append(pair.id)
+                continue
+            pair = dataclasses.replace(pair, prompt=pair.prompt[:1] + pair.prompt[len(pair.prompt) - room + 1 :])
+            report.truncated.append(pair.id)
+        pairs.append(pair)
+    if too_long:
+        shown = "\n  ".join(too_long[:50]) + (f"\n  and {len(too_long) - 50} more" if len(too_long) > 50 else "")
+        raise InputError(f"{len(too_long)} pairs are longer than --max-length {max_length}:\n  {shown}")
+    report.kept = len(pairs)
+    if not pairs:
+        raise InputError(f"no pair is left to train on ({report}); raise --max-length, now {max_length}")
+    return pairs, report
+
+
+def _encode(preference: Preference, tokenizer) -> EncodedPair:
+    chat = not isinstance(preference.prompt, str)
+    sides, marks = [], []
+    for text in (preference.chosen, preference.rejected):
+        if text is None:
+            sides.append([])
+            marks.append(None)
+            continue
+        plain, spans = parse_spans(text)
+        ids = tokenizer.encode_answer(plain, chat=chat)
+        sides.append(ids)
+        marks.append(None)
+        if spans:
+            _, offsets = tokenizer.answer_offsets(plain)
+            mark = span_tokens(offsets, spans)
+            marks[-1] = mark + [False] * (len(ids) - len(mark))  # the end of the turn is never in a span
+    if any(mark is not None for mark in marks):
+        marks = [mark or [False] * len(ids) for mark, ids in zip(marks, sides, strict=True)]
+    return EncodedPair(preference.id, tokenizer.encode_prompt(preference.prompt), *sides, *marks)
+
+
+def pair_order(step: int, pairs_per_step: int, total: int, seed: int) -> list[int]:
+    """Indices of the pairs of one step: the stream of reshuffled epochs, cut into steps.
+
+    A function of its arguments alone, so a resumed run continues exactly where it was.
+    """
+    first, last = step * pairs_per_step, (step + 1) * pairs_per_step
+    chosen: list[int] = []
+    for epoch in range(first // total, (last - 1) // total + 1):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        order = torch.randperm(total, generator=generator).tolist()
+        chosen += order[max(0, first - epoch * total) : last - epoch * total]
+    return chosen
+
+
+def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """First-fit packing, longest first: rows of indices whose lengths sum to at most ``row_length``."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        row = next((r for r, room in enumerate(free) if lengths[index] <= room), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            free.append(row_length)
+        rows[row].append(index)
+        free[row] -= lengths[index]
+    return rows
+
+
+def collate(
+    pairs: Sequence[EncodedPair],
+    row_length: int | None = None,
+    rows: int | None = None,
+    prompt_targets: bool = False,
+) -> Batch:
+    """Packs pairs into a batch.
+
+    row_length: T, default the longest pair. rows: B, default as many as are needed; fixed values of both give
+    every batch the same shape. prompt_targets: predict the prompt's own tokens too. Raises ValueError if the pairs
+    do not fit.
+    """
+    lengths = [len(pair) for pair in pairs]
+    row_length = max(lengths) if row_length is None else row_length
+    if max(lengths) > row_length:
+        raise ValueError(f"a pair of {max(lengths)} tokens does not fit a row of {row_length}")
+    packed = pack(lengths, row_length)
+    if rows is not None and len(packed) > rows:
+        raise ValueError(f"{len(pairs)} pairs need {len(packed)} rows, more than {rows}")
+    shape = (rows or len(packed), row_length)
+    tokens, positions = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    segments = torch.full(shape, -1, dtype=torch.int64)
+    targets: list[tuple[int, ...]] = []  # predict, target, pair, side, column, span
+    for row, members in enumerate(packed):
+        start = 0
+        for index in members:
+            pair, end = pairs[index], start + lengths[index]
+            prompt = len(pair.prompt)
+            ends = (prompt, prompt + len(pair.chosen), len(pair))
+            tokens[row, start:end] = torch.tensor(pair.prompt + pair.chosen + pair.rejected)
+            positions[row, start:end] = torch.tensor(
+                [*range(ends[1]), *range(prompt, prompt + len(pair.rejected))]
+            )
+            for role, (a, b) in enumerate(((0, ends[0]), (ends[0], ends[1]), (ends[1], ends[2]))):
+                segments[row, start + a : start + b] = 3 * index + role
+            targets += _targets(pair, index, row * row_length + start, prompt_targets)
+            start = end
+    predict, target, pair_index, side, column, span = torch.tensor(targets, dtype=torch.int64).unbind(1)
+    marked = any(pair.chosen_span is not None for pair in pairs)
+    return Batch(
+        tokens,
+        positions,
+        segments,
+        predict.contiguous(),
+        target.contiguous(),
+        pair_index.contiguous(),
+        side.contiguous(),
+        column.contiguous(),
+        span.bool() if marked else None,
+        tuple(pair.id for pair in pairs),
+    )
+
+
+def _targets(pair: EncodedPair, index: int, start: int, prompt_targets: bool) -> Iterator[tuple[int, ...]]:
+    """(predict, target, pair, side, column, span) of every predicted token; ``start`` is the pair's first cell."""
+    last = start + len(pair.prompt) - 1  # the last prompt position predicts the first token of BOTH answers
+    if prompt_targets:
+        for column, token in enumerate(pair.prompt[1:]):
+            yield start + column, token, index, PROMPT, column, 0
+    for role, answer, marks, cell in (
+        (CHOSEN, pair.chosen, pair.chosen_span, last + 1),
+        (REJECTED, pair.rejected, pair.rejected_span, last + 1 + len(pair.chosen)),
+    ):
+        for column, token in enumerate(answer):
+            predict = last if column == 0 else cell + column - 1
+            yield predict, token, index, role, column, int(marks is None or marks[column])
+
+
+def make_batches(
+    pairs: Sequence[EncodedPair],
+    batch_size: int,
+    row_length: int | None = None,
+    rows: int | None = None,
+    prompt_targets: bool = False,
+) -> Iterator[Batch]:
+    """Every pair once, in the given order, ``batch_size`` pairs at a time; the arguments are those of ``collate``."""
+    for start in range(0, len(pairs), batch_size):
+        yield collate(pairs[start : start + batch_size], row_length, rows, prompt_targets)

@@ -1,0 +1,56 @@
+"""From a directory or a Hugging Face hub id to a directory on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from mint.errors import InputError
+
+TOKENIZER_FILES = ("*.json", "*.jinja", "tokenizer.model")
+MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors")
+
+
+def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
+    """``name`` if it is a directory, else the local copy of that hub repository's files matching ``patterns``.
+
+    A copy in the hub's cache is used where there is one; HF_HUB_OFFLINE=1 forbids anything else.
+    Raises InputError for a gated or unknown repository, or one that is neither here nor reachable.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{name} is a file; give the model's directory")
+    name = str(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"{name} is neither a directory nor a hub id (OWNER/NAME)")
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except GatedRepoError:
+        raise InputError(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then set HF_TOKEN to a token of "
+            "the account that accepted it"
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{name} is neither a directory nor a repository on the hub (a private one needs HF_TOKEN)"
+        ) from None
+    except HFValidationError:
+        raise InputError(f"{name} is neither a directory nor a valid hub id (OWNER/NAME)") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise InputError(
+            f"{name} is not in the local cache and the hub is out of reach (no network, or HF_HUB_OFFLINE is set); "
+            "download it where there is a network, or give a directory"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{name} cannot be fetched from the hub: {error}") from None

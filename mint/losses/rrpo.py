@@ -1,0 +1,26 @@
+"""RRPO: rewards on the differing phrases, KL on the whole chosen answer (arXiv 2504.12083)."""
+
+import torch.nn.functional as F
+
+from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, reward_metrics
+
+
+@needs(reference=True, spans=True, kl_forward=True, kl_over="all")
+def rrpo_loss(
+    chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, alpha: float = 0.01
+) -> LossOutput:
+    """L = -log sigmoid(u) + alpha * sum over chosen tokens of KL(ref || pi), u = beta * (d(y+) - d(y-)) over spans.
+
+    beta: scale of the reward, > 0. alpha: weight of the KL, >= 0. Without marked spans every token counts.
+    """
+    rewards = [beta * side.total(side.log_ratio, side.span_or_all) for side in (chosen, rejected)]
+    kl = chosen.total(chosen.kl_forward)  # [P]
+    losses = -F.logsigmoid(rewards[0] - rewards[1]) + alpha * kl
+    return LossOutput(
+        losses.mean(),
+        {
+            "kl/forward": kl.detach().mean(),
+            **reward_metrics(*rewards),
+            **logp_metrics(chosen.logp_sum, rejected.logp_sum),
+        },
+    )

@@ -1,0 +1,13 @@
+"""SFT: maximum likelihood of the chosen answer."""
+
+from mint.losses.base import AnswerStats, LossOutput, needs, nll
+
+
+@needs(rejected=False, prompt=True)
+def sft_loss(chosen: AnswerStats, *, prompt: AnswerStats | None = None) -> LossOutput:
+    """L = - mean over the batch's tokens of log pi(token).
+
+    chosen: the answers. prompt: with it, the mean runs over prompt and answer (plain next-token training).
+    """
+    loss = nll(chosen) if prompt is None else nll(chosen, prompt)
+    return LossOutput(loss, {"nll_loss": loss.detach(), "logps/chosen": chosen.logp_mean.detach().mean()})

@@ -1,0 +1,75 @@
+"""Attention over packed rows: the rule that says who sees whom, stated once, and the backends that apply it.
+
+A row holds whole pairs, each laid out as ``prompt | chosen | rejected``; a segment is 3 * pair + role (role 0 prompt,
+1 chosen, 2 rejected), -1 on padding. Legend: B rows, T row length, N heads, K key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+Mask = Tensor | BlockMask | None  # None: plain causal attention
+
+
+def may_attend(q_segment, k_segment, q_index, k_index, q_position, k_position, window: int | None = None):
+    """Whether a query sees a key: same pair, not later in the row, and of the prompt or of the query's own role.
+
+    All arguments are integer tensors that broadcast together; padding (-1) sees only padding, so no row of the softmax
+    is empty. window: with it, only keys fewer than ``window`` positions back are seen (sliding-window attention).
+    """
+    same_pair = q_segment // 3 == k_segment // 3
+    visible_role = (k_segment % 3 == 0) | (k_segment == q_segment)
+    allowed = same_pair & visible_role & (k_index <= q_index)
+    return allowed if window is None else allowed & (q_position - k_position < window)
+
+
+def make_mask(
+    segments: Tensor, positions: Tensor, window: int | None = None, backend: str = "auto"
+) -> Tensor | BlockMask:
+    """The mask of packed rows for :func:`attend`.
+
+    segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``flex`` = a BlockMask, which skips the blocks
+    that nobody sees; ``auto`` = flex on CUDA, dense elsewhere.
+    """
+    if backend == "flex" or (backend == "auto" and segments.is_cuda):
+        return _block_mask(segments, positions, window)
+    index = torch.arange(segments.shape[1], device=segments.device)
+    mask = may_attend(
+        segments[:, :, None], segments[:, None, :], index[:, None], index[None, :],
+        positions[:, :, None], positions[:, None, :], window,
+    )  # fmt: skip
+    return mask.unsqueeze(1)
+
+
+def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> BlockMask:
+    rows, length = segments.shape
+
+    def rule(b, h, q, k):
+        return may_attend(segments[b, q], segments[b, k], q, k, positions[b, q], positions[b, k], window)
+
+    return create_block_mask(rule, rows, None, length, length, device=segments.device)
+
+
+@functools.cache
+def _compiled_flex():
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v under ``mask``; query head n reads key/value head n // (N / K).
+
+    q: [B, N, T, D].   k, v: [B, K, S, D].   mask: bool [B, 1, T, S], a BlockMask, or None for causal (T = S).
+    """
+    grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, BlockMask):
+        flex = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled_flex()
+        return flex(q, k, v, block_mask=mask, enable_gqa=grouped)
+    if grouped:
+        groups = q.shape[1] // k.shape[1]
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)

@@ -1,0 +1,132 @@
+"""Decoding: batches of prompts, a static key/value cache, greedy or sampled.
+
+A prompt's answer does not depend on the batch it sits in: rows are padded on the right, each row writes the cache at
+its own positions, and sampling draws from a generator of the prompt's own.
+
+Legend: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mint.errors import InputError
+from mint.models.llama import KeyValueCache
+
+Prompt = str | list[dict] | list[int]
+
+
+def generate(
+    model: nn.Module,
+    tokenizer,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> list[str]:
+    """The model's answer to every prompt, in the given order.
+
+    prompts: message lists (the chat template adds the assistant's turn), strings (continued as they are) or token ids.
+    temperature: 0 = the likeliest token; above, tokens are drawn from softmax(logits / temperature), cut to the
+    ``top_k`` likeliest (0: all), then to the smallest set that holds a share ``top_p`` of the probability.
+    seed: with the prompt's place in ``prompts``, decides its draws. Raises InputError for settings out of range or a
+    prompt that leaves no room in the model's context.
+    """
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:
+        raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
+    encoded = [list(p) if _is_ids(p) else tokenizer.encode_prompt(p) for p in prompts]
+    limit = model.config.max_position_embeddings
+    for number, ids in enumerate(encoded):
+        if not 0 < len(ids) < limit:
+            raise InputError(f"prompt {number + 1} has {len(ids)} tokens; the model's context is {limit}")
+    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
+    answers: list[str] = [""] * len(encoded)
+    training = model.training
+    model.eval()
+    bar = tqdm(total=len(encoded), desc="decoding", unit="prompt", disable=None if progress else True)
+    for start in range(0, len(order), batch_size):
+        members = order[start : start + batch_size]
+        room = min(max_new_tokens, limit - max(len(encoded[i]) for i in members))
+        draws = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63) for i in members]
+        choose = _Chooser(temperature, top_p, top_k, draws)
+        outputs = _decode(model, [encoded[i] for i in members], room, tokenizer.eos_ids, choose)
+        for i, ids in zip(members, outputs, strict=True):
+            answers[i] = tokenizer.decode(ids)
+        bar.update(len(members))
+    bar.close()
+    model.train(training)
+    return answers
+
+
+def _is_ids(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], int)
+
+
+@torch.no_grad()
+def _decode(model: nn.Module, prompts: list[list[int]], room: int, eos_ids: set[int], choose) -> list[list[int]]:
+    device = model.head_weight.device
+    lengths = torch.tensor([len(ids) for ids in prompts])
+    longest = int(lengths.max())
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
+    for row, ids in enumerate(prompts):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+    positions = torch.arange(longest).expand_as(tokens)  # a short row's padding is overwritten as it grows
+    cache = KeyValueCache(model.config, len(prompts), longest + room, model.head_weight)
+    hidden = model.forward_cached(tokens.to(device), positions.to(device), cache)
+    rows = torch.arange(len(prompts))
+    last = hidden[rows.to(device), (lengths - 1).to(device)]  # [B, H]
+    outputs: list[list[int]] = [[] for _ in prompts]
+    alive = set(range(len(prompts)))
+    for step in range(room):
+        chosen = choose(F.linear(last, model.head_weight).float().cpu(), alive)
+        for row in list(alive):
+            if chosen[row] in eos_ids:
+                alive.discard(row)
+            else:
+                outputs[row].append(chosen[row])
+        if not alive or step == room - 1:
+            break
+        place = (lengths + step).unsqueeze(1).to(device)
+        last = model.forward_cached(torch.tensor(chosen).unsqueeze(1).to(device), place, cache)[:, 0]
+    return outputs
+
+
+class _Chooser:
+    """Picks the next token of every row."""
+
+    def __init__(self, temperature: float, top_p: float, top_k: int, generators: list[torch.Generator]):
+        self.temperature, self.top_p, self.top_k, self.generators = temperature, top_p, top_k, generators
+
+    def __call__(self, logits: Tensor, alive: set[int]) -> list[int]:
+        """logits: [B, V] float32 on the CPU. Rows that are not alive get an arbitrary token."""
+        if self.temperature == 0:
+            return logits.argmax(-1).tolist()
+        probabilities = sampling_probabilities(logits, self.temperature, self.top_p, self.top_k)
+        return [
+            int(torch.multinomial(probabilities[row], 1, generator=generator)) if row in alive else 0
+            for row, generator in enumerate(self.generators)
+        ]
+
+
+def sampling_probabilities(logits: Tensor, temperature: float, top_p: float, top_k: int) -> Tensor:
+    """[B, V]: what sampling draws from; see :func:`generate` for the three settings, applied in that order."""
+    logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if top_p < 1:
+        ordered, places = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered  # the probability of all likelier tokens
+        ordered = ordered.masked_fill(before >= top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, places, ordered)
+    return probabilities / probabilities.sum(-1, keepdim=True)

@@ -1,0 +1,280 @@
+"""A Llama-form text decoder: ``llama`` (2, 3, 3.1, 3.2), ``mistral`` and ``qwen2`` checkpoints.
+
+Parameter names are the checkpoint's, so loading is a copy by name. Plain choices, one of each: pre-norm with RMSNorm in
+float32, rotary positions computed once a forward pass, grouped-query attention, SwiGLU.
+
+Legend: B rows, T row length, H width, N heads, K key/value heads, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mint.errors import InputError
+from mint.models.attention import Mask, attend, make_mask
+
+MODEL_TYPES = ("llama", "mistral", "qwen2")
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The settings of ``config.json`` that shape the network; ``raw`` is the file as it was read."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: dict | None
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    sliding_window: int | None
+    initializer_range: float
+    raw: dict = field(repr=False, compare=False, default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, raw: dict) -> LlamaConfig:
+        """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
+        kind = raw.get("model_type")
+        if kind not in MODEL_TYPES:
+            raise InputError(f"model_type {kind!r} is not supported; known are {', '.join(MODEL_TYPES)}")
+        if raw.get("hidden_act", "silu") != "silu":
+            raise InputError(f"hidden_act {raw['hidden_act']!r} is not supported, only silu")
+        try:
+            heads, width = raw["num_attention_heads"], raw["hidden_size"]
+            bias = bool(raw.get("attention_bias", False))
+            rope = raw.get("rope_parameters") or {}  # the newer spelling holds theta and scaling together
+            scaling = raw.get("rope_scaling") or rope
+            window = raw.get("sliding_window", 4096)  # the families' own default
+            if kind == "llama" or (kind == "qwen2" and not raw.get("use_sliding_window", False)):
+                window = None
+            if kind == "qwen2" and window and raw.get("max_window_layers", 0) > 0:
+                raise InputError("qwen2 with a sliding window in some layers only is not supported")
+            return cls(
+                vocab_size=raw["vocab_size"],
+                hidden_size=width,
+                intermediate_size=raw["intermediate_size"],
+                num_hidden_layers=raw["num_hidden_layers"],
+                num_attention_heads=heads,
+                num_key_value_heads=raw.get("num_key_value_heads") or heads,
+                head_dim=raw.get("head_dim") or width // heads,
+                max_position_embeddings=raw.get("max_position_embeddings", 2048),
+                rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+                rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
+                rope_scaling=_check_scaling(scaling) if scaling else None,
+                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+                qkv_bias=bias or kind == "qwen2",
+                o_bias=bias and kind == "llama",
+                mlp_bias=bool(raw.get("mlp_bias", False)),
+                sliding_window=window,
+                initializer_range=raw.get("initializer_range", 0.02),
+                raw=dict(raw),
+            )
+        except KeyError as error:
+            raise InputError(f"config.json lacks {error.args[0]!r}") from None
+
+
+def _check_scaling(scaling: dict) -> dict | None:
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    needed = {"default": (), "linear": ("factor",)}
+    needed["llama3"] = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    if kind not in needed:
+        raise InputError(f"rope scaling {kind!r} is not supported; known are {', '.join(needed)}")
+    missing = [name for name in needed[kind] if name not in scaling]
+    if missing:
+        raise InputError(f"rope scaling {kind!r} lacks {', '.join(missing)}")
+    return None if kind == "default" else {**scaling, "rope_type": kind}
+
+
+def rope_frequencies(config: LlamaConfig) -> Tensor:
+    """[D / 2] float32: radians per position of each rotary pair, after the configuration's scaling.
+
+    ``llama3`` (Llama 3.1's long context): wavelengths beyond original / low_freq_factor are stretched by ``factor``,
+    those below original / high_freq_factor stay, and between them the two are blended linearly.
+    """
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    frequency = 1.0 / config.rope_theta**exponent
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequency
+    if scaling["rope_type"] == "linear":
+        return frequency / scaling["factor"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)  # within the original context
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return keep * frequency + (1 - keep) * frequency / scaling["factor"]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding: pairs (i, i + D/2) of x [B, N, T, D] turned by the angles of cos, sin [B, 1, T, D]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, the root mean square taken in float32."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in (torch.bfloat16, torch.float16):
+            return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class KeyValueCache:
+    """Keys and values of all layers during generation, [B, K, S, D]; each row writes at its own positions."""
+
+    def __init__(self, config: LlamaConfig, rows: int, length: int, like: Tensor):
+        shape = (rows, config.num_key_value_heads, length, config.head_dim)
+        self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.num_hidden_layers)]
+        self.length = length
+
+    def update(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes k, v [B, K, T, D] at ``positions`` [B, T]; returns all that the layer holds."""
+        index = positions[:, None, :, None].expand_as(k)
+        for stored, new in zip(self.layers[layer], (k, v), strict=True):
+            stored.scatter_(2, index, new)
+        return self.layers[layer]
+
+
+class Attention(nn.Module):
+    def __init__(self, config: LlamaConfig, layer: int):
+        super().__init__()
+        self.head_dim, self.layer = config.head_dim, layer
+        width, query = config.hidden_size, config.num_attention_heads * config.head_dim
+        key = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(width, query, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, key, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, key, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(query, width, bias=config.o_bias)
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Mask, cache: KeyValueCache | None, positions: Tensor | None
+    ) -> Tensor:
+        heads = (*x.shape[:2], -1, self.head_dim)
+        q, k, v = (proj(x).view(heads).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v, positions)
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: LlamaConfig, layer: int):
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Mask = None,
+        cache: KeyValueCache | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache, positions)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """The part under ``model.`` in a checkpoint: embedding, layers, final norm."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Llama(nn.Module):
+    """The decoder with its LM head; a tied head is the embedding and has no parameter of its own."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.gradient_checkpointing = False
+        self.attention_backend = "auto"
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, H]: the LM head's weight, an adapter on it included."""
+        if self.config.tie_word_embeddings:
+            return self.model.embed_tokens.weight
+        head = self.lm_head
+        return head.effective_weight() if hasattr(head, "effective_weight") else head.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits [B, T, V] of tokens [B, T] under plain causal attention."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        mask = None
+        if self.config.sliding_window is not None:
+            mask = make_mask(torch.zeros_like(tokens), positions, self.config.sliding_window, "dense")
+        return F.linear(self._run(tokens, positions, mask), self.head_weight)
+
+    def hidden_states(self, batch) -> Tensor:
+        """[B, T, H] after the final norm, for a packed batch (its tokens, positions and segments)."""
+        mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
+        return self._run(batch.tokens, batch.positions, mask)
+
+    def forward_cached(self, tokens: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
+        """[B, T, H] of new tokens at ``positions`` [B, T], after what ``cache`` holds; the cache takes them in."""
+        slots = torch.arange(cache.length, device=tokens.device)
+        mask = slots <= positions[:, :, None]
+        if self.config.sliding_window is not None:
+            mask &= positions[:, :, None] - slots < self.config.sliding_window
+        return self._run(tokens, positions, mask.unsqueeze(1), cache)
+
+    def _run(self, tokens: Tensor, positions: Tensor, mask: Mask, cache: KeyValueCache | None = None) -> Tensor:
+        x = self.model.embed_tokens(tokens)
+        rope = self._rope(positions, x.dtype)
+        for layer in self.model.layers:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rope, mask, use_reentrant=False)
+            else:
+                x = layer(x, rope, mask, cache, positions)
+        return self.model.norm(x)
+
+    def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin [B, 1, T, D] of the rotary angles, computed in float32."""
+        angles = positions[:, None, :, None].float() * rope_frequencies(self.config).to(positions.device)
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def compile_blocks(self, **options) -> None:
+        """Compiles every decoder layer in place; they share their code, so one compilation serves all."""
+        for layer in self.model.layers:
+            layer.compile(**options)

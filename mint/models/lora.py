@@ -1,0 +1,371 @@
+"""LoRA: low-rank adapters on linear layers (Hu et al., arXiv 2106.09685), in PEFT's file layout.
+
+    y = W x + s * B A x,    A [r, in], B [out, r],    s = alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)
+
+A :class:`LoRALinear` is the ``nn.Linear`` it replaces, with the same ``weight`` and ``bias`` and two small layers more,
+so a model keeps its checkpoint's parameter names and an adapter has PEFT's for free. Each layer can compute as the
+policy (A, B as they are), or as the reference: the network that training started from, which is W alone for a fresh
+adapter and W with the loaded A, B where training continues from one.
+
+Legend: T tokens, r rank.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mint.errors import InputError
+
+PREFIX = "base_model.model."  # PEFT's wrapper around the network
+ALL_LINEAR = "all-linear"
+
+
+class LoRALinear(nn.Linear):
+    """A frozen linear layer with a trainable low-rank update in float32.
+
+    ``as_reference`` switches the forward pass to the network training started from. ``merged`` tells that the update
+    is folded into ``weight``.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float = 0.0, rslora: bool = False):
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.weight.requires_grad_(False)
+        if self.bias is not None:
+            self.bias.requires_grad_(False)
+        factory = {"bias": False, "device": linear.weight.device, "dtype": _factor_dtype(linear.weight)}
+        self.lora_A = nn.Linear(linear.in_features, rank, **factory)
+        self.lora_B = nn.Linear(rank, linear.out_features, **factory)
+        self.rank, self.alpha, self.dropout, self.rslora = rank, alpha, dropout, rslora
+        self.scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
+        self.start: tuple[Tensor, Tensor] | None = None  # A, B of the reference, where it has an adapter
+        self.as_reference = False
+        self.merged = False
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """(A, B) as the current role has them; None where the weight alone is the layer."""
+        if self.merged:
+            return None
+        return self.start if self.as_reference else (self.lora_A.weight, self.lora_B.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        factors = self.factors()
+        if factors is None:
+            return F.linear(x, self.weight, self.bias)
+        if self._folding_is_cheaper(x):
+            return F.linear(x, self.effective_weight(), self.bias)
+        a, b = (factor.to(x.dtype) for factor in factors)
+        update = F.linear(F.linear(F.dropout(x, self.dropout, self.training), a), b)
+        return torch.add(F.linear(x, self.weight, self.bias), update, alpha=self.scaling)
+
+    def effective_weight(self) -> Tensor:
+        """[out, in]: W + s B A in the weight's dtype; differentiable in A and B."""
+        factors = self.factors()
+        if factors is None:
+            return self.weight
+        a, b = (factor.to(self.weight.dtype) for factor in factors)
+        return torch.addmm(self.weight, b, a, alpha=self.scaling)
+
+    def _folding_is_cheaper(self, x: Tensor) -> bool:
+        """Whether W + s B A, built for this call, costs fewer operations forward and backward than A and B apart.
+
+        Apart: 6 T r (in + out). Folded: 6 r in out for the product, 2 T in out for the gradient of the weight.
+        Dropout acts between x and A, so it cannot be folded; and a low-precision weight would round the update away.
+        """
+        if (self.dropout and self.training) or self.weight.dtype in (torch.bfloat16, torch.float16):
+            return False
+        tokens = x.numel() // self.in_features
+        both = self.in_features * self.out_features
+        apart = 6 * tokens * self.rank * (self.in_features + self.out_features)
+        return 6 * self.rank * both + 2 * tokens * both < apart
+
+    @torch.no_grad()
+    def fold(self, sign: int) -> None:
+        """Adds (sign 1) or takes away (-1) the update s B A, computed in float32."""
+        update = self.scaling * (self.lora_B.weight.float() @ self.lora_A.weight.float())
+        self.weight.copy_((self.weight.to(update.dtype) + sign * update).to(self.weight.dtype))
+        self.merged = sign > 0
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rank={self.rank}, alpha={self.alpha}, merged={self.merged}"
+
+
+def _factor_dtype(weight: Tensor) -> torch.dtype:
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """All adapted layers of ``model`` by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+def add_lora(
+    model: nn.Module,
+    rank: int = 16,
+    alpha: float = 32,
+    dropout: float = 0.0,
+    targets: str | Iterable[str] = ALL_LINEAR,
+    rslora: bool = False,
+) -> nn.Module:
+    """Freezes ``model`` and puts a fresh adapter on its linear layers, in place; returns the model.
+
+    rank: r >= 1. alpha: > 0, see the formula above. dropout: in [0, 1), on the adapter's input while training.
+    targets: ``all-linear`` (every linear layer but the LM head), or names or suffixes of names, as a comma-separated
+    string or a list. A starts Kaiming-uniform, B at zero, so the adapted model equals the base at first.
+    Raises InputError for a value out of range, a target that matches no linear layer, or a model already adapted.
+    """
+    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
+        raise InputError(
+            f"LoRA needs a rank of at least 1, alpha > 0 and dropout in [0, 1), not {rank}, {alpha}, {dropout}"
+        )
+    names = _find_targets(model, targets)
+    model.requires_grad_(False)
+    for name in names:
+        layer = _adapt(model, name, rank, alpha, dropout, rslora)
+        nn.init.kaiming_uniform_(layer.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(layer.lora_B.weight)
+    return model
+
+
+def _find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
+    if lora_layers(model):
+        raise InputError("the model has an adapter already: merge it first, or continue training it")
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if targets == ALL_LINEAR:
+        return [name for name in linears if name.rpartition(".")[2] != "lm_head"]
+    wanted = [t.strip() for t in (targets.split(",") if isinstance(targets, str) else targets)]
+    chosen: set[str] = set()
+    for target in wanted:
+        matches = [name for name in linears if name == target or name.endswith("." + target)]
+        if not target or not matches:
+            leaves = sorted({name.rpartition(".")[2] for name in linears})
+            raise InputError(f"LoRA target {target!r} matches no linear layer; the model has: {', '.join(leaves)}")
+        chosen.update(matches)
+    return [name for name in linears if name in chosen]
+
+
+def _adapt(model: nn.Module, name: str, rank: int, alpha: float, dropout: float, rslora: bool) -> LoRALinear:
+    parent = model.get_submodule(name.rpartition(".")[0])
+    layer = LoRALinear(model.get_submodule(name), rank, alpha, dropout, rslora)
+    setattr(parent, name.rpartition(".")[2], layer)
+    return layer
+
+
+def merge_lora(model: nn.Module, drop: bool = False) -> nn.Module:
+    """Folds every adapter into its weight (in float32), in place; the model then runs at the base's cost.
+
+    drop: leave plain linear layers behind, which cannot be unmerged.
+    """
+    for name, layer in lora_layers(model).items():
+        if not layer.merged:
+            layer.fold(1)
+        if drop:
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+            plain.weight, plain.bias = layer.weight, layer.bias
+            setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], plain)
+    return model
+
+
+def unmerge_lora(model: nn.Module) -> nn.Module:
+    """Takes the adapters out of the weights again; exact up to the rounding of the weight's dtype."""
+    for layer in lora_layers(model).values():
+        if layer.merged:
+            layer.fold(-1)
+    return model
+
+
+def keep_as_reference(model: nn.Module) -> None:
+    """Makes the adapters as they are now part of the reference, for training that continues from them."""
+    for layer in lora_layers(model).values():
+        layer.start = (layer.lora_A.weight.detach().clone(), layer.lora_B.weight.detach().clone())
+
+
+@contextmanager
+def reference(model: nn.Module) -> Iterator[nn.Module]:
+    """Within it, ``model`` computes as the network that training started from, without dropout."""
+    layers, training = lora_layers(model).values(), model.training
+    model.eval()
+    for layer in layers:
+        layer.as_reference = True
+    try:
+        yield model
+    finally:
+        for layer in layers:
+            layer.as_reference = False
+        model.train(training)
+
+
+def save_adapter(model: nn.Module, folder: str | Path) -> None:
+    """Writes ``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT does, each written aside and renamed.
+
+    Raises InputError if the model has no adapter, or one merged into the weights.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise InputError("the model has no adapter to save")
+    if any(layer.merged for layer in layers.values()):
+        raise InputError("the adapter is merged into the weights: unmerge it before saving it apart")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, layer in layers.items():
+        for factor in ("lora_A", "lora_B"):
+            tensors[f"{PREFIX}{name}.{factor}.weight"] = getattr(layer, factor).weight.detach().cpu().contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors.tmp", metadata={"format": "pt"})
+    (folder / "adapter_config.json.tmp").write_text(json.dumps(_peft_config(model, layers), indent=2) + "\n")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (folder / f"{name}.tmp").replace(folder / name)
+
+
+def _peft_config(model: nn.Module, layers: dict[str, LoRALinear]) -> dict:
+    first = next(iter(layers.values()))
+    odd = {name: layer for name, layer in layers.items() if (layer.rank, layer.alpha) != (first.rank, first.alpha)}
+    leaves = sorted({name.rpartition(".")[2] for name in layers})
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    covered = [n for n in linears if n.rpartition(".")[2] in leaves and not n.endswith((".lora_A", ".lora_B"))]
+    source = getattr(model, "source_dir", None)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None if source is None else str(source),
+        "r": first.rank,
+        "lora_alpha": first.alpha,
+        "lora_dropout": first.dropout,
+        "use_rslora": first.rslora,
+        "target_modules": leaves if len(covered) == len(layers) else sorted(layers),
+        "rank_pattern": {name: layer.rank for name, layer in odd.items()},
+        "alpha_pattern": {name: layer.alpha for name, layer in odd.items()},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
+    """Puts the PEFT adapter in ``folder`` on ``model``, in place; returns the model.
+
+    Every tensor of the file must find its layer and every adapted layer both its tensors. Raises InputError for a
+    missing or unreadable file, unknown or unmatched keys, shapes that do not fit, and kinds of adapter other than
+    plain LoRA.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    factors = _read_factors(folder / "adapter_model.safetensors")
+    if lora_layers(model):
+        raise InputError("the model has an adapter already: merge it before loading another")
+    modules = dict(model.named_modules())
+    model.requires_grad_(False)
+    stray = [name for name in factors if not isinstance(modules.get(name), nn.Linear)]
+    half = [name for name, pair in factors.items() if set(pair) != {"lora_A", "lora_B"}]
+    absent = [name for name in _promised(config, modules) if name not in factors]
+    for problem, names in (
+        ("no linear layer called", stray),
+        ("lora_A or lora_B missing for", half),
+        ("target_modules of adapter_config.json names layers the file has no tensors for:", absent),
+    ):
+        if names:
+            raise InputError(f"the adapter in {folder} does not fit this model: {problem} {_some(names)}")
+    if not factors:
+        raise InputError(f"the adapter in {folder} is empty")
+    for name, pair in factors.items():
+        rank = pair["lora_A"].shape[0]
+        linear = modules[name]
+        if pair["lora_A"].shape != (rank, linear.in_features) or pair["lora_B"].shape != (linear.out_features, rank):
+            raise InputError(
+                f"{folder}: {name} has shapes {tuple(pair['lora_A'].shape)} and {tuple(pair['lora_B'].shape)}, the "
+                f"layer is {linear.out_features} x {linear.in_features}; is this the model the adapter was made for?"
+            )
+        if rank != _pattern(config.get("rank_pattern"), name, config["r"]):
+            raise InputError(f"{folder}: {name} has rank {rank}, not the one in adapter_config.json")
+        alpha = _pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
+        dropout, rslora = config.get("lora_dropout") or 0.0, bool(config.get("use_rslora"))
+        layer = _adapt(model, name, rank, alpha, dropout, rslora)
+        with torch.no_grad():
+            layer.lora_A.weight.copy_(pair["lora_A"])
+            layer.lora_B.weight.copy_(pair["lora_B"])
+    return model
+
+
+def restore_adapter(model: nn.Module, folder: str | Path) -> None:
+    """Puts the tensors of a checkpoint's adapter back into the adapter that ``model`` has.
+
+    Raises InputError if the two do not have the same layers and shapes.
+    """
+    layers, factors = lora_layers(model), _read_factors(Path(folder) / "adapter_model.safetensors")
+    if set(layers) != set(factors):
+        raise InputError(f"the adapter in {folder} covers other layers than this run's: {_some(sorted(factors))}")
+    for name, layer in layers.items():
+        for factor, tensor in factors[name].items():
+            weight = getattr(layer, factor).weight
+            if weight.shape != tensor.shape:
+                raise InputError(f"{folder}: {name}.{factor} is {tuple(tensor.shape)}, this run's {tuple(weight.shape)}")
+            weight.data.copy_(tensor)
+
+
+def _read_config(folder: Path) -> dict:
+    path = folder / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        complete = config.get("peft_type") == "LORA" and "r" in config and "lora_alpha" in config
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no adapter: {path.name} is missing") from None
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a JSON object: {error}") from None
+    if not complete:
+        raise InputError(f"{path} is not a LoRA configuration (peft_type LORA, r, lora_alpha)")
+    refused = {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "modules_to_save": None, "lora_bias": False}
+    for key, plain in refused.items():
+        if (config.get(key) or plain) != plain:
+            raise InputError(f"{path}: {key} = {config[key]!r} is not supported; only plain LoRA adapters load")
+    return config
+
+
+def _read_factors(path: Path) -> dict[str, dict[str, Tensor]]:
+    """{layer name: {"lora_A": tensor, "lora_B": tensor}}."""
+    factors: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():
+                layer, _, factor = key.removesuffix(".weight").rpartition(".")
+                if not (key.startswith(PREFIX) and key.endswith(".weight") and factor in ("lora_A", "lora_B")):
+                    raise InputError(f"{path}: unknown key {key!r}; PEFT's LoRA keys look like {PREFIX}...lora_A.weight")
+                factors.setdefault(layer.removeprefix(PREFIX), {})[factor] = file.get_tensor(key)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing (adapters saved as .bin are not read)") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    return factors
+
+
+def _promised(config: dict, modules: dict[str, nn.Module]) -> list[str]:
+    """The linear layers that ``target_modules`` (a list of names or suffixes) says are adapted."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or config.get("layers_to_transform") or config.get("exclude_modules"):
+        return []  # a pattern or a selection: the tensors in the file decide
+    ends = tuple(f".{target}" for target in targets)
+    return [n for n, m in modules.items() if isinstance(m, nn.Linear) and (n in targets or n.endswith(ends))]
+
+
+def _pattern(pattern: dict | None, name: str, default: float) -> float:
+    """PEFT's per-layer override: the first key that is the layer's name or a dotted suffix of it."""
+    for key, value in (pattern or {}).items():
+        if name == key or name.endswith("." + key):
+            return value
+    return default
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,183 @@
+"""The run directory: settings, metrics and checkpoints, each written so that a kill at any moment loses nothing.
+
+    config.toml      the resolved settings
+    metrics.jsonl    one row a step
+    adapter/         the trained adapter, PEFT's files (model/ after full fine-tuning)
+    checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (step)
+    curves.png       loss, reward margin and accuracy over the steps
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mint.config import TrainConfig, to_toml
+from mint.errors import InputError
+from mint.models import load_model, save_model
+from mint.models.lora import lora_layers, restore_adapter, save_adapter
+
+# Settings that may change between a run and its continuation; any other would make the two disagree.
+FREE_TO_CHANGE = {"resume", "out", "save_every", "keep", "eval_every", "eval_data"}
+
+
+class RunDirectory:
+    """Where one training run keeps its files."""
+
+    def __init__(self, config: TrainConfig):
+        self.path = Path(config.out) if config.out else _unused(Path("runs") / _stem(config.loss))
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        if self.metrics.exists() and not config.resume:
+            raise InputError(f"{self.path} holds a run already: add --resume auto to continue it, or give another --out")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the run directory {self.path} cannot be made: {error}") from None
+        for leftover in self.checkpoints.glob(".writing-*"):  # of a run killed while saving
+            shutil.rmtree(leftover)
+
+    def start(self, config: TrainConfig, resumed_step: int) -> None:
+        """Writes the settings, and drops metric rows past the checkpoint that the run continues from."""
+        settings = self.path / "config.toml"
+        _write_aside(settings, to_toml(config))
+        rows = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the last line of a killed run may be cut
+                    break
+                if row["step"] <= resumed_step:
+                    rows.append(line)
+        _write_aside(self.metrics, "".join(row + "\n" for row in rows))
+
+    def log(self, row: dict) -> None:
+        """Appends one row to ``metrics.jsonl``; tensors become numbers, non-finite numbers null."""
+        plain = {key: _plain(value) for key, value in row.items()}
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+    def rows(self) -> list[dict]:
+        """The rows of ``metrics.jsonl``."""
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def save_result(self, model: nn.Module, folder: Path | None = None) -> Path:
+        """Writes the adapter, or after full fine-tuning the model; returns its folder."""
+        folder = self.path if folder is None else folder
+        if lora_layers(model):
+            save_adapter(model, folder / "adapter")
+            return folder / "adapter"
+        save_model(model, folder / "model")
+        return folder / "model"
+
+    def save_checkpoint(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+        """Writes ``checkpoints/step-N`` aside, renames it, and removes all but the ``keep`` newest."""
+        final, aside = self.checkpoints / f"step-{step}", self.checkpoints / f".writing-step-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        self.save_result(model, aside)
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        state = {"optimizer": optimizer.state_dict(), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
+        torch.save(state, aside / "state.pt")
+        (aside / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+        for file in aside.rglob("*"):
+            _sync(file)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
+        _sync(self.checkpoints)
+        for old in self._saved()[:-keep]:
+            shutil.rmtree(old)
+        return final
+
+    def _saved(self) -> list[Path]:
+        complete = [path for path in self.checkpoints.glob("step-*") if (path / "state.json").is_file()]
+        return sorted(complete, key=lambda path: int(path.name.removeprefix("step-")))
+
+    def find_checkpoint(self, config: TrainConfig) -> Path | None:
+        """The checkpoint that ``--resume`` means, None for a fresh start. Raises InputError if it does not exist."""
+        if config.resume is None:
+            return None
+        if config.resume != "auto":
+            path = Path(config.resume)
+            if not (path / "state.json").is_file():
+                raise InputError(f"--resume {path} is not a checkpoint (checkpoints/step-N of a run)")
+            return path
+        saved = self._saved()
+        return saved[-1] if saved else None
+
+    def check_settings(self, config: TrainConfig) -> None:
+        """Raises InputError if a run is continued with settings that would make it another run."""
+        path = self.path / "config.toml"
+        if not path.exists():
+            return
+        before, now = (dict(_settings(text)) for text in (path.read_text(encoding="utf-8"), to_toml(config)))
+        changed = [k for k in sorted({*before, *now} - FREE_TO_CHANGE) if before.get(k) != now.get(k)]
+        if changed:
+            shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+            raise InputError(f"the run in {self.path} was started with other settings ({shown}); resume with the same")
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Puts weights, optimiser and random states back as they were; returns the step. Raises InputError if damaged."""
+    try:
+        step = int(json.loads((path / "state.json").read_text(encoding="utf-8"))["step"])
+        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"the checkpoint {path} cannot be read: {error}") from None
+    if lora_layers(model):
+        restore_adapter(model, path / "adapter")
+    else:
+        parameter = next(model.parameters())
+        saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)
+        model.load_state_dict(saved.state_dict())
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["cpu_rng"])
+    if state["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return step
+
+
+def _stem(loss: str) -> str:
+    return Path(loss.rpartition(":")[0]).stem + "-" + loss.rpartition(":")[2] if ":" in loss else loss
+
+
+def _unused(path: Path) -> Path:
+    """``path``, or the first of path-2, path-3, ... that does not exist."""
+    number = 2
+    candidate = path
+    while candidate.exists():
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate
+
+
+def _settings(toml: str) -> list[tuple[str, str]]:
+    return [(key, value) for key, _, value in (line.partition(" = ") for line in toml.splitlines())]
+
+
+def _plain(value):
+    if isinstance(value, torch.Tensor):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_aside(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file or folder to the disk, so that a renamed checkpoint is complete even after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,131 @@
+"""The chunked numbers against the plain computation, values and gradients."""
+
+import pytest
+import torch
+
+from mint.losses.logprobs import token_stats
+
+N, H, V = 7, 5, 11
+
+
+@pytest.fixture
+def case():
+    g = torch.Generator().manual_seed(0)
+    make = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    wanted = torch.tensor([True, False, True, True, False, False, True])
+    return make(N, H), make(V, H), torch.randint(V, (N,), generator=g), make(N, H), make(V, H), wanted
+
+
+def plain(hidden, head, targets, ref_hidden, ref_head):
+    """The same numbers from whole [N, V] tables."""
+    log_p, log_q = (hidden @ head.T).log_softmax(-1), (ref_hidden @ ref_head.T).log_softmax(-1)
+    pick = targets.unsqueeze(1)
+    return (
+        log_p.gather(1, pick).squeeze(1),
+        log_q.gather(1, pick).squeeze(1),
+        (log_q.exp() * (log_q - log_p)).sum(-1),
+        (log_p.exp() * (log_p - log_q)).sum(-1),
+    )
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 3, 100])
+def test_values_equal_the_plain_computation(case, chunk_rows):
+    hidden, head, targets, ref_hidden, ref_head, wanted = case
+    stats = token_stats(hidden, head, targets, ref_hidden, ref_head, True, True, wanted, chunk_rows)
+    logps, ref_logps, forward, reverse = plain(hidden, head, targets, ref_hidden, ref_head)
+    torch.testing.assert_close(stats.logps, logps)
+    torch.testing.assert_close(stats.ref_logps, ref_logps)
+    torch.testing.assert_close(stats.kl_forward, forward * wanted)
+    torch.testing.assert_close(stats.kl_reverse, reverse * wanted)
+    assert (stats.kl_forward[wanted] > 0).all()
+
+
+@pytest.mark.parametrize("trainable_head", [False, True])
+def test_gradcheck(case, trainable_head):
+    hidden, head, targets, ref_hidden, ref_head, wanted = case
+    inputs = (hidden.requires_grad_(), head.requires_grad_(trainable_head))
+
+    def numbers(hidden, head):
+        stats = token_stats(hidden, head, targets, ref_hidden, ref_head, True, True, wanted, 3)
+        return stats.logps, stats.kl_forward, stats.kl_reverse
+
+    assert torch.autograd.gradcheck(numbers, inputs)
+
+
+@pytest.mark.parametrize("directions", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("trainable_head", [False, True])
+def test_gradients_equal_the_plain_ones_for_what_is_asked(case, trainable_head, directions):
+    hidden, head, targets, ref_hidden, ref_head, wanted = case
+    weights = torch.linspace(-1, 2, N, dtype=torch.float64)
+    results = []
+    for ours in (True, False):
+        leaves = [hidden.clone().requires_grad_(), head.clone().requires_grad_(trainable_head)]
+        if ours:
+            stats = token_stats(*leaves, targets, ref_hidden, ref_head, *directions, wanted, 2)
+            assert (stats.kl_forward is None, stats.kl_reverse is None) == tuple(not d for d in directions)
+            kls = [stats.kl_forward, stats.kl_reverse]
+            logps = stats.logps
+        else:
+            logps, _, *kls = plain(*leaves, targets, ref_hidden, ref_head)
+            kls = [kl * wanted for kl in kls]
+        total = (weights * logps).sum()
+        for asked, kl in zip(directions, kls, strict=True):
+            total = total + (weights.flip(0) * kl).sum() if asked else total
+        results.append(torch.autograd.grad(total, leaves[: 1 + trainable_head]))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_reference_defaults_to_the_same_head_and_takes_no_gradient(case):
+    hidden, head, targets, ref_hidden, _, _ = case
+    ref_hidden.requires_grad_()
+    stats = token_stats(hidden.requires_grad_(), head, targets, ref_hidden)
+    torch.testing.assert_close(stats.ref_logps, plain(hidden, head, targets, ref_hidden, head)[1])
+    assert stats.logps.requires_grad and not stats.ref_logps.requires_grad
+    assert stats.kl_forward is None and stats.kl_reverse is None
+
+
+def test_same_hidden_states_have_no_divergence(case):
+    hidden, head, targets, *_ = case
+    stats = token_stats(hidden, head, targets, hidden, kl_forward=True, kl_reverse=True)
+    assert torch.equal(stats.logps, stats.ref_logps)
+    assert torch.equal(stats.kl_forward, torch.zeros(N, dtype=torch.float64))
+    assert torch.equal(stats.kl_reverse, torch.zeros(N, dtype=torch.float64))
+
+
+def test_kl_without_a_reference_is_refused(case):
+    hidden, head, targets, *_ = case
+    with pytest.raises(ValueError, match="ref_hidden"):
+        token_stats(hidden, head, targets, kl_forward=True)
+
+
+def test_low_precision_states_are_summed_in_float32(case):
+    hidden, head, targets, *_ = case
+    low = hidden.bfloat16(), head.bfloat16()
+    stats = token_stats(*low, targets)
+    assert stats.logps.dtype == torch.float32
+    expected = (low[0].double() @ low[1].double().T).log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(stats.logps.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+class _Largest(torch.utils._python_dispatch.TorchDispatchMode):
+    """Watches every tensor made, and keeps the largest number of elements."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("trainable_head", [False, True])
+def test_nothing_of_positions_times_vocabulary_is_made(trainable_head):
+    n, h, v, rows = 64, 4, 50, 8
+    hidden, head = torch.randn(n, h, requires_grad=True), torch.randn(v, h, requires_grad=trainable_head)
+    with _Largest() as watch:
+        stats = token_stats(hidden, head, torch.zeros(n, dtype=torch.int64), hidden, kl_forward=True, chunk_rows=rows)
+        (stats.logps.sum() + stats.kl_forward.sum()).backward()
+    assert watch.elements == rows * v

@@ -1,0 +1,283 @@
+"""Align a model on preference pairs: load, batch, objective, backward, step, log, save, in that order.
+
+    python train.py --loss orpo                                      the embedded default, nothing needed
+    python train.py --loss orpo --model DIR --data pairs.jsonl       your model, your pairs
+
+Read ``train`` from top to bottom; each line calls a function whose name says the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from mint.data.chat import load_tokenizer
+from mint.data.preferences import read_preferences
+from torch import nn
+from tqdm import tqdm
+
+from mint.config import TrainConfig, parse
+from mint.data.batch import (
+    CHOSEN,
+    PROMPT,
+    Batch,
+    EncodedPair,
+    collate,
+    encode_pairs,
+    make_batches,
+    pack,
+    pair_order,
+)
+from mint.errors import InputError
+from mint.losses import Loss, load_loss
+from mint.models import load_model
+from mint.models.lora import add_lora, keep_as_reference, load_adapter, lora_layers, merge_lora
+from mint.objective import preference_loss
+from mint.optim import clip_gradients, learning_rate, make_optimizer
+from mint.plots import plot_curves
+from mint.run import RunDirectory, load_checkpoint
+
+FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
+ROW_MULTIPLE = 128  # static row lengths are a multiple of the block size of FlexAttention
+
+
+def train(config: TrainConfig) -> RunDirectory:
+    """One training run; returns its directory. Raises InputError for anything the user can mend."""
+    loss = load_loss(config.loss, config.loss_options())
+    if config.nll_over == "sequence" and not loss.needs.prompt:
+        raise InputError(f"--nll-over sequence is for losses with an NLL over the prompt, which {config.loss} is not")
+    device, dtype, compiled = choose_device(config)
+    torch.manual_seed(config.seed)
+
+    model = load_policy(config, device, dtype)
+    frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
+    pairs = read_pairs(config.data, config, model, loss)
+    eval_pairs = read_pairs(config.eval_data, config, model, loss) if config.eval_data else []
+
+    per_step = config.batch_size * config.grad_accum
+    total = config.steps or math.ceil(config.epochs * len(pairs) / per_step)
+    shape = static_shape(pairs, total, config) if compiled else {}
+    if compiled:
+        for network in filter(None, (model, frozen)):
+            network.compile_blocks()
+    model.gradient_checkpointing = config.checkpoint_activations
+    precision = torch.autocast(device.type, torch.bfloat16) if config.full and dtype == torch.bfloat16 else None
+    work = Work(model, frozen, loss, device, precision or contextlib.nullcontext(), config.nll_over == "sequence")
+
+    optimizer = make_optimizer(model, config)
+    run = RunDirectory(config)
+    checkpoint = run.find_checkpoint(config)
+    if checkpoint:
+        run.check_settings(config)
+    first = load_checkpoint(checkpoint, model, optimizer) if checkpoint else 0
+    run.start(config, first)
+    stop = StopSignal()
+
+    if eval_pairs and first == 0:
+        run.log({"step": 0, **evaluate(work, eval_pairs, config)})
+    progress = tqdm(total=total, initial=first, desc=config.loss, unit="step", disable=None)
+    failures = 0
+    for step in range(first + 1, total + 1):
+        started = time.perf_counter()
+        lr = set_learning_rate(optimizer, learning_rate(step - 1, total, config))
+        chosen = [pairs[i] for i in pair_order(step - 1, per_step, len(pairs), config.seed)]
+        metrics, tokens = accumulate_gradients(work, chosen, config.batch_size, shape)
+        grad_norm = clip_gradients(model, config.max_grad_norm)
+
+        if math.isfinite(metrics["loss"]) and math.isfinite(grad_norm):
+            optimizer.step()
+            failures = 0
+        else:
+            failures += 1
+            metrics["skipped"] = [pair.id for pair in chosen]
+            progress.write(f"step {step}: {describe_failure(metrics, grad_norm)}; skipped", file=sys.stderr)
+        optimizer.zero_grad(set_to_none=True)
+
+        seconds = time.perf_counter() - started
+        run.log(
+            {"step": step, **metrics, "lr": lr, "grad_norm": grad_norm, "tokens": tokens, "pairs": len(chosen)}
+            | {"epoch": step * per_step / len(pairs), "step_seconds": seconds}
+        )
+        show(progress, metrics, tokens / seconds)
+        if failures == FAILURES_IN_A_ROW:
+            run.save_checkpoint(step, model, optimizer, config.keep)
+            raise InputError(f"{failures} steps in a row had a non-finite loss or gradient; lower --lr or look at the data")
+        if eval_pairs and (step == total or config.eval_every and step % config.eval_every == 0):
+            run.log({"step": step, **evaluate(work, eval_pairs, config)})
+        if step == total or stop.asked or config.save_every and step % config.save_every == 0:
+            run.save_checkpoint(step, model, optimizer, config.keep)
+        if stop.asked and step < total:
+            progress.close()
+            print(f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}")
+            return run
+    progress.close()
+
+    result = run.save_result(model)
+    plot_curves(run.rows(), run.path / "curves.png")
+    print(f"saved {result}, metrics and curves in {run.path}")
+    return run
+
+
+def choose_device(config: TrainConfig) -> tuple[torch.device, torch.dtype, bool]:
+    """(device, dtype, whether to compile) from the settings and what the machine has."""
+    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
+    wanted = config.dtype if config.dtype != "auto" else ("bfloat16" if name == "cuda" else "float32")
+    return torch.device(name), getattr(torch, wanted), name == "cuda" if config.compile is None else config.compile
+
+
+def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The model to train: frozen under an adapter in float32, or with ``--full`` all of it in float32."""
+    model = load_model(config.model, dtype=torch.float32 if config.full else dtype, device=device)
+    if config.adapter:
+        load_adapter(model, config.adapter)
+        if config.full:
+            merge_lora(model, drop=True)
+        else:
+            keep_as_reference(model)
+    if config.full:
+        model.requires_grad_(True)
+    elif not lora_layers(model):
+        add_lora(
+            model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets, config.rslora
+        )
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"{config.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trained")
+    return model.train()
+
+
+def read_pairs(path: str, config: TrainConfig, model: nn.Module, loss: Loss) -> list[EncodedPair]:
+    """The pairs of a file as token ids, every problem reported before anything trains."""
+    preferences = read_preferences(path, require_rejected=loss.needs.rejected)
+    if not loss.needs.rejected:
+        preferences = [replace(preference, rejected=None) for preference in preferences]
+    tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
+    vocabulary = model.head_weight.shape[0]
+    limit = min(config.max_length, model.config.max_position_embeddings)
+    pairs, report = encode_pairs(preferences, tokenizer, limit, config.overlength, drop_spanless=loss.needs.spans)
+    largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)
+    if largest >= vocabulary:
+        raise InputError(f"the tokenizer gives id {largest}, the model knows {vocabulary}: they do not belong together")
+    print(f"{path}: {report}")
+    return pairs
+
+
+def static_shape(pairs: Sequence[EncodedPair], total: int, config: TrainConfig) -> dict[str, int]:
+    """One row length and row count for all batches of the run, so that a compiled step never recompiles."""
+    lengths = [len(pair) for pair in pairs]
+    row_length = math.ceil(max(lengths) / ROW_MULTIPLE) * ROW_MULTIPLE
+    per_step, rows = config.batch_size * config.grad_accum, 1
+    for step in range(min(total, math.ceil(len(pairs) * math.ceil(config.epochs) / per_step) + 1)):
+        order = pair_order(step, per_step, len(pairs), config.seed)
+        for start in range(0, per_step, config.batch_size):
+            rows = max(rows, len(pack([lengths[i] for i in order[start : start + config.batch_size]], row_length)))
+    return {"row_length": row_length, "rows": rows}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a forward pass needs beside the batch."""
+
+    model: nn.Module
+    frozen: nn.Module | None
+    loss: Loss
+    device: torch.device
+    precision: contextlib.AbstractContextManager
+    whole_sequence: bool
+
+    def __call__(self, batch: Batch, tokens_per_pair: float | None = None):
+        with self.precision:
+            return preference_loss(self.model, batch.to(self.device), self.loss, self.frozen, tokens_per_pair)
+
+
+def accumulate_gradients(
+    work: Work, chosen: Sequence[EncodedPair], batch_size: int, shape: dict[str, int]
+) -> tuple[dict[str, float], int]:
+    """Gradients of one optimiser step, in micro-batches that add up to the gradient of one large batch.
+
+    Returns the mean metrics and the number of tokens computed.
+    """
+    batches = list(make_batches(chosen, batch_size, **shape, prompt_targets=work.whole_sequence))
+    nll_sides = (CHOSEN, PROMPT) if work.whole_sequence else (CHOSEN,)
+    nll_tokens = sum(int((batch.side == side).sum()) for batch in batches for side in nll_sides)
+    mean: dict[str, float] = {}
+    for batch in batches:
+        output = work(batch, nll_tokens / len(chosen))
+        share = batch.pairs / len(chosen)
+        (output.loss * share).backward()
+        for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
+            mean[name] = mean.get(name, 0.0) + share * float(value)
+    return mean, sum(batch.token_total for batch in batches)
+
+
+@torch.no_grad()
+def evaluate(work: Work, pairs: Sequence[EncodedPair], config: TrainConfig) -> dict[str, float]:
+    """Mean loss and metrics over the evaluation pairs, named ``eval/...``."""
+    work.model.eval()
+    mean: dict[str, float] = {}
+    for start in range(0, len(pairs), config.batch_size):
+        batch = collate(pairs[start : start + config.batch_size], prompt_targets=work.whole_sequence)
+        output = work(batch)
+        for name, value in {"loss": output.loss, **output.metrics}.items():
+            mean[f"eval/{name}"] = mean.get(f"eval/{name}", 0.0) + float(value) * batch.pairs / len(pairs)
+    work.model.train()
+    return mean
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def describe_failure(metrics: dict, grad_norm) -> str:
+    what = "loss" if not math.isfinite(metrics["loss"]) else "gradient"
+    return f"non-finite {what} (loss {metrics['loss']}, gradient norm {float(grad_norm)}) on {metrics['skipped']}"
+
+
+def show(progress: tqdm, metrics: dict, tokens_per_second: float) -> None:
+    margin = metrics.get("rewards/margins")
+    shown = {"loss": f"{metrics['loss']:.4f}", "tok/s": f"{tokens_per_second:,.0f}"}
+    if margin is not None:
+        shown["margin"] = f"{margin:.3f}"
+    progress.set_postfix(shown, refresh=False)
+    progress.update()
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a request to save and leave after the current step; a second one ends at once."""
+
+    def __init__(self):
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number, frame) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        config = parse(TrainConfig, argv, __doc__.splitlines()[0])
+        if config.model is None:
+            from mint.demo import first_start
+
+            return first_start.run(config, train)
+        train(config)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

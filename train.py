@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from mint.data.chat import load_tokenizer
-from mint.data.preferences import read_preferences
 from torch import nn
 from tqdm import tqdm
 
@@ -35,6 +33,8 @@ from mint.data.batch import (
     pack,
     pair_order,
 )
+from mint.data.chat import load_tokenizer
+from mint.data.preferences import read_preferences
 from mint.errors import InputError
 from mint.losses import Loss, load_loss
 from mint.models import load_model

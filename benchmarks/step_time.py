@@ -46,7 +46,7 @@ def measure(python: str, side: str, objective: str, rank: int, options: argparse
     command = [python, str(WORKER), json.dumps(variant)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise SystemExit(f"{side} {objective} r={rank} failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{side} {objective} r={rank} failed ({done.returncode}):\n{done.stderr[-3000:]}")
     result = json.loads(done.stdout.strip().splitlines()[-1])
     load = os.getloadavg()[0]
     print(
@@ -117,7 +117,8 @@ def main() -> None:
                 check_agreement(ours, peer, options.dtype)
             lines.append(row(objective, rank, ours, peer))
     if lines:
-        print(f"\n{datetime.date.today()}, {' '.join(sys.argv[1:]) or 'default options'}; medians of {options.repeats}\n")
+        flags = " ".join(sys.argv[1:]) or "default options"
+        print(f"\n{datetime.date.today()}, {flags}; medians of {options.repeats}\n")
         for cells in (HEADER, ["---"] * len(HEADER), *lines):
             print("| " + " | ".join(cells) + " |")
 

@@ -184,8 +184,9 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
     settings = {k: v for k, v in variant.model_config().items() if k != "model_type"}
     model = LlamaForCausalLM(LlamaConfig(**settings)).to(getattr(torch, variant.dtype))
     adapter = LoraConfig(
-        r=variant.rank, lora_alpha=2 * variant.rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+        task_type="CAUSAL_LM", target_modules="all-linear",
+        r=variant.rank, lora_alpha=2 * variant.rank, lora_dropout=0.0,
+    )  # fmt: skip
     trainer = trainer_class(
         model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=adapter,
         callbacks=[Stopwatch()],

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from mint.data.preferences import Preference
-from mint.data.spans import parse_spans, span_tokens
 from torch import Tensor
 
+from mint.data.preferences import Preference
+from mint.data.spans import TAG, parse_spans, span_tokens
 from mint.errors import InputError
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2  # roles; a segment is 3 * pair + role
@@ -115,7 +115,7 @@ def encode_pairs(
     records in which neither answer marks a span, if any record does. Raises InputError if nothing is left.
     """
     pairs, report, too_long = [], EncodeReport(), []
-    marked = drop_spanless and any("<mask>" in p.chosen + (p.rejected or "") for p in preferences)
+    marked = drop_spanless and any(TAG.search(p.chosen + (p.rejected or "")) for p in preferences)
     for preference in preferences:
         pair = _encode(preference, tokenizer)
         longest = max(len(pair.chosen), len(pair.rejected))
@@ -155,7 +155,7 @@ def _encode(preference: Preference, tokenizer) -> EncodedPair:
         sides.append(ids)
         marks.append(None)
         if spans:
-            _, offsets = tokenizer.answer_offsets(plain)
+            _, offsets = tokenizer.answer_offsets(plain, chat=chat)
             mark = span_tokens(offsets, spans)
             marks[-1] = mark + [False] * (len(ids) - len(mark))  # the end of the turn is never in a span
     if any(mark is not None for mark in marks):

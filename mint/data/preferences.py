@@ -3,9 +3,11 @@
     {"prompt": str | messages, "chosen": str | messages, "rejected": str | messages,
      "images": [path, ...], "corrupted_images": [path, ...], "id": ...}
 
-A message is {"role": "system" | "user" | "assistant", "content": str}. Without ``prompt`` it is implicit: what both
-conversations share before their last message, or the common beginning of two strings. Every bad line is reported, all
-at once, before anything else happens.
+A message is {"role": "system" | "user" | "assistant", "content": str}. An answer is a string, one assistant message, or
+the conversation that ends in it. Without ``prompt`` it is implicit: what both conversations share before their last
+message, or the whole words with which two strings begin alike; as elsewhere in the field, the space between prompt and
+answer goes to the answer. A field that is null counts as absent. Every bad line is reported, all at once, before
+anything else happens.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mint.data.spans import parse_spans
+from mint.data.spans import TAG, parse_spans
 from mint.errors import InputError
 
 ROLES = ("system", "user", "assistant")
@@ -101,40 +103,37 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise InputError(f"{path}: reading Parquet needs pyarrow (pip install pyarrow), or convert it to .jsonl") from None
+        raise InputError(f"{path}: Parquet needs pyarrow (pip install pyarrow), or convert it to .jsonl") from None
     try:
         rows = parquet.read_table(path).to_pylist()
     except (OSError, ArrowException) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    for number, row in enumerate(rows, 1):
-        yield number, {key: value for key, value in row.items() if value is not None}
+    return enumerate(rows, 1)
 
 
 def _parse(content: bytes | dict, line: int, require_rejected: bool) -> Preference:
     raw = content if isinstance(content, dict) else _decode(content)
     if not isinstance(raw, dict):
         raise _Problem(f"a record must be an object, not {_kind(raw)}")
+    raw = {key: value for key, value in raw.items() if value is not None}
     needed = ("chosen", "rejected") if require_rejected or "rejected" in raw else ("chosen",)
-    missing = [name for name in needed if name not in raw]
-    if missing:
+    if missing := [name for name in needed if name not in raw]:
         raise _Problem(f"missing {' and '.join(missing)}")
     answers = {name: raw[name] for name in needed}
     if "prompt" in raw:
-        prompt = _check_prompt(raw["prompt"])
+        prompt, answers = _without_prompt(_check_prompt(raw["prompt"]), answers)
     else:
         prompt, answers = _split_implicit(answers)
     texts = {name: _answer(name, value) for name, value in answers.items()}
-    plain = {name: _untagged(name, text) for name, text in texts.items()}
-    if len(plain) == 2 and plain["chosen"].strip() == plain["rejected"].strip():
+    plain = [_untagged(name, text).strip() for name, text in texts.items()]
+    if plain[1:] == plain[:1]:
         raise _Problem("chosen and rejected are the same")
     identity = raw.get("id", f"line-{line}")
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise _Problem(f"id must be a string or an integer, not {_kind(identity)}")
     images, corrupted = (_paths(raw, name) for name in ("images", "corrupted_images"))
     extra = {key: value for key, value in raw.items() if key not in FIELDS}
-    return Preference(
-        str(identity), line, prompt, texts["chosen"], texts.get("rejected"), images, corrupted, extra
-    )
+    return Preference(str(identity), line, prompt, texts["chosen"], texts.get("rejected"), images, corrupted, extra)
 
 
 def _decode(content: bytes):
@@ -143,11 +142,13 @@ def _decode(content: bytes):
     except UnicodeDecodeError as error:
         raise _Problem(f"not UTF-8 (byte {error.start + 1})") from None
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise _Problem(f"invalid JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise _Problem("invalid JSON: nested too deeply") from None
+    except ValueError:  # Python reads no integer of thousands of digits
+        raise _Problem("invalid JSON: a number has too many digits") from None
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -157,6 +158,14 @@ def _decode(content: bytes):
 
 def _refuse_constant(name: str):
     raise _Problem(f"invalid JSON: {name} is not a value")
+
+
+def _object(pairs: list[tuple]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Problem(f"invalid JSON: {next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return value
 
 
 def _kind(value) -> str:
@@ -191,12 +200,11 @@ def _check_messages(name: str, messages) -> list[dict]:
             raise _Problem(f"{name}: the content of message {number} must be a string, not {_kind(content)}")
         if not content.strip():
             raise _Problem(f"{name}: message {number} is empty")
-    turns = [message["role"] for message in messages]
-    turns = turns[1:] if turns[0] == "system" else turns
+    turns = [message["role"] for message in messages][messages[0]["role"] == "system" :]
     expected = [("user", "assistant")[i % 2] for i in range(len(turns))]
-    if turns and turns[0] == "assistant" and len(turns) == 1 and len(messages) == 1 and name != "prompt":
+    if turns == ["assistant"] and len(messages) == 1 and name != "prompt":
         return messages  # an answer given as its one message
-    if turns != expected or not turns:
+    if not turns or turns != expected:
         raise _Problem(f"{name}: roles out of order: {', '.join(m['role'] for m in messages)}")
     return [{"role": m["role"], "content": m["content"]} for m in messages]
 
@@ -209,23 +217,40 @@ def _split_implicit(answers: dict) -> tuple[str | list[dict], dict]:
         prompts = [conversation[:-1] for conversation in conversations.values()]
         if not prompts[0] or any(prompt != prompts[0] for prompt in prompts):
             raise _Problem("without a prompt, chosen and rejected must share all messages but the last")
-        return _check_prompt(prompts[0]), {name: c[-1:] for name, c in conversations.items()}
+        return _check_prompt(prompts[0]), conversations
     if len(values) == 2 and all(isinstance(value, str) for value in values):
-        common = os.path.commonprefix(values)
+        common = TAG.split(os.path.commonprefix(values))[0]  # a span is never the prompt's
         if any(len(value) > len(common) and not value[len(common)].isspace() for value in values):
             common = common[: max((i + 1 for i, c in enumerate(common) if c.isspace()), default=0)]  # whole words
+            common = common.removesuffix(" ")
         if not common.strip():
             raise _Problem("missing prompt, and chosen and rejected do not begin alike")
         return common, {name: value[len(common) :] for name, value in answers.items()}
     raise _Problem("missing prompt")
 
 
+def _without_prompt(prompt: str | list[dict], answers: dict) -> tuple[str | list[dict], dict]:
+    """(prompt, answers) where answers may repeat the prompt as the conversations that they end.
+
+    A string may stand for the last message of such a conversation; the conversation is then the prompt.
+    """
+    conversations = {
+        name: _check_messages(name, value) for name, value in answers.items() if isinstance(value, list) and value[1:]
+    }
+    for name, (*before, _) in conversations.items():
+        if isinstance(prompt, str) and before[-1]["content"] == prompt:
+            prompt = before
+        if before != prompt:
+            raise _Problem(f"{name} is a conversation that does not begin with the prompt")
+    return prompt, {name: conversations.get(name, value) for name, value in answers.items()}
+
+
 def _answer(name: str, value) -> str:
     if isinstance(value, list):
-        messages = _check_messages(name, value)
-        if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise _Problem(f"{name} beside a prompt must be one assistant message, not {len(messages)} messages")
-        return messages[0]["content"]
+        *_, last = _check_messages(name, value)
+        if last["role"] != "assistant":
+            raise _Problem(f"{name} must end with an assistant message, not the {last['role']}'s")
+        return last["content"]
     if not isinstance(value, str):
         raise _Problem(f"{name} must be a string or a list of messages, not {_kind(value)}")
     return value
@@ -258,9 +283,11 @@ def write_jsonl(path: str | Path, records: Iterable[dict]) -> int:
     count = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(temporary, "wt", encoding="utf-8") if path.suffix == ".gz" else temporary.open(
-            "w", encoding="utf-8"
-        ) as file:
+        with (
+            gzip.open(temporary, "wt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else temporary.open("w", encoding="utf-8") as file
+        ):
             for record in records:
                 file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
                 count += 1

@@ -12,9 +12,10 @@ Span = tuple[int, int]  # first character, and the one after the last
 
 
 def parse_spans(text: str) -> tuple[str, list[Span]]:
-    """The text without its tags, and the marked spans as character ranges of that text; empty spans are dropped.
+    """The text without its tags, and the marked spans as character ranges of that text.
 
-    Raises InputError if the tags are nested or not balanced.
+    Spaces at the edges of a span do not belong to it: a token that shares only a space with it would be the next word.
+    Empty spans are dropped. Raises InputError if the tags are nested or not balanced.
     """
     plain: list[str] = []
     spans: list[Span] = []
@@ -28,7 +29,9 @@ def parse_spans(text: str) -> tuple[str, list[Span]]:
             problem = "</mask> without <mask>" if closing else "<mask> inside <mask>"
             raise InputError(f"{problem} at character {tag.start()}")
         if closing:
-            spans += [(opened, length)] if length > opened else []
+            start = opened + len(piece) - len(piece.lstrip())
+            stop = opened + len(piece.rstrip())
+            spans += [(start, stop)] if stop > start else []
         opened = None if closing else length
     if opened is not None:
         raise InputError("<mask> without </mask>")

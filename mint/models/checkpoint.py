@@ -21,9 +21,7 @@ from mint.hub import MODEL_FILES, resolve_dir
 from mint.models.llama import MODEL_TYPES, Llama, LlamaConfig
 from mint.models.lora import lora_layers
 
-ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
-    kind: (Llama, LlamaConfig.from_dict) for kind in MODEL_TYPES
-}
+ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = dict.fromkeys(MODEL_TYPES, (Llama, LlamaConfig.from_dict))
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Files that make a directory complete for other programs, copied as they are.
 COMPANIONS = (
@@ -148,7 +146,7 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tens
             raise InputError(f"{path} is missing{hint}")
         try:
             with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118 (not a dict)
+                for key in file.keys():
                     yield path, key, lambda file=file, key=key: file.get_tensor(key)
         except SafetensorError as error:
             raise InputError(f"{path} is damaged or not a safetensors file: {error}") from None

@@ -28,6 +28,19 @@ from mint.errors import InputError
 
 PREFIX = "base_model.model."  # PEFT's wrapper around the network
 ALL_LINEAR = "all-linear"
+# Settings of adapter_config.json under which an adapter computes something else than the formula above.
+BEYOND_PLAIN_LORA = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "fan_in_fan_out",
+    "lora_bias",
+    "modules_to_save",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+)
 
 
 class LoRALinear(nn.Linear):
@@ -326,9 +339,10 @@ def _read_config(folder: Path) -> dict:
         raise InputError(f"{path} is not a JSON object: {error}") from None
     if not complete:
         raise InputError(f"{path} is not a LoRA configuration (peft_type LORA, r, lora_alpha)")
-    refused = {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "modules_to_save": None, "lora_bias": False}
-    for key, plain in refused.items():
-        if (config.get(key) or plain) != plain:
+    if config.get("bias", "none") != "none":
+        raise InputError(f"{path}: bias = {config['bias']!r} is not supported; only plain LoRA adapters load")
+    for key in BEYOND_PLAIN_LORA:
+        if config.get(key):
             raise InputError(f"{path}: {key} = {config[key]!r} is not supported; only plain LoRA adapters load")
     return config
 

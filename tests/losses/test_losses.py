@@ -38,8 +38,12 @@ def stats(rows, ref=None, span=None, kl_forward=None, kl_reverse=None, **extra) 
     )
 
 
+def number(x) -> float:
+    return x.item() if isinstance(x, torch.Tensor) else x
+
+
 def close(a, b, tolerance=1e-12):
-    assert float(torch.as_tensor(a).detach()) == pytest.approx(float(torch.as_tensor(b).detach()), rel=tolerance, abs=tolerance)
+    assert number(a) == pytest.approx(number(b), rel=tolerance, abs=tolerance)
 
 
 # -- values worked by hand ---------------------------------------------------------------------------------------

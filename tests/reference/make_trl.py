@@ -45,8 +45,9 @@ from word_tokenizer import EOS, as_text, word_tokenizer
 
 POLICY_SEED, START_SEED = 11, 12
 RANK, ALPHA = 4, 8
+SIDES = ("chosen", "rejected")
 PAIRS = [
-    {"prompt": [1, 17, 90, 4, 0, 33, 61, 8], "chosen": [45, 12, 99, 7, EOS], "rejected": [45, 13, 0, 80, 21, 66, 5, EOS]},
+    {"prompt": [1, 17, 90, 4, 0, 33, 61, 8], "chosen": [45, 12, 99, 7, EOS], "rejected": [45, 13, 0, 80, 21, 5, EOS]},
     {"prompt": [1, 70, 71, 72], "chosen": [100, 101, 102, 103, 104, 105, 106, EOS], "rejected": [9, EOS]},
     {"prompt": [1, 120, 3, 3, 3, 54, 27, 88, 19, 64, 31, 110], "chosen": [EOS], "rejected": [57, 58, EOS]},
     {"prompt": [1, 14], "chosen": [127, 0, 126, EOS], "rejected": [127, 0, 125, EOS]},
@@ -101,9 +102,6 @@ def check_batch(batch: dict[str, torch.Tensor], pairs: list[dict]) -> None:
     expected = [pair["prompt"] + pair[side] for side in SIDES for pair in pairs]
     if [ids[mask.bool()].tolist() for ids, mask in rows] != expected:
         raise ValueError("the trainer's batch is not the pairs")
-
-
-SIDES = ("chosen", "rejected")
 
 
 def collect_metrics(trainer) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the scripts ``make_*.py`` share: the tiny Llama in transformers, adapters in PEFT, a tokenizer of numbered words.
+"""What the scripts ``make_*.py`` share: the tiny Llama in transformers and adapters in PEFT.
 
 Needs the packages compared with (transformers, peft, trl); no test imports this file.
 """

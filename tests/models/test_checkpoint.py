@@ -1,0 +1,110 @@
+"""Model directories: written, read, sharded, interrupted, damaged."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mint.models.checkpoint as checkpoint
+from mint.errors import InputError
+from mint.models import init_model, load_model, save_model
+from tests.reference.weights import TINY_LLAMA
+
+TOKENS = torch.arange(10).view(1, 10)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(init_model(TINY_LLAMA, seed=1), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("limit", [5_000_000_000, 20_000])
+def test_round_trip(tied, limit, tmp_path):
+    model = init_model(TINY_LLAMA | {"tie_word_embeddings": tied}, seed=1)
+    save_model(model, tmp_path / "m", max_shard_bytes=limit)
+    shards = sorted(tmp_path.glob("m/*.safetensors"))
+    assert (len(shards) == 1) == (limit > 20_000)
+    stored = [key for shard in shards for key in load_file(shard)]
+    assert sorted(stored) == sorted(model.state_dict()) and ("lm_head.weight" in stored) != tied
+    if limit == 20_000:
+        index = json.loads((tmp_path / "m" / "model.safetensors.index.json").read_text())
+        assert set(index["weight_map"]) == set(stored)
+        assert index["metadata"]["total_size"] == sum(t.nbytes for t in model.state_dict().values())
+    assert torch.equal(load_model(tmp_path / "m")(TOKENS), model(TOKENS))
+
+
+def test_dtype_and_companions(folder, tmp_path):
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
+    model = load_model(folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    save_model(model, tmp_path / "again")
+    assert (tmp_path / "again" / "generation_config.json").read_text() == '{"eos_token_id": 2}'
+    assert (tmp_path / "again" / "tokenizer.json").is_file()
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["torch_dtype"] == "bfloat16" and config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_an_interrupted_write_leaves_the_old_directory(folder, monkeypatch):
+    before = load_model(folder)(TOKENS)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(init_model(TINY_LLAMA, seed=2), folder)
+    assert torch.equal(load_model(folder)(TOKENS), before)
+
+
+def test_tensors_that_follow_from_others_are_tolerated(tmp_path):
+    model = init_model(TINY_LLAMA | {"tie_word_embeddings": True})
+    save_model(model, tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    extra = {"lm_head.weight": torch.zeros(128, 32), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
+    save_file(load_file(path) | extra, path)
+    assert torch.equal(load_model(tmp_path / "m")(TOKENS), model(TOKENS))
+
+
+def change(folder, edit):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda t: t.pop(NORM), "lacks weights: model.norm.weight"),
+        (lambda t: t.update({"model.extra": torch.zeros(1)}), "holds 'model.extra', which this llama model has no place"),
+        (lambda t: t.update({NORM: torch.zeros(31)}), r"model.norm.weight is \(31,\), config.json asks for \(32,\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(folder, edit, message):
+    change(folder, edit)
+    with pytest.raises(InputError, match=message):
+        load_model(folder)
+
+
+def test_damaged_and_missing_files(folder, tmp_path):
+    (folder / "model.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(InputError, match="damaged or not a safetensors file"):
+        load_model(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pickled, which can run code: convert them"):
+        load_model(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="config.json cannot be read"):
+        load_model(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match="not a model directory: config.json is missing"):
+        load_model(folder)
+    with pytest.raises(InputError, match="neither a directory nor a hub id"):
+        load_model(tmp_path / "nowhere")

@@ -1,0 +1,78 @@
+"""Decoding: the same answers batched and alone, cached and not; sampling by hand; limits."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mint.errors import InputError
+from mint.models import init_model
+from mint.models.generate import generate, sampling_probabilities
+from tests.reference.weights import TINY_LLAMA
+
+IDS = SimpleNamespace(eos_ids=set(), decode=lambda ids: list(ids))
+PROMPTS = [[1, 5, 9], [1, 40, 41, 42, 43, 44, 45], [1], [1, 99, 3, 7]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return init_model(TINY_LLAMA | {"initializer_range": 0.3}, seed=4)
+
+
+@torch.no_grad()
+def uncached(model, prompt, count):
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_greedy_is_the_argmax_whatever_the_batch(model):
+    expected = [uncached(model, prompt, 10) for prompt in PROMPTS]
+    assert len({tuple(e) for e in expected}) > 1
+    for size in (1, 3, 32):
+        assert generate(model, IDS, PROMPTS, max_new_tokens=10, batch_size=size) == expected
+
+
+def test_sampling_repeats_by_seed_and_does_not_depend_on_the_batch(model):
+    options = {"max_new_tokens": 10, "temperature": 0.9, "top_p": 0.95, "top_k": 20}
+    first = generate(model, IDS, PROMPTS, seed=1, **options)
+    assert generate(model, IDS, PROMPTS, seed=1, batch_size=1, **options) == first
+    assert generate(model, IDS, PROMPTS, seed=2, **options) != first
+
+
+def test_an_answer_ends_before_its_end_token(model):
+    whole = uncached(model, PROMPTS[1], 10)
+    end = whole[4]
+    stopping = SimpleNamespace(eos_ids={end}, decode=lambda ids: list(ids))
+    assert generate(model, stopping, [PROMPTS[1]], max_new_tokens=10) == [whole[: whole.index(end)]]
+
+
+def test_sampling_probabilities_by_hand():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    close = torch.testing.assert_close
+    close(sampling_probabilities(logits, 1.0, 1.0, 0), torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    close(sampling_probabilities(logits, 1.0, 1.0, 2), torch.tensor([[0.625, 0.375, 0.0, 0.0]]))
+    close(sampling_probabilities(logits, 1.0, 0.6, 0), torch.tensor([[0.625, 0.375, 0.0, 0.0]]))  # 0.5 alone is < 0.6
+    close(sampling_probabilities(logits, 1.0, 0.5, 0), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    squared = torch.tensor([[0.25, 0.09, 0.0225, 0.0025]])
+    close(sampling_probabilities(logits, 0.5, 1.0, 0), squared / squared.sum())
+    # the temperature first, then top-k, then top-p of what is left: 0.25 / 0.34 = 0.735 < 0.8
+    close(sampling_probabilities(logits, 0.5, 0.8, 2), torch.tensor([[0.25, 0.09, 0.0, 0.0]]) / 0.34)
+
+
+def test_draws_follow_the_probabilities(model):
+    logits = model(torch.tensor([[1]]))[0, -1]
+    expected = sampling_probabilities(logits.detach().unsqueeze(0), 1.0, 1.0, 5)[0]
+    answers = generate(model, IDS, [[1]] * 2000, max_new_tokens=1, temperature=1.0, top_k=5, batch_size=2000)
+    share = torch.bincount(torch.tensor([a[0] for a in answers]), minlength=128) / 2000
+    assert (share - expected).abs().max() < 4 * 0.5 / 2000**0.5
+
+
+def test_limits_are_checked(model):
+    for options in ({"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_new_tokens": 0}):
+        with pytest.raises(InputError, match="decoding needs"):
+            generate(model, IDS, [[1]], **options)
+    with pytest.raises(InputError, match="prompt 2 has 128 tokens; the model's context is 128"):
+        generate(model, IDS, [[1], [1] * 128])
+    assert len(generate(model, IDS, [[1] * 120], max_new_tokens=50)[0]) == 8  # up to the end of the context

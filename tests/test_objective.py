@@ -1,0 +1,183 @@
+"""Model, batch and loss together: against TRL's numbers, and against running every sequence on its own."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mint.data.batch import CHOSEN, EncodedPair, collate
+from mint.losses import load_loss
+from mint.models import init_model
+from mint.models.lora import add_lora, keep_as_reference, lora_layers
+from mint.objective import preference_loss
+from tests.reference.weights import TINY_LLAMA, reference_adapter, reference_weights
+
+REFERENCE = Path(__file__).parent / "reference"
+TRL = json.loads((REFERENCE / "trl.json").read_text())
+PAIRS = [EncodedPair(str(i), p["prompt"], p["chosen"], p["rejected"]) for i, p in enumerate(TRL["pairs"])]
+# TRL's case -> our loss and its settings; "dpo_smoothed" is its "aot" a pair at a time (see make_trl.py).
+OURS = {
+    "orpo": ("orpo", {"beta": 0.1}),
+    "orpo_beta_1": ("orpo", {"beta": 1.0}),
+    "dpo": ("dpo", {"beta": 0.1}),
+    "dpo_smoothed": ("dpo", {"beta": 0.1, "label_smoothing": 0.1}),
+    "dpo_ipo": ("dpo", {"beta": 0.1, "kind": "ipo"}),
+    "dpo_hinge": ("dpo", {"beta": 0.1, "kind": "hinge"}),
+    "dpo_continued": ("dpo", {"beta": 0.1}),
+    "cpo": ("cpo", {"beta": 0.1, "alpha": 1.0}),
+    "simpo": ("simpo", {"beta": 2.0, "gamma": 0.5}),
+}
+
+
+def tiny_llama():
+    model = init_model(TINY_LLAMA)
+    model.load_state_dict(reference_weights(TINY_LLAMA, TRL["weights_seed"]))
+    return model
+
+
+def set_factors(model, seed):
+    values = reference_adapter(TINY_LLAMA, seed, TRL["adapter"]["rank"])
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data.copy_(values[name])
+
+
+def adapted(case):
+    model = add_lora(tiny_llama(), TRL["adapter"]["rank"], TRL["adapter"]["alpha"])
+    if case == "dpo_continued":
+        set_factors(model, TRL["adapter"]["start_seed"])
+        keep_as_reference(model)
+    set_factors(model, TRL["adapter"]["policy_seed"])
+    return model
+
+
+@pytest.mark.parametrize("row_length", [None, 64])
+@pytest.mark.parametrize("case", OURS)
+def test_loss_metrics_and_adapter_gradients_equal_trl(case, row_length):
+    expected = TRL["cases"][case]
+    gradients = load_file(REFERENCE / "trl.safetensors")
+    model = adapted(case)
+    batch = collate(PAIRS, row_length, prompt_targets=case.startswith("orpo"))
+    output = preference_loss(model, batch, load_loss(*OURS[case]))
+    output.loss.backward()
+
+    assert output.loss.item() == pytest.approx(expected["loss"], abs=1e-5)
+    ours = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert len(ours) == 2 * 7 * TINY_LLAMA["num_hidden_layers"]
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, gradients[f"{case}/{name}"], rtol=1e-4, atol=1e-5)
+    skipped = {"rewards/chosen", "rewards/rejected", "rewards/margins"} if case == "dpo_ipo" else set()
+    for name, value in expected["metrics"].items():  # TRL's ipo logs summed rewards, its loss uses means
+        if name in output.metrics and name not in skipped:
+            assert float(output.metrics[name]) == pytest.approx(value, abs=2e-5), name
+
+
+def random_pairs(count, seed=0, spans=False):
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda n: torch.randint(3, 128, (n,), generator=g).tolist()  # noqa: E731
+    pairs = []
+    for i in range(count):
+        prompt, chosen, rejected = draw(5 + 3 * i), draw(4 + i), draw(9 - i)
+        marks = [[j % 2 == 0 for j in range(len(side))] if spans else None for side in (chosen, rejected)]
+        pairs.append(EncodedPair(f"pair-{i}", prompt, chosen, rejected, *marks))
+    return pairs
+
+
+@torch.no_grad()
+def plain_logps(model, prompt, answer):
+    log_p = model(torch.tensor([prompt + answer]))[0].log_softmax(-1)
+    return log_p[torch.arange(len(prompt) - 1, len(prompt) + len(answer) - 1), torch.tensor(answer)]
+
+
+def test_packed_log_probabilities_equal_those_of_each_sequence_alone():
+    model, pairs = tiny_llama(), random_pairs(4)
+    output = preference_loss(model, collate(pairs, row_length=48, rows=5), load_loss("simpo", {"beta": 1.0, "gamma": 0.0}))
+    chosen = [plain_logps(model, p.prompt, p.chosen).mean() for p in pairs]
+    rejected = [plain_logps(model, p.prompt, p.rejected).mean() for p in pairs]
+    assert output.metrics["logps/chosen"].item() == pytest.approx(float(sum(chosen)) / 4, abs=1e-5)
+    assert output.metrics["logps/rejected"].item() == pytest.approx(float(sum(rejected)) / 4, abs=1e-5)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("rank", [4, 64])
+def test_first_dpo_loss_is_ln2_also_from_a_loaded_adapter(loaded, rank):
+    model = add_lora(tiny_llama(), rank=rank, alpha=8)
+    if loaded:
+        for layer in lora_layers(model).values():
+            torch.nn.init.normal_(layer.lora_B.weight, std=0.2)
+        keep_as_reference(model)
+    output = preference_loss(model.train(), collate(random_pairs(4)), load_loss("dpo"))
+    assert output.loss.item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rrpo", "fire"])
+def test_span_losses_on_text(name):
+    """KL terms and rewards are those of whole tables computed the plain way."""
+    model = add_lora(tiny_llama(), rank=4, alpha=8)
+    for i, layer in enumerate(lora_layers(model).values()):
+        torch.nn.init.normal_(layer.lora_B.weight, std=0.3, generator=torch.Generator().manual_seed(i))
+    base, pairs = tiny_llama(), random_pairs(3, spans=True)
+    batch = collate(pairs)
+    output = preference_loss(model, batch, load_loss(name, {"alpha": 0.5}))
+    total = 0.0
+    for pair in pairs:
+        rewards = []
+        for answer, marks in ((pair.chosen, pair.chosen_span), (pair.rejected, pair.rejected_span)):
+            difference = plain_logps(model, pair.prompt, answer) - plain_logps(base, pair.prompt, answer)
+            rewards.append(0.1 * difference[torch.tensor(marks)].sum())
+        place = slice(len(pair.prompt) - 1, len(pair.prompt) + len(pair.chosen) - 1)
+        tokens = torch.tensor([pair.prompt + pair.chosen])
+        log_p, log_q = (m(tokens)[0, place].log_softmax(-1) for m in (model, base))
+        forward = (log_q.exp() * (log_q - log_p)).sum(-1)
+        reverse = (log_p.exp() * (log_p - log_q)).sum(-1)
+        span = torch.tensor(pair.chosen_span)
+        kl = forward.sum() if name == "rrpo" else (0.5 * forward + 0.5 * reverse)[span].sum()
+        total += math.log1p(math.exp(float(rewards[1] - rewards[0]))) + 0.5 * float(kl)
+    assert output.loss.item() == pytest.approx(total / 3, abs=1e-5)
+
+
+def test_frozen_copy_as_reference_equals_the_adapter_switched_off():
+    model, pairs = add_lora(tiny_llama(), rank=4, alpha=8), random_pairs(2)
+    for layer in lora_layers(model).values():
+        torch.nn.init.normal_(layer.lora_B.weight, std=0.3)
+    loss = load_loss("dpo")
+    with_adapter = preference_loss(model, collate(pairs), loss)
+    with_copy = preference_loss(model, collate(pairs), loss, frozen=tiny_llama())
+    assert with_adapter.loss.item() == pytest.approx(with_copy.loss.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name, whole", [("orpo", False), ("orpo", True), ("sft", True), ("dpo", False)])
+def test_micro_batches_add_up_to_one_large_batch(name, whole):
+    pairs, loss = random_pairs(4), load_loss(name)
+    gradients = []
+    for size in (4, 2, 1):
+        model = add_lora(tiny_llama(), rank=4, alpha=8, targets="q_proj,down_proj")
+        set_factors_constant(model)
+        batches = [collate(pairs[i : i + size], prompt_targets=whole) for i in range(0, 4, size)]
+        tokens = sum(int(((b.side == CHOSEN) | (b.side == 0)).sum()) for b in batches)
+        for batch in batches:
+            (preference_loss(model, batch, loss, tokens_per_pair=tokens / 4).loss * size / 4).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name in gradients[0]:
+        for other in gradients[1:]:
+            torch.testing.assert_close(other[name], gradients[0][name], rtol=1e-4, atol=1e-6)
+
+
+def set_factors_constant(model):
+    for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
+        parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(i))
+
+
+def test_gradient_checkpointing_changes_nothing():
+    pairs, gradients = random_pairs(2), []
+    for recompute in (False, True):
+        model = add_lora(tiny_llama(), rank=4, alpha=8)
+        set_factors_constant(model)
+        model.gradient_checkpointing = recompute
+        preference_loss(model.train(), collate(pairs), load_loss("orpo")).loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)

@@ -1,0 +1,32 @@
+"""The embedded default from nothing to its table, made small."""
+
+import json
+
+import train
+from mint.config import TrainConfig
+from mint.demo import first_start
+
+
+def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(first_start, "TAUGHT", (60, 11))
+    monkeypatch.setattr(first_start, "TRAINED", (400, 12))
+    monkeypatch.setattr(first_start, "UNSEEN", (10, 13))
+    monkeypatch.setattr(first_start, "TEACH", first_start.TEACH | {"steps": 6, "batch_size": 16})
+    monkeypatch.setattr(first_start, "ALIGN", first_start.ALIGN | {"steps": 3, "batch_size": 4})
+    out = tmp_path / "run"
+    assert first_start.run(TrainConfig(loss="orpo", out=str(out), device="cpu"), train.train) == 0
+    printed = capsys.readouterr().out
+    assert "building the embedded default" in printed and "10 unseen patients" in printed
+    table = json.loads((out / "metrics.json").read_text())["rows"]
+    assert list(table) == ["ranking (naive Bayes)", "before", "after"] and table["before"]["cases"] == 10
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 10
+    folder = first_start.cache_folder()
+    made = {"blank", "done", "lessons.jsonl", "model", "pairs.jsonl", "unseen.jsonl"}
+    assert {path.name for path in folder.iterdir()} == made
+
+    second = TrainConfig(loss="dpo", steps=2, out=str(tmp_path / "second"), device="cpu")
+    assert first_start.run(second, train.train) == 0
+    assert "building" not in capsys.readouterr().out
+    steps = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if "loss" in row] == [1, 2]  # the user's settings win

@@ -1,0 +1,88 @@
+"""generate_prefs.py, evaluate.py and python -m mint.demo, as a user runs them on a small cohort."""
+
+import json
+
+import pytest
+
+import evaluate
+import generate_prefs
+from mint.data.preferences import read_preferences
+from mint.demo import __main__ as demo
+from mint.demo.cohort import sample_cohort
+from mint.models import load_model
+from mint.models.lora import add_lora, save_adapter
+
+
+def phenopacket(case):
+    terms = [(term, False) for term in case.observed] + [(term, True) for term in case.excluded]
+    return {
+        "id": case.id,
+        "subject": {"sex": (case.sex or "unknown").upper()},
+        "phenotypicFeatures": [{"type": {"id": t.id, "label": t.label}, "excluded": e} for t, e in terms],
+        "interpretations": [{"diagnosis": {"disease": {"id": case.disease_id, "label": case.disease}}}],
+    }
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Folders of cases, pairs made from them, and a blank model for their notes."""
+    folder = tmp_path_factory.mktemp("commands")
+    for name, count, seed in (("train", 300, 1), ("dev", 12, 2)):
+        (folder / name).mkdir()
+        for case in sample_cohort(count, seed=seed):
+            (folder / name / f"{case.id}.json").write_text(json.dumps(phenopacket(case)))
+    arguments = ["mml", "--cases", f"{folder}/train", "--ranker", "naive-bayes", "--out", f"{folder}/pairs.jsonl"]
+    assert generate_prefs.main(arguments) == 0
+    command = ["base", "--pairs", f"{folder}/pairs.jsonl", "--out", f"{folder}/model", "--shape", "demo", "--vocabulary", "900"]
+    assert demo.main(command) == 0
+    return folder
+
+
+def test_pairs_of_the_recipe(setting, capsys):
+    pairs = read_preferences(setting / "pairs.jsonl")
+    assert len(pairs) == 300
+    for pair in pairs:
+        assert [m["role"] for m in pair.prompt] == ["system", "user"]
+        chosen, rejected = ([line.split(". ", 1)[1] for line in t.splitlines()[1:]] for t in (pair.chosen, pair.rejected))
+        assert len(chosen) == 10 and len(rejected) == 15 and not set(chosen) & set(rejected)
+    held_out = setting / "dev.jsonl"
+    command = ["mml", "--cases", f"{setting}/dev", "--fit-cases", f"{setting}/train", "--out", str(held_out)]
+    assert generate_prefs.main(command) == 0
+    assert "12 pairs; the true disease is first in" in capsys.readouterr().out
+
+
+def test_evaluation_prints_and_saves(setting, tmp_path, capsys):
+    model = add_lora(load_model(setting / "model"), 2, 2)
+    save_adapter(model, tmp_path / "adapter")
+    out = tmp_path / "scores"
+    command = ["disease", "--model", f"{setting}/model", "--adapter", f"{tmp_path}/adapter", "--cases", f"{setting}/dev"]
+    command += ["--teacher-cases", f"{setting}/train", "--max-new-tokens", "12", "--out", str(out), "--limit", "8"]
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "top-10" in printed and "CAR" in printed and "8 cases" in printed
+    saved = json.loads((out / "metrics.json").read_text())["rows"]
+    assert saved["upstream (naive Bayes)"]["coverage"] == 1 and len(saved) == 2
+    predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 8 and {"id", "disease", "answer", "listed", "top_1", "car"} <= set(predictions[0])
+    command += ["--decode", "sample", "--seed", "3"]
+    assert evaluate.main(command) == 0
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ((generate_prefs, "mml", "--cases", "missing", "--out", "x.jsonl"), "missing does not exist"),
+        ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--top-k", "90"), "overlap; lower one of them"),
+        ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--exclude-terms", "no"), "no cannot be read"),
+        ((evaluate, "disease", "--model", "missing", "--cases", "{cases}"), "neither a directory nor a hub id"),
+        ((evaluate, "disease", "--model", "{model}", "--adapter", "no", "--cases", "{cases}"), "holds no adapter"),
+        ((demo, "base", "--pairs", "missing.jsonl", "--out", "x"), "missing.jsonl does not exist"),
+    ],
+)
+def test_mistakes_give_one_message_and_a_non_zero_exit(setting, tmp_path, monkeypatch, capsys, command, message):
+    monkeypatch.chdir(tmp_path)
+    module, *arguments = command
+    arguments = [a.format(cases=setting / "dev", model=setting / "model") for a in arguments]
+    assert module.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and message in errors and not list(tmp_path.iterdir())

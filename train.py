@@ -27,7 +27,6 @@ from mint.data.batch import (
     PROMPT,
     Batch,
     EncodedPair,
-    collate,
     encode_pairs,
     make_batches,
     pack,
@@ -63,7 +62,7 @@ def train(config: TrainConfig) -> RunDirectory:
 
     per_step = config.batch_size * config.grad_accum
     total = config.steps or math.ceil(config.epochs * len(pairs) / per_step)
-    shape = static_shape(pairs, total, config) if compiled else {}
+    shape = static_shape(pairs, eval_pairs, total, config) if compiled else {}
     if compiled:
         for network in filter(None, (model, frozen)):
             network.compile_blocks()
@@ -81,7 +80,7 @@ def train(config: TrainConfig) -> RunDirectory:
     stop = StopSignal()
 
     if eval_pairs and first == 0:
-        run.log({"step": 0, **evaluate(work, eval_pairs, config)})
+        run.log({"step": 0, **evaluate(work, eval_pairs, config.batch_size, shape)})
     progress = tqdm(total=total, initial=first, desc=config.loss, unit="step", disable=None)
     failures = 0
     for step in range(first + 1, total + 1):
@@ -110,7 +109,7 @@ def train(config: TrainConfig) -> RunDirectory:
             run.save_checkpoint(step, model, optimizer, config.keep)
             raise InputError(f"{failures} steps in a row had a non-finite loss or gradient; lower --lr or look at the data")
         if eval_pairs and (step == total or config.eval_every and step % config.eval_every == 0):
-            run.log({"step": step, **evaluate(work, eval_pairs, config)})
+            run.log({"step": step, **evaluate(work, eval_pairs, config.batch_size, shape)})
         if step == total or stop.asked or config.save_every and step % config.save_every == 0:
             run.save_checkpoint(step, model, optimizer, config.keep)
         if stop.asked and step < total:
@@ -170,16 +169,17 @@ def read_pairs(path: str, config: TrainConfig, model: nn.Module, loss: Loss) -> 
     return pairs
 
 
-def static_shape(pairs: Sequence[EncodedPair], total: int, config: TrainConfig) -> dict[str, int]:
+def static_shape(
+    pairs: Sequence[EncodedPair], eval_pairs: Sequence[EncodedPair], total: int, config: TrainConfig
+) -> dict[str, int]:
     """One row length and row count for all batches of the run, so that a compiled step never recompiles."""
-    lengths = [len(pair) for pair in pairs]
-    row_length = math.ceil(max(lengths) / ROW_MULTIPLE) * ROW_MULTIPLE
-    per_step, rows = config.batch_size * config.grad_accum, 1
-    for step in range(min(total, math.ceil(len(pairs) * math.ceil(config.epochs) / per_step) + 1)):
-        order = pair_order(step, per_step, len(pairs), config.seed)
-        for start in range(0, per_step, config.batch_size):
-            rows = max(rows, len(pack([lengths[i] for i in order[start : start + config.batch_size]], row_length)))
-    return {"row_length": row_length, "rows": rows}
+    per_step, size = config.batch_size * config.grad_accum, config.batch_size
+    longest = max(len(pair) for pair in [*pairs, *eval_pairs])
+    row_length = math.ceil(longest / ROW_MULTIPLE) * ROW_MULTIPLE
+    orders = (pair_order(step, per_step, len(pairs), config.seed) for step in range(total))
+    batches = [[len(pairs[i]) for i in order[start : start + size]] for order in orders for start in range(0, per_step, size)]
+    batches += [[len(pair) for pair in eval_pairs[start : start + size]] for start in range(0, len(eval_pairs), size)]
+    return {"row_length": row_length, "rows": max(len(pack(lengths, row_length)) for lengths in batches)}
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,11 @@ def accumulate_gradients(
 
 
 @torch.no_grad()
-def evaluate(work: Work, pairs: Sequence[EncodedPair], config: TrainConfig) -> dict[str, float]:
+def evaluate(work: Work, pairs: Sequence[EncodedPair], batch_size: int, shape: dict[str, int]) -> dict[str, float]:
     """Mean loss and metrics over the evaluation pairs, named ``eval/...``."""
     work.model.eval()
     mean: dict[str, float] = {}
-    for start in range(0, len(pairs), config.batch_size):
-        batch = collate(pairs[start : start + config.batch_size], prompt_targets=work.whole_sequence)
+    for batch in make_batches(pairs, batch_size, **shape, prompt_targets=work.whole_sequence):
         output = work(batch)
         for name, value in {"loss": output.loss, **output.metrics}.items():
             mean[f"eval/{name}"] = mean.get(f"eval/{name}", 0.0) + float(value) * batch.pairs / len(pairs)

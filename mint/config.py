@@ -85,6 +85,8 @@ class TrainConfig:
             raise InputError("--warmup, --weight-decay, --max-grad-norm, --save-every and --eval-every are >= 0")
         if self.full and self.dtype == "bfloat16" and self.adapter:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
+        if self.resume == "auto" and not self.out:
+            raise InputError("--resume auto continues the run in --out: name it")
         if (self.model is None) != (self.data is None):
             missing = "--model" if self.model is None else "--data"
             raise InputError(f"{missing} is missing: give both, or neither for the embedded default")

@@ -14,6 +14,7 @@ import torch
 
 import train
 from mint.config import TrainConfig, parse, to_toml
+from mint.data.batch import EncodedPair, collate, make_batches, pair_order
 from mint.data.preferences import write_jsonl
 from mint.demo.base import write_base
 from mint.errors import InputError
@@ -278,6 +279,22 @@ def test_bad_lines_are_all_reported_before_anything_trains(setting, tmp_path, ca
 def test_model_without_data_is_refused(capsys):
     assert train.main(["--model", "somewhere"]) == 2
     assert "--data is missing" in capsys.readouterr().err
+
+
+def test_resume_auto_needs_a_run(capsys):
+    assert train.main(["--resume", "auto"]) == 2
+    assert "--resume auto continues the run in --out" in capsys.readouterr().err
+
+
+def test_static_shapes_hold_every_batch_of_the_run():
+    lengths = [10, 50, 70, 90, 20, 60, 30]
+    pairs = [EncodedPair(str(n), [1] * (n - 2), [2], [3]) for n in lengths]
+    config = TrainConfig(batch_size=3)
+    shape = train.static_shape(pairs[:5], pairs, 8, config)
+    assert shape["row_length"] == 128
+    for step in range(8):
+        collate([pairs[i] for i in pair_order(step, 3, 5, config.seed)], **shape)
+    assert all(batch.tokens.shape == (shape["rows"], 128) for batch in make_batches(pairs, 3, **shape))
 
 
 @pytest.mark.parametrize(

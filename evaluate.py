@@ -10,11 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from mint.data.cases import Case, read_term_ids
+from mint.command import choose_device, read_cases, run_command
+from mint.data.cases import read_term_ids
 from mint.data.chat import load_tokenizer
-from mint.data.phenopackets import read_phenopackets
 from mint.errors import InputError
 from mint.evaluation.disease import average, format_table, list_diseases, rank_upstream, save_evaluation, score_lists
 from mint.evaluation.metrics import KnownDiseases
@@ -84,12 +82,6 @@ def run_disease(args: argparse.Namespace) -> None:
     print(f"{len(cases)} cases, {rows[name]['without_list']} answers without a list; saved in {args.out}")
 
 
-def read_cases(path: str, exclude: set[str] | None) -> list[Case]:
-    cases, report = read_phenopackets(path, exclude)
-    print(f"{path}: {report}")
-    return cases
-
-
 def read_names(path: str | None) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines() if path else []
@@ -99,27 +91,15 @@ def read_names(path: str | None) -> list[str]:
 
 def load(args: argparse.Namespace):
     """(model with its adapter merged, tokenizer)."""
-    device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
-    dtype = args.dtype if args.dtype != "auto" else ("bfloat16" if device == "cuda" else "float32")
-    model = load_model(args.model, dtype=getattr(torch, dtype), device=device)
+    device, dtype = choose_device(args.device, args.dtype)
+    model = load_model(args.model, dtype=dtype, device=device)
     if args.adapter:
         merge_lora(load_adapter(model, args.adapter), drop=True)
     return model, load_tokenizer(model.source_dir, chat_date=args.chat_date)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_disease(commands)
-    args = parser.parse_args(argv)
-    try:
-        args.run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(__doc__.splitlines()[0], [add_disease], argv)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from mint.data.cases import Case, read_term_ids
-from mint.data.phenopackets import read_phenopackets
+from mint.command import read_cases, run_command
+from mint.data.cases import read_term_ids
 from mint.data.preferences import write_jsonl
-from mint.errors import InputError
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
 
@@ -55,23 +54,8 @@ def run_mml(args: argparse.Namespace) -> None:
     print(f"{args.out}: {report}")
 
 
-def read_cases(path: str, exclude: set[str] | None) -> list[Case]:
-    cases, report = read_phenopackets(path, exclude)
-    print(f"{path}: {report}")
-    return cases
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_mml(commands)
-    args = parser.parse_args(argv)
-    try:
-        args.run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(__doc__.splitlines()[0], [add_mml], argv)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from mint.command import choose_device, guard
 from mint.config import TrainConfig, parse
 from mint.data.batch import (
     CHOSEN,
@@ -34,6 +35,7 @@ from mint.data.batch import (
 )
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences
+from mint.demo import first_start
 from mint.errors import InputError
 from mint.losses import Loss, load_loss
 from mint.models import load_model
@@ -52,7 +54,8 @@ def train(config: TrainConfig) -> RunDirectory:
     loss = load_loss(config.loss, config.loss_options())
     if config.nll_over == "sequence" and not loss.needs.prompt:
         raise InputError(f"--nll-over sequence is for losses with an NLL over the prompt, which {config.loss} is not")
-    device, dtype, compiled = choose_device(config)
+    device, dtype = choose_device(config.device, config.dtype)
+    compiled = device.type == "cuda" if config.compile is None else config.compile
     torch.manual_seed(config.seed)
 
     model = load_policy(config, device, dtype)
@@ -122,15 +125,6 @@ def train(config: TrainConfig) -> RunDirectory:
     plot_curves(run.rows(), run.path / "curves.png")
     print(f"saved {result}, metrics and curves in {run.path}")
     return run
-
-
-def choose_device(config: TrainConfig) -> tuple[torch.device, torch.dtype, bool]:
-    """(device, dtype, whether to compile) from the settings and what the machine has."""
-    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
-    wanted = config.dtype if config.dtype != "auto" else ("bfloat16" if name == "cuda" else "float32")
-    return torch.device(name), getattr(torch, wanted), name == "cuda" if config.compile is None else config.compile
 
 
 def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -264,18 +258,16 @@ class StopSignal:
         signal.signal(number, signal.SIG_DFL)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        config = parse(TrainConfig, argv, __doc__.splitlines()[0])
-        if config.model is None:
-            from mint.demo import first_start
-
-            return first_start.run(config, train)
+def run(argv: Sequence[str] | None) -> None:
+    config = parse(TrainConfig, argv, __doc__.splitlines()[0])
+    if config.model is None:
+        first_start.run(config, train)
+    else:
         train(config)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return guard(lambda: run(argv))
 
 
 if __name__ == "__main__":

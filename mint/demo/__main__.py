@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
+from mint.command import run_command
 from mint.data.preferences import read_preferences
 from mint.demo.base import SHAPES, write_base
-from mint.errors import InputError
 
 
 def texts(paths: Sequence[str]) -> Iterator[str]:
@@ -24,22 +23,18 @@ def texts(paths: Sequence[str]) -> Iterator[str]:
             yield from ("assistant", record.chosen, record.rejected or "")
 
 
+def add_base(commands) -> None:
+    parser = commands.add_parser("base", help="a tokenizer for the notes of preference files, and a blank Llama")
+    parser.add_argument("--pairs", nargs="+", required=True, metavar="FILE.jsonl")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--vocabulary", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=lambda a: print(write_base(a.out, texts(a.pairs), a.shape, a.vocabulary, a.seed)))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mint.demo", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    base = commands.add_parser("base", help="a tokenizer for the notes of preference files, and a blank Llama")
-    base.add_argument("--pairs", nargs="+", required=True, metavar="FILE.jsonl")
-    base.add_argument("--out", required=True, metavar="DIR")
-    base.add_argument("--shape", choices=SHAPES, default="small")
-    base.add_argument("--vocabulary", type=int, default=10_000)
-    base.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        print(write_base(args.out, texts(args.pairs), args.shape, args.vocabulary, args.seed))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(__doc__.splitlines()[0], [add_base], argv, prog="python -m mint.demo")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ SHAPE, VOCABULARY = "demo", 3000
 Train = Callable[[TrainConfig], RunDirectory]
 
 
-def run(config: TrainConfig, train: Train) -> int:
+def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
     folder = cache_folder()
     if not (folder / "done").is_file():
@@ -66,7 +66,6 @@ def run(config: TrainConfig, train: Train) -> int:
     finished = train(config)
     if (finished.path / "curves.png").is_file():
         compare(config, finished.path)
-    return 0
 
 
 def cache_folder() -> Path:

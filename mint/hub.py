@@ -17,7 +17,8 @@ from huggingface_hub.errors import (
 from mint.errors import InputError
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "tokenizer.model")
-MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors")
+# Not every *.safetensors: some repositories hold the weights a second time (consolidated.safetensors).
+MODEL_FILES = (*TOKENIZER_FILES, "model*.safetensors")
 
 
 def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:

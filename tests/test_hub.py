@@ -1,11 +1,13 @@
 """Directories and hub ids: what each failure tells the user."""
 
+from fnmatch import fnmatch
+
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 import mint.hub
 from mint.errors import InputError
-from mint.hub import resolve_dir
+from mint.hub import MODEL_FILES, resolve_dir
 
 
 def refusal(kind):
@@ -58,6 +60,12 @@ def test_offline_mode_is_honoured(monkeypatch, tmp_path):
 def test_paths_that_do_not_exist_are_not_taken_for_hub_ids(name):
     with pytest.raises(InputError, match="neither a directory nor a hub id"):
         resolve_dir(name, ["*"])
+
+
+def test_weights_are_not_fetched_twice():
+    wanted = [name for name in ("model-00001-of-00003.safetensors", "model.safetensors", "consolidated.safetensors")
+              if any(fnmatch(name, pattern) for pattern in MODEL_FILES)]  # fmt: skip
+    assert wanted == ["model-00001-of-00003.safetensors", "model.safetensors"]
 
 
 def test_a_file_is_not_a_directory(tmp_path):

@@ -69,7 +69,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
     if isinstance(mask, BlockMask):
         flex = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled_flex()
         return flex(q, k, v, block_mask=mask, enable_gqa=grouped)
-    if grouped:
+    if grouped and q.is_cuda:  # there, only some kernels read grouped heads; on the CPU copying them is what costs
         groups = q.shape[1] // k.shape[1]
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        grouped = False
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)

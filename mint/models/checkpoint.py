@@ -22,6 +22,7 @@ from mint.models.llama import MODEL_TYPES, Llama, LlamaConfig
 from mint.models.lora import lora_layers
 
 ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = dict.fromkeys(MODEL_TYPES, (Llama, LlamaConfig.from_dict))
+TRANSFORMERS_CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Files that make a directory complete for other programs, copied as they are.
 COMPANIONS = (
@@ -88,11 +89,14 @@ def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = 5_00
 
     The files of the directory it was loaded from that belong to it (tokenizer, chat template, generation settings)
     come along. A merged adapter is part of the weights. Everything is written to a directory beside the target, which
-    then takes its place. Raises InputError if an adapter is not merged.
+    then takes its place. Raises InputError if an adapter is not merged, or if the target holds something else than a
+    model, which replacing it would destroy.
     """
     if any(not layer.merged for layer in lora_layers(model).values()):
         raise InputError("the model has an adapter: merge it before saving the model, or save the adapter alone")
-    folder = Path(folder)
+    folder = Path(folder).absolute()
+    if folder.exists() and not (folder / "config.json").is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not a model directory; saving would replace it: choose another place")
     aside = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -100,6 +104,7 @@ def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = 5_00
     first = next(iter(tensors.values()))
     config = {**model.config.raw, "torch_dtype": str(first.dtype).removeprefix("torch.")}
     config.pop("dtype", None)  # the newer spelling of the same
+    config.setdefault("architectures", [TRANSFORMERS_CLASSES[config["model_type"]]])
     (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     source = getattr(model, "source_dir", None)
     for name in COMPANIONS:

@@ -55,10 +55,10 @@ def generate(
     bar = tqdm(total=len(encoded), desc="decoding", unit="prompt", disable=None if progress else True)
     for start in range(0, len(order), batch_size):
         members = order[start : start + batch_size]
-        room = min(max_new_tokens, limit - max(len(encoded[i]) for i in members))
+        rooms = [min(max_new_tokens, limit - len(encoded[i])) for i in members]
         draws = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63) for i in members]
         choose = _Chooser(temperature, top_p, top_k, draws)
-        outputs = _decode(model, [encoded[i] for i in members], room, tokenizer.eos_ids, choose)
+        outputs = _decode(model, [encoded[i] for i in members], rooms, tokenizer.eos_ids, choose)
         for i, ids in zip(members, outputs, strict=True):
             answers[i] = tokenizer.decode(ids)
         bar.update(len(members))
@@ -72,7 +72,7 @@ def _is_ids(prompt: Prompt) -> bool:
 
 
 @torch.no_grad()
-def _decode(model: nn.Module, prompts: list[list[int]], room: int, eos_ids: set[int], choose) -> list[list[int]]:
+def _decode(model: nn.Module, prompts: list[list[int]], rooms: list[int], eos_ids: set[int], choose) -> list[list[int]]:
     device = model.head_weight.device
     lengths = torch.tensor([len(ids) for ids in prompts])
     longest = int(lengths.max())
@@ -80,22 +80,25 @@ def _decode(model: nn.Module, prompts: list[list[int]], room: int, eos_ids: set[
     for row, ids in enumerate(prompts):
         tokens[row, : len(ids)] = torch.tensor(ids)
     positions = torch.arange(longest).expand_as(tokens)  # a short row's padding is overwritten as it grows
-    cache = KeyValueCache(model.config, len(prompts), longest + room, model.head_weight)
+    slots = max(len(ids) + room for ids, room in zip(prompts, rooms, strict=True))
+    cache = KeyValueCache(model.config, len(prompts), slots, model.head_weight)
     hidden = model.forward_cached(tokens.to(device), positions.to(device), cache)
     rows = torch.arange(len(prompts))
     last = hidden[rows.to(device), (lengths - 1).to(device)]  # [B, H]
     outputs: list[list[int]] = [[] for _ in prompts]
     alive = set(range(len(prompts)))
-    for step in range(room):
+    for step in range(max(rooms)):
         chosen = choose(F.linear(last, model.head_weight).float().cpu(), alive)
         for row in list(alive):
             if chosen[row] in eos_ids:
                 alive.discard(row)
             else:
                 outputs[row].append(chosen[row])
-        if not alive or step == room - 1:
+                if len(outputs[row]) == rooms[row]:
+                    alive.discard(row)
+        if not alive:
             break
-        place = (lengths + step).unsqueeze(1).to(device)
+        place = (lengths + step).clamp(max=cache.length - 1).unsqueeze(1).to(device)  # ended rows write anywhere
         last = model.forward_cached(torch.tensor(chosen).unsqueeze(1).to(device), place, cache)[:, 0]
     return outputs
 

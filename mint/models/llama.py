@@ -61,8 +61,11 @@ class LlamaConfig:
             window = raw.get("sliding_window", 4096)  # the families' own default
             if kind == "llama" or (kind == "qwen2" and not raw.get("use_sliding_window", False)):
                 window = None
-            if kind == "qwen2" and window and raw.get("max_window_layers", 0) > 0:
-                raise InputError("qwen2 with a sliding window in some layers only is not supported")
+            if kind == "qwen2" and window:
+                full = raw.get("max_window_layers", 28)  # layers from this one on have the window
+                if 0 < full < raw["num_hidden_layers"]:
+                    raise InputError("qwen2 with a sliding window in some layers only is not supported")
+                window = window if full == 0 else None
             return cls(
                 vocab_size=raw["vocab_size"],
                 hidden_size=width,
@@ -85,6 +88,8 @@ class LlamaConfig:
             )
         except KeyError as error:
             raise InputError(f"config.json lacks {error.args[0]!r}") from None
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"config.json holds a setting of the wrong type: {error}") from None
 
 
 def _check_scaling(scaling: dict) -> dict | None:

@@ -60,6 +60,14 @@ def test_an_interrupted_write_leaves_the_old_directory(folder, monkeypatch):
     assert torch.equal(load_model(folder)(TOKENS), before)
 
 
+def test_saving_never_replaces_what_is_not_a_model(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="is not a model directory; saving would replace it"):
+        save_model(init_model(TINY_LLAMA), tmp_path / "notes")
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
+
+
 def test_tensors_that_follow_from_others_are_tolerated(tmp_path):
     model = init_model(TINY_LLAMA | {"tie_word_embeddings": True})
     save_model(model, tmp_path / "m")

@@ -69,6 +69,13 @@ def test_draws_follow_the_probabilities(model):
     assert (share - expected).abs().max() < 4 * 0.5 / 2000**0.5
 
 
+def test_a_long_prompt_does_not_shorten_its_neighbours(model):
+    prompts = [[1], [1] * 120]
+    alone = [generate(model, IDS, [prompt], max_new_tokens=50)[0] for prompt in prompts]
+    assert [len(answer) for answer in alone] == [50, 8]
+    assert generate(model, IDS, prompts, max_new_tokens=50) == alone
+
+
 def test_limits_are_checked(model):
     for options in ({"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_new_tokens": 0}):
         with pytest.raises(InputError, match="decoding needs"):

@@ -122,6 +122,8 @@ def test_a_trained_checkpoint_tells_its_story(shared_data, tmp_path):
     [
         ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"hidden_size": "wide"}, "setting of the wrong type"),
+        ({"rope_scaling": "llama3"}, "setting of the wrong type"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "rope scaling 'yarn' is not supported"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2}}, "lacks low_freq_factor"),
         ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "some layers"),

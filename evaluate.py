@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mint.command import choose_device, read_cases, run_command
-from mint.data.cases import read_term_ids
+from mint.data.cases import Case, format_list, read_term_ids
 from mint.data.chat import load_tokenizer
 from mint.errors import InputError
 from mint.evaluation.disease import average, format_table, list_diseases, rank_upstream, save_evaluation, score_lists
@@ -20,10 +20,14 @@ from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.naive_bayes import NaiveBayesRanker
 
+UPSTREAM = "upstream (naive Bayes)"
+
 
 def add_disease(commands) -> None:
     parser = commands.add_parser("disease", help="lists of rare diseases from clinical notes (MINT's first task)")
-    parser.add_argument("--model", required=True, metavar="DIR|ID")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", metavar="DIR|ID")
+    what.add_argument("--ranker-only", action="store_true", help="score the upstream ranking alone, without a model")
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
     parser.add_argument("--cases", required=True, help="phenopackets: a folder, .json, .tar, .tar.gz or .tar.xz")
     parser.add_argument(
@@ -53,15 +57,34 @@ def add_disease(commands) -> None:
 def run_disease(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves; the upstream ranking stands in the table as a row of its own."""
     exclude = read_term_ids(args.exclude_terms) if args.exclude_terms else None
-    cases = read_cases(args.cases, exclude)[: args.limit]
-    teacher_cases = read_cases(args.teacher_cases, exclude) if args.teacher_cases else cases
+    if min(args.top_k, args.bottom_q) < 1 or args.limit is not None and args.limit < 1:
+        raise InputError("--limit, --top-k and --bottom-q must be at least 1")
+    everyone = read_cases(args.cases, exclude)
+    cases = everyone[: args.limit]
+    teacher_cases = read_cases(args.teacher_cases, exclude) if args.teacher_cases else everyone
     ranker = NaiveBayesRanker(teacher_cases)
     upstream = rank_upstream(cases, ranker, args.top_k, args.bottom_q, held_out=bool(args.teacher_cases))
     known = KnownDiseases(read_names(args.known_diseases) or [case.disease for case in [*cases, *teacher_cases]])
 
+    if args.ranker_only:
+        lists, name = upstream.top, UPSTREAM
+        answers = [format_list(names) for names in lists]
+    else:
+        answers, lists = decode(args, cases)
+        name = " + ".join(filter(None, (args.model, args.adapter)))
+    scores = score_lists(cases, lists, known, upstream)
+    rows = {UPSTREAM: average(score_lists(cases, upstream.top, known, upstream)), name: average(scores)}
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    save_evaluation(Path(args.out), rows, cases, answers, lists, scores, settings)
+    print(format_table(rows))
+    print(f"{len(cases)} cases, {rows[name]['without_list']} answers without a list; saved in {args.out}")
+
+
+def decode(args: argparse.Namespace, cases: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+    """(answers, lists) of the model for every case."""
     model, tokenizer = load(args)
     sampling = {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
-    answers, lists = list_diseases(
+    return list_diseases(
         model,
         tokenizer,
         cases,
@@ -70,16 +93,6 @@ def run_disease(args: argparse.Namespace) -> None:
         seed=args.seed,
         **(sampling if args.decode == "sample" else {}),
     )
-    scores = score_lists(cases, lists, known, upstream)
-    name = " + ".join(filter(None, (args.model, args.adapter)))
-    rows = {
-        "upstream (naive Bayes)": average(score_lists(cases, upstream.top, known, upstream)),
-        name: average(scores),
-    }
-    settings = {key: value for key, value in vars(args).items() if key != "run"}
-    save_evaluation(Path(args.out), rows, cases, answers, lists, scores, settings)
-    print(format_table(rows))
-    print(f"{len(cases)} cases, {rows[name]['without_list']} answers without a list; saved in {args.out}")
 
 
 def read_names(path: str | None) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 import evaluate
 import generate_prefs
+from mint.data.cases import parse_list
 from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
 from mint.demo.cohort import sample_cohort
@@ -68,9 +69,22 @@ def test_evaluation_prints_and_saves(setting, tmp_path, capsys):
     assert evaluate.main(command) == 0
 
 
+def test_the_upstream_is_scored_without_a_model(setting, tmp_path, capsys):
+    command = ["disease", "--ranker-only", "--cases", f"{setting}/train", "--limit", "5", "--out", str(tmp_path)]
+    assert evaluate.main(command) == 0
+    assert "upstream (naive Bayes)" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert list(rows) == ["upstream (naive Bayes)"] and rows["upstream (naive Bayes)"]["cases"] == 5
+    predictions = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert all(row["listed"] == parse_list(row["answer"]) and len(row["listed"]) == 10 for row in predictions)
+
+
 @pytest.mark.parametrize(
     "command, message",
     [
+        ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--limit", "0"), "must be at least 1"),
+        ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--limit", "-1"), "must be at least 1"),
+        ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--bottom-q", "0"), "must be at least 1"),
         ((generate_prefs, "mml", "--cases", "missing", "--out", "x.jsonl"), "missing does not exist"),
         ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--top-k", "90"), "overlap; lower one of them"),
         ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--exclude-terms", "no"), "no cannot be read"),
@@ -82,7 +96,7 @@ def test_evaluation_prints_and_saves(setting, tmp_path, capsys):
 def test_mistakes_give_one_message_and_a_non_zero_exit(setting, tmp_path, monkeypatch, capsys, command, message):
     monkeypatch.chdir(tmp_path)
     module, *arguments = command
-    arguments = [a.format(cases=setting / "dev", model=setting / "model") for a in arguments]
+    arguments = [a.format(cases=setting / "dev", train=setting / "train", model=setting / "model") for a in arguments]
     assert module.main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and message in errors and not list(tmp_path.iterdir())

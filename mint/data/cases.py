@@ -136,11 +136,10 @@ def parse_list(text: str) -> list[str]:
 
     Tolerates what models write around a list: text before and after, a missing header, quotes, bold type, bullets.
     """
-    position = text.upper().rfind(HEADER)
-    body = text[position + len(HEADER) :] if position >= 0 else text
+    body = re.split(HEADER, text, flags=re.IGNORECASE)[-1]
     items: list[str] = []
     for line in body.splitlines():
-        numbered = re.match(r"\s*(?:\d{1,3}\s*[.):]|[-*•])\s+(.*)", line)
+        numbered = re.match(r"\s*(?:\d{1,3}\s*[.):](?!\d)|[-*•]\s)\s*(.*)", line)
         if numbered is None:
             if items and line.strip():
                 break  # the list is over

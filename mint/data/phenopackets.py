@@ -21,8 +21,9 @@ from mint.errors import InputError
 
 FILE_LIMIT = 5_000_000  # bytes of one phenopacket
 COUNT_LIMIT = 1_000_000  # members of an archive
+TOTAL_LIMIT = 1_000_000_000  # bytes of all phenopackets of an archive, which are held in memory
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
-AGE = re.compile(r"P(?=.)(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T.*)?")
+AGE = re.compile(r"P(?=.)(?:(\d{1,6})Y)?(?:(\d{1,6})M)?(?:(\d{1,6})W)?(?:(\d{1,6})D)?(?:T.*)?")
 
 
 @dataclass
@@ -77,17 +78,24 @@ def _files(path: Path, report: ReadReport) -> Iterator[tuple[str, bytes]]:
             if file.is_symlink() or not file.is_file() or file.stat().st_size > FILE_LIMIT:
                 report.skipped["a link, not a file, or larger than 5 MB"] += 1
             else:
-                yield file.name, file.read_bytes()
+                yield file.name, _content(file)
     elif path.name.endswith(ARCHIVES):
         yield from sorted(_members(path, report))
     elif path.suffix == ".json":
-        yield path.name, path.read_bytes()
+        yield path.name, _content(path)
     else:
         raise InputError(f"{path} is neither a folder, a .json file nor one of {', '.join(ARCHIVES)}")
 
 
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error}") from None
+
+
 def _members(path: Path, report: ReadReport) -> list[tuple[str, bytes]]:
-    found = []
+    found, total = [], 0
     try:
         with tarfile.open(path) as archive:
             for count, member in enumerate(archive):
@@ -101,6 +109,9 @@ def _members(path: Path, report: ReadReport) -> list[tuple[str, bytes]]:
                 elif member.size > FILE_LIMIT:
                     report.skipped["larger than 5 MB"] += 1
                 else:
+                    total += member.size
+                    if total > TOTAL_LIMIT:
+                        raise InputError(f"{path} holds more than {TOTAL_LIMIT:,} bytes of phenopackets; split it")
                     found.append((member.name, archive.extractfile(member).read()))
     except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path} is not a readable archive: {error}") from None
@@ -118,7 +129,7 @@ def _case(content: bytes, stem: str, exclude: set[str], report: ReadReport) -> C
         raise _Unusable("not a JSON object")
     disease = _disease(packet)
     subject = _dict(packet.get("subject"))
-    observed, excluded = _terms(packet, exclude)
+    observed, excluded = _terms(packet, exclude, report)
     if not observed:
         report.notes["without an observed term (kept)"] += 1
     sex = subject.get("sex")
@@ -146,22 +157,29 @@ def _disease(packet: dict) -> tuple[str, str]:
     raise _Unusable("no disease")
 
 
-def _terms(packet: dict, exclude: set[str]) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+def _terms(packet: dict, exclude: set[str], report: ReadReport) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+    """(observed, excluded). Version 1 says ``negated``; a term whose polarity cannot be read must not be guessed."""
     observed: dict[str, Term] = {}
     excluded: dict[str, Term] = {}
     for feature in map(_dict, _list(packet.get("phenotypicFeatures"))):
         kind = _dict(feature.get("type"))
         term = Term(_text(kind.get("id")), _text(kind.get("label")))
-        if term.label and term.id not in exclude:
-            (excluded if feature.get("excluded") is True else observed).setdefault(term.label, term)
+        absent = [feature[name] for name in ("excluded", "negated") if feature.get(name) is not None]
+        if not term.label:
+            report.notes["terms without a usable label (left out)"] += 1
+        elif not all(isinstance(value, bool) for value in absent):
+            report.notes["terms neither present nor absent (left out)"] += 1
+        elif term.id not in exclude:
+            (excluded if any(absent) else observed).setdefault(term.label, term)
     return tuple(observed.values()), tuple(t for label, t in excluded.items() if label not in observed)
 
 
 def _age(subject: dict) -> float | None:
-    """Age in years at the last encounter, from an ISO 8601 duration; the start of a range."""
+    """Age in years at the last encounter (version 1: at collection), an ISO 8601 duration; the start of a range."""
     when = _dict(subject.get("timeAtLastEncounter"))
     age = _dict(when.get("age")) or _dict(_dict(when.get("ageRange")).get("start"))
-    duration = AGE.fullmatch(_text(age.get("iso8601duration")))
+    at_collection = _dict(subject.get("ageAtCollection")).get("age")
+    duration = AGE.fullmatch(_text(age.get("iso8601duration")) or _text(at_collection))
     if duration is None:
         return None
     years, months, weeks, days = (int(part or 0) for part in duration.groups())
@@ -178,5 +196,6 @@ def _list(value) -> list:
 
 
 def _text(value) -> str:
-    """One line of text, without control characters; empty for anything that is not a string."""
-    return " ".join(value.split()) if isinstance(value, str) and value.isprintable() else ""
+    """One line of text; empty for anything that is not a string, or holds control characters."""
+    line = " ".join(value.split()) if isinstance(value, str) else ""
+    return line if line.isprintable() else ""

@@ -11,6 +11,7 @@ from torch import nn
 
 from mint.data.cases import Case, diagnosis_messages, parse_list, write_note
 from mint.data.preferences import write_jsonl
+from mint.errors import InputError
 from mint.evaluation.metrics import KnownDiseases, ListScore, score_list
 from mint.models.generate import generate
 
@@ -58,7 +59,9 @@ def score_lists(
 
 
 def average(scores: Sequence[ListScore]) -> dict[str, float]:
-    """The mean of every score over the cases, and how many answers held no list."""
+    """The mean of every score over the cases, and how many answers held no list. Raises InputError for no cases."""
+    if not scores:
+        raise InputError("there are no cases to score")
     names = [field.name for field in dataclasses.fields(ListScore)]
     mean = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in names}
     return {**mean, "cases": len(scores), "without_list": sum(score.listed == 0 for score in scores)}
@@ -85,7 +88,7 @@ def save_evaluation(
     write_jsonl(
         folder / "predictions.jsonl",
         (
-            {"id": case.id, "disease": case.disease, "answer": answer, "listed": names, **dataclasses.asdict(score)}
+            {"id": case.id, "disease": case.disease, "answer": answer, **dataclasses.asdict(score), "listed": names}
             for case, answer, names, score in zip(cases, answers, lists, scores, strict=True)
         ),
     )

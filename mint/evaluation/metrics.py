@@ -36,12 +36,17 @@ def similarity(a: str, b: str) -> float:
 def matches(name: str, truth: str) -> bool:
     """Whether ``name`` is the disease ``truth``, or one of its aliases."""
     listed = normalize(name)
-    return any(similarity(listed, normalize(alias)) >= MATCH for alias in truth.split(";") if alias.strip())
+    return any(similarity(listed, alias) >= MATCH for alias in _aliases(truth))
 
 
 def equals(name: str, truth: str) -> bool:
     """Whether ``name`` is ``truth`` or one of its aliases to the letter, after normalisation."""
-    return normalize(name) in {normalize(alias) for alias in truth.split(";") if alias.strip()}
+    return normalize(name) in _aliases(truth)
+
+
+def _aliases(truth: str) -> list[str]:
+    """The normalised names of a disease; punctuation alone is none."""
+    return [alias for part in truth.split(";") if (alias := normalize(part))]
 
 
 def contains(names: Sequence[str], name: str) -> bool:
@@ -55,7 +60,7 @@ class KnownDiseases:
     """The reference list of disease names that a listed name must match to count as real."""
 
     def __init__(self, names: Collection[str]):
-        self.names = tuple(dict.fromkeys(normalize(alias) for name in names for alias in name.split(";") if alias.strip()))
+        self.names = tuple(dict.fromkeys(alias for name in names for alias in _aliases(name)))
         self._exact = set(self.names)
         self._seen: dict[str, bool] = {}
 

@@ -5,8 +5,8 @@
     p(term | disease) = (cases of the disease with the term + m * share of all cases with it) / (cases + m)
 
 The estimate leans on the whole cohort with the weight of ``m`` cases, so that a disease with one case still ranks.
-Absent findings are left out: which of them a report lists is a habit of its authors, and counting them makes the
-ranking of unseen cases worse (docs/mint.md).
+Absent findings are left out: as log(1 - p) they make the ranking of unseen cases worse, and as findings of their own
+("was looked for") much better, but largely because which of them a report lists is a habit of its authors.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ class PairSettings:
     """How rankings become pairs.
 
     top_k, bottom_q: diseases listed by the chosen and the rejected answer. label_first: the true disease is moved to
-    the front of the chosen list. variants: notes per case; all but the first are shuffled and have a share
-    ``drop_terms`` of their findings left out, and each is ranked on what it still says. answer: ``ranking`` as above;
-    ``disease``: the chosen answer names the true disease alone.
+    the front of the chosen list, and never in the rejected one. variants: notes per case; all but the first are shuffled
+    and have a share ``drop_terms`` of their findings left out, and each is ranked on what it still says. answer:
+    ``ranking`` as above; ``disease``: the chosen answer names the true disease alone.
     """
 
     top_k: int = 10
@@ -82,11 +82,10 @@ def make_pairs(
             report.top += case.disease in top
             report.bottom += case.disease in bottom
             chosen = top
-            if settings.label_first:
-                chosen = [case.disease, *(name for name in names if name != case.disease)][: settings.top_k]
-            elif settings.answer == "disease":
-                chosen = [case.disease]
-                bottom = [name for name in bottom if name != case.disease]
+            if settings.label_first or settings.answer == "disease":
+                others = [name for name in names if name != case.disease]
+                bottom = others[-settings.bottom_q :]
+                chosen = [case.disease, *others][: 1 if settings.answer == "disease" else settings.top_k]
             scores = dict(ranking)
             yield {
                 "id": case.id if variant == 0 else f"{case.id}#{variant}",

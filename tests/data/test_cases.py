@@ -83,6 +83,8 @@ def test_lists_round_trip():
         "1. A b\n2. C d",
         "- A b\n* C d",
         "POTENTIAL_DISEASES:\n\n1.  [A b]\n\n2. C d  ",
+        "POTENTIAL_DISEASES:\n1.A b\n2.C d",
+        "Stra\u00dfe\u00df\u00df\u00df\u00df. POTENTIAL_DISEASES:\n1. A b\n2. C d",  # upper() makes this text longer
     ],
 )
 def test_lists_are_found_among_what_models_write_around_them(answer):

@@ -6,6 +6,7 @@ import tarfile
 
 import pytest
 
+from mint.data import phenopackets
 from mint.data.phenopackets import read_phenopackets
 from mint.errors import InputError
 
@@ -52,6 +53,9 @@ def test_terms_can_be_left_out(tmp_path):
         ({"subject": {"timeAtLastEncounter": {"age": {"iso8601duration": "P2W"}}}}, 2 / 52.18),
         ({"subject": {"timeAtLastEncounter": {"ageRange": {"start": {"iso8601duration": "P10Y"}}}}}, 10),
         ({"subject": {"timeAtLastEncounter": {"age": {"iso8601duration": "P999Y"}}}}, None),
+        ({"subject": {"timeAtLastEncounter": {"age": {"iso8601duration": f"P{'9' * 400}Y"}}}}, None),
+        ({"subject": {"timeAtLastEncounter": {"age": {"iso8601duration": f"P{'9' * 5000}Y"}}}}, None),
+        ({"subject": {"ageAtCollection": {"age": "P14Y"}}}, 14),
     ],
 )
 def test_ages(tmp_path, changes, age):
@@ -64,6 +68,20 @@ def test_ages(tmp_path, changes, age):
 def test_junk_in_any_field_is_no_traceback(tmp_path, field, junk):
     cases, report = read_phenopackets(write(tmp_path, a=packet(**{field: junk}), good=packet("good")))
     assert report.read + sum(report.skipped.values()) == 2 and "good" in [case.id for case in cases]
+
+
+@pytest.mark.parametrize("field", ["excluded", "negated"])
+def test_an_absent_finding_is_never_read_as_present(tmp_path, field):
+    """Version 1 says ``negated``; a word in place of true or false is counted, not guessed."""
+    features = [
+        {"type": {"id": "HP:1", "label": "Seizure"}, field: True},
+        {"type": {"id": "HP:2", "label": "Ptosis"}, field: "true"},
+        {"type": {"id": "HP:3", "label": "Short\u00a0stature"}, field: False},
+        {"type": {"id": "HP:4"}},
+    ]
+    [case], report = read_phenopackets(write(tmp_path, a=packet(phenotypicFeatures=features)))
+    assert [t.label for t in case.observed] == ["Short stature"] and [t.label for t in case.excluded] == ["Seizure"]
+    assert report.notes == {"terms neither present nor absent (left out)": 1, "terms without a usable label (left out)": 1}
 
 
 def test_skipped_files_are_counted_with_their_reason(tmp_path):
@@ -102,6 +120,17 @@ def test_archives_are_read_safely_and_in_order(tmp_path, suffix):
     assert [case.id for case in cases] == ["a/1.json", "b/2.json"]
     assert report.skipped == {"a link, a device or a path outside the archive": 3}
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    write(folder, a=packet("a"), b=packet("b"))
+    with tarfile.open(tmp_path / "many.tar", "w") as archive:
+        archive.add(folder)
+    monkeypatch.setattr(phenopackets, "TOTAL_LIMIT", (folder / "a.json").stat().st_size)
+    with pytest.raises(InputError, match="bytes of phenopackets; split it"):
+        read_phenopackets(tmp_path / "many.tar")
 
 
 def test_bad_paths(tmp_path):

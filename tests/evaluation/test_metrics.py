@@ -26,6 +26,7 @@ def test_a_match_is_difflibs_ratio_of_at_least_08(a, b):
 
 def test_aliases():
     assert matches("Noonan syndrom", "Turner phenotype; Noonan syndrome") and not matches("Noonan", "Marfan syndrome;;")
+    assert not matches("---", "Noonan syndrome; -") and "---" not in KnownDiseases(["Noonan syndrome; -"])
     assert equals("noonan  syndrome!", "A; Noonan syndrome") and not equals("noonan syndrom", "Noonan syndrome")
 
 

@@ -39,8 +39,8 @@ from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.run import RunDirectory
 
 TAUGHT, TRAINED, UNSEEN = (400, 11), (1200, 12), (300, 13)  # patients and seed of the three cohorts
-TEACH = {"steps": 160, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
-ALIGN = {"steps": 150, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 64.0}
+TEACH = {"steps": 500, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+ALIGN = {"steps": 200, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 64.0}
 SHAPE, VOCABULARY = "demo", 3000
 
 Train = Callable[[TrainConfig], RunDirectory]

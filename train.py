@@ -39,6 +39,7 @@ from mint.demo import first_start
 from mint.errors import InputError
 from mint.losses import Loss, load_loss
 from mint.models import load_model
+from mint.models.attention import SPLIT_FROM
 from mint.models.lora import add_lora, keep_as_reference, load_adapter, lora_layers, merge_lora
 from mint.objective import preference_loss
 from mint.optim import clip_gradients, learning_rate, make_optimizer
@@ -46,7 +47,7 @@ from mint.plots import plot_curves
 from mint.run import RunDirectory, load_checkpoint
 
 FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
-ROW_MULTIPLE = 128  # static row lengths are a multiple of the block size of FlexAttention
+ROW_MULTIPLE = 128  # FlexAttention's block size, of which static row lengths are a multiple
 
 
 def train(config: TrainConfig) -> RunDirectory:
@@ -65,7 +66,8 @@ def train(config: TrainConfig) -> RunDirectory:
 
     per_step = config.batch_size * config.grad_accum
     total = config.steps or math.ceil(config.epochs * len(pairs) / per_step)
-    shape = static_shape(pairs, eval_pairs, total, config) if compiled else {}
+    split = device.type == "cpu" and model.config.sliding_window is None
+    shape = batch_shape(pairs, eval_pairs, total, config, compiled, split)
     if compiled:
         for network in filter(None, (model, frozen)):
             network.compile_blocks()
@@ -163,17 +165,30 @@ def read_pairs(path: str, config: TrainConfig, model: nn.Module, loss: Loss) -> 
     return pairs
 
 
-def static_shape(
-    pairs: Sequence[EncodedPair], eval_pairs: Sequence[EncodedPair], total: int, config: TrainConfig
+def batch_shape(
+    pairs: Sequence[EncodedPair],
+    eval_pairs: Sequence[EncodedPair],
+    total: int,
+    config: TrainConfig,
+    compiled: bool,
+    split: bool,
 ) -> dict[str, int]:
-    """One row length and row count for all batches of the run, so that a compiled step never recompiles."""
+    """The shape of all batches of the run, as ``mint.data.batch.collate`` takes it.
+
+    compiled: one row length and row count for all, so that a step never recompiles. split: attention looks at pairs
+    alone (``mint.models.attention``), so long pairs lie in one row without padding.
+    """
+    lengths = [len(pair) for pair in pairs]
+    one_row = split and sum(lengths) >= SPLIT_FROM * len(lengths)
+    if not compiled:
+        return {"rows": 1} if one_row else {}
     per_step, size = config.batch_size * config.grad_accum, config.batch_size
-    longest = max(len(pair) for pair in [*pairs, *eval_pairs])
-    row_length = math.ceil(longest / ROW_MULTIPLE) * ROW_MULTIPLE
     orders = (pair_order(step, per_step, len(pairs), config.seed) for step in range(total))
-    batches = [[len(pairs[i]) for i in order[start : start + size]] for order in orders for start in range(0, per_step, size)]
+    batches = [[lengths[i] for i in order[start : start + size]] for order in orders for start in range(0, per_step, size)]
     batches += [[len(pair) for pair in eval_pairs[start : start + size]] for start in range(0, len(eval_pairs), size)]
-    return {"row_length": row_length, "rows": max(len(pack(lengths, row_length)) for lengths in batches)}
+    longest = max(map(sum, batches)) if one_row else max(len(pair) for pair in [*pairs, *eval_pairs])
+    row_length = longest if split else math.ceil(longest / ROW_MULTIPLE) * ROW_MULTIPLE
+    return {"row_length": row_length, "rows": max(len(pack(batch, row_length)) for batch in batches)}
 
 
 @dataclass(frozen=True)

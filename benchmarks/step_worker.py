@@ -124,9 +124,9 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     from mint.models.lora import add_lora
     from mint.objective import preference_loss
     from mint.optim import clip_gradients, make_optimizer
+    from train import batch_shape
 
     pairs = [EncodedPair(str(i), **pair) for i, pair in enumerate(make_pairs(variant.vocab))]
-    shape = {"row_length": 768, "rows": PAIRS} if variant.compile else {}
     whole_sequence = variant.objective == "orpo"
     before_model()
     model = init_model(variant.model_config()).to(getattr(torch, variant.dtype))
@@ -136,7 +136,8 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     model.gradient_checkpointing = variant.checkpoint
     if variant.compile:
         model.compile_blocks()
-    config = TrainConfig(lr=LEARNING_RATE, max_grad_norm=CLIP)
+    config = TrainConfig(lr=LEARNING_RATE, max_grad_norm=CLIP, batch_size=PAIRS)
+    shape = batch_shape(pairs, [], 1, config, variant.compile, split=True)
     optimizer, loss = make_optimizer(model, config), load_loss(variant.objective, {"beta": BETA})
     first = None
     for _ in range(variant.warmup + variant.repeats):

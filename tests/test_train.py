@@ -286,15 +286,23 @@ def test_resume_auto_needs_a_run(capsys):
     assert "--resume auto continues the run in --out" in capsys.readouterr().err
 
 
-def test_static_shapes_hold_every_batch_of_the_run():
-    lengths = [10, 50, 70, 90, 20, 60, 30]
+@pytest.mark.parametrize("scale, split, expected", [(1, False, 128), (1, True, 90), (10, False, 1024), (10, True, 1800)])
+def test_static_shapes_hold_every_batch_of_the_run(scale, split, expected):
+    lengths = [scale * n for n in (10, 50, 70, 90, 20, 60, 30)]
     pairs = [EncodedPair(str(n), [1] * (n - 2), [2], [3]) for n in lengths]
     config = TrainConfig(batch_size=3)
-    shape = train.static_shape(pairs[:5], pairs, 8, config)
-    assert shape["row_length"] == 128
+    shape = train.batch_shape(pairs[:5], pairs, 8, config, compiled=True, split=split)
+    assert shape["row_length"] == expected
     for step in range(8):
         collate([pairs[i] for i in pair_order(step, 3, 5, config.seed)], **shape)
-    assert all(batch.tokens.shape == (shape["rows"], 128) for batch in make_batches(pairs, 3, **shape))
+    assert all(batch.tokens.shape == (shape["rows"], expected) for batch in make_batches(pairs, 3, **shape))
+
+
+def test_long_pairs_lie_in_one_row_without_padding():
+    pairs = [EncodedPair(str(n), [1] * (n - 2), [2], [3]) for n in (400, 200, 300)]
+    shape = train.batch_shape(pairs, [], 8, TrainConfig(), compiled=False, split=True)
+    assert collate(pairs, **shape).tokens.shape == (1, 900)
+    assert train.batch_shape(pairs[1:2], [], 8, TrainConfig(), compiled=False, split=True) == {}
 
 
 @pytest.mark.parametrize(

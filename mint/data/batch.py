@@ -200,12 +200,13 @@ def collate(
 ) -> Batch:
     """Packs pairs into a batch.
 
-    row_length: T, default the longest pair. rows: B, default as many as are needed; fixed values of both give
-    every batch the same shape. prompt_targets: predict the prompt's own tokens too. Raises ValueError if the pairs
-    do not fit.
+    row_length: T, default the longest pair, or with ``rows=1`` what holds all pairs without padding. rows: B, default
+    as many as are needed; fixed values of both give every batch the same shape. prompt_targets: predict the prompt's
+    own tokens too. Raises ValueError if the pairs do not fit.
     """
     lengths = [len(pair) for pair in pairs]
-    row_length = max(lengths) if row_length is None else row_length
+    if row_length is None:
+        row_length = sum(lengths) if rows == 1 else max(lengths)
     if max(lengths) > row_length:
         raise ValueError(f"a pair of {max(lengths)} tokens does not fit a row of {row_length}")
     packed = pack(lengths, row_length)

@@ -21,11 +21,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}  # C * V: 64 MB and 512 MB of float32
+CHUNK_ROWS = 128  # at least: matrix products of fewer rows are slow
 
 
 class TokenStats(NamedTuple):
@@ -67,7 +67,7 @@ def token_stats(
     wanted = None
     if kl_forward or kl_reverse:
         wanted = torch.ones_like(targets, dtype=torch.bool) if kl_positions is None else kl_positions
-    rows = chunk_rows or max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**24) // head.shape[0])
+    rows = chunk_rows or max(CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden.device.type, 2**24) // head.shape[0])
     logps, ref_logps, forward, reverse = _TokenStats.apply(
         hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, rows
     )
@@ -93,9 +93,10 @@ class _TokenStats(torch.autograd.Function):
                 torch.zeros_like(hidden) if asked else None for asked in (True, kl_forward, kl_reverse)
             ]
         head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
+        buffer = _buffer(head_wide, min(rows, len(targets)))
         for start in range(0, len(targets), rows):
             c = slice(start, start + rows)
-            chunk = _Chunk(c, hidden, head_wide, targets, ref_hidden, ref_wide, wanted)
+            chunk = _Chunk(c, hidden, head_wide, targets, ref_hidden, ref_wide, wanted, buffer)
             stats[0, c] = chunk.logps
             if ref_hidden is not None:
                 stats[1, c] = chunk.ref_logps
@@ -128,9 +129,10 @@ class _TokenStats(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         head_grad = torch.zeros_like(head, dtype=_accumulation_dtype(head))
         head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
+        buffer = _buffer(head_wide, min(ctx.rows, len(targets)))
         for start in range(0, len(targets), ctx.rows):
             c = slice(start, start + ctx.rows)
-            chunk = _Chunk(c, hidden, head_wide, targets, ref_hidden, ref_wide, wanted)
+            chunk = _Chunk(c, hidden, head_wide, targets, ref_hidden, ref_wide, wanted, buffer)
             logits_grad = chunk.logits_gradient(*(weight[c] for weight in weights), ctx.directions)
             if hidden_grad is not None:
                 hidden_grad[c] = _matmul(logits_grad.to(head_wide.dtype), head_wide).to(hidden.dtype)
@@ -139,23 +141,21 @@ class _TokenStats(torch.autograd.Function):
 
 
 class _Chunk:
-    """The logits of C rows, and what can be read off them."""
+    """C rows, and what can be read off their logits; ``buffer`` holds one [C, V] matrix from chunk to chunk."""
 
-    def __init__(self, c, hidden, head, targets, ref_hidden, ref_head, wanted):
-        self.head, self.ref_head, self.targets = head, ref_head, targets[c].unsqueeze(1)
-        self.log_p = F.log_softmax(_matmul(hidden[c].to(head.dtype), head.t()), -1)  # [C, V]
-        self.logps = self.log_p.gather(1, self.targets).squeeze(1)
+    def __init__(self, c, hidden, head, targets, ref_hidden, ref_head, wanted, buffer):
+        self.head, self.targets = head, targets[c].unsqueeze(1)
         self.kl_rows = None
-        if ref_hidden is None:
-            return
-        log_q = F.log_softmax(_matmul(ref_hidden[c].to(ref_head.dtype), ref_head.t()), -1)
-        self.ref_logps = log_q.gather(1, self.targets).squeeze(1)
         if wanted is not None and wanted[c].any():
             self.kl_rows = wanted[c].nonzero().squeeze(1)
-            self.log_q = log_q if len(self.kl_rows) == len(log_q) else log_q[self.kl_rows]
-            self.q = self.log_q.exp()
-            self.log_ratio = self.log_p[self.kl_rows] - self.log_q  # log p/q
-            self.p_kl = self.log_p[self.kl_rows].exp()
+        if ref_hidden is not None:
+            ref_logits = _matmul(ref_hidden[c].to(ref_head.dtype), ref_head.t(), buffer)
+            self.ref_logps, _, _, self.log_q = _softmax(ref_logits, self.targets, self.kl_rows)
+        logits = _matmul(hidden[c].to(head.dtype), head.t(), buffer)
+        self.logps, self.exps, self.total, log_p = _softmax(logits, self.targets, self.kl_rows)
+        if self.kl_rows is not None:
+            self.q, self.p_kl = self.log_q.exp(), log_p.exp()
+            self.log_ratio = log_p.sub_(self.log_q)  # log p/q; the last use of log_p
 
     def kl_forward(self) -> Tensor:
         return -(self.q * self.log_ratio).sum(-1)
@@ -176,9 +176,9 @@ class _Chunk:
             for grad, logits_grad in zip(grads[1:], self._kl_gradients(), strict=True):
                 if grad is not None:
                     grad[rows] = _matmul(logits_grad.to(self.head.dtype), self.head).to(dtype)
-        p = self.log_p.exp_()  # the last use of log_p
-        target_rows = self.head[self.targets.squeeze(1)].to(p.dtype)
-        grads[0][c] = (target_rows - _matmul(p.to(self.head.dtype), self.head)).to(dtype)
+        target_rows = self.head[self.targets.squeeze(1)].to(self.exps.dtype)
+        mean_row = _matmul(self.exps.to(self.head.dtype), self.head).div_(self.total)
+        grads[0][c] = (target_rows - mean_row).to(dtype)
 
     def logits_gradient(self, logps_weight, forward_weight, reverse_weight, directions) -> Tensor:
         """[C, V]: sum over the statistics of weight x gradient with respect to the logits."""
@@ -186,7 +186,7 @@ class _Chunk:
             kl = zip(directions, self._kl_gradients(), (forward_weight, reverse_weight), strict=True)
             kl_grad = sum(g * w[self.kl_rows].unsqueeze(1) for asked, g, w in kl if asked)
         weight = logps_weight.unsqueeze(1)
-        gradient = self.log_p.exp_().mul_(-weight)  # the last use of log_p
+        gradient = self.exps.mul_(-weight / self.total)  # the last use of exps
         gradient.scatter_add_(1, self.targets, weight.to(gradient.dtype))
         if self.kl_rows is not None:
             gradient.index_add_(0, self.kl_rows, kl_grad)
@@ -202,8 +202,22 @@ def _operand(weight: Tensor) -> Tensor:
     return weight if weight.is_cuda else weight.to(_accumulation_dtype(weight))
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b with a float32 result (float64 for float64), also from bfloat16 operands."""
+def _softmax(logits: Tensor, targets: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """(log p of the targets [C], exp(logits - max) in the place of ``logits``, its sums [C, 1], log p of rows ``keep``)."""
+    logits -= logits.amax(-1, keepdim=True)
+    picked, kept = logits.gather(1, targets), None if keep is None else logits[keep]
+    total = logits.exp_().sum(-1, keepdim=True)
+    log_total = total.log()
+    return (picked - log_total).squeeze(1), logits, total, None if keep is None else kept.sub_(log_total[keep])
+
+
+def _buffer(head: Tensor, rows: int) -> Tensor | None:
+    """Room for the logits of one chunk. CUDA's allocator finds it by itself; the CPU's asks the system every time."""
+    return None if head.is_cuda else head.new_empty(rows, head.shape[0])
+
+
+def _matmul(a: Tensor, b: Tensor, buffer: Tensor | None = None) -> Tensor:
+    """a @ b with a float32 result (float64 for float64), also from bfloat16 operands; in ``buffer`` where there is one."""
     if a.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(a, b, out_dtype=torch.float32)
-    return a @ b
+    return torch.mm(a, b, out=None if buffer is None else buffer[: len(a)])

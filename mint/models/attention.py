@@ -13,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-Mask = Tensor | BlockMask | None  # None: plain causal attention
+from mint.models.split_attention import PairLayout, pair_layout, split_attention
+
+Mask = Tensor | BlockMask | PairLayout | None  # None: plain causal attention
+SPLIT_FROM = 256  # tokens of a row from which many small attentions beat one under a mask (CPU)
 
 
 def may_attend(q_segment, k_segment, q_index, k_index, q_position, k_position, window: int | None = None):
@@ -30,14 +33,20 @@ def may_attend(q_segment, k_segment, q_index, k_index, q_position, k_position, w
 
 def make_mask(
     segments: Tensor, positions: Tensor, window: int | None = None, backend: str = "auto"
-) -> Tensor | BlockMask:
+) -> Tensor | BlockMask | PairLayout:
     """The mask of packed rows for :func:`attend`.
 
     segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``flex`` = a BlockMask, which skips the blocks
-    that nobody sees; ``auto`` = flex on CUDA, dense elsewhere.
+    that nobody sees; ``split`` = the pairs' bounds, for the CPU, without a window; ``auto`` = flex on CUDA, elsewhere
+    split for long rows and dense for short ones.
     """
-    if backend == "flex" or (backend == "auto" and segments.is_cuda):
+    if backend == "auto":
+        long = segments.shape[1] >= SPLIT_FROM and window is None
+        backend = "flex" if segments.is_cuda else "split" if long else "dense"
+    if backend == "flex":
         return _block_mask(segments, positions, window)
+    if backend == "split":
+        return pair_layout(segments)
     index = torch.arange(segments.shape[1], device=segments.device)
     mask = may_attend(
         segments[:, :, None], segments[:, None, :], index[:, None], index[None, :],
@@ -63,8 +72,11 @@ def _compiled_flex():
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
     """softmax(q k^T / sqrt(D)) v under ``mask``; query head n reads key/value head n // (N / K).
 
-    q: [B, N, T, D].   k, v: [B, K, S, D].   mask: bool [B, 1, T, S], a BlockMask, or None for causal (T = S).
+    q: [B, N, T, D].   k, v: [B, K, S, D].   mask: as :func:`make_mask` gives it, bool [B, 1, T, S], or None for causal
+    (T = S).
     """
+    if isinstance(mask, PairLayout):
+        return split_attention(q, k, v, mask)
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
         flex = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled_flex()

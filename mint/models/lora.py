@@ -79,8 +79,9 @@ class LoRALinear(nn.Linear):
         if self._folding_is_cheaper(x):
             return F.linear(x, self.effective_weight(), self.bias)
         a, b = (factor.to(x.dtype) for factor in factors)
-        update = F.linear(F.linear(F.dropout(x, self.dropout, self.training), a), b)
-        return torch.add(F.linear(x, self.weight, self.bias), update, alpha=self.scaling)
+        low = F.linear(F.dropout(x, self.dropout, self.training), a).flatten(0, -2)  # [T, r]
+        base = F.linear(x, self.weight, self.bias)
+        return torch.addmm(base.flatten(0, -2), low, b.t(), alpha=self.scaling).view(base.shape)
 
     def effective_weight(self) -> Tensor:
         """[out, in]: W + s B A in the weight's dtype; differentiable in A and B."""

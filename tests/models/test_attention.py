@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from mint.models.attention import attend, make_mask
+from mint.models import split_attention
+from mint.models.attention import SPLIT_FROM, attend, make_mask
+from mint.models.split_attention import PairLayout, pair_layout
 
 # One row: a pair (prompt 2, chosen 2, rejected 2), a second pair (prompt 1, chosen 1, rejected 1), one padding cell.
 SEGMENTS = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 4, 5, -1]])
@@ -67,12 +69,16 @@ def spelled_out(q, k, v, seen):
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("packed", [True, False])
-def test_attention_and_its_gradients_equal_softmax_spelled_out(kv_heads, packed):
+@pytest.mark.parametrize("backend", ["dense", "split", None])
+def test_attention_and_its_gradients_equal_softmax_spelled_out(kv_heads, backend, monkeypatch):
+    monkeypatch.setattr(split_attention, "PIECE", 2)
     q, k, v = random_qkv(1, 4, kv_heads, 10, 8)
-    seen = drawn(SEEN) if packed else torch.ones(10, 10, dtype=torch.bool).tril()
-    mask = make_mask(SEGMENTS, POSITIONS) if packed else None
+    seen = drawn(SEEN) if backend else torch.ones(10, 10, dtype=torch.bool).tril()
+    mask = make_mask(SEGMENTS, POSITIONS, backend=backend) if backend else None
     ours, expected = attend(q, k, v, mask), spelled_out(q, k, v, seen[None])
+    if backend == "split":  # which leaves zeros at padding, where nobody looks
+        assert not ours[:, :, -1].any()
+        ours, expected = ours[:, :, :-1], expected[:, :, :-1]
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10)
     upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradients = (torch.autograd.grad(x, (q, k, v), upstream) for x in (ours, expected))
@@ -90,3 +96,30 @@ def test_flex_equals_dense(kv_heads, window):
     dense, flex = (attend(q, k, v, make_mask(segments, positions, window, b)) for b in ("dense", "flex"))
     assert torch.isfinite(dense).all()
     torch.testing.assert_close(flex, dense, rtol=0, atol=1e-5)
+
+
+def packed_rows(lengths):
+    """Segments and positions [1, T] of pairs given as (prompt, chosen, rejected) lengths."""
+    segments = [3 * n + role for n, pair in enumerate(lengths) for role in range(3) for _ in range(pair[role])]
+    positions = [i for p, c, r in lengths for i in (*range(p + c), *range(p, p + r))]
+    return torch.tensor([segments]), torch.tensor([positions])
+
+
+def test_layout_finds_empty_roles_and_later_rows():
+    segments = torch.tensor([[0, 0, 1, 2, 2, -1], [3, 4, 4, 6, 7, 8]])
+    assert pair_layout(segments).bounds.tolist() == [[0, 0, 2, 3, 5], [1, 0, 1, 3, 3], [1, 3, 4, 5, 6]]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_split_equals_dense_over_several_pieces(compiled):
+    segments, positions = packed_rows([(150, 30, 140), (3, 200, 0), (1, 1, 1)])
+    q, k, v = (x.detach().float().requires_grad_() for x in random_qkv(1, 4, 2, segments.shape[1], 8))
+    assert segments.shape[1] >= SPLIT_FROM and isinstance(make_mask(segments, positions), PairLayout)
+    assert isinstance(make_mask(segments, positions, window=9), torch.Tensor)
+    run = torch.compile(attend, fullgraph=True) if compiled else attend
+    split = run(q, k, v, make_mask(segments, positions))
+    dense = attend(q, k, v, make_mask(segments, positions, backend="dense"))
+    torch.testing.assert_close(split, dense, rtol=0, atol=1e-5)
+    gradients = (torch.autograd.grad((x * x).sum(), (q, k, v)) for x in (split, dense))
+    for got, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)

@@ -35,7 +35,7 @@ def add_disease(commands) -> None:
         metavar="PATH",
         help="cases the upstream ranking (naive Bayes) is fitted on; default: --cases, each ranked without itself",
     )
-    parser.add_argument("--exclude-terms", metavar="FILE", help="HPO ids to leave out of the notes (first column)")
+    parser.add_argument("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
     parser.add_argument("--known-diseases", metavar="FILE", help="names that count as real, one a line (default: the cases')")
     parser.add_argument("--top-k", type=int, default=10, help="length of the upstream's best list (default 10)")
     parser.add_argument("--bottom-q", type=int, default=15, help="length of its worst list (default 15)")
@@ -56,12 +56,12 @@ def add_disease(commands) -> None:
 
 def run_disease(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves; the upstream ranking stands in the table as a row of its own."""
-    exclude = read_term_ids(args.exclude_terms) if args.exclude_terms else None
+    facial = read_term_ids(args.face_terms) if args.face_terms else None
     if min(args.top_k, args.bottom_q) < 1 or args.limit is not None and args.limit < 1:
         raise InputError("--limit, --top-k and --bottom-q must be at least 1")
-    everyone = read_cases(args.cases, exclude)
+    everyone = read_cases(args.cases, facial)
     cases = everyone[: args.limit]
-    teacher_cases = read_cases(args.teacher_cases, exclude) if args.teacher_cases else everyone
+    teacher_cases = read_cases(args.teacher_cases, facial) if args.teacher_cases else everyone
     ranker = NaiveBayesRanker(teacher_cases)
     upstream = rank_upstream(cases, ranker, args.top_k, args.bottom_q, held_out=bool(args.teacher_cases))
     known = KnownDiseases(read_names(args.known_diseases) or [case.disease for case in [*cases, *teacher_cases]])

@@ -25,7 +25,7 @@ def add_mml(commands) -> None:
     parser.add_argument("--cases", required=True, help="phenopackets: a folder, .json, .tar, .tar.gz or .tar.xz")
     parser.add_argument("--ranker", choices=RANKERS, default="naive-bayes")
     parser.add_argument("--fit-cases", help="fit the ranker on these cases (default: on --cases, each ranked without itself)")
-    parser.add_argument("--exclude-terms", metavar="FILE", help="HPO ids to leave out (first column; facial terms, say)")
+    parser.add_argument("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
     parser.add_argument("--out", required=True, metavar="FILE.jsonl")
     defaults = PairSettings()
     parser.add_argument("--top-k", type=int, default=defaults.top_k, help="diseases of the chosen list (default 10)")
@@ -40,9 +40,9 @@ def add_mml(commands) -> None:
 
 def run_mml(args: argparse.Namespace) -> None:
     """Reads, ranks and writes; prints what was read and where the truth stood."""
-    exclude = read_term_ids(args.exclude_terms) if args.exclude_terms else None
-    cases = read_cases(args.cases, exclude)
-    fit = read_cases(args.fit_cases, exclude) if args.fit_cases else cases
+    facial = read_term_ids(args.face_terms) if args.face_terms else None
+    cases = read_cases(args.cases, facial)
+    fit = read_cases(args.fit_cases, facial) if args.fit_cases else cases
     ranker = RANKERS[args.ranker](fit)
     settings = PairSettings(
         args.top_k, args.bottom_q, args.label_first, args.variants, args.drop_terms, args.answer, args.seed

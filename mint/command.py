@@ -42,8 +42,8 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     return torch.device(name), getattr(torch, wanted)
 
 
-def read_cases(path: str, exclude: set[str] | None) -> list[Case]:
+def read_cases(path: str, facial: set[str] | None) -> list[Case]:
     """The cases of a folder or archive of phenopackets; prints how many were read and what was skipped."""
-    cases, report = read_phenopackets(path, exclude)
+    cases, report = read_phenopackets(path, facial)
     print(f"{path}: {report}")
     return cases

@@ -87,7 +87,7 @@ def test_the_upstream_is_scored_without_a_model(setting, tmp_path, capsys):
         ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--bottom-q", "0"), "must be at least 1"),
         ((generate_prefs, "mml", "--cases", "missing", "--out", "x.jsonl"), "missing does not exist"),
         ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--top-k", "90"), "overlap; lower one of them"),
-        ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--exclude-terms", "no"), "no cannot be read"),
+        ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--face-terms", "no"), "no cannot be read"),
         ((evaluate, "disease", "--model", "missing", "--cases", "{cases}"), "neither a directory nor a hub id"),
         ((evaluate, "disease", "--model", "{model}", "--adapter", "no", "--cases", "{cases}"), "holds no adapter"),
         ((demo, "base", "--pairs", "missing.jsonl", "--out", "x"), "missing.jsonl does not exist"),

@@ -24,6 +24,13 @@ REQUEST = (
 )
 HEADER = "POTENTIAL_DISEASES:"
 EXCLUDED_LIMIT = 6  # absent findings a note mentions: reports list dozens, and a short note does not
+# First words of HPO labels that keep their capital inside a sentence, as they come from a name.
+EPONYMS = frozenset(
+    "Achilles Alzheimer Axenfeld Babinski Barrett Bartholin Bence Bitot Bowman Brushfield Burkitt Chaddock Chiari Chvostek "
+    "Civatte Darwin Descemet Duane Dupuytren Ebstein Ewing Fordyce Froment Gottron Gowers Graves Hashimoto Heinz Hodgkin "
+    "Hoffmann Horner Hurthle Lafora Leber Lewy Leydig Lisch Madelung Mallory Marcus Meckel Merkel Mobitz Morgagni Oppenheim "
+    "Paget Pappenheimer Raynaud Reye Rieger Rosenthal Sertoli Sprengel Stahl Swiss Wormian".split()
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Case:
     """One patient. Every field but ``id`` and ``disease`` may be unknown.
 
     disease: the name, aliases separated by ";".   observed, excluded: findings present and looked for but absent.
+    facial: findings that a photograph of the face shows, and the note therefore need not say.
     subject: the patient's id, where several cases may be of one.   image: a portrait.   text: a note already written.
     """
 
@@ -49,6 +57,7 @@ class Case:
     sex: str | None = None
     observed: tuple[Term, ...] = ()
     excluded: tuple[Term, ...] = ()
+    facial: tuple[Term, ...] = ()
     subject: str = ""
     split: str = ""
     image: Path | None = None
@@ -112,9 +121,10 @@ def _listing(items: Sequence[str], last: str) -> str:
 
 
 def in_prose(label: str) -> str:
-    """A label inside a sentence: its first letter in lower case, unless the word is an acronym or has inner capitals."""
-    first = re.split(r"[\s-]", label, maxsplit=1)[0]
-    keeps = len(first) == 1 or any(c.isupper() or c.isdigit() for c in first[1:]) or "'s" in first
+    """A label inside a sentence: its first letter in lower case, unless its word is a name or an acronym."""
+    first = label.split(" ", maxsplit=1)[0]
+    inner = any(c.isupper() or c.isdigit() for c in first[1:])
+    keeps = inner or len(first.split("-")[0]) == 1 or "'s" in first or first in EPONYMS
     return label if keeps else label[:1].lower() + label[1:]
 
 

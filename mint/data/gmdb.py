@@ -16,7 +16,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,7 +47,7 @@ TEXTS = re.compile(  # an ethnicity is a word, but for "American - Native", "Eas
     r"(?: (?:African|American|Asian|Eastern|European|Hispanic|Others?|ancestry)\b)*)(?: (?P<findings>.*))?",
     re.IGNORECASE,
 )
-TERM_ID = re.compile(r"\bHP:\d{7}\b", re.IGNORECASE)
+TERM_ID = re.compile(r"[(\[]?\b(HP:\d{7})\b[)\]]?", re.IGNORECASE)
 SHOWN = 50  # problems listed in full
 
 
@@ -106,19 +106,27 @@ def read_gmdb(
     folder = path.parent if images is None else Path(images)
     if not folder.is_dir():
         raise InputError(f"the folder of images {folder} does not exist")
+    rows = _rows(path)
+    number, header = next(rows, (1, []))
+    if not header:
+        raise InputError(f"{path} is empty")
+    places = _places(f"{path}:{number}", header)
     report = GmdbReport()
+    report.unused = tuple(name for i, name in enumerate(header) if name.strip() and i not in sum(places.values(), []))
     cases: list[Case] = []
+    lines: dict[str, int] = {}
     problems: list[str] = []
-    lines_by_id: dict[str, int] = {}
-    for line, row in _rows(path, report, problems):
+    for number, cells in rows:
         try:
+            if len(cells) != len(header):
+                raise _Problem(f"{len(cells)} fields, where the header has {len(header)}")
+            row = {name: _value(header, cells, columns) for name, columns in places.items()}
             case = _case(row, labels or {}, report)
-            if case.id in lines_by_id:
-                raise _Problem(f"image_id {case.id!r} is that of line {lines_by_id[case.id]} too")
-            lines_by_id[case.id] = line
-            cases.append(_with_image(case, row.get("filename", ""), folder, missing_images, report))
+            if lines.setdefault(case.id, number) != number:
+                raise _Problem(f"image_id {case.id!r} is that of line {lines[case.id]} too")
+            cases.append(replace(case, image=_image(row, folder, missing_images, report)))
         except _Problem as problem:
-            problems.append(f"{path}:{line}: {problem}")
+            problems.append(f"{path}:{number}: {problem}")
     if problems:
         raise GmdbErrors(path, problems)
     if not cases:
@@ -136,3 +144,147 @@ def parse_texts(text: str) -> Texts:
     ethnicity = parts["ethnicity"] if parts["ethnicity"].lower() not in EMPTY else None
     years, months = ("" if parts[name].lower() in EMPTY else parts[name] for name in ("years", "months"))
     return Texts(_age(years, months), SEXES.get(parts["sex"].lower()), ethnicity, parts["findings"] or "")
+
+
+def _table(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if not path.is_dir():
+        return path
+    tables = sorted(file for file in path.iterdir() if file.suffix in (".csv", ".tsv"))
+    if len(tables) != 1:
+        found = ", ".join(file.name for file in tables) or "none"
+        raise InputError(f"{path} must hold one .csv or .tsv file (found: {found}); or give the file's own path")
+    return tables[0]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, cells) of every row that is not blank, the header included."""
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise GmdbErrors(path, [f"{path}:{line}: not UTF-8; save the table in that encoding"]) from None
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise GmdbErrors(path, [f"{path}:{line}: {error}; is a quote left open?"]) from None
+
+
+def _places(where: str, header: list[str]) -> dict[str, list[int]]:
+    """Where the columns of each field stand, the most telling first."""
+    names = [name.strip().lower() for name in header]
+    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        raise InputError(f"{where}: the column {twice[0]!r} is given twice")
+    places = {key: [names.index(name) for name in known if name in names] for key, known in COLUMNS.items()}
+    needed = [("id",), ("filename",), ("disease",), ("text", "present")]
+    missing = [
+        " or ".join(name for key in keys for name in COLUMNS[key]) for keys in needed if not any(places[key] for key in keys)
+    ]
+    if missing:
+        raise InputError(f"{where}: missing columns: {'; '.join(missing)} (found: {', '.join(filter(None, names))})")
+    return places
+
+
+def _value(header: list[str], cells: list[str], columns: list[int]) -> str:
+    """One line of text: the first of the columns that says something."""
+    for column in columns:
+        value = " ".join(cells[column].split())
+        if not value.isprintable():
+            raise _Problem(f"{header[column]} holds control characters")
+        if value.lower() not in EMPTY:
+            return value
+    return ""
+
+
+def _case(row: dict[str, str], labels: Mapping[str, str], report: GmdbReport) -> Case:
+    """The case without its image."""
+    if not row["id"]:
+        raise _Problem("no image_id")
+    if not row["disease"]:
+        raise _Problem("no disease")
+    if row["disease"].isdigit():
+        raise _Problem(f"the disease is a number ({row['disease']}), not a name")
+    if row["split"] and row["split"].lower() not in SPLITS:
+        raise _Problem(f"split {row['split']!r} is not one of {', '.join(SPLITS)}")
+    text = parse_texts(row["text"])
+    observed, absent = (_terms(row[name], labels, report) for name in ("present", "absent"))
+    excluded = {label: term for label, term in absent.items() if label not in observed}
+    age, sex = _age(row["age"], row["months"]), SEXES.get(row["sex"].lower())
+    if (row["age"] or row["months"]) and age is None:
+        report.notes["ages that cannot be read (left out)"] += 1
+    if row["sex"] and sex is None:
+        report.notes["sexes other than male and female (left out)"] += 1
+    if (None not in (age, text.age_years) and abs(age - text.age_years) > 0.1) or len({sex, text.sex} - {None}) > 1:
+        report.notes["whose text has another age or sex than the columns (the columns count)"] += 1
+    if len(excluded) < len(absent):
+        report.notes["findings both present and absent (kept as present)"] += len(absent) - len(excluded)
+    if row["text"] and text.findings == row["text"]:
+        report.notes['with a text of their own form, not "Sex ... Age ..." (kept)'] += 1
+    if not row["text"] and not observed:
+        report.notes["without text or findings (kept)"] += 1
+    return Case(
+        id=row["id"],
+        disease=row["disease"],
+        disease_id=row["disease_id"],
+        age_years=age if age is not None else text.age_years,
+        sex=sex or text.sex,
+        observed=tuple(observed.values()),
+        excluded=tuple(excluded.values()),
+        subject=row["subject"],
+        split=row["split"].lower(),
+        text=row["text"] or None,
+    )
+
+
+def _terms(cell: str, labels: Mapping[str, str], report: GmdbReport) -> dict[str, Term]:
+    """label -> finding, from "HP:0001250", "Seizure", "HP:0001250 Seizure" or "Seizure (HP:0001250)"."""
+    terms: dict[str, Term] = {}
+    for part in filter(None, map(str.strip, re.split("[;|]", cell))):
+        ids = TERM_ID.findall(part)
+        if len(ids) > 1:
+            raise _Problem(f'findings are separated by ";" or "|", not as in {part[:60]!r}')
+        identity = ids[0].upper() if ids else ""
+        label = TERM_ID.sub("", part).strip(" :!-") or labels.get(identity, "")
+        if label.upper().startswith("HP:"):
+            raise _Problem(f"{part[:60]!r} is not an HPO id (HP:0000000)")
+        if not label:
+            report.notes["findings known by id alone (the id stands for the label)"] += 1
+        terms.setdefault(label or identity, Term(identity, label or identity))
+    return terms
+
+
+def _age(years: str, months: str) -> float | None:
+    """Age in years; None where neither is given, or the sum is no age."""
+    try:
+        age = float(years or 0) + float(months or 0) / 12
+    except ValueError:
+        return None
+    return age if (years or months) and 0 <= age < 130 else None
+
+
+def _image(row: dict[str, str], folder: Path, missing_images: str, report: GmdbReport) -> Path | None:
+    """The path of the row's image, whose header has been read; None where there is none and that is allowed."""
+    name = row["filename"]
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise _Problem(f"the image {name} lies outside {folder}")
+        if name and path.is_file():
+            with Image.open(path) as image:
+                image.verify()
+            return folder / name
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
+        raise _Problem(f"the image {name} cannot be read: {error}") from None
+    if missing_images != "skip":
+        raise _Problem(f"the image {name} is not in {folder}" if name else "no filename")
+    report.notes["without an image (kept)"] += 1
+    return None

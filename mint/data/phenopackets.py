@@ -45,10 +45,11 @@ class _Unusable(Exception):
     """Why a file cannot become a case."""
 
 
-def read_phenopackets(path: str | Path, exclude_terms: set[str] | None = None) -> tuple[list[Case], ReadReport]:
+def read_phenopackets(path: str | Path, facial_terms: set[str] | None = None) -> tuple[list[Case], ReadReport]:
     """The cases under ``path``, in the order of their file names, and what was skipped.
 
-    exclude_terms: HPO ids to leave out of the cases, observed or excluded (facial terms, say).
+    facial_terms: HPO ids of what a photograph of the face shows: they go to the cases' ``facial``, not to ``observed`` or
+    ``excluded``.
     Raises InputError if the path does not exist, is damaged, or yields no case.
     """
     path = Path(path)
@@ -56,7 +57,7 @@ def read_phenopackets(path: str | Path, exclude_terms: set[str] | None = None) -
     cases: dict[str, Case] = {}
     for name, content in _files(path, report):
         try:
-            case = _case(content, PurePosixPath(name).stem, exclude_terms or set(), report)
+            case = _case(content, PurePosixPath(name).stem, facial_terms or set(), report)
         except _Unusable as reason:
             report.skipped[str(reason)] += 1
             continue
@@ -118,7 +119,7 @@ def _members(path: Path, report: ReadReport) -> list[tuple[str, bytes]]:
     return found
 
 
-def _case(content: bytes, stem: str, exclude: set[str], report: ReadReport) -> Case:
+def _case(content: bytes, stem: str, facial_terms: set[str], report: ReadReport) -> Case:
     try:
         packet = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError:
@@ -129,7 +130,9 @@ def _case(content: bytes, stem: str, exclude: set[str], report: ReadReport) -> C
         raise _Unusable("not a JSON object")
     disease = _disease(packet)
     subject = _dict(packet.get("subject"))
-    observed, excluded = _terms(packet, exclude, report)
+    observed, excluded = _terms(packet, report)
+    facial = tuple(term for term in observed if term.id in facial_terms)
+    observed, excluded = (tuple(t for t in terms if t.id not in facial_terms) for terms in (observed, excluded))
     if not observed:
         report.notes["without an observed term (kept)"] += 1
     sex = subject.get("sex")
@@ -141,6 +144,7 @@ def _case(content: bytes, stem: str, exclude: set[str], report: ReadReport) -> C
         sex=sex.lower() if sex in ("MALE", "FEMALE") else None,
         observed=observed,
         excluded=excluded,
+        facial=facial,
         subject=_text(subject.get("id")),
     )
 
@@ -157,7 +161,7 @@ def _disease(packet: dict) -> tuple[str, str]:
     raise _Unusable("no disease")
 
 
-def _terms(packet: dict, exclude: set[str], report: ReadReport) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+def _terms(packet: dict, report: ReadReport) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
     """(observed, excluded). Version 1 says ``negated``; a term whose polarity cannot be read must not be guessed."""
     observed: dict[str, Term] = {}
     excluded: dict[str, Term] = {}
@@ -169,7 +173,7 @@ def _terms(packet: dict, exclude: set[str], report: ReadReport) -> tuple[tuple[T
             report.notes["terms without a usable label (left out)"] += 1
         elif not all(isinstance(value, bool) for value in absent):
             report.notes["terms neither present nor absent (left out)"] += 1
-        elif term.id not in exclude:
+        else:
             (excluded if any(absent) else observed).setdefault(term.label, term)
     return tuple(observed.values()), tuple(t for label, t in excluded.items() if label not in observed)
 

@@ -256,6 +256,7 @@ def _draw_case(
         sex=None if rng.random() < _UNKNOWN else sex,
         observed=tuple(Term(feature.id, feature.label) for feature in observed),
         excluded=tuple(Term(feature.id, feature.label) for feature in absent),
+        facial=tuple(Term(feature.id, feature.label) for feature in present if feature.facial),
     )
 
 

@@ -45,7 +45,9 @@ def test_excluded_findings_are_limited():
 
 @pytest.mark.parametrize(
     "label, prose",
-    [("Seizure", "seizure"), ("EEG abnormality", "EEG abnormality"), ("T-cell defect", "T-cell defect"), ("", "")],
+    [("Seizure", "seizure"), ("EEG abnormality", "EEG abnormality"), ("T-cell defect", "T-cell defect"), ("", ""),
+     ("Low-set ears", "low-set ears"), ("Dandy-Walker malformation", "Dandy-Walker malformation"),
+     ("Brushfield spots", "Brushfield spots")],  # fmt: skip
 )
 def test_labels_in_prose(label, prose):
     assert in_prose(label) == prose

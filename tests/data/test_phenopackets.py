@@ -39,9 +39,10 @@ def test_a_case(tmp_path):
     assert str(report) == "1 cases"
 
 
-def test_terms_can_be_left_out(tmp_path):
-    [case], report = read_phenopackets(write(tmp_path, a=packet()), exclude_terms={"HP:1"})
-    assert case.observed == () and "1 without an observed term (kept)" in str(report)
+def test_facial_terms_stand_apart(tmp_path):
+    [case], report = read_phenopackets(write(tmp_path, a=packet()), facial_terms={"HP:1"})
+    assert case.observed == () and [t.label for t in case.facial] == ["Seizure"]
+    assert "1 without an observed term (kept)" in str(report)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,18 @@ from mint.errors import InputError
 from mint.hub import MODEL_FILES, resolve_dir
 from mint.models.llama import MODEL_TYPES, Llama, LlamaConfig
 from mint.models.lora import lora_layers
+from mint.models.vilt import Vilt, ViltConfig
 
-ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = dict.fromkeys(MODEL_TYPES, (Llama, LlamaConfig.from_dict))
-TRANSFORMERS_CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
+    **dict.fromkeys(MODEL_TYPES, (Llama, LlamaConfig.from_dict)),
+    "vilt": (Vilt, ViltConfig.from_dict),
+}
+TRANSFORMERS_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "vilt": "ViltForQuestionAnswering",
+}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # Files that make a directory complete for other programs, copied as they are.
 COMPANIONS = (
@@ -34,24 +43,36 @@ COMPANIONS = (
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
+    "preprocessor_config.json",
 )
 
 
 def load_model(
-    name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    name: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    settings: dict | None = None,
+    fresh: tuple[str, ...] = (),
+    seed: int = 0,
 ) -> nn.Module:
     """The model in a directory or hub repository, in ``dtype`` on ``device``, in evaluation mode.
 
     Tensors stream from the files one at a time, so the peak is the model itself and one tensor. ``model.source_dir``
-    tells where it came from. Raises InputError for an unsupported architecture, missing, unexpected or misshapen
-    tensors, damaged files, and weights that are not safetensors.
+    tells where it came from. settings: replace those of ``config.json``. fresh: beginnings of names: these parameters are
+    drawn from ``seed`` as in :func:`init_model`, whatever the files hold (a new head).
+    Raises InputError for an unsupported architecture, missing, unexpected or misshapen tensors, damaged files, and weights
+    that are not safetensors.
     """
     folder = resolve_dir(name, MODEL_FILES)
     raw = _read_json(folder / "config.json")
+    if settings and isinstance(raw, dict):
+        raw = {**raw, **settings}
     model = _build(raw, folder)
     expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
     seen: set[str] = set()
     for path, key, read in _stored_tensors(folder):
+        if fresh and key.startswith(fresh):
+            continue
         if key not in expected:
             if _is_harmless(key, raw):
                 continue
@@ -62,6 +83,12 @@ def load_model(
         _assign(model, key, tensor.to(device=device, dtype=dtype))
         seen.add(key)
     missing = [key for key in expected if key not in seen]
+    if fresh:
+        generator = torch.Generator().manual_seed(seed)
+        for key in (key for key in missing if key.startswith(fresh)):
+            tensor = _draw(key, torch.empty(expected[key]), model.config.initializer_range, generator)
+            _assign(model, key, tensor.to(device=device, dtype=dtype))
+        missing = [key for key in missing if not key.startswith(fresh)]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise InputError(f"{folder} lacks weights: {', '.join(missing[:5])}{more}")
@@ -76,10 +103,7 @@ def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) 
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if parameter.dim() >= 2:
-                parameter.normal_(0.0, model.config.initializer_range, generator=generator)
-            else:
-                parameter.fill_(0.0 if key.endswith(".bias") else 1.0)
+            _draw(key, parameter, model.config.initializer_range, generator)
     model.source_dir = None
     return model.eval()
 
@@ -117,6 +141,13 @@ def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = 5_00
         folder.rename(old)
     aside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _draw(key: str, parameter: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Fills a new parameter: matrices normal, biases 0, norms 1."""
+    if parameter.dim() >= 2:
+        return parameter.normal_(0.0, std, generator=generator)
+    return parameter.fill_(0.0 if key.endswith(".bias") else 1.0)
 
 
 def _build(raw: dict, where: Path) -> nn.Module:
@@ -158,9 +189,9 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tens
 
 
 def _is_harmless(key: str, raw: dict) -> bool:
-    """Tensors some checkpoints store though they follow from others: a tied head, rotary frequencies."""
+    """Tensors some checkpoints store though they follow from others: a tied head, rotary frequencies, places in a text."""
     tied = key == "lm_head.weight" and raw.get("tie_word_embeddings", False)
-    return tied or key.endswith("rotary_emb.inv_freq")
+    return tied or key.endswith(("rotary_emb.inv_freq", ".position_ids"))
 
 
 def _assign(model: nn.Module, key: str, tensor: Tensor) -> None:

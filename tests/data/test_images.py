@@ -1,0 +1,114 @@
+"""Image files of every kind, and the processor against transformers'."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from mint.data.images import ViltImageProcessor, load_processor, open_image, to_rgb
+from mint.errors import InputError
+from tests.reference.vilt_inputs import HERE, IMAGES, PROCESSOR, image
+
+RESULTS = load_file(HERE / "vilt.safetensors")
+
+
+def test_the_processor_equals_transformers():
+    made = ViltImageProcessor(PROCESSOR)([image(name) for name in IMAGES])
+    assert list(made["pixel_values"].shape) == json.loads((HERE / "vilt.json").read_text())["size"]
+    assert torch.equal(made["pixel_mask"].sum((1, 2)), RESULTS["processor.mask_sums"])
+    assert torch.allclose(made["pixel_values"][:, :, 3::16, 5::16], RESULTS["processor.sample"], atol=1e-5)
+
+
+def test_one_size_is_kept_as_it_is():
+    """By hand: (255 / 255 - 0.5) / 0.5 = 1, and nothing is resampled."""
+    picture = Image.new("RGB", (112, 112), (255, 0, 128))
+    made = ViltImageProcessor({"size": {"shortest_edge": 112}, "size_divisor": 16})([picture])
+    assert made["pixel_values"].shape == (1, 3, 112, 112) and made["pixel_mask"].all()
+    assert torch.allclose(made["pixel_values"][0, :, 50, 50], torch.tensor([1.0, -1.0, 128 / 255 * 2 - 1]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "size, target",
+    [((1000, 10), (96, 32)), ((10, 1000), (32, 96)), ((64, 64), (64, 64)), ((1, 1), (64, 64)), ((99, 66), (96, 64))],
+)
+def test_sizes_after_resizing(size, target):
+    """The longer edge is at most 1333/800 of 64 = 106, rounded down to 96; an edge is never less than one patch."""
+    made = ViltImageProcessor({"size": 64, "size_divisor": 32}).resize(Image.new("RGB", size))
+    assert made.dtype == torch.uint8 and tuple(made.shape) == (3, target[1], target[0])
+
+
+def test_every_mode_becomes_rgb(tmp_path):
+    grey = np.linspace(0, 65535, 64).reshape(8, 8)
+    pictures = {
+        "1": Image.new("1", (8, 8), 1),
+        "L": Image.new("L", (8, 8), 200),
+        "P": Image.new("RGB", (8, 8), (255, 0, 0)).convert("P"),
+        "RGBA": Image.new("RGBA", (8, 8), (255, 0, 0, 0)),
+        "LA": Image.new("LA", (8, 8), (0, 255)),
+        "CMYK": Image.new("CMYK", (8, 8), (0, 0, 0, 0)),
+        "I;16": Image.fromarray(grey.astype(np.uint16)),
+        "I": Image.fromarray(grey.astype(np.int32)),
+    }
+    for mode, picture in pictures.items():
+        path = tmp_path / ("x." + {"CMYK": "jpg", "I": "tif"}.get(mode, "png"))
+        picture.save(path)
+        opened = open_image(path)
+        assert opened.mode == "RGB" and opened.size == (8, 8), mode
+    assert to_rgb(pictures["RGBA"]).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(pictures["LA"]).getpixel((0, 0)) == (0, 0, 0)
+    for mode in ("I;16", "I"):  # scaled, not cut at 255
+        values = np.asarray(to_rgb(pictures[mode]))[..., 0]
+        assert np.abs(values.ravel() - np.linspace(0, 255, 64)).max() <= 1
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    picture = Image.new("RGB", (4, 2))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    picture.save(tmp_path / "x.jpg", exif=exif)
+    assert open_image(tmp_path / "x.jpg").size == (2, 4)
+
+
+def test_images_that_cannot_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    with pytest.raises(InputError, match="does not exist"):
+        open_image(path)
+    Image.effect_noise((40, 40), 50).save(path)
+    whole = path.read_bytes()
+    for content in (b"", b"hello", whole[:-300], whole[:40]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            open_image(path)
+    path.write_bytes(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(InputError, match="more than 1,000 pixels"):
+        open_image(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        open_image(tmp_path)
+
+
+def test_processors_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match="has no preprocessor_config.json"):
+        load_processor(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_processor(tmp_path)
+    path.write_text('{"image_processor_type": "CLIPImageProcessor"}')
+    with pytest.raises(InputError, match="'CLIPImageProcessor' is not supported"):
+        load_processor(tmp_path)
+    path.write_text('{"feature_extractor_type": "ViltFeatureExtractor", "size": 384}')
+    assert load_processor(tmp_path).shorter == 384
+
+
+def test_the_chest_images(shared_data):
+    """Real pictures of odd sizes and modes."""
+    folder = shared_data / "cxr" / "images"
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    if not files:
+        pytest.skip("the chest images are not present beside the project")
+    made = ViltImageProcessor({"size": {"shortest_edge": 96}})([open_image(path) for path in files])
+    assert made["pixel_values"].isfinite().all() and made["pixel_mask"].flatten(1).sum(1).min() >= 96 * 96

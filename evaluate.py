@@ -1,6 +1,8 @@
-"""Score models: decode answers for a data set, print a table, save every answer.
+"""Score models: decode answers for a data set, print a table, save every answer; compare what was saved.
 
-    python evaluate.py disease --model DIR [--adapter DIR] --cases PATH
+python evaluate.py disease --model DIR [--adapter DIR] --cases PATH
+python evaluate.py disease --predictions FILE.jsonl --cases PATH
+python evaluate.py compare RUN RUN ... --out DIR
 """
 
 from __future__ import annotations
@@ -10,17 +12,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint.command import choose_device, read_cases, run_command
-from mint.data.cases import Case, format_list, read_term_ids
+from mint.cohorts import add_cohort_options, read_cohort
+from mint.command import choose_device, run_command
+from mint.data.cases import Case, format_list, write_note
 from mint.data.chat import load_tokenizer
+from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.errors import InputError
-from mint.evaluation.disease import average, format_table, list_diseases, rank_upstream, save_evaluation, score_lists
+from mint.evaluation.disease import (
+    average,
+    format_table,
+    list_diseases,
+    rank_diseases,
+    rank_upstream,
+    save_evaluation,
+    score_lists,
+)
 from mint.evaluation.metrics import KnownDiseases
+from mint.evaluation.predictions import read_predictions
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
+from mint.prefs.fusion import VIEWS, load_teacher
 from mint.prefs.naive_bayes import NaiveBayesRanker
 
-UPSTREAM = "upstream (naive Bayes)"
+DECODING = ("greedy", "sample", "constrained", "rank")
 
 
 def add_disease(commands) -> None:
@@ -28,66 +42,116 @@ def add_disease(commands) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", metavar="DIR|ID")
     what.add_argument("--ranker-only", action="store_true", help="score the upstream ranking alone, without a model")
+    what.add_argument("--predictions", metavar="FILE.jsonl", help='another model\'s: {"id": ..., "answer": ...} for every case')
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
-    parser.add_argument("--cases", required=True, help="phenopackets: a folder, .json, .tar, .tar.gz or .tar.xz")
-    parser.add_argument(
+    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    add_cohort_options(parser)
+    parser.add_argument("--limit", type=int, help="score the first N cases only")
+    parser.add_argument("--known-diseases", metavar="FILE", help="names that count as real, one a line (default: the cases')")
+
+    upstream = parser.add_argument_group("upstream")
+    upstream.add_argument("--teacher", metavar="DIR", help="a multimodal teacher (default: naive Bayes over the findings)")
+    upstream.add_argument("--view", choices=VIEWS, default="both", help="what the teacher may see (default both)")
+    upstream.add_argument(
         "--teacher-cases",
         metavar="PATH",
-        help="cases the upstream ranking (naive Bayes) is fitted on; default: --cases, each ranked without itself",
+        help="cases the upstream ranking was fitted on; default: --cases, each ranked without itself",
     )
-    parser.add_argument("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
-    parser.add_argument("--known-diseases", metavar="FILE", help="names that count as real, one a line (default: the cases')")
-    parser.add_argument("--top-k", type=int, default=10, help="length of the upstream's best list (default 10)")
-    parser.add_argument("--bottom-q", type=int, default=15, help="length of its worst list (default 15)")
-    parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy")
-    parser.add_argument("--temperature", type=float, default=0.8, help="of --decode sample, as the next two")
-    parser.add_argument("--sample-top-p", type=float, default=0.8)
-    parser.add_argument("--sample-top-k", type=int, default=10)
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--limit", type=int, help="score the first N cases only")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    upstream.add_argument("--top-k", type=int, default=10, help="length of the upstream's best list (default 10)")
+    upstream.add_argument("--bottom-q", type=int, default=15, help="length of its worst list (default 15)")
+
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument(
+        "--decode",
+        choices=DECODING,
+        default="greedy",
+        help="constrained: known names alone, none twice; rank: score every known name as the first of the list, and sort",
+    )
+    decoding.add_argument("--temperature", type=float, default=0.8, help="of --decode sample, as the next two")
+    decoding.add_argument("--sample-top-p", type=float, default=0.8)
+    decoding.add_argument("--sample-top-k", type=int, default=10)
+    decoding.add_argument("--max-new-tokens", type=int, default=512)
+    decoding.add_argument(
+        "--retrieve",
+        metavar="PATH",
+        help="put the best passages by BM25 into the prompt: from cases, or from a folder of HPO tables "
+        "(disease_features.tsv, diseases.tsv, terms.tsv)",
+    )
+    decoding.add_argument("--passages", type=int, default=3, help="of --retrieve, for every note (default 3)")
+    decoding.add_argument("--batch-size", type=int, default=64)
+    decoding.add_argument("--seed", type=int, default=0)
+    decoding.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    decoding.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    decoding.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
     parser.add_argument("--out", default="runs/evaluation", metavar="DIR", help="default runs/evaluation")
     parser.set_defaults(run=run_disease)
 
 
 def run_disease(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves; the upstream ranking stands in the table as a row of its own."""
-    facial = read_term_ids(args.face_terms) if args.face_terms else None
     if min(args.top_k, args.bottom_q) < 1 or args.limit is not None and args.limit < 1:
         raise InputError("--limit, --top-k and --bottom-q must be at least 1")
-    everyone = read_cases(args.cases, facial)
+    if not args.model and (args.adapter or args.retrieve or args.decode != "greedy"):
+        raise InputError("--adapter, --retrieve and --decode go with --model")
+    everyone = read_cohort(args.cases, args)
     cases = everyone[: args.limit]
-    teacher_cases = read_cases(args.teacher_cases, facial) if args.teacher_cases else everyone
-    ranker = NaiveBayesRanker(teacher_cases)
-    upstream = rank_upstream(cases, ranker, args.top_k, args.bottom_q, held_out=bool(args.teacher_cases))
-    known = KnownDiseases(read_names(args.known_diseases) or [case.disease for case in [*cases, *teacher_cases]])
+    training = read_cohort(args.teacher_cases, args, "train" if args.split else None) if args.teacher_cases else []
+    ranker, held_out = load_upstream(args, training or everyone), bool(args.teacher_cases) and not args.teacher
+    if args.top_k + args.bottom_q > len(ranker.diseases):
+        raise InputError(
+            f"{args.top_k} best and {args.bottom_q} worst of {len(ranker.diseases)} diseases overlap: "
+            "give --teacher-cases with more, or lower --top-k and --bottom-q"
+        )
+    upstream = rank_upstream(cases, ranker, args.top_k, args.bottom_q, held_out)
+    names = read_names(args.known_diseases) or sorted({case.disease for case in [*cases, *training]} | set(ranker.diseases))
+    known = KnownDiseases(names)
 
+    upstream_name = f"upstream ({ranker.name}{'' if args.view == 'both' else f', {args.view} only'})"
+    name = args.name or upstream_name
     if args.ranker_only:
-        lists, name = upstream.top, UPSTREAM
-        answers = [format_list(names) for names in lists]
+        lists, answers = upstream.top, [format_list(names) for names in upstream.top]
+    elif args.predictions:
+        answers, lists = read_predictions(args.predictions, cases)
+        name = args.name or args.predictions
     else:
-        answers, lists = decode(args, cases)
-        name = " + ".join(filter(None, (args.model, args.adapter)))
+        answers, lists = decode(args, cases, training, names)
+        name = args.name or " + ".join(filter(None, (args.model, args.adapter, args.retrieve and "retrieval")))
     scores = score_lists(cases, lists, known, upstream)
-    rows = {UPSTREAM: average(score_lists(cases, upstream.top, known, upstream)), name: average(scores)}
+    rows = {upstream_name: average(score_lists(cases, upstream.top, known, upstream)), name: average(scores)}
     settings = {key: value for key, value in vars(args).items() if key != "run"}
-    save_evaluation(Path(args.out), rows, cases, answers, lists, scores, settings)
+    save_evaluation(Path(args.out), rows, cases, answers, lists, scores, settings, upstream, training)
     print(format_table(rows))
     print(f"{len(cases)} cases, {rows[name]['without_list']} answers without a list; saved in {args.out}")
 
 
-def decode(args: argparse.Namespace, cases: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+def load_upstream(args: argparse.Namespace, cases: Sequence[Case]):
+    """The teacher, or naive Bayes fitted on ``cases``."""
+    if args.teacher:
+        return load_teacher(args.teacher, choose_device(args.device, "auto")[0], args.view)
+    if args.view != "both":
+        raise InputError("--view goes with --teacher")
+    return NaiveBayesRanker(cases)
+
+
+def decode(
+    args: argparse.Namespace, cases: Sequence[Case], training: Sequence[Case], names: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
     """(answers, lists) of the model for every case."""
-    model, tokenizer = load(args)
+    device, dtype = choose_device(args.device, args.dtype)
+    model = load_model(args.model, dtype=dtype, device=device)
+    if args.adapter:
+        merge_lora(load_adapter(model, args.adapter), drop=True)
+    tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
+    passages = retrieve(args, cases) if args.retrieve else None
+    if args.decode == "rank":
+        return rank_diseases(model, tokenizer, cases, names, passages)
     sampling = {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
     return list_diseases(
         model,
         tokenizer,
         cases,
+        passages=passages,
+        only=names if args.decode == "constrained" else None,
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
         seed=args.seed,
@@ -95,20 +159,21 @@ def decode(args: argparse.Namespace, cases: Sequence[Case]) -> tuple[list[str], 
     )
 
 
+def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> list[list[str]]:
+    """The passages of every case; a case is never shown itself."""
+    if is_description_folder(args.retrieve):
+        collection = read_descriptions(args.retrieve)
+    else:
+        collection = describe_cases(read_cohort(args.retrieve, args, "train" if args.split else None))
+    notes = [write_note(case) for case in cases]
+    return Retriever(collection).retrieve(notes, args.passages, [case.id for case in cases])
+
+
 def read_names(path: str | None) -> list[str]:
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines() if path else []
+        return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()] if path else []
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-
-
-def load(args: argparse.Namespace):
-    """(model with its adapter merged, tokenizer)."""
-    device, dtype = choose_device(args.device, args.dtype)
-    model = load_model(args.model, dtype=dtype, device=device)
-    if args.adapter:
-        merge_lora(load_adapter(model, args.adapter), drop=True)
-    return model, load_tokenizer(model.source_dir, chat_date=args.chat_date)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

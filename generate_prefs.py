@@ -1,57 +1,117 @@
 """Make preference files from upstream models.
 
     python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
+    python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
+    python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
-from mint.command import read_cases, run_command
-from mint.data.cases import read_term_ids
+from mint.cohorts import add_cohort_options, read_cohort
+from mint.command import choose_device, run_command
+from mint.data.cases import Case
 from mint.data.preferences import write_jsonl
+from mint.errors import InputError
+from mint.prefs.fusion import load_teacher
+from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
-
-RANKERS = {"naive-bayes": NaiveBayesRanker}
+from mint.prefs.ranking import Ranker
 
 
 def add_mml(commands) -> None:
     parser = commands.add_parser("mml", help="rank the diseases of cases: the top is chosen, the bottom rejected")
-    parser.add_argument("--cases", required=True, help="phenopackets: a folder, .json, .tar, .tar.gz or .tar.xz")
-    parser.add_argument("--ranker", choices=RANKERS, default="naive-bayes")
-    parser.add_argument("--fit-cases", help="fit the ranker on these cases (default: on --cases, each ranked without itself)")
-    parser.add_argument("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
-    parser.add_argument("--out", required=True, metavar="FILE.jsonl")
+    add_cohort_options(parser)
+    parser.add_argument("--out", metavar="FILE.jsonl", help="the pairs; without it a teacher is fitted and no more")
+
+    upstream = parser.add_argument_group("upstream").add_mutually_exclusive_group()
+    upstream.add_argument("--ranker", choices=("naive-bayes",), help="a statistical ranking of the findings (the default)")
+    upstream.add_argument("--fit", metavar="DIR", help="train a multimodal teacher, save it there, and rank with it")
+    upstream.add_argument("--teacher", metavar="DIR", help="rank with a teacher that --fit has saved, or another ViLT")
+    parser.add_argument("--fit-cases", metavar="PATH", help="cases to fit the ranking on (default: --cases themselves)")
+    parser.add_argument(
+        "--folds", type=int, default=0, metavar="N", help="--fit: cross-fit, so that no case is ranked by what has seen it"
+    )
+    parser.add_argument("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small one from scratch)")
+    parser.add_argument("--teacher-epochs", type=int, help="--fit: epochs at most (default 10; from scratch 25)")
+    parser.add_argument("--teacher-lr", type=float, help="--fit: learning rate (default 5e-5; from scratch 3e-3)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
     defaults = PairSettings()
     parser.add_argument("--top-k", type=int, default=defaults.top_k, help="diseases of the chosen list (default 10)")
     parser.add_argument("--bottom-q", type=int, default=defaults.bottom_q, help="of the rejected list (default 15)")
     parser.add_argument("--label-first", action="store_true", help="move the true disease to the front of the chosen list")
     parser.add_argument("--variants", type=int, default=1, help="notes per case, all but the first shuffled and thinned")
     parser.add_argument("--drop-terms", type=float, default=defaults.drop_terms, help="mean share of findings left out")
+    parser.add_argument("--rejected-samples", type=int, default=1, help="records per note, each with another rejected list")
     parser.add_argument("--answer", choices=ANSWERS, default="ranking", help="disease: chosen names the true disease alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=run_mml)
 
 
 def run_mml(args: argparse.Namespace) -> None:
-    """Reads, ranks and writes; prints what was read and where the truth stood."""
-    facial = read_term_ids(args.face_terms) if args.face_terms else None
-    cases = read_cases(args.cases, facial)
-    fit = read_cases(args.fit_cases, facial) if args.fit_cases else cases
-    ranker = RANKERS[args.ranker](fit)
+    """Reads, fits, ranks and writes; prints what was read and where the truth stood, and saves it beside the pairs."""
+    if not args.out and not args.fit:
+        raise InputError("nothing to do: give --out for pairs, or --fit for a teacher")
+    if args.folds and not args.fit:
+        raise InputError("--folds goes with --fit")
+    if args.folds and args.fit_cases:
+        raise InputError("--folds cross-fits --cases themselves: it does not go with --fit-cases")
+    cases = read_cohort(args.cases, args)
+    fit_cases = read_cohort(args.fit_cases, args) if args.fit_cases else cases
+    ranker = make_ranker(args, fit_cases)
+    if not args.out:
+        return
     settings = PairSettings(
-        args.top_k, args.bottom_q, args.label_first, args.variants, args.drop_terms, args.answer, args.seed
+        args.top_k,
+        args.bottom_q,
+        args.label_first,
+        args.variants,
+        args.drop_terms,
+        args.rejected_samples,
+        args.answer,
+        args.seed,
     )
     report = PairReport()
     records = make_pairs(cases, ranker, settings, report, held_out=bool(args.fit_cases))
-    total = len(cases) * args.variants
-    write_jsonl(args.out, tqdm(records, total=total, desc="ranking", unit="note", disable=None))
+    total = len(cases) * args.variants * args.rejected_samples
+    write_jsonl(args.out, tqdm(records, total=total, desc="ranking", unit="pair", disable=None))
     print(f"{args.out}: {report}")
+    save_report(Path(f"{args.out}.report.json"), args, cases, report)
+
+
+def make_ranker(args: argparse.Namespace, cases: Sequence[Case]) -> Ranker:
+    """The upstream the flags ask for, fitted on ``cases`` or loaded."""
+    device, _ = choose_device(args.device, "auto")
+    if args.teacher:
+        return load_teacher(args.teacher, device)
+    if not args.fit:
+        return NaiveBayesRanker(cases)
+    counts = count(cases)
+    print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))
+    changes = {"epochs": args.teacher_epochs, "lr": args.teacher_lr, "seed": args.seed}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    settings = FusionSettings(**changes) if args.base else FusionSettings.from_scratch(**changes)
+    if args.folds:
+        return fit_folds(cases, args.fit, args.folds, settings, base=args.base, device=device)
+    return fit_teacher(cases, args.fit, settings, base=args.base, device=device)
+
+
+def save_report(path: Path, args: argparse.Namespace, cases: Sequence[Case], report: PairReport) -> None:
+    settings = {name: value for name, value in vars(args).items() if name != "run"}
+    record = {"settings": settings, "cohort": count(cases), "pairs": dataclasses.asdict(report)}
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

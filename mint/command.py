@@ -1,4 +1,4 @@
-"""What the commands share: sub-commands, one message for a mistake, the device, reading cases aloud."""
+"""What the commands share: sub-commands, one message for a mistake, the device."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from mint.data.cases import Case
-from mint.data.phenopackets import read_phenopackets
 from mint.errors import InputError
 
 
@@ -40,10 +38,3 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
         raise InputError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
     wanted = dtype if dtype != "auto" else ("bfloat16" if name == "cuda" else "float32")
     return torch.device(name), getattr(torch, wanted)
-
-
-def read_cases(path: str, facial: set[str] | None) -> list[Case]:
-    """The cases of a folder or archive of phenopackets; prints how many were read and what was skipped."""
-    cases, report = read_phenopackets(path, facial)
-    print(f"{path}: {report}")
-    return cases

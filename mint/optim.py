@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mint.config import TrainConfig
+
+class Settings(Protocol):
+    """What the optimiser is told: ``TrainConfig``, or any settings with these fields."""
+
+    lr: float
+    warmup: float
+    schedule: str
+    weight_decay: float
+    adam_beta2: float
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: Settings) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; the decay acts on matrices, not on norms and biases."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -21,7 +30,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.adam_beta2), fused=True)
 
 
-def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+def learning_rate(step: int, total: int, config: Settings) -> float:
     """The rate of optimiser step ``step`` (from 0) of ``total``: linear warm-up, then the schedule, down to zero."""
     warmup = config.warmup * total if config.warmup < 1 else config.warmup
     warmup = min(math.ceil(warmup), total)

@@ -22,6 +22,7 @@ REQUEST = (
     "Name exactly 10 potential rare diseases for this patient, the most likely first. Answer in this format and "
     "write nothing else:\n\nPOTENTIAL_DISEASES:\n1. 'Disease1'\n2. 'Disease2'\n...\n10. 'Disease10'"
 )
+RETRIEVED = "Passages that may help:"
 HEADER = "POTENTIAL_DISEASES:"
 EXCLUDED_LIMIT = 6  # absent findings a note mentions: reports list dozens, and a short note does not
 # First words of HPO labels that keep their capital inside a sentence, as they come from a name.
@@ -128,11 +129,12 @@ def in_prose(label: str) -> str:
     return label if keeps else label[:1].lower() + label[1:]
 
 
-def diagnosis_messages(note: str) -> list[dict]:
-    """The prompt of MINT's first task: system and user message."""
+def diagnosis_messages(note: str, passages: Sequence[str] = ()) -> list[dict]:
+    """The prompt of MINT's first task: system and user message. passages: what was retrieved for the note."""
+    found = [f"{RETRIEVED}\n" + "\n".join(f"[{number}] {text}" for number, text in enumerate(passages, 1))] if passages else []
     return [
         {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"{note}\n\n{REQUEST}"},
+        {"role": "user", "content": "\n\n".join([note, *found, REQUEST])},
     ]
 
 

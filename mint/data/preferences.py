@@ -12,6 +12,7 @@ anything else happens.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -295,5 +296,6 @@ def write_jsonl(path: str | Path, records: Iterable[dict]) -> int:
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return count

@@ -1,6 +1,7 @@
 """Make the parts of the embedded default by hand.
 
     python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a blank Llama
+    python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from mint.command import run_command
 from mint.data.preferences import read_preferences
 from mint.demo.base import SHAPES, write_base
+from mint.demo.gallery import write_gallery
 
 
 def texts(paths: Sequence[str]) -> Iterator[str]:
@@ -33,8 +35,21 @@ def add_base(commands) -> None:
     parser.set_defaults(run=lambda a: print(write_base(a.out, texts(a.pairs), a.shape, a.vocabulary, a.seed)))
 
 
+def add_gallery(commands) -> None:
+    parser = commands.add_parser("gallery", help="a contact sheet of portraits of the embedded cohort's syndromes")
+    parser.add_argument("--out", required=True, metavar="FILE.png")
+    parser.add_argument("--patients", type=int, default=4, help="portraits a syndrome (default 4)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run_gallery)
+
+
+def run_gallery(args) -> None:
+    write_gallery(args.out, args.patients, args.seed)
+    print(args.out)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_base], argv, prog="python -m mint.demo")
+    return run_command(__doc__.splitlines()[0], [add_base, add_gallery], argv, prog="python -m mint.demo")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,4 @@
-"""A tiny Llama from nothing: a tokenizer made for clinical notes, random weights, a directory like any other.
-
-The tokenizer is an ordinary byte-level BPE with one choice that makes everything after it cheap: text is cut at
-clauses, not at words, before merges are counted, so a phrase that occurs often ("conductive hearing impairment", a
-disease's name, the sentence that asks for the list) becomes one token or two. A note of 150 words is then some
-thirty tokens, a list of ten diseases some fifty, and a small model reads symptoms instead of spelling them.
-"""
+"""A tiny Llama from nothing: a tokenizer made for clinical notes, random weights, a directory like any other."""
 
 from __future__ import annotations
 
@@ -12,15 +6,12 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
 from mint.data.chat import LLAMA3_TEMPLATE
+from mint.data.phrases import train_phrases
 from mint.models import init_model, save_model
 
 BOS, END_OF_TEXT, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 CONTROL = (BOS, END_OF_TEXT, "<|start_header_id|>", "<|end_header_id|>", EOT)
-# What lies between two of these is a candidate for one token; a comma goes with the phrase after it.
-BREAKS, COMMAS = Regex(r"\n\d+\. |\n+|[;:] |\. "), Regex(r", (and |or )?")
 
 # Decoder shapes: "demo" trains in a minute on two cores, "small" (5 M with 10,000 tokens) is for real cohorts.
 SHAPES = {
@@ -29,37 +20,13 @@ SHAPES = {
 }
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE of at most ``vocabulary`` entries over the clauses of ``texts``, with Llama 3's control tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(BREAKS, "isolated"),
-            pre_tokenizers.Split(COMMAS, "merged_with_next"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(CONTROL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
-    )
-    return tokenizer
-
-
 def write_base(folder: str | Path, texts: Iterable[str], shape: str = "small", vocabulary: int = 10_000, seed: int = 0):
     """Writes a model directory with a tokenizer trained on ``texts`` and random weights; returns its path.
 
     shape: a key of ``SHAPES``. The head is tied to the embedding, the context is 1,024 tokens.
     """
     folder = Path(folder)
-    tokenizer = train_tokenizer(texts, vocabulary)
+    tokenizer = train_phrases(texts, vocabulary, CONTROL, f"{BOS} $A")
     ids = {token: tokenizer.token_to_id(token) for token in CONTROL}
     config = {
         "model_type": "llama",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
-from mint.data.cases import Case, diagnosis_messages, parse_list, write_note
+from mint.data.cases import Case, diagnosis_messages, format_list, parse_list, write_note
 from mint.data.preferences import write_jsonl
 from mint.errors import InputError
+from mint.evaluation.constrained import LENGTH, ListGrammar, rank_names
 from mint.evaluation.metrics import KnownDiseases, ListScore, score_list
 from mint.models.generate import generate
+from mint.prefs.ranking import Ranker, rank
 
 COLUMNS = {  # score -> heading of the printed table
     "top_1": "top-1",
@@ -35,17 +39,46 @@ class Upstream:
     bottom: list[list[str]]
 
 
-def rank_upstream(cases: Sequence[Case], ranker, top_k: int, bottom_q: int, held_out: bool) -> Upstream:
+def rank_upstream(cases: Sequence[Case], ranker: Ranker, top_k: int, bottom_q: int, held_out: bool) -> Upstream:
     """The top k and bottom q of ``ranker`` for every case; ``held_out`` as in ``mint.prefs.pairs.make_pairs``."""
-    rankings = [[name for name, _ in ranker.rank(case, None if held_out else case)] for case in cases]
+    rankings = [[name for name, _ in ranking] for ranking in rank(ranker, cases, None if held_out else cases)]
     return Upstream([names[:top_k] for names in rankings], [names[-bottom_q:] for names in rankings])
 
 
-def list_diseases(model: nn.Module, tokenizer, cases: Sequence[Case], **decoding) -> tuple[list[str], list[list[str]]]:
-    """(raw answers, parsed lists) of a model for every case; ``decoding`` as ``mint.models.generate.generate``."""
-    prompts = [diagnosis_messages(write_note(case)) for case in cases]
-    answers = generate(model, tokenizer, prompts, progress=True, **decoding)
+def list_diseases(
+    model: nn.Module,
+    tokenizer,
+    cases: Sequence[Case],
+    passages: Sequence[Sequence[str]] | None = None,
+    only: Sequence[str] | None = None,
+    **decoding,
+) -> tuple[list[str], list[list[str]]]:
+    """(raw answers, parsed lists) of a model for every case.
+
+    passages: for every case, what was retrieved. only: the names that lists are held to. decoding: see
+    ``mint.models.generate.generate``.
+    """
+    grammar = None if only is None else ListGrammar(tokenizer, only)
+    answers = generate(model, tokenizer, _prompts(cases, passages), progress=True, grammar=grammar, **decoding)
     return answers, [parse_list(answer) for answer in answers]
+
+
+def rank_diseases(
+    model: nn.Module,
+    tokenizer,
+    cases: Sequence[Case],
+    names: Sequence[str],
+    passages: Sequence[Sequence[str]] | None = None,
+) -> tuple[list[str], list[list[str]]]:
+    """(answers, lists) with the ten names that a model finds likeliest as the first of its list, for every case."""
+    scores = rank_names(model, tokenizer, _prompts(cases, passages), names, progress=True)
+    lists = [[names[i] for i in row.argsort(descending=True, stable=True)[:LENGTH]] for row in scores]
+    return [format_list(names) for names in lists], lists
+
+
+def _prompts(cases: Sequence[Case], passages: Sequence[Sequence[str]] | None) -> list[list[dict]]:
+    notes = [write_note(case) for case in cases]
+    return [diagnosis_messages(note, found) for note, found in zip(notes, passages or [()] * len(notes), strict=True)]
 
 
 def score_lists(
@@ -83,15 +116,28 @@ def save_evaluation(
     lists: Sequence[Sequence[str]],
     scores: Sequence[ListScore],
     settings: dict,
+    upstream: Upstream | None = None,
+    training_cases: Sequence[Case] = (),
 ) -> None:
-    """Writes ``metrics.json``, and ``predictions.jsonl`` with a row per case; whole files or none."""
-    write_jsonl(
-        folder / "predictions.jsonl",
-        (
-            {"id": case.id, "disease": case.disease, "answer": answer, **dataclasses.asdict(score), "listed": names}
-            for case, answer, names, score in zip(cases, answers, lists, scores, strict=True)
-        ),
-    )
+    """Writes ``metrics.json``, and ``predictions.jsonl`` with a row per case; whole files or none.
+
+    The last of ``rows`` is the one that ``answers``, ``lists`` and ``scores`` belong to. training_cases: tell how common
+    a disease is.
+    """
+    counts = Counter(case.disease for case in training_cases)
+
+    def record(place: int, case: Case) -> dict:
+        row = {"id": case.id, "disease": case.disease, "answer": answers[place], **dataclasses.asdict(scores[place])}
+        row |= {"listed": lists[place], "note": write_note(case)}
+        if case.image is not None:
+            row["portrait"] = os.path.relpath(case.image, folder)
+        if upstream is not None:
+            row["teacher"] = upstream.top[place]
+        if training_cases:
+            row["disease_count"] = counts[case.disease]
+        return row
+
+    write_jsonl(folder / "predictions.jsonl", (record(place, case) for place, case in enumerate(cases)))
     temporary = folder / "metrics.json.tmp"
     temporary.write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / "metrics.json")

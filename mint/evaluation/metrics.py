@@ -45,8 +45,8 @@ def equals(name: str, truth: str) -> bool:
 
 
 def _aliases(truth: str) -> list[str]:
-    """The normalised names of a disease; punctuation alone is none."""
-    return [alias for part in truth.split(";") if (alias := normalize(part))]
+    """The normalised names of a disease, and all of them in one as a cohort writes them; punctuation alone is none."""
+    return list(dict.fromkeys(alias for part in (*truth.split(";"), truth) if (alias := normalize(part))))
 
 
 def contains(names: Sequence[str], name: str) -> bool:

@@ -9,6 +9,7 @@ Legend: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,28 @@ from mint.errors import InputError
 from mint.models.llama import KeyValueCache
 
 Prompt = str | list[dict] | list[int]
+
+
+class AnswerState(Protocol):
+    """How far an answer of a restricted form has come."""
+
+    def allowed(self) -> list[int]:
+        """The tokens that may come next; an end token, where the answer may end."""
+
+    def advance(self, token: int) -> None:
+        """Takes the next token."""
+
+    def text(self) -> str:
+        """The answer as text."""
+
+
+class Grammar(Protocol):
+    """A form of answers. longest: no answer has more tokens."""
+
+    longest: int
+
+    def start(self) -> AnswerState:
+        """The beginning of an answer."""
 
 
 def generate(
@@ -32,22 +55,28 @@ def generate(
     seed: int = 0,
     batch_size: int = 32,
     progress: bool = False,
+    grammar: Grammar | None = None,
 ) -> list[str]:
     """The model's answer to every prompt, in the given order.
 
     prompts: message lists (the chat template adds the assistant's turn), strings (continued as they are) or token ids.
     temperature: 0 = the likeliest token; above, tokens are drawn from softmax(logits / temperature), cut to the
     ``top_k`` likeliest (0: all), then to the smallest set that holds a share ``top_p`` of the probability.
-    seed: with the prompt's place in ``prompts``, decides its draws. Raises InputError for settings out of range or a
+    seed: with the prompt's place in ``prompts``, decides its draws. grammar: the form that answers are held to; they end
+    when it says so, whatever ``max_new_tokens``. Raises InputError for settings out of range or a
     prompt that leaves no room in the model's context.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:
         raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
     encoded = [list(p) if _is_ids(p) else tokenizer.encode_prompt(p) for p in prompts]
     limit = model.config.max_position_embeddings
+    if grammar is not None:
+        max_new_tokens = grammar.longest
+    least = 1 if grammar is None else grammar.longest
     for number, ids in enumerate(encoded):
-        if not 0 < len(ids) < limit:
-            raise InputError(f"prompt {number + 1} has {len(ids)} tokens; the model's context is {limit}")
+        if not 0 < len(ids) <= limit - least:
+            room = f" and an answer up to {least}" if least > 1 else ""
+            raise InputError(f"prompt {number + 1} has {len(ids)} tokens{room}; the model's context is {limit}")
     order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
     answers: list[str] = [""] * len(encoded)
     training = model.training
@@ -57,10 +86,11 @@ def generate(
         members = order[start : start + batch_size]
         rooms = [min(max_new_tokens, limit - len(encoded[i])) for i in members]
         draws = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63) for i in members]
-        choose = _Chooser(temperature, top_p, top_k, draws)
+        states = [grammar.start() for _ in members] if grammar else None
+        choose = _Chooser(temperature, top_p, top_k, draws, states)
         outputs = _decode(model, [encoded[i] for i in members], rooms, tokenizer.eos_ids, choose)
-        for i, ids in zip(members, outputs, strict=True):
-            answers[i] = tokenizer.decode(ids)
+        for row, (i, ids) in enumerate(zip(members, outputs, strict=True)):
+            answers[i] = states[row].text() if states else tokenizer.decode(ids)
         bar.update(len(members))
     bar.close()
     model.train(training)
@@ -106,11 +136,31 @@ def _decode(model: nn.Module, prompts: list[list[int]], rooms: list[int], eos_id
 class _Chooser:
     """Picks the next token of every row."""
 
-    def __init__(self, temperature: float, top_p: float, top_k: int, generators: list[torch.Generator]):
-        self.temperature, self.top_p, self.top_k, self.generators = temperature, top_p, top_k, generators
+    def __init__(
+        self,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        generators: list[torch.Generator],
+        states: list[AnswerState] | None = None,
+    ):
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
+        self.generators, self.states = generators, states
 
     def __call__(self, logits: Tensor, alive: set[int]) -> list[int]:
         """logits: [B, V] float32 on the CPU. Rows that are not alive get an arbitrary token."""
+        if self.states is None:
+            return self._choose(logits, alive)
+        held = torch.full_like(logits, -torch.inf)
+        for row in alive:
+            allowed = self.states[row].allowed()
+            held[row, allowed] = logits[row, allowed]
+        chosen = self._choose(held, alive)
+        for row in alive:
+            self.states[row].advance(chosen[row])
+        return chosen
+
+    def _choose(self, logits: Tensor, alive: set[int]) -> list[int]:
         if self.temperature == 0:
             return logits.argmax(-1).tolist()
         probabilities = sampling_probabilities(logits, self.temperature, self.top_p, self.top_k)

@@ -253,7 +253,7 @@ def small_config(
         "attention_probs_dropout_prob": 0.0,
         "image_size": image_size,
         "patch_size": patch_size,
-        "initializer_range": 0.02,
+        "initializer_range": 0.06,
         **label_settings(labels),
     }
 

@@ -23,9 +23,9 @@ PRIOR_CASES = 0.3  # added to every disease's count for the prior
 
 
 class NaiveBayesRanker:
-    """Counts of a cohort, and rankings by them. ``diseases`` are the names it knows, in alphabetical order."""
+    """Counts of a cohort, and scores from them. ``diseases`` are the names it knows, in alphabetical order."""
 
-    name = "naive-bayes"
+    name = "naive Bayes"
 
     def __init__(self, cases: Sequence[Case]):
         """Counts the cohort. Raises InputError if it names fewer than two diseases."""
@@ -50,11 +50,14 @@ class NaiveBayesRanker:
     def _known(self, case: Case) -> list[int]:
         return [self._term[label] for label in {t.label: None for t in case.observed} if label in self._term]
 
-    def scores(self, case: Case, own: Case | None = None) -> np.ndarray:
-        """[diseases]: log score of every disease for ``case``.
+    def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
+        """[cases, diseases]: log score of every disease for every case.
 
-        own: the training case that ``case`` is (a variant of); its own counts are then taken out.
+        own: for each, the training case that it is (a variant of); that case's own counts are then taken out.
         """
+        return np.stack([self._score(case, own and own[i]) for i, case in enumerate(cases)])
+
+    def _score(self, case: Case, own: Case | None) -> np.ndarray:
         terms = self._known(case)
         scores = self._log_prior + self._log_p[terms].sum(0)
         if own is not None and own.disease in self._disease:
@@ -64,8 +67,3 @@ class NaiveBayesRanker:
             p = (self._with[terms, column] - counted + STRENGTH * self._share[terms]) / (others + STRENGTH)
             scores[column] = np.log((others + PRIOR_CASES) / self._prior_total) + np.log(p).sum()
         return scores
-
-    def rank(self, case: Case, own: Case | None = None) -> list[tuple[str, float]]:
-        """(disease, score) of all diseases, the likeliest first; ties in alphabetical order. ``own`` as in ``scores``."""
-        scores = self.scores(case, own)
-        return [(self.diseases[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]

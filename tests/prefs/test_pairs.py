@@ -1,6 +1,7 @@
 """The naive-Bayes ranking by hand, and the records made from rankings."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from mint.data.preferences import read_preferences, write_jsonl
 from mint.errors import InputError
 from mint.prefs.naive_bayes import PRIOR_CASES, STRENGTH, NaiveBayesRanker
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
+from mint.prefs.ranking import CHUNK, rank
 
 
 def case(name, disease, *labels):
@@ -32,15 +34,18 @@ def by_hand(counts, cases, total=4):
 def test_scores_by_hand():
     ranker = NaiveBayesRanker(COHORT)
     expected = [by_hand([(2, 2), (1, 2)], 2), by_hand([(0, 2), (1, 2)], 1), by_hand([(0, 2), (0, 2)], 1)]
-    np.testing.assert_allclose(ranker.scores(case("q", "?", "x", "y", "unknown", "x")), expected)
-    assert [name for name, _ in ranker.rank(case("q", "?", "z"))][0] == "C"
+    asked = [case("q", "?", "x", "y", "unknown", "x"), case("r", "?", "z")]
+    np.testing.assert_allclose(ranker.scores(asked)[0], expected)
+    first, second = rank(ranker, asked)
+    assert [name for name, _ in first] == ["A", "B", "C"] and second[0][0] == "C"
+    np.testing.assert_allclose([score for _, score in first], expected)
 
 
 def test_a_training_case_is_ranked_without_itself():
     ranker, own = NaiveBayesRanker(COHORT), COHORT[0]
-    score = ranker.scores(own, own)[0]
+    score = ranker.scores([own], [own])[0, 0]
     assert score == pytest.approx(by_hand([(1, 2), (0, 2)], 1))
-    assert ranker.rank(COHORT[3], COHORT[3])[0][0] != "C"  # the only case of its disease: nothing is left to know it by
+    assert next(rank(ranker, COHORT[3:], COHORT[3:]))[0][0] != "C"  # the only case of its disease is left out
 
 
 def test_one_disease_cannot_be_ranked():
@@ -56,7 +61,7 @@ def records(cases=COHORT, held_out=False, **settings):
 
 def test_top_is_chosen_and_bottom_rejected_in_rank_order():
     rows, report = records(held_out=True)
-    ranking = [name for name, _ in NaiveBayesRanker(COHORT).rank(COHORT[0])]
+    ranking = [name for name, _ in next(rank(NaiveBayesRanker(COHORT), COHORT))]
     assert parse_list(rows[0]["chosen"]) == ranking[:2] and parse_list(rows[0]["rejected"]) == ranking[-1:]
     assert rows[0]["teacher"]["truth_rank"] == 1 and rows[0]["id"] == "1"
     assert (report.notes, report.known, report.first) == (4, 4, 3)  # of A and B, both with a y, A is the commoner
@@ -94,6 +99,34 @@ def test_the_file_is_a_preference_file(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", rows)
     read = read_preferences(tmp_path / "p.jsonl")
     assert [r.chosen for r in read] == [row["chosen"] for row in rows] and read[0].extra["disease"] == "A"
+
+
+def test_more_notes_than_are_ranked_at_once():
+    """Chunks change nothing: the records of many notes are those of each alone."""
+    many = [replace(COHORT[i % 4], id=str(i)) for i in range(CHUNK + 5)]
+    rows, report = records(many, held_out=True)
+    assert [row["id"] for row in rows] == [case.id for case in many] and report.notes == report.pairs == CHUNK + 5
+    alone = [records([entry], held_out=True)[0][0]["chosen"] for entry in COHORT]
+    assert [row["chosen"] for row in rows] == [alone[i % 4] for i in range(CHUNK + 5)]
+
+
+def test_several_rejected_lists():
+    """The first is the bottom of the ranking, the others come from its lower half; all in rank order, none chosen."""
+    cohort = [case(str(i), chr(65 + i), f"x{i}", *(["y"] * (i % 3 == 0))) for i in range(12)]
+    settings = PairSettings(top_k=3, bottom_q=4, rejected_samples=5)
+    report = PairReport()
+    ranker = NaiveBayesRanker(cohort)
+    rows = list(make_pairs(cohort, ranker, settings, report, held_out=True))
+    assert (report.notes, report.pairs) == (12, 60) and [row["id"] for row in rows[:3]] == ["0", "0~1", "0~2"]
+    for i, ranking in enumerate(rank(ranker, cohort)):
+        names = [name for name, _ in ranking]
+        lists = [parse_list(row["rejected"]) for row in rows[5 * i : 5 * i + 5]]
+        assert lists[0] == names[-4:] and len({tuple(one) for one in lists}) > 1
+        for one in lists:
+            assert one == sorted(one, key=names.index) and set(one) <= set(names[6:]) and len(set(one)) == 4
+    assert list(make_pairs(cohort, ranker, settings, PairReport(), held_out=True)) == rows
+    with pytest.raises(InputError, match="no --rejected-samples"):
+        PairSettings(top_k=8, bottom_q=4, rejected_samples=2).check(12)
 
 
 @pytest.mark.parametrize("settings", [{"top_k": 3}, {"top_k": 0}, {"variants": 0}, {"drop_terms": 0.9}])

@@ -1,0 +1,120 @@
+"""From a path to cases, whatever the cohort's form; the flags by which every command reads one."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import gzip
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mint.data.cases import Case, read_term_ids
+from mint.data.gmdb import read_gmdb
+from mint.data.phenopackets import read_phenopackets
+from mint.data.splits import split_by_patient
+from mint.demo.portrait import KNOWN_FINDINGS, draw_portrait
+from mint.errors import InputError
+
+TABLES = (".csv", ".tsv")
+
+
+def add_cohort_options(parser: argparse.ArgumentParser) -> None:
+    """``--cases`` and what goes with it; read by :func:`read_cohort`."""
+    parser.add_argument(
+        "--cases",
+        required=True,
+        metavar="PATH",
+        help="phenopackets (a folder, .json, .tar, .tar.gz, .tar.xz), or a table of portraits (.csv, .tsv, or its folder)",
+    )
+    parser.add_argument("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
+    parser.add_argument(
+        "--portraits", metavar="DIR", help="draw a schematic portrait of facial findings, as a stand-in for photographs"
+    )
+    parser.add_argument("--images", metavar="DIR", help="folder of a table's images (default: the table's own)")
+    parser.add_argument("--missing-images", choices=("error", "skip"), default="error", help="skip: keep the case without one")
+    parser.add_argument("--hpo-terms", metavar="FILE.tsv[.gz]", help="labels (columns id, label) of findings given by id alone")
+    parser.add_argument(
+        "--split", choices=("train", "test"), help="part of the cohort, by patient: as the table says, else a tenth is the test"
+    )
+
+
+def read_cohort(path: str, args: argparse.Namespace, split: str | None = None) -> list[Case]:
+    """The cases under ``path``, read with the flags of :func:`add_cohort_options`; prints what was read and left out.
+
+    split: the part to keep (None: what ``--split`` says). Raises InputError for whatever the user can mend.
+    """
+    place = Path(path)
+    facial = read_term_ids(args.face_terms) if args.face_terms else None
+    if place.suffix in TABLES or (place.is_dir() and any(file.suffix in TABLES for file in place.iterdir())):
+        labels = read_labels(args.hpo_terms) if args.hpo_terms else None
+        cases, report = read_gmdb(place, args.images, args.missing_images, labels)
+        cases = [move_facial(case, facial) for case in cases] if facial else cases
+    else:
+        cases, report = read_phenopackets(place, facial)
+    print(f"{path}: {report}")
+    if split := split or args.split:
+        cases = split_by_patient(cases)[split == "test"]
+        print(f"{path}: {len(cases)} cases of the {split} split")
+        if not cases:
+            raise InputError(f"{path}: the {split} split is empty")
+    return draw_portraits(cases, Path(args.portraits)) if args.portraits else cases
+
+
+def move_facial(case: Case, facial: set[str]) -> Case:
+    """The case with findings of the face moved from ``observed`` to ``facial``, and none of them among ``excluded``."""
+    seen = tuple(term for term in case.observed if term.id in facial)
+    return dataclasses.replace(
+        case,
+        observed=tuple(term for term in case.observed if term.id not in facial),
+        excluded=tuple(term for term in case.excluded if term.id not in facial),
+        facial=case.facial + seen,
+    )
+
+
+def draw_portraits(cases: Sequence[Case], folder: Path) -> list[Case]:
+    """The cases with a drawn portrait (``folder/ID.png``) for each that has facial findings and no image of its own.
+
+    Raises InputError if none has any, or the folder cannot be written.
+    """
+    unknown: Counter[str] = Counter()
+    result = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for case in tqdm(cases, desc="portraits", unit="case", disable=None, leave=False):
+            findings = [term.id for term in case.facial if term.id in KNOWN_FINDINGS]
+            unknown.update(f"{term.label} ({term.id})" for term in case.facial if term.id not in KNOWN_FINDINGS)
+            if case.image is None and findings:
+                path = folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', case.id)[:150]}.png"
+                draw_portrait(findings, case.id, case.age_years, case.sex).save(path)
+                case = dataclasses.replace(case, image=path)
+            result.append(case)
+    except OSError as error:
+        raise InputError(f"portraits cannot be written to {folder}: {error}") from None
+    drawn = sum(case.image is not None for case in result)
+    if not drawn:
+        raise InputError("no case has a facial finding that can be drawn: say which findings are facial with --face-terms")
+    report = f"{drawn} of {len(result)} cases have a portrait"
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        listed = ", ".join(f"{name} x {count}" for name, count in unknown.most_common(5))
+        report += f"; {unknown.total()} facial findings are not drawn: {listed}{more}"
+    print(f"{folder}: {report}")
+    return result
+
+
+def read_labels(path: str) -> dict[str, str]:
+    """HPO id -> label, from a tab-separated table with the columns ``id`` and ``label``. Raises InputError."""
+    try:
+        opener = gzip.open if str(path).endswith(".gz") else open
+        with opener(path, "rt", encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t")
+            if not {"id", "label"} <= set(rows.fieldnames or ()):
+                raise InputError(f"{path} must have the columns id and label")
+            return {row["id"]: row["label"] for row in rows}
+    except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,59 @@
+"""Train and test by patient: what is learned from one patient is never tested on the same."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from mint.data.cases import Case
+from mint.errors import InputError
+
+SPLITS = ("train", "dev", "val", "test")  # what ``Case.split`` may say; all but train are held out
+SHOWN = 5  # patients named in a message
+
+
+def split_by_patient(cases: Sequence[Case], test_share: float = 0.1, seed: int = 0) -> tuple[list[Case], list[Case]]:
+    """(train, held out), each in the order of ``cases``.
+
+    A patient is a ``subject``, or a case without one; people who share an id ("Patient 2" of two reports) count as one.
+    Where any of a patient's cases has a ``split``, it holds for all of them; dev, val and test are held out, and
+    ``Case.split`` tells them apart. Of the other patients ``test_share`` are drawn, but never the last that a disease
+    has in train. The draw depends on the seed and the patients alone.
+    Raises InputError for a share outside [0, 1), an unknown split, or two splits of one patient.
+    """
+    if not 0 <= test_share < 1:
+        raise InputError(f"the share of test patients must be at least 0 and less than 1, not {test_share}")
+    patients: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    for case in cases:
+        patients[_patient(case)].append(case)
+    splits = {patient: _splits(group) for patient, group in patients.items()}
+    if torn := [f"{patient[1]} ({', '.join(sorted(found))})" for patient, found in splits.items() if len(found) > 1]:
+        more = f" and {len(torn) - SHOWN} more" if len(torn) > SHOWN else ""
+        raise InputError(f"patients with cases in more than one split: {'; '.join(torn[:SHOWN])}{more}")
+    held_out = {patient for patient, found in splits.items() if found and found != {"train"}}
+    free = sorted(patient for patient, found in splits.items() if not found)
+    diseases = {patient: {case.disease for case in group} for patient, group in patients.items()}
+    left = Counter(disease for patient in patients if patient not in held_out for disease in diseases[patient])
+    wanted = len(held_out) + round(test_share * len(free))
+    for patient in random.Random(seed).sample(free, len(free)):
+        if len(held_out) < wanted and all(left[disease] > 1 for disease in diseases[patient]):
+            held_out.add(patient)
+            left.subtract(diseases[patient])
+    train, test = [], []
+    for case in cases:
+        (test if _patient(case) in held_out else train).append(case)
+    return train, test
+
+
+def _patient(case: Case) -> tuple[str, str]:
+    """A key that keeps a subject's id apart from a case's."""
+    return ("subject", case.subject) if case.subject else ("case", case.id)
+
+
+def _splits(group: Sequence[Case]) -> set[str]:
+    """The splits that a patient's cases name; dev and val are one."""
+    found = {case.split for case in group if case.split}
+    if unknown := found.difference(SPLITS):
+        raise InputError(f"{group[0].id}: split {min(unknown)!r} is not one of {', '.join(SPLITS)}")
+    return {"dev" if split == "val" else split for split in found}

@@ -1,0 +1,98 @@
+"""A canvas for small schematic pictures: curves and shapes drawn large and averaged down, soft light over them.
+
+The unit of every length is a pixel of the result; x counts from the middle of the picture, y from its top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIZE, SCALE = 112, 4
+
+Colour = tuple[int, int, int]
+Points = list[tuple[float, float]]
+
+
+def mix(a: Sequence[float], b: Sequence[float], share: float) -> Colour:
+    """The colour between a and b; share: how much of b, held within [0, 1]."""
+    share = min(1.0, max(0.0, share))
+    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+
+
+def curve(points: Points, closed: bool = False, steps: int = 6) -> Points:
+    """A Catmull-Rom curve through the points."""
+    ring = [points[-1], *points, *points[:2]] if closed else [points[0], *points, points[-1]]
+    result = []
+    for p0, p1, p2, p3 in zip(ring, ring[1:], ring[2:], ring[3:], strict=False):
+        for k in range(steps):
+            t = k / steps
+            result.append(
+                tuple(
+                    0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t * t + (3 * b - a - 3 * c + d) * t**3)
+                    for a, b, c, d in zip(p0, p1, p2, p3, strict=True)
+                )
+            )
+    return result if closed else [*result, points[-1]]
+
+
+class Canvas:
+    """The picture. ``skew`` bends what is drawn to one side, ``turn`` tilts it (radians), ``shift`` moves it (pixels)."""
+
+    def __init__(self, background: Colour, skew: float, turn: float, shift: tuple[float, float]):
+        self.skew, self.turn, self.shift = skew, turn, shift
+        self.image = Image.new("RGB", (SIZE * SCALE, SIZE * SCALE), background)
+        self.pen = ImageDraw.Draw(self.image)
+        self.shades: list[tuple[float, float, float, float, float]] = []  # x, y, width, height, strength
+
+    def _place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point lies on the large picture."""
+        skew = self.skew
+        if skew:
+            x, y = x + 3.2 * skew * max(0.0, (y - 40) / 60), y + skew * 0.1 * x
+            x *= 1 + 0.1 * skew * (1 if x > 0 else -1)
+        dx, dy = x, y - 60
+        x, y = dx - self.turn * dy, dy + self.turn * dx
+        return (x + 56 + self.shift[0]) * SCALE, (y + 60 + self.shift[1]) * SCALE
+
+    def fill(self, points: Points, colour: Colour) -> None:
+        self.pen.polygon([self._place(*point) for point in points], fill=colour)
+
+    def line(self, points: Points, colour: Colour, width: float) -> None:
+        self.pen.line([self._place(*point) for point in points], fill=colour, width=max(1, round(width * SCALE)), joint="curve")
+
+    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+        turns = [k * math.tau / 20 for k in range(20)]
+        self.fill([(x + rx * math.cos(t), y + ry * math.sin(t)) for t in turns], colour)
+
+    def shade(self, x: float, y: float, width: float, height: float, strength: float) -> None:
+        """A soft patch, darker (strength below 0) or lighter."""
+        px, py = self._place(x, y)
+        self.shades.append((px / SCALE, py / SCALE, width, height, strength))
+
+    def inside(self, outline: Points, draw: Callable[[], None]) -> None:
+        """Runs ``draw``; of what it draws only what lies within the outline stays."""
+        mask = Image.new("1", self.image.size)
+        ImageDraw.Draw(mask).polygon([self._place(*point) for point in outline], fill=1)
+        layer, pen = self.image.copy(), self.pen
+        self.pen = ImageDraw.Draw(layer)
+        draw()
+        self.image.paste(layer, mask=mask)
+        self.pen = pen
+
+    def finish(self, rng: np.random.Generator) -> Image.Image:
+        """Averaged down; shade, the light of the room and the camera's noise laid over."""
+        pixels = np.asarray(self.image.reduce(SCALE), dtype=np.float32)
+        axis = np.arange(SIZE, dtype=np.float32) + 0.5
+        light = 1 + rng.normal(0, 0.06) * (axis - 56)[None, :] / 56 + rng.normal(0, 0.05) * (axis - 56)[:, None] / 56
+        light = light.astype(np.float32) + np.float32(rng.normal(0, 0.04))
+        for x, y, width, height, strength in self.shades:
+            if abs(strength) > 0.01:
+                across, down = (axis - x) / width, (axis - y) / height
+                light += strength * np.outer(np.exp(-down * down), np.exp(-across * across)).astype(np.float32)
+        tint = np.float32(1 + rng.normal(0, 0.02, 3))
+        pixels = pixels * light[:, :, None] * tint + rng.normal(0, 2.5, (SIZE, SIZE, 1)).astype(np.float32)
+        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

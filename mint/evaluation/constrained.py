@@ -1,0 +1,218 @@
+"""Decoding that never leaves the answer's form: every listed name is a known one, and none is listed twice.
+
+``ListGrammar`` restricts the next token to what continues a list of known names; ``rank_names`` asks for no list at
+all, but how likely each known name is as the first of one. Both follow the tokens that the tokenizer itself gives an
+answer, so that a model is asked in the spelling it was taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mint.data.cases import HEADER, format_list
+from mint.errors import InputError
+from mint.evaluation.metrics import normalize
+from mint.losses.logprobs import token_stats
+from mint.models.llama import KeyValueCache
+
+LENGTH = 10  # names of a list
+ROWS = 128  # names scored at a time
+
+
+class Node:
+    """A place in the prefix tree of a line. names: a bit for each name below; end: the name that is complete here."""
+
+    __slots__ = ("children", "end", "names")
+
+    def __init__(self) -> None:
+        self.children: dict[int, Node] = {}
+        self.names = 0
+        self.end: int | None = None
+
+
+class ListGrammar:
+    """The lists of ``length`` different known names (of all, where fewer are known), as sequences of tokens."""
+
+    def __init__(self, tokenizer, names: Sequence[str], length: int = LENGTH):
+        """names: of those that are the same after ``normalize``, the first is listed.
+
+        Raises InputError for no names, and for one that is blank or holds a line break.
+        """
+        self.tokenizer = tokenizer
+        self.names = tuple({normalize(name): name for name in reversed(names)}.values())[::-1]
+        self.length = min(length, len(self.names))
+        if not self.names:
+            raise InputError("there are no known names to choose from")
+        if bad := [name for name in self.names if not normalize(name) or len(name.splitlines()) != 1]:
+            raise InputError(f"{bad[0]!r} cannot stand in a list: a name is one line, and not blank")
+        self.first = [self._line(1, name) for name in self.names]
+        # Some tokenizers write a line break and the mark before it as one token: such a name holds its line break.
+        self.holds_break = [self._holds_break(name) for name in self.names]
+        self._trees: dict[tuple[int, bool], Node] = {}
+
+    def start(self) -> ListState:
+        """The beginning of an answer."""
+        return ListState(self)
+
+    @property
+    def longest(self) -> int:
+        """No list has more tokens than this, its end included."""
+        return self.length * (max(map(len, self.first)) + 2) + 1
+
+    def tree(self, number: int, after_break: bool) -> Node:
+        """The prefix tree of line ``number``; ``after_break``: the line before held the line break."""
+        if (number, after_break) not in self._trees:
+            before = self.names[self.holds_break.index(after_break)] if number > 1 else None
+            root = Node()
+            for place, name in enumerate(self.names):
+                node = root
+                node.names |= 1 << place
+                for token in self.first[place] if number == 1 else self._line(number, name, before):
+                    node = node.children.setdefault(token, Node())
+                    node.names |= 1 << place
+                node.end = place
+            self._trees[number, after_break] = root
+        return self._trees[number, after_break]
+
+    def _line(self, number: int, name: str, before: str | None = None) -> list[int]:
+        """The tokens of ``name`` as line ``number``; the header belongs to the first line."""
+        opening = HEADER if before is None else f"{HEADER}\n{number - 1}. {before}"
+        text = f"{opening}\n{number}. {name}"
+        following = "" if number == self.length else f"\n{number + 1}. "
+        ids, offsets = self.tokenizer.answer_offsets(text + following)
+        begin = 0 if before is None else _first_from(offsets, len(opening))
+        return ids[begin : _first_from(offsets, len(text))]
+
+    def _holds_break(self, name: str) -> bool:
+        text = f"{HEADER}\n1. {name}"
+        _, offsets = self.tokenizer.answer_offsets(f"{text}\n2. ")
+        return self.length > 1 and offsets[_first_from(offsets, len(text)) - 1][1] > len(text)
+
+
+def _first_from(offsets: Sequence[tuple[int, int]], place: int) -> int:
+    """The first token that begins at ``place`` of the text or behind it; their number, if none does."""
+    return next((i for i, (start, end) in enumerate(offsets) if start >= place and end > start), len(offsets))
+
+
+class ListState:
+    """How far one answer has come. listed: the names that are complete."""
+
+    def __init__(self, grammar: ListGrammar):
+        self.grammar = grammar
+        self.listed: list[str] = []
+        self._used, self._node = 0, grammar.tree(1, False)
+
+    def allowed(self) -> list[int]:
+        """The tokens that may come next: of this line, of the next one, or those that end a complete answer."""
+        tokens = _open(self._node, self._used)
+        if (name := self._complete()) is not None:
+            following = self._line_after(name)
+            used = self._used | 1 << name
+            tokens += sorted(self.grammar.tokenizer.eos_ids) if following is None else _open(following, used)
+        return tokens
+
+    def advance(self, token: int) -> None:
+        """Takes a token that :meth:`allowed` has offered."""
+        if token in _open(self._node, self._used):
+            self._node = self._node.children[token]
+            return
+        name = self._complete()
+        following = self._line_after(name)
+        self.listed.append(self.grammar.names[name])
+        self._used |= 1 << name
+        self._node = Node() if following is None else following.children[token]
+
+    def text(self) -> str:
+        """The answer so far, without a name that is not complete."""
+        return format_list(self.listed)
+
+    def _complete(self) -> int | None:
+        end = self._node.end
+        return None if end is None or self._used >> end & 1 else end
+
+    def _line_after(self, name: int) -> Node | None:
+        """The tree of the line behind the one that ``name`` completes; None behind the last."""
+        number = len(self.listed) + 1
+        return None if number == self.grammar.length else self.grammar.tree(number + 1, self.grammar.holds_break[name])
+
+
+def _open(node: Node, used: int) -> list[int]:
+    return [token for token, child in node.children.items() if child.names & ~used]
+
+
+@torch.no_grad()
+def rank_names(model: nn.Module, tokenizer, prompts: Sequence[list[dict]], names: Sequence[str], progress: bool = False):
+    """[prompts, names] float32: log p(the list begins with this name | prompt), the line break behind it included.
+
+    The prompt is run once; the names go on from its keys and values. Raises InputError where a prompt and the longest
+    name do not fit in the model's context.
+    """
+    grammar = ListGrammar(tokenizer, names)
+    places = {normalize(name): place for place, name in enumerate(grammar.names)}
+    lines = [_with_end(grammar, place) for place in range(len(grammar.names))]
+    shared = _shared(lines)
+    training = model.training
+    model.eval()
+    rows = []
+    for number, messages in enumerate(tqdm(prompts, desc="ranking", unit="prompt", disable=None if progress else True)):
+        prompt = tokenizer.encode_prompt(messages) + lines[0][:shared]
+        if len(prompt) + max(map(len, lines)) - shared > model.config.max_position_embeddings:
+            raise InputError(f"prompt {number + 1} leaves no room for a name: it has {len(prompt)} tokens")
+        rows.append(_score(model, prompt, [ids[shared:] for ids in lines]))
+    model.train(training)
+    scores = torch.stack(rows) if rows else torch.zeros(0, len(lines))
+    return scores[:, [places[normalize(name)] for name in names]]
+
+
+def _with_end(grammar: ListGrammar, place: int) -> list[int]:
+    """A name as the first line, up to the token that holds the line break behind it."""
+    ids = grammar.first[place]
+    if grammar.holds_break[place]:
+        return ids
+    following = grammar.tree(2, False).children if grammar.length > 1 else [grammar.tokenizer.end_of_turn]
+    return [*ids, next(iter(following))]
+
+
+def _shared(lines: Sequence[list[int]]) -> int:
+    """How many tokens all lines begin with; one token at least of each is its own."""
+    least = min(map(len, lines)) - 1
+    return next((i for i in range(least) if len({ids[i] for ids in lines}) > 1), least)
+
+
+def _score(model: nn.Module, prompt: list[int], endings: Sequence[list[int]]) -> Tensor:
+    """[endings] log-probabilities of each ending after the prompt."""
+    device = model.head_weight.device
+    slots = len(prompt) + max(map(len, endings))
+    once = KeyValueCache(model.config, 1, len(prompt), model.head_weight)
+    tokens = torch.tensor([prompt], device=device)
+    positions = torch.arange(len(prompt), device=device).unsqueeze(0)
+    last = model.forward_cached(tokens, positions, once)[:, -1]
+    order = sorted(range(len(endings)), key=lambda i: len(endings[i]))
+    scores = torch.empty(len(endings), device=device)
+    for start in range(0, len(order), ROWS):
+        members = order[start : start + ROWS]
+        some = [endings[i] for i in members]
+        longest = max(map(len, some))
+        targets = torch.tensor([ids + [0] * (longest - len(ids)) for ids in some], device=device)
+        hidden = last.expand(len(some), 1, -1)
+        if longest > 1:
+            cache = _copy(once, model, len(some), slots)
+            places = torch.arange(len(prompt), len(prompt) + longest - 1, device=device).expand(len(some), -1)
+            hidden = torch.cat((hidden, model.forward_cached(targets[:, :-1], places, cache)), 1)
+        logps = token_stats(hidden.flatten(0, 1), model.head_weight, targets.flatten()).logps.view(targets.shape)
+        real = torch.arange(longest, device=device) < torch.tensor([len(ids) for ids in some], device=device)[:, None]
+        scores[members] = torch.where(real, logps, 0.0).sum(1).to(scores.dtype)
+    return scores.cpu()
+
+
+def _copy(once: KeyValueCache, model: nn.Module, rows: int, slots: int) -> KeyValueCache:
+    """The prompt's cache for many rows, with room behind it."""
+    cache = KeyValueCache(model.config, rows, slots, model.head_weight)
+    for target, source in zip(cache.layers, once.layers, strict=True):
+        for wide, narrow in zip(target, source, strict=True):
+            wide[:, :, : once.length] = narrow
+    return cache

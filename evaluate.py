@@ -8,6 +8,7 @@ python evaluate.py compare RUN RUN ... --out DIR
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from mint.data.cases import Case, format_list, write_note
 from mint.data.chat import load_tokenizer
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.errors import InputError
+from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
 from mint.evaluation.disease import (
     average,
     format_table,
@@ -29,6 +31,7 @@ from mint.evaluation.disease import (
 )
 from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
+from mint.evaluation.report import write_html
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.fusion import VIEWS, load_teacher
@@ -176,8 +179,39 @@ def read_names(path: str | None) -> list[str]:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
+def add_compare(commands) -> None:
+    parser = commands.add_parser("compare", help="saved evaluations of the same cases, in tables and a page")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system")
+    parser.add_argument("--case-pages", type=int, default=60, help="cases shown one by one (default 60)")
+    parser.add_argument("--out", default="runs/comparison", metavar="DIR", help="default runs/comparison")
+    parser.set_defaults(run=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """Writes comparison.md, .csv, .json and .html, and prints the first."""
+    systems, folders = load_systems(args.runs)
+    tests = paired_tests(systems)
+    text = markdown(systems, tests)
+    files = {
+        "md": text,
+        "csv": table(systems),
+        "json": json.dumps(as_json(systems, tests), indent=2) + "\n",
+        "html": write_html(systems, tests, folders, max(0, args.case_pages)),
+    }
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for suffix, content in files.items():
+            temporary = out / f"comparison.{suffix}.tmp"
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(out / f"comparison.{suffix}")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error}") from None
+    print(f"{text}\nsaved in {out}: comparison.md, .csv, .json and .html")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_disease], argv)
+    return run_command(__doc__.splitlines()[0], [add_disease, add_compare], argv)
 
 
 if __name__ == "__main__":

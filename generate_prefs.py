@@ -1,8 +1,8 @@
 """Make preference files from upstream models.
 
-    python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
-    python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
-    python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
+python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
+python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
+python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mint.cohorts import add_cohort_options, read_cohort
 from mint.command import choose_device, run_command
 from mint.data.cases import Case
 from mint.data.preferences import write_jsonl
+from mint.demo.faces import fit_faces
 from mint.errors import InputError
 from mint.prefs.fusion import load_teacher
 from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
@@ -42,6 +44,9 @@ def add_mml(commands) -> None:
         "--folds", type=int, default=0, metavar="N", help="--fit: cross-fit, so that no case is ranked by what has seen it"
     )
     parser.add_argument("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small one from scratch)")
+    parser.add_argument(
+        "--faces", type=int, default=0, metavar="N", help="--fit with --portraits: let it see N drawn faces first"
+    )
     parser.add_argument("--teacher-epochs", type=int, help="--fit: epochs at most (default 10; from scratch 25)")
     parser.add_argument("--teacher-lr", type=float, help="--fit: learning rate (default 5e-5; from scratch 3e-3)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -64,6 +69,8 @@ def run_mml(args: argparse.Namespace) -> None:
         raise InputError("nothing to do: give --out for pairs, or --fit for a teacher")
     if args.folds and not args.fit:
         raise InputError("--folds goes with --fit")
+    if args.faces and (not args.fit or args.base or not args.portraits):
+        raise InputError("--faces goes with --fit and --portraits, and not with --base")
     if args.folds and args.fit_cases:
         raise InputError("--folds cross-fits --cases themselves: it does not go with --fit-cases")
     cases = read_cohort(args.cases, args)
@@ -101,9 +108,14 @@ def make_ranker(args: argparse.Namespace, cases: Sequence[Case]) -> Ranker:
     changes = {"epochs": args.teacher_epochs, "lr": args.teacher_lr, "seed": args.seed}
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = FusionSettings(**changes) if args.base else FusionSettings.from_scratch(**changes)
-    if args.folds:
-        return fit_folds(cases, args.fit, args.folds, settings, base=args.base, device=device)
-    return fit_teacher(cases, args.fit, settings, base=args.base, device=device)
+    with tempfile.TemporaryDirectory() as place:
+        base = args.base
+        if args.faces:
+            base = f"{place}/faces"
+            fit_faces(cases, base, args.faces, seed=args.seed, device=device)
+        if args.folds:
+            return fit_folds(cases, args.fit, args.folds, settings, base=base, device=device)
+        return fit_teacher(cases, args.fit, settings, base=base, device=device)
 
 
 def save_report(path: Path, args: argparse.Namespace, cases: Sequence[Case], report: PairReport) -> None:

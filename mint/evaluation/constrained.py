@@ -8,6 +8,7 @@ answer, so that a model is asked in the spelling it was taught.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -146,35 +147,48 @@ def _open(node: Node, used: int) -> list[int]:
 
 @torch.no_grad()
 def rank_names(model: nn.Module, tokenizer, prompts: Sequence[list[dict]], names: Sequence[str], progress: bool = False):
-    """[prompts, names] float32: log p(the list begins with this name | prompt), the line break behind it included.
+    """[prompts, names] float32: log p(the list begins with this name | prompt), and the name ends there.
 
-    The prompt is run once; the names go on from its keys and values. Raises InputError where a prompt and the longest
-    name do not fit in the model's context.
+    A name ends with the line break, or with the answer. The prompt is run once; the names go on from its keys and
+    values. Raises InputError where a prompt and the longest name do not fit in the model's context.
     """
     grammar = ListGrammar(tokenizer, names)
     places = {normalize(name): place for place, name in enumerate(grammar.names)}
-    lines = [_with_end(grammar, place) for place in range(len(grammar.names))]
-    shared = _shared(lines)
+    paths = [path for place in range(len(grammar.names)) for path in _paths(grammar, place)]
+    shared = _shared([path.ids for path in paths])
+    longest = max(len(path.ids) for path in paths) - shared
+    opening = paths[0].ids[:shared]
+    paths = [path._replace(ids=path.ids[shared:]) for path in paths]
     training = model.training
     model.eval()
-    rows = []
-    for number, messages in enumerate(tqdm(prompts, desc="ranking", unit="prompt", disable=None if progress else True)):
-        prompt = tokenizer.encode_prompt(messages) + lines[0][:shared]
-        if len(prompt) + max(map(len, lines)) - shared > model.config.max_position_embeddings:
-            raise InputError(f"prompt {number + 1} leaves no room for a name: it has {len(prompt)} tokens")
-        rows.append(_score(model, prompt, [ids[shared:] for ids in lines]))
+    scores = torch.full((len(prompts), len(grammar.names)), -torch.inf)
+    for row, messages in enumerate(tqdm(prompts, desc="ranking", unit="prompt", disable=None if progress else True)):
+        prompt = tokenizer.encode_prompt(messages) + opening
+        if len(prompt) + longest > model.config.max_position_embeddings:
+            raise InputError(f"prompt {row + 1} leaves no room for a name: it has {len(prompt)} tokens")
+        for path, score in zip(paths, _score(model, prompt, paths), strict=True):
+            scores[row, path.name] = torch.logaddexp(scores[row, path.name], score)
     model.train(training)
-    scores = torch.stack(rows) if rows else torch.zeros(0, len(lines))
     return scores[:, [places[normalize(name)] for name in names]]
 
 
-def _with_end(grammar: ListGrammar, place: int) -> list[int]:
-    """A name as the first line, up to the token that holds the line break behind it."""
-    ids = grammar.first[place]
-    if grammar.holds_break[place]:
-        return ids
-    following = grammar.tree(2, False).children if grammar.length > 1 else [grammar.tokenizer.end_of_turn]
-    return [*ids, next(iter(following))]
+class _Path(NamedTuple):
+    """A way to write a name as the first line. ids: its tokens; ends: those of which one must follow (none: it has ended)."""
+
+    name: int
+    ids: list[int]
+    ends: list[int]
+
+
+def _paths(grammar: ListGrammar, place: int) -> list[_Path]:
+    ids, end = grammar.first[place], grammar.tokenizer.end_of_turn
+    ends = [] if end is None else [end]
+    if grammar.length == 1:
+        return [_Path(place, ids, ends)]
+    if not grammar.holds_break[place]:
+        return [_Path(place, ids, [next(iter(grammar.tree(2, False).children)), *ends])]
+    alone = grammar.tokenizer.answer_offsets(f"{HEADER}\n1. {grammar.names[place]}")[0]
+    return [_Path(place, ids, []), *([_Path(place, alone, ends)] if ends else [])]
 
 
 def _shared(lines: Sequence[list[int]]) -> int:
@@ -183,30 +197,39 @@ def _shared(lines: Sequence[list[int]]) -> int:
     return next((i for i in range(least) if len({ids[i] for ids in lines}) > 1), least)
 
 
-def _score(model: nn.Module, prompt: list[int], endings: Sequence[list[int]]) -> Tensor:
-    """[endings] log-probabilities of each ending after the prompt."""
-    device = model.head_weight.device
-    slots = len(prompt) + max(map(len, endings))
-    once = KeyValueCache(model.config, 1, len(prompt), model.head_weight)
-    tokens = torch.tensor([prompt], device=device)
+def _score(model: nn.Module, prompt: list[int], paths: Sequence[_Path]) -> Tensor:
+    """[paths] log-probabilities of each path after the prompt."""
+    device, head = model.head_weight.device, model.head_weight
+    slots = len(prompt) + max(len(path.ids) for path in paths)
+    once = KeyValueCache(model.config, 1, len(prompt), head)
     positions = torch.arange(len(prompt), device=device).unsqueeze(0)
-    last = model.forward_cached(tokens, positions, once)[:, -1]
-    order = sorted(range(len(endings)), key=lambda i: len(endings[i]))
-    scores = torch.empty(len(endings), device=device)
+    last = model.forward_cached(torch.tensor([prompt], device=device), positions, once)[:, -1]
+    order = sorted(range(len(paths)), key=lambda i: len(paths[i].ids))
+    scores = torch.empty(len(paths))
     for start in range(0, len(order), ROWS):
         members = order[start : start + ROWS]
-        some = [endings[i] for i in members]
-        longest = max(map(len, some))
-        targets = torch.tensor([ids + [0] * (longest - len(ids)) for ids in some], device=device)
-        hidden = last.expand(len(some), 1, -1)
-        if longest > 1:
-            cache = _copy(once, model, len(some), slots)
-            places = torch.arange(len(prompt), len(prompt) + longest - 1, device=device).expand(len(some), -1)
-            hidden = torch.cat((hidden, model.forward_cached(targets[:, :-1], places, cache)), 1)
-        logps = token_stats(hidden.flatten(0, 1), model.head_weight, targets.flatten()).logps.view(targets.shape)
-        real = torch.arange(longest, device=device) < torch.tensor([len(ids) for ids in some], device=device)[:, None]
-        scores[members] = torch.where(real, logps, 0.0).sum(1).to(scores.dtype)
-    return scores.cpu()
+        some = [paths[i].ids for i in members]
+        lengths = torch.tensor([len(ids) for ids in some])
+        longest = int(lengths.max())
+        tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids in some])
+        places = torch.arange(len(prompt), len(prompt) + longest, device=device).expand(len(some), -1)
+        after = model.forward_cached(tokens.to(device), places, _copy(once, model, len(some), slots))
+        hidden = torch.cat((last.expand(len(some), 1, -1), after), 1)  # [rows, longest + 1, H]
+        # positions that predict a token of the name, then those at its end that predict what follows
+        predicting = torch.arange(longest) < lengths[:, None]
+        rows, columns = predicting.nonzero(as_tuple=True)
+        ends = [(row, int(lengths[row]), end) for row, i in enumerate(members) for end in paths[i].ends]
+        rows = torch.cat((rows, torch.tensor([row for row, _, _ in ends], dtype=torch.int64)))
+        columns = torch.cat((columns, torch.tensor([column for _, column, _ in ends], dtype=torch.int64)))
+        targets = torch.cat((tokens[predicting], torch.tensor([end for _, _, end in ends], dtype=torch.int64)))
+        logps = token_stats(hidden[rows.to(device), columns.to(device)], head, targets.to(device)).logps.cpu()
+        names = int(lengths.sum())
+        total = torch.zeros(len(some)).index_add_(0, rows[:names], logps[:names].float())
+        ended = torch.tensor([-torch.inf if paths[i].ends else 0.0 for i in members])
+        for row, logp in zip(rows[names:].tolist(), logps[names:].float(), strict=True):
+            ended[row] = torch.logaddexp(ended[row], logp)
+        scores[members] = total + ended
+    return scores
 
 
 def _copy(once: KeyValueCache, model: nn.Module, rows: int, slots: int) -> KeyValueCache:

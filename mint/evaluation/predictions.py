@@ -1,6 +1,6 @@
 """Lists that another model wrote: a JSON Lines file with a record per case.
 
-    {"id": "case id", "answer": "POTENTIAL_DISEASES:\\n1. ..."}     or     {"id": "case id", "listed": ["name", ...]}
+{"id": "case id", "answer": "POTENTIAL_DISEASES:\\n1. ..."}     or     {"id": "case id", "listed": ["name", ...]}
 """
 
 from __future__ import annotations

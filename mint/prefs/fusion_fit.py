@@ -10,7 +10,7 @@ import copy
 import json
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,9 @@ from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.prefs.fusion import FOLDS, NO_TEXT, FoldedRanker, FusionInputs, FusionRanker, describe
 
 CONTROL = ("[PAD]", "[CLS]", "[SEP]")
-IMAGE_SIZE, PATCH_SIZE, TEXT_LENGTH, VOCABULARY = 112, 16, 64, 8000  # of the network that is trained from scratch
+# Of the network that is trained from scratch. With a few thousand aligned portraits large patches learn faster and better.
+IMAGE_SIZE, PATCH_SIZE, TEXT_LENGTH, VOCABULARY = 112, 28, 64, 8000
+LabelsOf = Callable[[Case], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,19 @@ def fit_teacher(
     device: torch.device | str = "cpu",
     diseases: Sequence[str] | None = None,
     title: str = "teacher",
+    labels_of: LabelsOf = lambda case: [case.disease],
 ) -> FusionRanker:
     """Trains a teacher on ``cases`` and writes it to ``folder``, with ``fit.json``: settings, counts, epochs.
 
     base: a ViLT directory or hub id to start from, with a new head; None: a small network from scratch.
-    diseases: the labels; by default the cases' own, in alphabetical order.
+    diseases: the labels; by default the cases' own, in alphabetical order. labels_of: those that are true of a case.
     Raises InputError for settings out of range, fewer than two diseases, an image that cannot be read, a folder in use.
     """
     settings.check()
     folder = Path(folder)
     if (folder / "config.json").exists() or (folder / FOLDS).exists():
         raise InputError(f"{folder} holds a teacher already: use it with --teacher, or give another folder")
-    diseases = sorted({case.disease for case in cases}) if diseases is None else list(diseases)
+    diseases = sorted({label for case in cases for label in labels_of(case)}) if diseases is None else list(diseases)
     if len(diseases) < 2:
         raise InputError("a teacher needs cases of at least two diseases")
     aside = folder.with_name(f".fitting-{folder.name}")
@@ -125,7 +128,7 @@ def fit_teacher(
             raise InputError(f"{base} is no ViLT")
     torch.nn.init.constant_(model.classifier[3].bias, -float(np.log(len(diseases))))  # about one in that many is true
     inputs = FusionInputs(model.source_dir, model.config.max_position_embeddings)
-    epochs = _Fit(model, inputs, cases, settings, title).run()
+    epochs = _Fit(model, inputs, cases, settings, title, labels_of).run()
     save_model(model, folder)
     model.source_dir = folder
     shutil.rmtree(aside, ignore_errors=True)
@@ -177,8 +180,16 @@ def count(cases: Sequence[Case]) -> dict[str, int]:
 class _Fit:
     """The training loop."""
 
-    def __init__(self, model: Vilt, inputs: FusionInputs, cases: Sequence[Case], settings: FusionSettings, title: str):
-        self.model, self.inputs, self.settings, self.title = model, inputs, settings, title
+    def __init__(
+        self,
+        model: Vilt,
+        inputs: FusionInputs,
+        cases: Sequence[Case],
+        settings: FusionSettings,
+        title: str,
+        labels_of: LabelsOf,
+    ):
+        self.model, self.inputs, self.settings, self.title, self.labels_of = model, inputs, settings, title, labels_of
         self.device = next(model.parameters()).device
         self.label = {name: i for i, name in enumerate(model.config.labels)}
         train, held_out = split_by_patient(cases, settings.held_out, settings.seed)
@@ -242,14 +253,15 @@ class _Fit:
         return min(epochs, key=lambda row: row["held_out_loss"])["epoch"]
 
     def _loss(self, cases: Sequence[Case], views: Sequence[View], rng: random.Random | None) -> tuple[Tensor, Tensor]:
-        """(the loss, [B] whether the true disease is first). rng: varies the texts; None leaves them as they are."""
-        texts, images, targets = [], [], []
-        for view in views:
+        """(the loss, [B] whether what is first is true). rng: varies the texts; None leaves them as they are."""
+        texts, images = [], []
+        truth = torch.zeros(len(views), len(self.label))
+        for row, view in enumerate(views):
             case = cases[view.case]
             told = vary(case, rng, self.settings.drop_terms) if rng and self.settings.drop_terms and case.observed else case
             texts.append(describe(told) if view.text else None)
             images.append(self.images[case.id] if view.image else None)
-            targets.append(self.label[case.disease])
+            truth[row, [self.label[name] for name in self.labels_of(case)]] = 1
         tokens, pictures, mask = self.inputs.batch(texts, images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = self.model(
@@ -257,11 +269,10 @@ class _Fit:
                 {name: value.to(self.device) for name, value in pictures.items()},
                 None if mask is None else mask.to(self.device),
             ).float()
-        target = torch.tensor(targets, device=self.device)
-        truth = F.one_hot(target, logits.shape[1]).float()
+        truth = truth.to(self.device)
         # BCE averaged over the diseases, times their number, is their sum.
         loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(views)
-        return loss, logits.argmax(1) == target
+        return loss, truth.gather(1, logits.argmax(1, keepdim=True)).squeeze(1) > 0
 
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:

@@ -1,0 +1,196 @@
+"""The comparison as one HTML page that needs no network: tables, charts, and pages of single cases."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from mint.evaluation.compare import PLACES, System, knows_commonness
+from mint.evaluation.disease import COLUMNS
+from mint.evaluation.metrics import matches
+
+COLOURS = ("#2f6db3", "#d9822b", "#3a9a5f", "#b5433f", "#7a5ab0", "#8a6a4f", "#c05a9a", "#5a7f8a", "#9a9a2f", "#444444")
+LARGEST_PORTRAIT = 500_000  # bytes; a larger file is not put into the page
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2430; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dae1; }
+table { border-collapse: collapse; margin: .7rem 0; } td, th { padding: .25rem .6rem; border-bottom: 1px solid #e5e8ec; }
+th { text-align: left; font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+small { color: #667; } .wide { overflow-x: auto; } .best { font-weight: 700; }
+details { border: 1px solid #d5dae1; border-radius: 6px; margin: .5rem 0; padding: .45rem .8rem; }
+summary { cursor: pointer; } .case { display: flex; gap: 1.2rem; flex-wrap: wrap; margin-top: .6rem; }
+.case ol { margin: .2rem 0 0; padding-left: 1.5rem; } .list { min-width: 14rem; flex: 1; } .note { max-width: 34rem; }
+.hit { background: #d6f0de; font-weight: 600; } .shared { color: #2f6db3; } img { border-radius: 6px; width: 168px; }
+.mark { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .3rem; }
+"""
+
+
+def write_html(systems: Sequence[System], tests: Sequence[dict], folders: Sequence[Path], cases: int) -> str:
+    """The page. folders: where each system's first run lies, for the portraits; cases: how many have a page of their own."""
+    parts = [
+        f"<h1>{len(systems[0].cases)} cases, {len(systems)} systems</h1>",
+        "<h2>Scores</h2>",
+        "<p>Per cent, with 95 % intervals from a bootstrap over the cases, and over the training seeds where there are "
+        "several. The best of a column is bold. A name counts from a similarity of 0.8; <i>exact</i> wants every letter.</p>",
+        _scores(systems),
+        "<h2>Place of the true disease</h2>",
+        _legend(systems),
+        _ranks(systems),
+    ]
+    if all(map(knows_commonness, systems)):
+        parts += ["<h2>By how common the disease is</h2>", _commonness(systems)]
+    if tests:
+        parts += [
+            "<h2>Differences</h2>",
+            "<p>Paired by case; p from a sign-flip permutation test, not corrected for the number of tests.</p>",
+            _tests(tests),
+        ]
+    parts += ["<h2>Most frequent confusions</h2>", _confusions(systems), "<h2>Cases</h2>", _cases(systems, folders, cases)]
+    body = "\n".join(parts)
+    head = f'<meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
+    return f'<!DOCTYPE html>\n<html lang="en">{head}\n{body}\n</html>\n'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are HTML already; all but the first column are numbers, unless they begin with a tag."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _text(value: str) -> str:
+    return f"<td>{escape(value)}</td>"
+
+
+def _number(value: str) -> str:
+    return f'<td class="n">{value}</td>'
+
+
+def _scores(systems: Sequence[System]) -> str:
+    best = {metric: max(round(system.estimates[metric].value, 6) for system in systems) for metric in COLUMNS}
+    rows = []
+    for system in systems:
+        row = [_text(system.name), _number(str(len(system.runs)))]
+        for metric, e in system.estimates.items():
+            value = f"{100 * e.value:.1f}"
+            value = f'<span class="best">{value}</span>' if round(e.value, 6) == best[metric] else value
+            row.append(_number(f"{value}<br><small>{100 * e.low:.1f}–{100 * e.high:.1f}</small>"))
+        rows.append(row)
+    return _table(["", "runs", *COLUMNS.values()], rows)
+
+
+def _legend(systems: Sequence[System]) -> str:
+    marks = [
+        f'<span class="mark" style="background:{COLOURS[i % len(COLOURS)]}"></span>{escape(system.name)}'
+        for i, system in enumerate(systems)
+    ]
+    return "<p>" + " &nbsp; ".join(marks) + "</p>"
+
+
+def _ranks(systems: Sequence[System]) -> str:
+    """Grouped bars: share of the lists that hold the true disease in each place."""
+    places = [*range(1, PLACES + 1), 0]
+    shares = []
+    for system in systems:
+        counts = system.ranks()
+        shares.append([counts[place] / counts.total() for place in places])
+    width, height, left = 1040, 220, 40
+    step, tallest = (width - left) / len(places), max(max(row) for row in shares) or 1.0
+    bar = min(22.0, 0.8 * step / len(systems))
+    shapes = []
+    for tick in np.linspace(0, tallest, 5):
+        y = height - tick / tallest * (height - 14)
+        shapes.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e8ec"/>')
+        shapes.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * tick:.0f}</text>')
+    for k, place in enumerate(places):
+        x = left + k * step + (step - bar * len(systems)) / 2
+        for i, row in enumerate(shares):
+            h = row[k] / tallest * (height - 14)
+            title = f"{escape(systems[i].name)}: {100 * row[k]:.1f} %"
+            shapes.append(
+                f'<rect x="{x + i * bar:.1f}" y="{height - h:.1f}" width="{bar * 0.9:.1f}" height="{h:.1f}" '
+                f'fill="{COLOURS[i % len(COLOURS)]}"><title>{title}</title></rect>'
+            )
+        label = str(place) if place else "none"
+        shapes.append(f'<text x="{left + (k + 0.5) * step:.1f}" y="{height + 16}" text-anchor="middle">{label}</text>')
+    return f'<svg viewBox="0 0 {width} {height + 24}" width="100%" font-size="12" fill="#445">{"".join(shapes)}</svg>'
+
+
+def _commonness(systems: Sequence[System]) -> str:
+    tables = [system.by_commonness() for system in systems]
+    rows = []
+    for k, (words, count, _, _) in enumerate(tables[0]):
+        cells = [_number(f"{100 * rows_of[k][2]:.1f} / {100 * rows_of[k][3]:.1f}") for rows_of in tables]
+        rows.append([_text(words), _number(str(count)), *cells])
+    head = [
+        "training cases of the disease",
+        "cases",
+        *(f"{escape(system.name)}<br><small>top-1 / top-10</small>" for system in systems),
+    ]
+    return _table(head, rows)
+
+
+def _tests(tests: Sequence[dict]) -> str:
+    rows = []
+    for row in tests:
+        gap = f"{100 * row['value']:+.1f} <small>({100 * row['low']:+.1f} to {100 * row['high']:+.1f})</small>"
+        names = [_text(row["first"]), _text(row["second"]), _text(COLUMNS[row["metric"]])]
+        rows.append([*names, _number(gap), _number(f"{row['p']:.4f}")])
+    return _table(["first", "second", "metric", "difference", "p"], rows)
+
+
+def _confusions(systems: Sequence[System]) -> str:
+    parts = []
+    for system in systems:
+        rows = [[_text(truth), _text(other), _number(str(count))] for truth, other, count in system.confusions()]
+        body = _table(["true disease", "listed first", "times"], rows) if rows else "<p>none</p>"
+        parts.append(f"<details><summary>{escape(system.name)}</summary>{body}</details>")
+    return "".join(parts)
+
+
+def _cases(systems: Sequence[System], folders: Sequence[Path], count: int) -> str:
+    """Those on which the systems differ most, first; of the others some of each kind."""
+    ranks = np.array([system.scores("top_1").mean(0) + system.scores("top_10").mean(0) for system in systems])
+    order = np.argsort(-(ranks.max(0) - ranks.min(0)), kind="stable")[:count]
+    shown = "".join(_case(systems, folders, int(place)) for place in order)
+    return f"<p>{len(order)} of {len(systems[0].cases)}, those on which the systems differ most first.</p>{shown}"
+
+
+def _case(systems: Sequence[System], folders: Sequence[Path], place: int) -> str:
+    record = next((system.cases[place] for system in systems if "note" in system.cases[place]), systems[0].cases[place])
+    truth = record["disease"]
+    teacher = next((system.cases[place]["teacher"] for system in systems if "teacher" in system.cases[place]), [])
+    parts = []
+    for system, folder in zip(systems, folders, strict=True):
+        if picture := _portrait(system.cases[place], folder):
+            parts.append(f"<div>{picture}</div>")
+            break
+    parts.append(f'<div class="note"><b>Note</b><br>{escape(record.get("note", "not saved"))}</div>')
+    if teacher:
+        parts.append(_list("Upstream", teacher, truth, ()))
+    parts += [_list(system.name, system.cases[place]["listed"], truth, teacher) for system in systems]
+    marks = "".join(
+        "●" if system.cases[place]["top_1"] else "◐" if system.cases[place]["top_10"] else "○" for system in systems
+    )
+    title = f"<b>{escape(str(record['id']))}</b>: {escape(truth)} <small>{marks}</small>"
+    return f'<details><summary>{title}</summary><div class="case">{"".join(parts)}</div></details>'
+
+
+def _list(title: str, names: Sequence[str], truth: str, teacher: Sequence[str]) -> str:
+    items = []
+    for name in names[:PLACES]:
+        kind = "hit" if matches(name, truth) else "shared" if any(matches(name, other) for other in teacher) else ""
+        items.append(f'<li class="{kind}">{escape(name)}</li>' if kind else f"<li>{escape(name)}</li>")
+    return f'<div class="list"><b>{escape(title)}</b><ol>{"".join(items) or "<small>no list</small>"}</ol></div>'
+
+
+def _portrait(record: dict, folder: Path) -> str:
+    path = folder / str(record.get("portrait", ""))
+    if "portrait" not in record or not path.is_file() or path.stat().st_size > LARGEST_PORTRAIT:
+        return ""
+    kind = "png" if path.suffix.lower() == ".png" else "jpeg"
+    return f'<img alt="portrait" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}">'

@@ -1,0 +1,51 @@
+"""The bootstrap against the normal approximation and its exact cases; the permutation test against full enumeration."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from mint.evaluation.statistics import bootstrap, paired_p
+
+
+def test_the_interval_of_a_share_is_that_of_the_binomial():
+    scores = np.array([[1.0] * 300 + [0.0] * 100])
+    e = bootstrap(scores)
+    deviation = np.sqrt(0.75 * 0.25 / 400)
+    assert e.value == 0.75
+    assert e.low == pytest.approx(0.75 - 1.96 * deviation, abs=0.005)
+    assert e.high == pytest.approx(0.75 + 1.96 * deviation, abs=0.005)
+    assert bootstrap(scores) == e  # by seed
+
+
+def test_what_does_not_vary_has_no_interval():
+    e = bootstrap(np.ones((3, 5)))
+    assert (e.value, e.low, e.high) == pytest.approx((1, 1, 1))
+
+
+def test_runs_that_differ_widen_the_interval():
+    rng = np.random.default_rng(0)
+    base = rng.random((1, 400))
+    same, apart = np.repeat(base, 5, 0), base + np.linspace(-0.3, 0.3, 5)[:, None]
+    narrow, wide = bootstrap(same), bootstrap(apart)
+    assert narrow.value == pytest.approx(wide.value)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    # the spread of a mean of five runs drawn from five
+    assert wide.high - wide.low == pytest.approx(2 * 1.96 * np.linspace(-0.3, 0.3, 5).std() / np.sqrt(5), rel=0.15)
+
+
+def test_the_permutation_test_by_enumeration():
+    a, b = np.array([0.9, 0.4, 0.8, 0.7, 1.0, 0.2, 0.6, 0.5]), np.array([0.5, 0.5, 0.3, 0.1, 0.7, 0.2, 0.1, 0.3])
+    gap = a - b
+    sums = [abs(np.dot(signs, gap)) for signs in product((-1, 1), repeat=8)]
+    exact = np.mean([s >= abs(gap.sum()) - 1e-9 for s in sums])
+    assert paired_p(a, b) == pytest.approx(exact, abs=0.01)
+    assert paired_p(b, a) == pytest.approx(exact, abs=0.01)
+
+
+def test_the_permutation_test_at_its_ends():
+    assert paired_p(np.ones(9), np.ones(9)) == 1.0
+    assert paired_p(np.ones(200), np.zeros(200)) == pytest.approx(1 / 10_001)
+    # of binary scores it is McNemar's exact test: 9 against 1 discordant cases, 2 * (1 + 10) / 2^10
+    a, b = np.array([1.0] * 9 + [0.0] + [1.0] * 30), np.array([0.0] * 9 + [1.0] + [1.0] * 30)
+    assert paired_p(a, b) == pytest.approx(22 / 1024, abs=0.005)

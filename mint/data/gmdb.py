@@ -1,12 +1,13 @@
 """Portraits with findings: a table in the form of the GestaltMatcher Database, and the images that it names.
 
     image_id, filename, disease, texts and/or present_features
-    [, absent_features, age | age_year, age_month, sex, patient_id, split, disease_id]
+    [, absent_features, facial_features, age | age_year, age_month, sex, patient_id, split, disease_id]
 
 The table is .csv, or .tsv with tabs, in UTF-8; ``COLUMNS`` lists the other names a column may have. ``texts`` is
 GestaltMML's one line ("Sex male Age 3 years 6 months Ethnicity European Ptosis ...") or a note in any form. Findings
-are HPO ids, labels or both, separated by ";" or "|". Every bad row is reported, all at once; what is left out of a good
-one, and columns that are not used, are counted and named in the report.
+are HPO ids, labels or both, separated by ";" or "|"; facial ones are what the image shows and the text leaves out.
+Every bad row is reported, all at once; what is left out of a good one, and columns that are not used, are counted and
+named in the report.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ COLUMNS = {  # what a column holds -> the names it may have, the most telling fi
     "text": ("texts", "text"),
     "present": ("present_features", "hpo_terms", "hpo"),
     "absent": ("absent_features",),
+    "facial": ("facial_features",),
     "age": ("age", "age_years", "age_year", "years"),
     "months": ("age_months", "age_month", "months"),
     "sex": ("sex", "gender"),
@@ -216,7 +218,7 @@ def _case(row: dict[str, str], labels: Mapping[str, str], report: GmdbReport) ->
     if row["split"] and row["split"].lower() not in SPLITS:
         raise _Problem(f"split {row['split']!r} is not one of {', '.join(SPLITS)}")
     text = parse_texts(row["text"])
-    observed, absent = (_terms(row[name], labels, report) for name in ("present", "absent"))
+    observed, absent, facial = (_terms(row[name], labels, report) for name in ("present", "absent", "facial"))
     excluded = {label: term for label, term in absent.items() if label not in observed}
     age, sex = _age(row["age"], row["months"]), SEXES.get(row["sex"].lower())
     if (row["age"] or row["months"]) and age is None:
@@ -239,6 +241,7 @@ def _case(row: dict[str, str], labels: Mapping[str, str], report: GmdbReport) ->
         sex=sex or text.sex,
         observed=tuple(observed.values()),
         excluded=tuple(excluded.values()),
+        facial=tuple(facial.values()),
         subject=row["subject"],
         split=row["split"].lower(),
         text=row["text"] or None,

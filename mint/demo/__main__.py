@@ -1,6 +1,7 @@
 """Make the parts of the embedded default by hand.
 
     python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a blank Llama
+    python -m mint.demo cohort --out DIR                                       its patients, with portraits, as a table
     python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from mint.command import run_command
 from mint.data.preferences import read_preferences
 from mint.demo.base import SHAPES, write_base
+from mint.demo.cohort_folder import write_cohort
 from mint.demo.gallery import write_gallery
 
 
@@ -35,6 +37,20 @@ def add_base(commands) -> None:
     parser.set_defaults(run=lambda a: print(write_base(a.out, texts(a.pairs), a.shape, a.vocabulary, a.seed)))
 
 
+def add_cohort(commands) -> None:
+    parser = commands.add_parser("cohort", help="synthetic patients with notes and portraits, as a table and images")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--train", type=int, default=1200, help="patients of the train split (default 1200)")
+    parser.add_argument("--test", type=int, default=600, help="patients of the test split (default 600)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run_cohort)
+
+
+def run_cohort(args) -> None:
+    write_cohort(args.out, args.train, args.test, args.seed)
+    print(f"{args.out}/cohort.csv: {args.train} patients to train on, {args.test} to test on")
+
+
 def add_gallery(commands) -> None:
     parser = commands.add_parser("gallery", help="a contact sheet of portraits of the embedded cohort's syndromes")
     parser.add_argument("--out", required=True, metavar="FILE.png")
@@ -49,7 +65,7 @@ def run_gallery(args) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_base, add_gallery], argv, prog="python -m mint.demo")
+    return run_command(__doc__.splitlines()[0], [add_base, add_cohort, add_gallery], argv, prog="python -m mint.demo")
 
 
 if __name__ == "__main__":

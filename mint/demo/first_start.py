@@ -1,10 +1,12 @@
 """The embedded default: ``python train.py --loss orpo`` on a fresh machine, from nothing to a table in minutes.
 
-1. A synthetic cohort is drawn from a table of real syndromes (``cohort``), and a naive-Bayes ranking of it gives
-   preference pairs: ten likely diseases chosen, fifteen unlikely ones rejected.
-2. A tokenizer and a tiny Llama are made (``base``), and the Llama is taught the note and answer format by next-token
-   training on a small cohort of other patients. Both are cached.
-3. The chosen loss aligns that Llama on the pairs, and it is scored on unseen patients before and after.
+1. A cohort of patients is drawn from a table of real syndromes (``cohort``): notes, and portraits of what their faces
+   show. A multimodal teacher sees drawn faces (``faces``), then the notes and portraits of its own patients.
+2. The teacher ranks the diseases of other patients: ten likely ones are chosen, fifteen unlikely ones rejected.
+3. A tokenizer and a tiny Llama are made (``base``), and the Llama is taught the note and answer format by next-token
+   training on a small cohort of its own. All of this is cached.
+4. The chosen loss aligns that Llama on the pairs. It reads the notes alone, and is scored on unseen patients before and
+   after, beside the teacher with and without the portraits.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.base import write_base
 from mint.demo.cohort import load_syndromes, sample_cohort
+from mint.demo.cohort_folder import draw_cohort
+from mint.demo.faces import fit_faces
 from mint.evaluation.disease import (
-    Upstream,
     average,
     format_table,
     list_diseases,
@@ -34,14 +37,20 @@ from mint.evaluation.disease import (
 from mint.evaluation.metrics import KnownDiseases
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
+from mint.prefs.fusion import load_teacher
+from mint.prefs.fusion_fit import FusionSettings, fit_teacher
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.run import RunDirectory
 
-TAUGHT, TRAINED, UNSEEN = (400, 11), (1200, 12), (300, 13)  # patients and seed of the three cohorts
-TEACH = {"steps": 500, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+# patients and seed of the cohorts: the teacher's, the base's, the one that is ranked, the unseen one
+SHOWN, TAUGHT, RANKED, UNSEEN = (1200, 10), (400, 11), (1200, 12), (300, 13)
+FACES = {"count": 4000, "epochs": 5}
+TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=32, held_out=0.05)
+TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 200, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 64.0}
 SHAPE, VOCABULARY = "demo", 3000
+SOURCES = "base.py canvas.py cohort.py cohort_folder.py face.py faces.py facial_terms.tsv portrait.py syndromes.tsv".split()
 
 Train = Callable[[TrainConfig], RunDirectory]
 
@@ -65,49 +74,56 @@ def run(config: TrainConfig, train: Train) -> None:
     )
     finished = train(config)
     if (finished.path / "curves.png").is_file():
-        compare(config, finished.path)
+        compare(config, finished.path, folder)
 
 
 def cache_folder() -> Path:
     """Where the built parts lie: a folder of the user's cache named by what they are built from."""
-    sources = [Path(__file__), *(Path(__file__).with_name(n) for n in ("base.py", "cohort.py", "syndromes.tsv"))]
+    sources = [Path(__file__), *(Path(__file__).with_name(name) for name in SOURCES)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "mint" / f"demo-{digest}"
 
 
 def build(folder: Path, train: Train) -> None:
-    """Pairs, tokenizer and taught model, made in a folder beside and renamed when complete."""
+    """Teacher, pairs, tokenizer and taught model, made in a folder beside and renamed when complete."""
     aside = folder.with_name(f".building-{folder.name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    taught, trained, unseen = (sample_cohort(n, seed=seed) for n, seed in (TAUGHT, TRAINED, UNSEEN))
-    ranker = NaiveBayesRanker(trained)
-    for name, cases, held_out in (("pairs", trained, False), ("unseen", unseen, True)):
+    shown, ranked, unseen = (draw_cohort(*cohort, aside / "portraits") for cohort in (SHOWN, RANKED, UNSEEN))
+    fit_faces(shown, aside / "faces", **FACES)
+    teacher = fit_teacher(shown, aside / "teacher", TEACHER, base=str(aside / "faces"))
+    for name, cases in (("pairs", ranked), ("unseen", unseen)):
         report = PairReport()
-        write_jsonl(aside / f"{name}.jsonl", make_pairs(cases, ranker, PairSettings(), report, held_out))
+        write_jsonl(aside / f"{name}.jsonl", make_pairs(cases, teacher, PairSettings(), report, held_out=True))
         print(f"{name}: {report}")
+    build_base(aside, train)
+    shutil.rmtree(aside / "faces")
+    (aside / "done").touch()
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def build_base(folder: Path, train: Train) -> None:
+    """A tiny Llama taught the form of notes and answers, in ``folder/model``."""
+    taught = sample_cohort(*TAUGHT)
     lessons = PairSettings(label_first=True, variants=4)
-    write_jsonl(
-        aside / "lessons.jsonl", make_pairs(taught, NaiveBayesRanker(taught), lessons, PairReport(), held_out=False)
-    )
-    write_base(aside / "blank", texts(taught), SHAPE, VOCABULARY)
+    pairs = make_pairs(taught, NaiveBayesRanker(taught), lessons, PairReport(), held_out=False)
+    write_jsonl(folder / "lessons.jsonl", pairs)
+    write_base(folder / "blank", texts(taught), SHAPE, VOCABULARY)
     run = train(
         TrainConfig(
             loss="sft",
             full=True,
-            model=str(aside / "blank"),
-            data=str(aside / "lessons.jsonl"),
-            out=str(aside / "teaching"),
+            model=str(folder / "blank"),
+            data=str(folder / "lessons.jsonl"),
+            out=str(folder / "teaching"),
             device="cpu",
             **TEACH,
         )
     )
-    (run.path / "model").rename(aside / "model")
+    (run.path / "model").rename(folder / "model")
     shutil.rmtree(run.path)
-    (aside / "done").touch()
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
 
 
 def texts(cases: Sequence[Case]) -> list[str]:
@@ -118,24 +134,36 @@ def texts(cases: Sequence[Case]) -> list[str]:
     return notes + [format_list(names)] * 50 + roles * len(notes)
 
 
-def compare(config: TrainConfig, folder: Path) -> None:
-    """Scores the model on unseen patients before and after training; prints the table, saves it with the run."""
-    cases = sample_cohort(UNSEEN[0], seed=UNSEEN[1])
-    ranker = NaiveBayesRanker(sample_cohort(TRAINED[0], seed=TRAINED[1]))
-    upstream = rank_upstream(cases, ranker, 10, 15, held_out=True)
+def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
+    """Scores teacher and student on unseen patients; prints the table, saves it with the run."""
+    cases = draw_cohort(*UNSEEN, folder / "portraits")
     known = KnownDiseases([syndrome.name for syndrome in load_syndromes()])
-    rows = {"ranking (naive Bayes)": average(score_lists(cases, upstream.top, known, upstream))}
-    rows["before"] = _score(config.model, None, cases, known, upstream)[0]
+    views = {
+        view: rank_upstream(cases, load_teacher(cache / "teacher", view=view), 10, 15, held_out=True)
+        for view in ("both", "text")
+    }
+    upstream = views["both"]
+
+    def score(lists: Sequence[Sequence[str]]):
+        return score_lists(cases, lists, known, upstream)
+
+    rows = {
+        "teacher, image + text": average(score(upstream.top)),
+        "teacher, text only": average(score(views["text"].top)),
+        "student before (text only)": average(score(decode(config.model, None, cases)[1])),
+    }
     after = folder / "model" if config.full else Path(config.model)
-    rows["after"], answers, lists = _score(str(after), None if config.full else folder / "adapter", cases, known, upstream)
-    scores = score_lists(cases, lists, known, upstream)
-    save_evaluation(folder, rows, cases, answers, lists, scores, {"cases": len(cases), "loss": config.loss})
+    answers, lists = decode(str(after), None if config.full else folder / "adapter", cases)
+    scores = score(lists)
+    rows["student after (text only)"] = average(scores)
+    settings = {"cases": len(cases), "loss": config.loss}
+    save_evaluation(folder, rows, cases, answers, lists, scores, settings, upstream, sample_cohort(*RANKED))
     print(f"\n{len(cases)} unseen patients, scores in per cent\n\n{format_table(rows)}\n")
 
 
-def _score(model_dir: str, adapter: Path | None, cases: Sequence[Case], known: KnownDiseases, upstream: Upstream):
+def decode(model_dir: str, adapter: Path | None, cases: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
+    """(answers, lists) of a model for every case."""
     model = load_model(model_dir)
     if adapter is not None:
         merge_lora(load_adapter(model, adapter), drop=True)
-    answers, lists = list_diseases(model, load_tokenizer(model_dir), cases, max_new_tokens=160, batch_size=64)
-    return average(score_lists(cases, lists, known, upstream)), answers, lists
+    return list_diseases(model, load_tokenizer(model_dir), cases, max_new_tokens=160, batch_size=64)

@@ -1,5 +1,6 @@
 """The embedded default from nothing to its table, made small."""
 
+import dataclasses
 import json
 
 import train
@@ -9,9 +10,12 @@ from mint.demo import first_start
 
 def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(first_start, "TAUGHT", (60, 11))
-    monkeypatch.setattr(first_start, "TRAINED", (400, 12))
+    monkeypatch.setattr(first_start, "SHOWN", (200, 10))
+    monkeypatch.setattr(first_start, "TAUGHT", (100, 11))
+    monkeypatch.setattr(first_start, "RANKED", (40, 12))
     monkeypatch.setattr(first_start, "UNSEEN", (10, 13))
+    monkeypatch.setattr(first_start, "FACES", {"count": 100, "epochs": 1})
+    monkeypatch.setattr(first_start, "TEACHER", dataclasses.replace(first_start.TEACHER, epochs=1))
     monkeypatch.setattr(first_start, "TEACH", first_start.TEACH | {"steps": 6, "batch_size": 16})
     monkeypatch.setattr(first_start, "ALIGN", first_start.ALIGN | {"steps": 3, "batch_size": 4})
     out = tmp_path / "run"
@@ -19,10 +23,15 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     printed = capsys.readouterr().out
     assert "building the embedded default" in printed and "10 unseen patients" in printed
     table = json.loads((out / "metrics.json").read_text())["rows"]
-    assert list(table) == ["ranking (naive Bayes)", "before", "after"] and table["before"]["cases"] == 10
+    teachers, students = (
+        ["teacher, image + text", "teacher, text only"],
+        ["student before (text only)", "student after (text only)"],
+    )
+    assert list(table) == teachers + students and all(row["cases"] == 10 for row in table.values())
+    assert table["teacher, image + text"]["coverage"] == 1
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 10
     folder = first_start.cache_folder()
-    made = {"blank", "done", "lessons.jsonl", "model", "pairs.jsonl", "unseen.jsonl"}
+    made = {"blank", "done", "lessons.jsonl", "model", "pairs.jsonl", "portraits", "teacher", "unseen.jsonl"}
     assert {path.name for path in folder.iterdir()} == made
 
     second = TrainConfig(loss="dpo", steps=2, out=str(tmp_path / "second"), device="cpu")

@@ -1,0 +1,63 @@
+"""The embedded cohort as a folder like any other: portraits, and a table in the form of ``mint.data.gmdb``."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mint.data.cases import Case, Term
+from mint.demo.cohort import sample_cohort
+from mint.demo.portrait import draw_portrait
+from mint.errors import InputError
+
+COLUMNS = (
+    "image_id filename disease disease_id present_features absent_features facial_features age_year sex patient_id split"
+).split()
+
+
+def draw_cohort(patients: int, seed: int, folder: str | Path, split: str = "") -> list[Case]:
+    """``sample_cohort`` with a portrait of every patient in ``folder``; ids carry the seed, so cohorts can be joined."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = []
+    for case in tqdm(sample_cohort(patients, seed), desc="portraits", unit="case", disable=None, leave=False):
+        name = f"{seed}-{case.id}"
+        path = folder / f"{name}.png"
+        draw_portrait([term.id for term in case.facial], name, case.age_years, case.sex).save(path)
+        cases.append(dataclasses.replace(case, id=name, subject=name, image=path, split=split))
+    return cases
+
+
+def write_cohort(folder: str | Path, train: int, test: int, seed: int = 0) -> None:
+    """Writes ``cohort.csv`` and ``images/``: ``train`` and ``test`` patients, marked so in the column ``split``.
+
+    Raises InputError for a folder that holds a table already or cannot be written.
+    """
+    folder = Path(folder)
+    if (folder / "cohort.csv").exists():
+        raise InputError(f"{folder} holds a cohort already; give another folder")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    try:
+        cases = draw_cohort(train, 2 * seed, folder / "images", "train")
+        cases += draw_cohort(test, 2 * seed + 1, folder / "images", "test")
+        for case in cases:
+            findings = [_cell(terms) for terms in (case.observed, case.excluded, case.facial)]
+            age = "" if case.age_years is None else f"{case.age_years:.4f}"
+            about = [age, case.sex or "", case.subject, case.split]
+            writer.writerow([case.id, f"images/{case.image.name}", case.disease, case.disease_id, *findings, *about])
+        temporary = folder / ".cohort.csv"
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.replace(folder / "cohort.csv")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error}") from None
+
+
+def _cell(terms: Sequence[Term]) -> str:
+    return "; ".join(f"{term.id} {term.label}" for term in terms)

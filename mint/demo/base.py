@@ -36,7 +36,7 @@ def write_base(folder: str | Path, texts: Iterable[str], shape: str = "small", v
         "rms_norm_eps": 1e-5,
         "rope_theta": 10_000.0,
         "hidden_act": "silu",
-        "initializer_range": 0.02,
+        "initializer_range": 0.06,
         "tie_word_embeddings": True,
         "bos_token_id": ids[BOS],
         "eos_token_id": ids[EOT],

@@ -48,7 +48,7 @@ SHOWN, TAUGHT, RANKED, UNSEEN = (1200, 10), (400, 11), (1200, 12), (300, 13)
 FACES = {"count": 4000, "epochs": 5}
 TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=32, held_out=0.05)
 TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
-ALIGN = {"steps": 200, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 64.0}
+ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
 SHAPE, VOCABULARY = "demo", 3000
 SOURCES = "base.py canvas.py cohort.py cohort_folder.py face.py faces.py facial_terms.tsv portrait.py syndromes.tsv".split()
 

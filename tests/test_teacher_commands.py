@@ -1,0 +1,106 @@
+"""The multimodal commands as a user runs them: a cohort folder, a teacher, its pairs, its scores, other models' lists."""
+
+import json
+
+import pytest
+
+import evaluate
+import generate_prefs
+from mint.data.preferences import read_preferences
+from mint.demo import __main__ as demo
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """A cohort folder, a teacher of its train split with its pairs, and a blank model."""
+    folder = tmp_path_factory.mktemp("teacher")
+    assert demo.main(["cohort", "--out", f"{folder}/cohort", "--train", "200", "--test", "12"]) == 0
+    command = ["mml", "--cases", f"{folder}/cohort", "--split", "train", "--fit", f"{folder}/teacher", "--teacher-epochs", "1"]
+    assert generate_prefs.main([*command, "--out", f"{folder}/pairs.jsonl", "--label-first"]) == 0
+    command = ["base", "--pairs", f"{folder}/pairs.jsonl", "--out", f"{folder}/model", "--shape", "demo", "--vocabulary", "900"]
+    assert demo.main(command) == 0
+    return folder
+
+
+def disease(setting, out, *arguments):
+    command = ["disease", "--cases", f"{setting}/cohort", "--split", "test", "--teacher-cases", f"{setting}/cohort"]
+    assert evaluate.main([*command, "--out", str(out), *arguments]) == 0
+    rows = json.loads((out / "metrics.json").read_text())["rows"]
+    records = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    return rows, records
+
+
+def test_the_teacher_and_its_pairs(setting):
+    pairs = read_preferences(setting / "pairs.jsonl")
+    assert len(pairs) == 200
+    records = [json.loads(line) for line in (setting / "pairs.jsonl").read_text().splitlines()]
+    assert records[0]["teacher"]["ranker"] == "fusion" and records[0]["teacher"]["settings"]["label_first"]
+    assert all(record["chosen"].splitlines()[1] == f"1. {record['disease']}" for record in records)
+    report = json.loads((setting / "pairs.jsonl.report.json").read_text())
+    assert report["cohort"]["cases"] == report["cohort"]["with_image"] == 200 and report["pairs"]["notes"] == 200
+    assert report["settings"]["split"] == "train"
+
+
+def test_each_view_of_the_teacher_is_scored(setting, tmp_path):
+    lists = {}
+    for view in ("both", "image", "text"):
+        rows, records = disease(setting, tmp_path / view, "--teacher", f"{setting}/teacher", "--view", view, "--ranker-only")
+        name = "upstream (fusion)" if view == "both" else f"upstream (fusion, {view} only)"
+        assert list(rows) == [name] and rows[name]["coverage"] == 1
+        lists[view] = [record["listed"] for record in records]
+        assert all(record["portrait"].endswith(".png") and record["note"] and "disease_count" in record for record in records)
+    assert len({json.dumps(found) for found in lists.values()}) == 3
+
+
+def test_decoding_within_the_known_names(setting, tmp_path):
+    model = ("--model", f"{setting}/model", "--name", "student", "--limit", "3")
+    for decode in ("constrained", "rank"):
+        rows, records = disease(setting, tmp_path / decode, *model, "--decode", decode)
+        assert rows["student"]["hallucination_free"] == 1 and rows["student"]["without_list"] == 0
+        assert all(len(set(record["listed"])) == 10 for record in records)
+
+
+def test_retrieved_passages_and_other_models_lists(setting, tmp_path):
+    model = ("--model", f"{setting}/model", "--max-new-tokens", "5", "--limit", "3")
+    rows, _ = disease(setting, tmp_path / "rag", *model, "--retrieve", f"{setting}/cohort", "--passages", "2")
+    assert list(rows)[-1].endswith("model + retrieval")
+    _, records = disease(setting, tmp_path / "first", "--ranker-only", "--limit", "4")
+    lines = [json.dumps({"id": record["id"], "listed": [record["disease"]]}) for record in records]
+    (tmp_path / "theirs.jsonl").write_text("\n".join(lines))
+    rows, _ = disease(
+        setting, tmp_path / "theirs", "--predictions", f"{tmp_path}/theirs.jsonl", "--name", "hosted", "--limit", "4"
+    )
+    assert rows["hosted"]["top_1"] == 1
+    command = ["compare", str(tmp_path / "first"), str(tmp_path / "theirs"), "--out", str(tmp_path / "compared")]
+    assert evaluate.main(command) == 0 and "data:image/png" in (tmp_path / "compared" / "comparison.html").read_text()
+
+
+def test_cross_fitting_with_drawn_faces(setting, tmp_path, capsys):
+    command = ["mml", "--cases", f"{setting}/cohort", "--fit", f"{tmp_path}/teacher", "--teacher-epochs", "1", "--folds", "2"]
+    command += ["--faces", "100", "--portraits", f"{tmp_path}/p", "--out", f"{tmp_path}/pairs.jsonl", "--split", "train"]
+    assert generate_prefs.main(command) == 0
+    assert "200 cases have a portrait" in capsys.readouterr().out.replace("200 of 200", "200")
+    assert json.loads((tmp_path / "teacher" / "folds.json").read_text())["folds"] == 2
+    again = ["mml", "--cases", f"{setting}/cohort", "--split", "train", "--teacher", f"{tmp_path}/teacher"]
+    assert generate_prefs.main([*again, "--out", f"{tmp_path}/again.jsonl"]) == 0
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "pairs.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--folds", "3", "--out", "x.jsonl"], "--folds goes with --fit"),
+        ([], "nothing to do"),
+        (["--fit", "{teacher}", "--teacher-epochs", "1"], "holds a teacher already"),
+        (["--fit", "t", "--faces", "100"], "--faces goes with --fit and --portraits"),
+        (["--fit", "t", "--folds", "2", "--fit-cases", "{cohort}"], "does not go with --fit-cases"),
+        (["--teacher", "{cohort}", "--out", "x.jsonl"], "cohort"),
+    ],
+)
+def test_mistakes_give_one_message(setting, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    places = {"teacher": setting / "teacher", "cohort": setting / "cohort"}
+    command = ["mml", "--cases", f"{setting}/cohort", *(a.format(**places) for a in arguments)]
+    assert generate_prefs.main(command) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and message in errors and not list(tmp_path.iterdir())

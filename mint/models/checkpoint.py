@@ -123,6 +123,19 @@ def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = 5_00
         raise InputError(f"{folder} exists and is not a model directory; saving would replace it: choose another place")
     aside = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
+    try:
+        _write_model(model, aside, max_shard_bytes)
+        old = folder.with_name(f".old-{folder.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_model(model: nn.Module, aside: Path, max_shard_bytes: int) -> None:
     aside.mkdir(parents=True)
     tensors = {key: t for key, t in model.state_dict().items() if ".lora_A." not in key and ".lora_B." not in key}
     first = next(iter(tensors.values()))
@@ -135,12 +148,6 @@ def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = 5_00
         if source is not None and (Path(source) / name).is_file():
             shutil.copyfile(Path(source) / name, aside / name)
     _write_shards(tensors, aside, max_shard_bytes)
-    old = folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _draw(key: str, parameter: Tensor, std: float, generator: torch.Generator) -> Tensor:
@@ -171,8 +178,11 @@ def _read_json(path: Path) -> dict:
 def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
     """(file, name, function that reads it) of every stored tensor."""
     if (folder / INDEX).is_file():
-        index = _read_json(folder / INDEX).get("weight_map", {})
-        files = sorted({folder / Path(name).name for name in index.values()})
+        index = _read_json(folder / INDEX)
+        placed = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+            raise InputError(f"{folder / INDEX} has no weight_map that says which file holds a tensor")
+        files = sorted({folder / Path(name).name for name in placed.values()})
     else:
         files = [folder / SINGLE]
     for path in files:

@@ -284,7 +284,7 @@ class Llama(nn.Module):
         x = self.model.embed_tokens(tokens)
         rope = self._rope(positions, x.dtype)
         for layer in self.model.layers:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
+            if self.gradient_checkpointing and cache is None and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rope, mask, use_reentrant=False)
             else:
                 x = layer(x, rope, mask, cache, positions)

@@ -58,6 +58,14 @@ def test_an_interrupted_write_leaves_the_old_directory(folder, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_model(init_model(TINY_LLAMA, seed=2), folder)
     assert torch.equal(load_model(folder)(TOKENS), before)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]  # nothing half-written is left beside it
+
+
+@pytest.mark.parametrize("index", [[], {}, {"weight_map": []}, {"weight_map": {"a": 1}}])
+def test_an_index_that_is_none(folder, index):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="has no weight_map that says which file holds a tensor"):
+        load_model(folder)
 
 
 def test_saving_never_replaces_what_is_not_a_model(tmp_path):

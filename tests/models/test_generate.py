@@ -8,6 +8,7 @@ import torch
 from mint.errors import InputError
 from mint.models import init_model
 from mint.models.generate import generate, sampling_probabilities
+from mint.models.llama import KeyValueCache
 from tests.reference.weights import TINY_LLAMA
 
 IDS = SimpleNamespace(eos_ids=set(), decode=lambda ids: list(ids))
@@ -83,3 +84,17 @@ def test_limits_are_checked(model):
     with pytest.raises(InputError, match="prompt 2 has 128 tokens; the model's context is 128"):
         generate(model, IDS, [[1], [1] * 128])
     assert len(generate(model, IDS, [[1] * 120], max_new_tokens=50)[0]) == 8  # up to the end of the context
+
+
+def test_activation_checkpointing_does_not_lose_the_cache(model):
+    """A model that was trained with it, and decodes while gradients are recorded."""
+    cache = KeyValueCache(model.config, 1, 8, model.head_weight)
+    tokens, positions = torch.tensor([PROMPTS[1]]), torch.arange(7).unsqueeze(0)
+    model.gradient_checkpointing = True
+    try:
+        model.forward_cached(tokens, positions, cache)
+        step = model.forward_cached(torch.tensor([[9]]), torch.tensor([[7]]), cache)
+    finally:
+        model.gradient_checkpointing = False
+    whole = model(torch.tensor([[*PROMPTS[1], 9]]))[0, -1]
+    torch.testing.assert_close(step[0, 0] @ model.head_weight.T, whole, atol=1e-4, rtol=1e-4)

@@ -50,7 +50,9 @@ TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=32, held_out=0.05)
 TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
 SHAPE, VOCABULARY = "demo", 3000
-SOURCES = "base.py canvas.py cohort.py cohort_folder.py face.py faces.py facial_terms.tsv portrait.py syndromes.tsv".split()
+SOURCES = """
+base.py canvas.py cohort.py cohort_folder.py face.py faces.py facial_terms.tsv features.py head.py portrait.py sketch.py
+syndromes.tsv""".split()
 
 Train = Callable[[TrainConfig], RunDirectory]
 

@@ -14,7 +14,7 @@ from mint.demo.canvas import SIZE
 from mint.demo.cohort import load_syndromes
 from mint.demo.face import LIMIT, TRAITS, Face, make_face, read_findings
 from mint.demo.gallery import write_gallery
-from mint.demo.portrait import KNOWN_FINDINGS, _Drawing, draw_portrait
+from mint.demo.portrait import KNOWN_FINDINGS, Drawing, draw_portrait
 from mint.errors import InputError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -27,7 +27,8 @@ def pixels(*args):
 def drawn(**traits):
     """The same person with these traits, without the noise of light and camera."""
     face = Face(**traits)
-    drawing = _Drawing(face, random.Random(4), 10.0, "male")
+    drawing = Drawing(face, random.Random(4), 10.0, "male")
+    drawing.draw()
     image = np.asarray(drawing.canvas.finish(np.random.default_rng(0)), dtype=float)
     return image
 
@@ -70,7 +71,7 @@ def test_distances_are_what_the_traits_say():
     """Hypertelorism sets the irises apart, low-set ears lie lower, a long philtrum lowers the mouth."""
 
     def measured(**traits):
-        return _Drawing(Face(**traits), random.Random(1), 10.0, "female")
+        return Drawing(Face(**traits), random.Random(1), 10.0, "female")
 
     plain = measured()
     assert measured(eye_distance=1).eye_x - plain.eye_x == pytest.approx(3.4)

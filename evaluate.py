@@ -36,6 +36,7 @@ from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.fusion import VIEWS, load_teacher
 from mint.prefs.naive_bayes import NaiveBayesRanker
+from mint.prefs.ranking import Ranker
 
 DECODING = ("greedy", "sample", "constrained", "rank")
 
@@ -54,7 +55,9 @@ def add_disease(commands) -> None:
 
     upstream = parser.add_argument_group("upstream")
     upstream.add_argument("--teacher", metavar="DIR", help="a multimodal teacher (default: naive Bayes over the findings)")
-    upstream.add_argument("--view", choices=VIEWS, default="both", help="what the teacher may see (default both)")
+    upstream.add_argument(
+        "--view", choices=VIEWS, default="both", help="--ranker-only with --teacher: score it with one modality (default both)"
+    )
     upstream.add_argument(
         "--teacher-cases",
         metavar="PATH",
@@ -96,10 +99,13 @@ def run_disease(args: argparse.Namespace) -> None:
         raise InputError("--limit, --top-k and --bottom-q must be at least 1")
     if not args.model and (args.adapter or args.retrieve or args.decode != "greedy"):
         raise InputError("--adapter, --retrieve and --decode go with --model")
+    if args.view != "both" and not (args.teacher and args.ranker_only):
+        raise InputError("--view goes with --teacher and --ranker-only")
     everyone = read_cohort(args.cases, args)
     cases = everyone[: args.limit]
     training = read_cohort(args.teacher_cases, args, "train" if args.split else None) if args.teacher_cases else []
-    ranker, held_out = load_upstream(args, training or everyone), bool(args.teacher_cases) and not args.teacher
+    ranker = load_upstream(args, "both") if args.teacher else NaiveBayesRanker(training or everyone)
+    held_out = bool(args.teacher_cases) and not args.teacher
     if args.top_k + args.bottom_q > len(ranker.diseases):
         raise InputError(
             f"{args.top_k} best and {args.bottom_q} worst of {len(ranker.diseases)} diseases overlap: "
@@ -109,10 +115,14 @@ def run_disease(args: argparse.Namespace) -> None:
     names = read_names(args.known_diseases) or sorted({case.disease for case in [*cases, *training]} | set(ranker.diseases))
     known = KnownDiseases(names)
 
-    upstream_name = f"upstream ({ranker.name}{'' if args.view == 'both' else f', {args.view} only'})"
+    upstream_name = f"upstream ({ranker.name})"
     name = args.name or upstream_name
     if args.ranker_only:
-        lists, answers = upstream.top, [format_list(names) for names in upstream.top]
+        lists = upstream.top
+        if args.view != "both":
+            lists = rank_upstream(cases, load_upstream(args, args.view), args.top_k, args.bottom_q, held_out).top
+            name = args.name or f"upstream ({ranker.name}, {args.view} only)"
+        answers = [format_list(names) for names in lists]
     elif args.predictions:
         answers, lists = read_predictions(args.predictions, cases)
         name = args.name or args.predictions
@@ -127,13 +137,9 @@ def run_disease(args: argparse.Namespace) -> None:
     print(f"{len(cases)} cases, {rows[name]['without_list']} answers without a list; saved in {args.out}")
 
 
-def load_upstream(args: argparse.Namespace, cases: Sequence[Case]):
-    """The teacher, or naive Bayes fitted on ``cases``."""
-    if args.teacher:
-        return load_teacher(args.teacher, choose_device(args.device, "auto")[0], args.view)
-    if args.view != "both":
-        raise InputError("--view goes with --teacher")
-    return NaiveBayesRanker(cases)
+def load_upstream(args: argparse.Namespace, view: str) -> Ranker:
+    """The teacher, seeing what ``view`` says."""
+    return load_teacher(args.teacher, choose_device(args.device, "auto")[0], view)
 
 
 def decode(

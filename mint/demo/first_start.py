@@ -59,10 +59,7 @@ Train = Callable[[TrainConfig], RunDirectory]
 
 def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
-    folder = cache_folder()
-    if not (folder / "done").is_file():
-        print(f"building the embedded default in {folder} (once)")
-        build(folder, train)
+    folder = prepare(train)
     defaults = TrainConfig()
     unset = {name: value for name, value in ALIGN.items() if getattr(config, name) == getattr(defaults, name)}
     if config.epochs != defaults.epochs:
@@ -77,6 +74,15 @@ def run(config: TrainConfig, train: Train) -> None:
     finished = train(config)
     if (finished.path / "curves.png").is_file():
         compare(config, finished.path, folder)
+
+
+def prepare(train: Train) -> Path:
+    """The cache, built if it is not there."""
+    folder = cache_folder()
+    if not (folder / "done").is_file():
+        print(f"building the embedded default in {folder} (once)")
+        build(folder, train)
+    return folder
 
 
 def cache_folder() -> Path:
@@ -163,9 +169,11 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     print(f"\n{len(cases)} unseen patients, scores in per cent\n\n{format_table(rows)}\n")
 
 
-def decode(model_dir: str, adapter: Path | None, cases: Sequence[Case]) -> tuple[list[str], list[list[str]]]:
-    """(answers, lists) of a model for every case."""
+def decode(
+    model_dir: str, adapter: Path | None, cases: Sequence[Case], passages: Sequence[Sequence[str]] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """(answers, lists) of a model for every case; passages: for every case, what was retrieved."""
     model = load_model(model_dir)
     if adapter is not None:
         merge_lora(load_adapter(model, adapter), drop=True)
-    return list_diseases(model, load_tokenizer(model_dir), cases, max_new_tokens=160, batch_size=64)
+    return list_diseases(model, load_tokenizer(model_dir), cases, passages, max_new_tokens=160, batch_size=64)

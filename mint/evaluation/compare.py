@@ -21,6 +21,7 @@ from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 TESTED = ("top_1", "top_10", "car")  # metrics of the paired tests
 COMMON = ((0, "none"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10-29"), (30, "30 or more"))  # training cases of a disease
 CONFUSIONS = 12
+OTHER_UPSTREAM = "C, A and CAR cannot be compared here: not all systems were scored against the same upstream lists."
 PLACES = 10
 
 
@@ -131,12 +132,19 @@ def paired_tests(systems: Sequence[System]) -> list[dict]:
     return rows
 
 
+def same_upstream(systems: Sequence[System]) -> bool:
+    """Whether coverage, avoidance and CAR of all systems refer to the same upstream lists."""
+    return len({json.dumps([record.get("teacher") for record in run]) for system in systems for run in system.runs}) == 1
+
+
 def markdown(systems: Sequence[System], tests: Sequence[dict]) -> str:
     """The tables as text."""
     lines = ["| | runs | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for system in systems:
         cells = [f"{100 * e.value:.1f} ({100 * e.low:.1f}-{100 * e.high:.1f})" for e in system.estimates.values()]
         lines.append(f"| {system.name} | {len(system.runs)} | " + " | ".join(cells) + " |")
+    if not same_upstream(systems):
+        lines += ["", OTHER_UPSTREAM]
     lines += ["", "| first | second | metric | difference | p |", "|---|---|---|---|---|"]
     for row in tests:
         gap = f"{100 * row['value']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"

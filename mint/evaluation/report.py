@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from mint.evaluation.compare import PLACES, System, knows_commonness
+from mint.evaluation.compare import OTHER_UPSTREAM, PLACES, System, knows_commonness, same_upstream
 from mint.evaluation.disease import COLUMNS
 from mint.evaluation.metrics import matches
 
 COLOURS = ("#2f6db3", "#d9822b", "#3a9a5f", "#b5433f", "#7a5ab0", "#8a6a4f", "#c05a9a", "#5a7f8a", "#9a9a2f", "#444444")
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between the lines of a chart
 LARGEST_PORTRAIT = 500_000  # bytes; a larger file is not put into the page
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2430; }
@@ -37,6 +39,7 @@ def write_html(systems: Sequence[System], tests: Sequence[dict], folders: Sequen
         "<p>Per cent, with 95 % intervals from a bootstrap over the cases, and over the training seeds where there are "
         "several. The best of a column is bold. A name counts from a similarity of 0.8; <i>exact</i> wants every letter.</p>",
         _scores(systems),
+        *([] if same_upstream(systems) else [f"<p><b>{OTHER_UPSTREAM}</b></p>"]),
         "<h2>Place of the true disease</h2>",
         _legend(systems),
         _ranks(systems),
@@ -99,13 +102,15 @@ def _ranks(systems: Sequence[System]) -> str:
         counts = system.ranks()
         shares.append([counts[place] / counts.total() for place in places])
     width, height, left = 1040, 220, 40
-    step, tallest = (width - left) / len(places), max(max(row) for row in shares) or 1.0
+    largest = max(max(row) for row in shares)
+    tick = next(size for size in TICKS if 5 * size >= largest)
+    step, tallest = (width - left) / len(places), tick * max(1, math.ceil(largest / tick - 1e-9))
     bar = min(22.0, 0.8 * step / len(systems))
     shapes = []
-    for tick in np.linspace(0, tallest, 5):
-        y = height - tick / tallest * (height - 14)
+    for k in range(round(tallest / tick) + 1):
+        y = height - k * tick / tallest * (height - 14)
         shapes.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e8ec"/>')
-        shapes.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * tick:.0f}</text>')
+        shapes.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * k * tick:.0f}</text>')
     for k, place in enumerate(places):
         x = left + k * step + (step - bar * len(systems)) / 2
         for i, row in enumerate(shares):

@@ -132,3 +132,14 @@ def test_without_training_cases_nothing_is_said_of_commonness(runs, tmp_path):
     assert evaluate.main(["compare", plain, "--out", str(out)]) == 0
     assert "how common" not in (out / "comparison.html").read_text(encoding="utf-8")
     assert json.loads((out / "comparison.json").read_text())["systems"]["plain"]["by_training_cases"] is None
+
+
+def test_other_upstream_lists_are_pointed_out(runs, tmp_path, capsys):
+    path = tmp_path / "other" / "predictions.jsonl"
+    path.write_text(path.read_text().replace(f'"teacher": ["{NAMES[0]}"', f'"teacher": ["{NAMES[2]}"'))
+    out = tmp_path / "out"
+    assert evaluate.main(["compare", runs["good"], f"x={runs['other']}", "--out", str(out)]) == 0
+    assert "cannot be compared here" in capsys.readouterr().out
+    assert "cannot be compared here" in (out / "comparison.html").read_text(encoding="utf-8")
+    assert evaluate.main(["compare", runs["good"], runs["half"], "--out", str(out)]) == 0
+    assert "cannot be compared here" not in capsys.readouterr().out

@@ -1,0 +1,129 @@
+"""The embedded comparison: what each way of alignment makes of the same text-only student, over several seeds.
+
+Every seed draws its own patients, has them ranked by the one cached teacher, and trains from the one cached base: on the
+true disease (SFT), on the teacher's list (SFT), on the pairs from there (DPO), and on the pairs (ORPO). Retrieval puts
+the seed's patients into the base's prompt. All are scored on the same unseen patients, against the teacher's lists.
+
+    python -m benchmarks.embedded_seeds --out DIR [--seeds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mint.config import TrainConfig
+from mint.data.cases import Case, format_list, write_note
+from mint.data.preferences import write_jsonl
+from mint.data.retrieval import Retriever, describe_cases
+from mint.demo.cohort import load_syndromes
+from mint.demo.cohort_folder import draw_cohort
+from mint.demo.first_start import ALIGN, decode, prepare
+from mint.errors import InputError
+from mint.evaluation.disease import Upstream, average, rank_upstream, save_evaluation, score_lists
+from mint.evaluation.metrics import KnownDiseases
+from mint.prefs.fusion import load_teacher
+from mint.prefs.pairs import PairReport, PairSettings, make_pairs
+from train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINED, UNSEEN = 1200, (600, 13)  # patients of every seed; the unseen ones and their seed
+PASSAGES = 3
+VIEWS = {"teacher, image + text": "both", "teacher, image only": "image", "teacher, text only": "text"}
+METHODS = {  # name of the row -> loss, answers of the pairs, settings beyond ALIGN
+    "SFT, true disease": ("sft", "disease", {}),
+    "SFT, teacher's list": ("sft", "ranking", {}),
+    "DPO from SFT": ("dpo", "ranking", {"lr": 2e-4}),
+    "ORPO": ("orpo", "ranking", {}),
+}
+
+
+class Scoring:
+    """Scores lists of the unseen patients, and saves them as ``evaluate.py`` does."""
+
+    def __init__(self, cache: Path, out: Path):
+        self.out, self.cases = out, draw_cohort(*UNSEEN, out / "portraits")
+        self.views = {
+            row: rank_upstream(self.cases, load_teacher(cache / "teacher", view=view), 10, 15, held_out=True)
+            for row, view in VIEWS.items()
+        }
+        self.upstream: Upstream = self.views["teacher, image + text"]
+        self.known = KnownDiseases([syndrome.name for syndrome in load_syndromes()])
+
+    def save(self, place: str, row: str, answers: list[str], lists: list[list[str]], training: list[Case]) -> str:
+        """The folder the evaluation was written to."""
+        folder = self.out / place
+        scores = score_lists(self.cases, lists, self.known, self.upstream)
+        settings = {"cases": len(self.cases), "row": row}
+        save_evaluation(folder, {row: average(scores)}, self.cases, answers, lists, scores, settings, self.upstream, training)
+        return str(folder)
+
+
+def run_seeds(out: str | Path, seeds: int) -> list[str]:
+    """Trains and scores all methods for ``seeds`` seeds; returns the arguments for ``evaluate.py compare``.
+
+    Raises InputError for fewer than one seed, or a folder that is in use.
+    """
+    out = Path(out)
+    if seeds < 1:
+        raise InputError(f"at least one seed, not {seeds}")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; give another folder")
+    cache = prepare(train)
+    scoring = Scoring(cache, out)
+    rows: dict[str, list[str]] = {}
+    for seed in range(seeds):
+        patients = draw_cohort(TRAINED, 100 + seed, out / f"seed-{seed}" / "portraits")
+        if seed == 0:
+            for row, upstream in scoring.views.items():
+                answers = [format_list(names) for names in upstream.top]
+                rows[row] = [scoring.save(f"teacher-{VIEWS[row]}", row, answers, upstream.top, patients)]
+            answers, lists = decode(str(cache / "model"), None, scoring.cases)
+            rows["base"] = [scoring.save("base", "base", answers, lists, patients)]
+        for row, place, (answers, lists) in run_seed(seed, cache, out, scoring, patients):
+            rows.setdefault(row, []).append(scoring.save(place, row, answers, lists, patients))
+    return [f"{row}={','.join(places)}" for row, places in rows.items()]
+
+
+def run_seed(
+    seed: int, cache: Path, out: Path, scoring: Scoring, patients: list[Case]
+) -> Iterator[tuple[str, str, tuple[list[str], list[list[str]]]]]:
+    """(row, place under ``out``, (answers, lists)) of every method."""
+    base, folder = str(cache / "model"), out / f"seed-{seed}"
+    teacher = load_teacher(cache / "teacher")
+    for answer in ("disease", "ranking"):
+        pairs = make_pairs(patients, teacher, PairSettings(answer=answer), PairReport(), held_out=True)
+        write_jsonl(folder / f"{answer}.jsonl", pairs)
+    notes = [write_note(case) for case in scoring.cases]
+    passages = Retriever(describe_cases(patients)).retrieve(notes, PASSAGES)
+    yield "retrieval (base)", f"seed-{seed}/retrieval/scores", decode(base, None, scoring.cases, passages)
+    sft = folder / "sft-ranking"
+    for row, (loss, answer, settings) in METHODS.items():
+        target = folder / f"{loss}-{answer}"
+        start = {"adapter": str(sft / "adapter")} if loss == "dpo" else {}
+        data = str(folder / f"{answer}.jsonl")
+        train(
+            TrainConfig(
+                loss=loss, model=base, data=data, out=str(target), device="cpu", seed=seed, **{**ALIGN, **settings, **start}
+            )
+        )
+        yield row, f"seed-{seed}/{target.name}/scores", decode(base, target / "adapter", scoring.cases)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=5)
+    args = parser.parse_args()
+    try:
+        rows = run_seeds(args.out, args.seeds)
+    except InputError as error:
+        parser.error(str(error))
+    return subprocess.call([sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -131,9 +131,12 @@ def run_disease(args: argparse.Namespace) -> None:
         name = args.name or " + ".join(filter(None, (args.model, args.adapter, args.retrieve and "retrieval")))
     scores = score_lists(cases, lists, known, upstream)
     rows = {upstream_name: average(score_lists(cases, upstream.top, known, upstream)), name: average(scores)}
-    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    unknown = sum(case.disease not in ranker.diseases for case in cases)
+    settings = {key: value for key, value in vars(args).items() if key != "run"} | {"unknown_to_upstream": unknown}
     save_evaluation(Path(args.out), rows, cases, answers, lists, scores, settings, upstream, training)
     print(format_table(rows))
+    if unknown:
+        print(f"the upstream has never seen the disease of {unknown} cases")
     print(f"{len(cases)} cases, {rows[name]['without_list']} answers without a list; saved in {args.out}")
 
 

@@ -15,6 +15,7 @@ from mint.evaluation.disease import COLUMNS
 from mint.evaluation.metrics import matches
 
 COLOURS = ("#2f6db3", "#d9822b", "#3a9a5f", "#b5433f", "#7a5ab0", "#8a6a4f", "#c05a9a", "#5a7f8a", "#9a9a2f", "#444444")
+MARKS = "● true disease first, ◐ among ten, ○ not listed, for each system; green: the true disease, blue: on the upstream's list."
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between the lines of a chart
 LARGEST_PORTRAIT = 500_000  # bytes; a larger file is not put into the page
 STYLE = """
@@ -162,7 +163,7 @@ def _cases(systems: Sequence[System], folders: Sequence[Path], count: int) -> st
     ranks = np.array([system.scores("top_1").mean(0) + system.scores("top_10").mean(0) for system in systems])
     order = np.argsort(-(ranks.max(0) - ranks.min(0)), kind="stable")[:count]
     shown = "".join(_case(systems, folders, int(place)) for place in order)
-    return f"<p>{len(order)} of {len(systems[0].cases)}, those on which the systems differ most first.</p>{shown}"
+    return f"<p>{len(order)} of {len(systems[0].cases)}, those on which the systems differ most first. {MARKS}</p>{shown}"
 
 
 def _case(systems: Sequence[System], folders: Sequence[Path], place: int) -> str:

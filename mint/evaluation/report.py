@@ -15,7 +15,7 @@ from mint.evaluation.disease import COLUMNS
 from mint.evaluation.metrics import matches
 
 COLOURS = ("#2f6db3", "#d9822b", "#3a9a5f", "#b5433f", "#7a5ab0", "#8a6a4f", "#c05a9a", "#5a7f8a", "#9a9a2f", "#444444")
-MARKS = "● true disease first, ◐ among ten, ○ not listed, a mark a system; green: the true disease, blue: listed by the upstream."
+MARKS = "● true disease first, ◐ among ten, ○ not listed, a mark a system; green: the truth; blue: listed by the upstream."
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between the lines of a chart
 LARGEST_PORTRAIT = 500_000  # bytes; a larger file is not put into the page
 STYLE = """

@@ -102,9 +102,11 @@ def parse(config_class: type, argv: Sequence[str] | None, description: str):
     kinds = {name: _kind(hint) for name, hint in typing.get_type_hints(config_class).items() if name.islower()}
     for field in dataclasses.fields(config_class):
         flag, kind = f"--{field.name.replace('_', '-')}", kinds[field.name]
-        extra = {"action": argparse.BooleanOptionalAction} if kind is bool else {
-            "type": kind, "choices": field.metadata["choices"], "metavar": field.metadata["metavar"]
-        }
+        extra = (
+            {"action": argparse.BooleanOptionalAction}
+            if kind is bool
+            else {"type": kind, "choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
+        )
         text = field.metadata["help"]
         if field.default is not None and kind is not bool:
             text += f" (default {field.default})"

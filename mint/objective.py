@@ -36,9 +36,7 @@ def preference_loss(
     return loss(**sides)
 
 
-def predicted_stats(
-    model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Module | None = None
-) -> TokenStats:
+def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Module | None = None) -> TokenStats:
     """Per-token numbers at the N predicted positions: what ``loss`` needs and nothing more."""
     wants = loss.needs
     hidden = _predicting(model, batch)

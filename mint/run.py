@@ -1,10 +1,10 @@
 """The run directory: settings, metrics and checkpoints, each written so that a kill at any moment loses nothing.
 
-    config.toml      the resolved settings
-    metrics.jsonl    one row a step
-    adapter/         the trained adapter, PEFT's files (model/ after full fine-tuning)
-    checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (step)
-    curves.png       loss, reward margin and accuracy over the steps
+config.toml      the resolved settings
+metrics.jsonl    one row a step
+adapter/         the trained adapter, PEFT's files (model/ after full fine-tuning)
+checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (step)
+curves.png       loss, reward margin and accuracy over the steps
 """
 
 from __future__ import annotations

@@ -223,9 +223,7 @@ def collate(
             prompt = len(pair.prompt)
             ends = (prompt, prompt + len(pair.chosen), len(pair))
             tokens[row, start:end] = torch.tensor(pair.prompt + pair.chosen + pair.rejected)
-            positions[row, start:end] = torch.tensor(
-                [*range(ends[1]), *range(prompt, prompt + len(pair.rejected))]
-            )
+            positions[row, start:end] = torch.tensor([*range(ends[1]), *range(prompt, prompt + len(pair.rejected))])
             for role, (a, b) in enumerate(((0, ends[0]), (ends[0], ends[1]), (ends[1], ends[2]))):
                 segments[row, start + a : start + b] = 3 * index + role
             targets += _targets(pair, index, row * row_length + start, prompt_targets)

@@ -1,8 +1,8 @@
 """Make the parts of the embedded default by hand.
 
-    python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a blank Llama
-    python -m mint.demo cohort --out DIR                                       its patients, with portraits, as a table
-    python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
+python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a blank Llama
+python -m mint.demo cohort --out DIR                                       its patients, with portraits, as a table
+python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
 """
 
 from __future__ import annotations

@@ -23,19 +23,21 @@ def mix(a: Sequence[float], b: Sequence[float], share: float) -> Colour:
     return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
 
 
-def curve(points: Points, closed: bool = False, steps: int = 6) -> Points:
-    """A Catmull-Rom curve through the points."""
+STEPS = 6  # of a curve between two points
+# Catmull-Rom: the weights of four neighbouring points on the way from the second to the third.
+WEIGHTS = [
+    ((2 * t**2 - t - t**3) / 2, (3 * t**3 - 5 * t**2 + 2) / 2, (4 * t**2 + t - 3 * t**3) / 2, (t**3 - t**2) / 2)
+    for t in (k / STEPS for k in range(STEPS))
+]
+
+
+def curve(points: Points, closed: bool = False) -> Points:
+    """A smooth curve through the points (Catmull-Rom)."""
     ring = [points[-1], *points, *points[:2]] if closed else [points[0], *points, points[-1]]
     result = []
-    for p0, p1, p2, p3 in zip(ring, ring[1:], ring[2:], ring[3:], strict=False):
-        for k in range(steps):
-            t = k / steps
-            result.append(
-                tuple(
-                    0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t * t + (3 * b - a - 3 * c + d) * t**3)
-                    for a, b, c, d in zip(p0, p1, p2, p3, strict=True)
-                )
-            )
+    for (x0, y0), (x1, y1), (x2, y2), (x3, y3) in zip(ring, ring[1:], ring[2:], ring[3:], strict=False):
+        for a, b, c, d in WEIGHTS:
+            result.append((a * x0 + b * x1 + c * x2 + d * x3, a * y0 + b * y1 + c * y2 + d * y3))
     return result if closed else [*result, points[-1]]
 
 

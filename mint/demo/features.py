@@ -95,7 +95,7 @@ class Features(Sketch):
             lean = side * (0.12 + 0.09 * k) * length
             bend = 0.8 * max(0.0, f.lash_curl)
             tip = (x + lean * (1 + bend), y - length)
-            self.canvas.line(curve([(x, y), (x + lean * (0.7 + bend), y - 0.45 * length), tip], steps=3), colour, 0.42)
+            self.canvas.line(curve([(x, y), (x + lean * (0.7 + bend), y - 0.45 * length), tip]), colour, 0.42)
         if f.lash_length > 0.4:
             for x, y in lower[8::4]:
                 self.canvas.line([(x, y), (x + side * 0.5, y + 0.5 * length)], colour, 0.35)

@@ -45,8 +45,8 @@ from mint.run import RunDirectory
 
 # patients and seed of the cohorts: the teacher's, the base's, the one that is ranked, the unseen one
 SHOWN, TAUGHT, RANKED, UNSEEN = (1200, 10), (400, 11), (1200, 12), (300, 13)
-FACES = {"count": 4000, "epochs": 5}
-TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=32, held_out=0.05)
+FACES = {"count": 5000, "epochs": 6}
+TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=16, lr=1.5e-3, warmup=0.05, held_out=0.05)
 TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
 SHAPE, VOCABULARY = "demo", 3000

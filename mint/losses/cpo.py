@@ -6,9 +6,7 @@ from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, nll, 
 
 
 @needs()
-def cpo_loss(
-    chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, alpha: float = 1.0
-) -> LossOutput:
+def cpo_loss(chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, alpha: float = 1.0) -> LossOutput:
     """L = -log sigmoid(beta * (log pi(y+) - log pi(y-))) + alpha * NLL(y+), sums over answer tokens (eq. 5-6).
 
     beta: scale of the reward, > 0. alpha: weight of the behaviour-cloning term, >= 0.

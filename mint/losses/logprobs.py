@@ -89,9 +89,7 @@ class _TokenStats(torch.autograd.Function):
         stats = hidden.new_zeros(4, len(targets), dtype=wide)
         grads = [None, None, None]  # of logps, kl_forward, kl_reverse with respect to hidden, each [N, H]
         if take_gradient:
-            grads = [
-                torch.zeros_like(hidden) if asked else None for asked in (True, kl_forward, kl_reverse)
-            ]
+            grads = [torch.zeros_like(hidden) if asked else None for asked in (True, kl_forward, kl_reverse)]
         head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
         buffer = _buffer(head_wide, min(rows, len(targets)))
         for start in range(0, len(targets), rows):

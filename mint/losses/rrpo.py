@@ -6,9 +6,7 @@ from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, rewar
 
 
 @needs(reference=True, spans=True, kl_forward=True, kl_over="all")
-def rrpo_loss(
-    chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, alpha: float = 0.01
-) -> LossOutput:
+def rrpo_loss(chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, alpha: float = 0.01) -> LossOutput:
     """L = -log sigmoid(u) + alpha * sum over chosen tokens of KL(ref || pi), u = beta * (d(y+) - d(y-)) over spans.
 
     beta: scale of the reward, > 0. alpha: weight of the KL, >= 0. Without marked spans every token counts.

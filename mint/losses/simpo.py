@@ -6,9 +6,7 @@ from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, rewar
 
 
 @needs()
-def simpo_loss(
-    chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 2.0, gamma: float = 0.5
-) -> LossOutput:
+def simpo_loss(chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 2.0, gamma: float = 0.5) -> LossOutput:
     """L = -log sigmoid(beta * log pi(y+)/|y+| - beta * log pi(y-)/|y-| - gamma) (eq. 6).
 
     beta: scale of the reward, > 0. gamma: target margin between the two rewards, >= 0.

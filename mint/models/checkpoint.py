@@ -231,5 +231,3 @@ def _write_shards(tensors: dict[str, Tensor], folder: Path, limit: int) -> None:
         placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": placed}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-

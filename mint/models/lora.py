@@ -140,9 +140,7 @@ def add_lora(
     Raises InputError for a value out of range, a target that matches no linear layer, or a model already adapted.
     """
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-        raise InputError(
-            f"LoRA needs a rank of at least 1, alpha > 0 and dropout in [0, 1), not {rank}, {alpha}, {dropout}"
-        )
+        raise InputError(f"LoRA needs a rank of at least 1, alpha > 0 and dropout in [0, 1), not {rank}, {alpha}, {dropout}")
     names = _find_targets(model, targets)
     model.requires_grad_(False)
     for name in names:

@@ -103,7 +103,8 @@ def run_disease(args: argparse.Namespace) -> None:
         raise InputError("--view goes with --teacher and --ranker-only")
     everyone = read_cohort(args.cases, args)
     cases = everyone[: args.limit]
-    training = read_cohort(args.teacher_cases, args, "train" if args.split else None) if args.teacher_cases else []
+    part = "train" if args.split else None
+    training = read_cohort(args.teacher_cases, args, part, draw=False) if args.teacher_cases else []
     ranker = load_upstream(args, "both") if args.teacher else NaiveBayesRanker(training or everyone)
     held_out = bool(args.teacher_cases) and not args.teacher
     if args.top_k + args.bottom_q > len(ranker.diseases):
@@ -176,7 +177,7 @@ def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> list[list[str]]
     if is_description_folder(args.retrieve):
         collection = read_descriptions(args.retrieve)
     else:
-        collection = describe_cases(read_cohort(args.retrieve, args, "train" if args.split else None))
+        collection = describe_cases(read_cohort(args.retrieve, args, "train" if args.split else None, draw=False))
     notes = [write_note(case) for case in cases]
     return Retriever(collection).retrieve(notes, args.passages, [case.id for case in cases])
 

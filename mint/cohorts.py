@@ -43,10 +43,11 @@ def add_cohort_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_cohort(path: str, args: argparse.Namespace, split: str | None = None) -> list[Case]:
+def read_cohort(path: str, args: argparse.Namespace, split: str | None = None, draw: bool = True) -> list[Case]:
     """The cases under ``path``, read with the flags of :func:`add_cohort_options`; prints what was read and left out.
 
-    split: the part to keep (None: what ``--split`` says). Raises InputError for whatever the user can mend.
+    split: the part to keep (None: what ``--split`` says). draw: whether ``--portraits`` counts, or notes are all that is
+    wanted. Raises InputError for whatever the user can mend.
     """
     place = Path(path)
     facial = read_term_ids(args.face_terms) if args.face_terms else None
@@ -62,7 +63,7 @@ def read_cohort(path: str, args: argparse.Namespace, split: str | None = None) -
         print(f"{path}: {len(cases)} cases of the {split} split")
         if not cases:
             raise InputError(f"{path}: the {split} split is empty")
-    return draw_portraits(cases, Path(args.portraits)) if args.portraits else cases
+    return draw_portraits(cases, Path(args.portraits)) if args.portraits and draw else cases
 
 
 def move_facial(case: Case, facial: set[str]) -> Case:

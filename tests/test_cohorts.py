@@ -66,6 +66,12 @@ def test_facial_findings_leave_the_note_and_are_drawn(packets, tmp_path, capsys)
     assert "1 facial findings are not drawn: Strange ear (HP:0011245) x 1" in printed
 
 
+def test_notes_alone_need_no_portraits(packets, tmp_path):
+    flags = options("--face-terms", tmp_path / "face.tsv", "--portraits", tmp_path / "faces")
+    cases = read_cohort(str(packets), flags, draw=False)
+    assert all(case.image is None for case in cases) and not (tmp_path / "faces").exists()
+
+
 def test_a_table_with_its_own_images_and_split(table, tmp_path, capsys):
     (tmp_path / "face.tsv").write_text("HP:0000508\n")
     cases = read_cohort(str(table), options("--split", "test", "--face-terms", tmp_path / "face.tsv"))

@@ -34,7 +34,7 @@ from mint.evaluation.predictions import read_predictions
 from mint.evaluation.report import write_html
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
-from mint.prefs.fusion import VIEWS, load_teacher
+from mint.prefs.fusion import VIEWS, load_teachers
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.ranking import Ranker
 
@@ -54,7 +54,9 @@ def add_disease(commands) -> None:
     parser.add_argument("--known-diseases", metavar="FILE", help="names that count as real, one a line (default: the cases')")
 
     upstream = parser.add_argument_group("upstream")
-    upstream.add_argument("--teacher", metavar="DIR", help="a multimodal teacher (default: naive Bayes over the findings)")
+    upstream.add_argument(
+        "--teacher", nargs="+", metavar="DIR", help="a multimodal teacher, several: their mean (default: naive Bayes)"
+    )
     upstream.add_argument(
         "--view", choices=VIEWS, default="both", help="--ranker-only with --teacher: score it with one modality (default both)"
     )
@@ -143,7 +145,7 @@ def run_disease(args: argparse.Namespace) -> None:
 
 def load_upstream(args: argparse.Namespace, view: str) -> Ranker:
     """The teacher, seeing what ``view`` says."""
-    return load_teacher(args.teacher, choose_device(args.device, "auto")[0], view)
+    return load_teachers(args.teacher, choose_device(args.device, "auto")[0], view)
 
 
 def decode(

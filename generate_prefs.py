@@ -23,7 +23,7 @@ from mint.data.cases import Case
 from mint.data.preferences import write_jsonl
 from mint.demo.faces import fit_faces
 from mint.errors import InputError
-from mint.prefs.fusion import load_teacher
+from mint.prefs.fusion import load_teachers
 from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
@@ -38,7 +38,12 @@ def add_mml(commands) -> None:
     upstream = parser.add_argument_group("upstream").add_mutually_exclusive_group()
     upstream.add_argument("--ranker", choices=("naive-bayes",), help="a statistical ranking of the findings (the default)")
     upstream.add_argument("--fit", metavar="DIR", help="train a multimodal teacher, save it there, and rank with it")
-    upstream.add_argument("--teacher", metavar="DIR", help="rank with a teacher that --fit has saved, or another ViLT")
+    upstream.add_argument(
+        "--teacher",
+        nargs="+",
+        metavar="DIR",
+        help="rank with a saved teacher or another ViLT; several: their mean",
+    )
     parser.add_argument("--fit-cases", metavar="PATH", help="cases to fit the ranking on (default: --cases themselves)")
     parser.add_argument(
         "--folds", type=int, default=0, metavar="N", help="--fit: cross-fit, so that no case is ranked by what has seen it"
@@ -100,7 +105,7 @@ def make_ranker(args: argparse.Namespace, cases: Sequence[Case]) -> Ranker:
     """The upstream the flags ask for, fitted on ``cases`` or loaded."""
     device, _ = choose_device(args.device, "auto")
     if args.teacher:
-        return load_teacher(args.teacher, device)
+        return load_teachers(args.teacher, device)
     if not args.fit:
         return NaiveBayesRanker(cases)
     counts = count(cases)

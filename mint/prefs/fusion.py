@@ -160,6 +160,29 @@ class FoldedRanker:
         return result
 
 
+class MeanRanker:
+    """Several teachers of the same diseases as one: the mean of their scores."""
+
+    def __init__(self, rankers: Sequence[FusionRanker | FoldedRanker]):
+        """Raises InputError if the teachers do not know the same diseases in the same order."""
+        if any(ranker.diseases != rankers[0].diseases for ranker in rankers):
+            raise InputError("teachers that rank together must have been fitted on the same diseases")
+        self.rankers, self.diseases = rankers, rankers[0].diseases
+        self.name = f"{len(rankers)} x fusion"
+
+    def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
+        """[cases, diseases] logits; ``own`` as for each of the teachers."""
+        return np.mean([ranker.scores(cases, own) for ranker in self.rankers], axis=0)
+
+
+def load_teachers(
+    folders: Sequence[str | Path], device: torch.device | str = "cpu", view: str = "both"
+) -> FusionRanker | FoldedRanker | MeanRanker:
+    """The teacher in a directory, or those of several as one; see :func:`load_teacher`."""
+    rankers = [load_teacher(folder, device, view) for folder in folders]
+    return rankers[0] if len(rankers) == 1 else MeanRanker(rankers)
+
+
 def load_teacher(folder: str | Path, device: torch.device | str = "cpu", view: str = "both") -> FusionRanker | FoldedRanker:
     """The teacher in a directory that ``mint.prefs.fusion_fit`` or transformers has written.
 

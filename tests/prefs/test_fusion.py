@@ -13,7 +13,7 @@ from mint.data.cases import Case, Term
 from mint.data.phrases import train_phrases
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
-from mint.prefs.fusion import FoldedRanker, FusionInputs, FusionRanker, TextEncoder, describe, load_teacher
+from mint.prefs.fusion import FoldedRanker, FusionInputs, FusionRanker, TextEncoder, describe, load_teacher, load_teachers
 from mint.prefs.fusion_fit import CONTROL, FusionSettings, count, fit_folds, fit_teacher
 from tests.reference.weights import TINY_LLAMA
 
@@ -157,6 +157,17 @@ def test_folds_rank_their_own_cases_unseen(cohort, tmp_path):
         fit_folds(cohort, tmp_path / "t", 2, quick)
     with pytest.raises(InputError, match="at least two folds"):
         fit_folds(cohort, tmp_path / "u", 1, quick)
+
+
+def test_several_teachers_rank_as_their_mean(cohort, teacher, tmp_path):
+    fit_teacher(cohort, tmp_path / "other", replace(SETTINGS, epochs=1, seed=5))
+    both = load_teachers([teacher, tmp_path / "other"])
+    parts = [load_teacher(folder).scores(cohort[:5]) for folder in (teacher, tmp_path / "other")]
+    np.testing.assert_allclose(both.scores(cohort[:5]), (parts[0] + parts[1]) / 2, atol=1e-5)
+    assert load_teachers([teacher]).name == "fusion" and both.diseases == load_teacher(teacher).diseases
+    fit_teacher([c for c in cohort if c.disease in "AB"], tmp_path / "few", replace(SETTINGS, epochs=1))
+    with pytest.raises(InputError, match="same diseases"):
+        load_teachers([teacher, tmp_path / "few"])
 
 
 def test_patients_stay_together_across_folds(cohort, tmp_path):

@@ -71,7 +71,7 @@ def rank_diseases(
     passages: Sequence[Sequence[str]] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
     """(answers, lists) with the ten names that a model finds likeliest as the first of its list, for every case."""
-    scores = rank_names(model, tokenizer, _prompts(cases, passages), names, progress=True)
+    scores = rank_names(model, tokenizer, _prompts(cases, passages), names, top=LENGTH, progress=True)
     lists = [[names[i] for i in row.argsort(descending=True, stable=True)[:LENGTH]] for row in scores]
     return [format_list(names) for names in lists], lists
 

@@ -13,6 +13,7 @@ from mint.data.chat import load_tokenizer
 from mint.demo.base import write_base
 from mint.demo.cohort import load_syndromes
 from mint.errors import InputError
+from mint.evaluation import constrained
 from mint.evaluation.constrained import ListGrammar, rank_names
 from mint.evaluation.metrics import KnownDiseases, score_list
 from mint.models import init_model, load_model
@@ -89,7 +90,7 @@ def test_names_are_ranked_by_their_probability(setting):
     """p(name) = p(name, then another line) + p(name, then the end), by whole answers without a cache, in float64."""
     model, tokenizer = setting
     names = [*NAMES[:5], *AWKWARD[:3]]
-    scores = rank_names(model, tokenizer, PROMPTS[:2], names)
+    scores = rank_names(model, tokenizer, PROMPTS[:2], names, top=len(names))
     grammar = ListGrammar(tokenizer, names)
     shared = next(i for i in range(99) if len({tuple(ids[: i + 1]) for ids in grammar.first}) > 1)
     reference = copy.deepcopy(model).double()
@@ -110,14 +111,42 @@ def test_names_are_ranked_by_their_probability(setting):
             assert scores[row, column] == pytest.approx(float(torch.logaddexp(*logps)), abs=1e-3)
 
 
+def test_names_that_cannot_be_among_the_best_are_not_asked_for(setting, monkeypatch):
+    """The best are those of the complete ranking, with its scores; of the others some are left out."""
+    model, tokenizer = setting
+    model = taught(model, tokenizer, NAMES[:2])
+    names = [*AWKWARD, *NAMES]
+    complete = rank_names(model, tokenizer, PROMPTS[:2], names, top=len(names))
+    monkeypatch.setattr(constrained, "NAMES", 3)
+    best = rank_names(model, tokenizer, PROMPTS[:2], names, top=2)
+    assert complete.isfinite().all()
+    assert best.isneginf().any(1).all()
+    torch.testing.assert_close(best.topk(2), complete.topk(2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(best, complete.where(best.isfinite(), best), atol=1e-4, rtol=1e-4)
+
+
+def taught(model, tokenizer, names):
+    """A copy of the model that lists one of the names after the first prompt."""
+    model = copy.deepcopy(model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    prompt = tokenizer.encode_prompt(PROMPTS[0])
+    for step in range(60):
+        answer = tokenizer.encode_answer(format_list(names[step % len(names) :][:1]))
+        logits = model(torch.tensor([prompt + answer]))[0, len(prompt) - 1 : -1]
+        torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
 def test_scores_follow_the_names_as_given(setting):
     model, tokenizer = setting
-    scores = rank_names(model, tokenizer, PROMPTS[:1], NAMES[:4])
-    turned = rank_names(model, tokenizer, PROMPTS[:1], NAMES[3::-1])
+    scores = rank_names(model, tokenizer, PROMPTS[:1], NAMES[:4], top=4)
+    turned = rank_names(model, tokenizer, PROMPTS[:1], NAMES[3::-1], top=4)
     torch.testing.assert_close(scores.flip(1), turned, atol=1e-4, rtol=1e-4)
-    repeated = rank_names(model, tokenizer, PROMPTS[:1], [NAMES[0], NAMES[0].upper(), NAMES[1]])
+    repeated = rank_names(model, tokenizer, PROMPTS[:1], [NAMES[0], NAMES[0].upper(), NAMES[1]], top=3)
     assert repeated[0, 0] == repeated[0, 1] != repeated[0, 2]
-    assert rank_names(model, tokenizer, [], NAMES[:3]).shape == (0, 3)
+    assert rank_names(model, tokenizer, [], NAMES[:3], top=3).shape == (0, 3)
 
 
 def test_what_cannot_be_listed(setting):
@@ -129,4 +158,4 @@ def test_what_cannot_be_listed(setting):
     with pytest.raises(InputError, match="prompt 1"):
         generate(small, tokenizer, PROMPTS[:1], grammar=ListGrammar(tokenizer, NAMES))
     with pytest.raises(InputError, match="leaves no room"):
-        rank_names(small, tokenizer, PROMPTS[:1], NAMES)
+        rank_names(small, tokenizer, PROMPTS[:1], NAMES, top=3)

@@ -1,28 +1,18 @@
 """Decoding that never leaves the answer's form: every listed name is a known one, and none is listed twice.
 
-``ListGrammar`` restricts the next token to what continues a list of known names; ``rank_names`` asks for no list at
-all, but how likely each known name is as the first of one. Both follow the tokens that the tokenizer itself gives an
-answer, so that a model is asked in the spelling it was taught.
+``ListGrammar`` restricts the next token to what continues a list of known names. It follows the tokens that the
+tokenizer itself gives an answer, so that a model is asked in the spelling it was taught.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from tqdm import tqdm
 
 from mint.data.cases import HEADER, format_list
 from mint.errors import InputError
 from mint.evaluation.metrics import normalize
-from mint.losses.logprobs import token_stats
-from mint.models.llama import KeyValueCache
 
 LENGTH = 10  # names of a list
-NAMES = 64  # scored at a time
 
 
 class Node:
@@ -144,114 +134,3 @@ class ListState:
 
 def _open(node: Node, used: int) -> list[int]:
     return [token for token, child in node.children.items() if child.names & ~used]
-
-
-@torch.no_grad()
-def rank_names(
-    model: nn.Module, tokenizer, prompts: Sequence[list[dict]], names: Sequence[str], top: int, progress: bool = False
-) -> Tensor:
-    """[prompts, names] float32: log p(the list begins with this name | prompt), and the name ends there.
-
-    The ``top`` best names of every prompt have their score. Of the others, those whose first token alone is less
-    likely than the ``top`` best names have -inf: they need not be asked for. A name ends with the line break, or with
-    the answer. The prompt is run once; the names go on from its keys and values. Raises InputError where a prompt and
-    the longest name do not fit in the model's context.
-    """
-    grammar = ListGrammar(tokenizer, names)
-    places = {normalize(name): place for place, name in enumerate(grammar.names)}
-    paths = [_paths(grammar, place) for place in range(len(grammar.names))]
-    shared = _shared([path.ids for ways in paths for path in ways])
-    opening = paths[0][0].ids[:shared]
-    paths = [[path._replace(ids=path.ids[shared:]) for path in ways] for ways in paths]
-    longest = max(len(path.ids) for ways in paths for path in ways)
-    training = model.training
-    model.eval()
-    scores = torch.full((len(prompts), len(grammar.names)), -torch.inf)
-    for row, messages in enumerate(tqdm(prompts, desc="ranking", unit="prompt", disable=None if progress else True)):
-        prompt = tokenizer.encode_prompt(messages) + opening
-        if len(prompt) + longest > model.config.max_position_embeddings:
-            raise InputError(f"prompt {row + 1} leaves no room for a name: it has {len(prompt)} tokens")
-        scores[row] = _score_names(model, prompt, paths, top)
-    model.train(training)
-    return scores[:, [places[normalize(name)] for name in names]]
-
-
-class _Path(NamedTuple):
-    """A way to write a name as the first line. ids: its tokens; ends: those of which one must follow (none: it has ended)."""
-
-    ids: list[int]
-    ends: list[int]
-
-
-def _paths(grammar: ListGrammar, place: int) -> list[_Path]:
-    ids, end = grammar.first[place], grammar.tokenizer.end_of_turn
-    ends = [] if end is None else [end]
-    if grammar.length == 1:
-        return [_Path(ids, ends)]
-    if not grammar.holds_break[place]:
-        return [_Path(ids, [next(iter(grammar.tree(2, False).children)), *ends])]
-    alone = grammar.tokenizer.answer_offsets(f"{HEADER}\n1. {grammar.names[place]}")[0]
-    return [_Path(ids, []), *([_Path(alone, ends)] if ends else [])]
-
-
-def _shared(lines: Sequence[list[int]]) -> int:
-    """How many tokens all lines begin with; one token at least of each is its own."""
-    least = min(map(len, lines)) - 1
-    return next((i for i in range(least) if len({ids[i] for ids in lines}) > 1), least)
-
-
-def _score_names(model: nn.Module, prompt: list[int], paths: Sequence[Sequence[_Path]], top: int) -> Tensor:
-    """[names] log-probabilities of each name, written in any of its ``paths``, after the prompt; see rank_names."""
-    device, head = model.head_weight.device, model.head_weight
-    cache = KeyValueCache(model.config, 1, len(prompt), head)
-    positions = torch.arange(len(prompt), device=device).unsqueeze(0)
-    last = model.forward_cached(torch.tensor([prompt], device=device), positions, cache)[:, -1]
-    first = F.linear(last, head)[0].float().log_softmax(-1).cpu()
-    bounds = torch.stack([first[list({path.ids[0] for path in ways})].logsumexp(0) for ways in paths])
-    scores = torch.full((len(paths),), -torch.inf)
-    order = bounds.argsort(descending=True, stable=True)
-    for members in order.split(NAMES):
-        if (scores > bounds[members[0]]).sum() >= top:
-            break
-        some = [(int(name), path) for name in members for path in paths[name]]
-        logps = _score(model, cache, last, [path for _, path in some])
-        for (name, _), logp in zip(some, logps, strict=True):
-            scores[name] = torch.logaddexp(scores[name], logp)
-    return scores
-
-
-def _score(model: nn.Module, once: KeyValueCache, last: Tensor, paths: Sequence[_Path]) -> Tensor:
-    """[paths] log-probabilities of each path after the prompt whose keys and values are in ``once``.
-
-    last: [1, H], the prompt's last state.
-    """
-    device, head = model.head_weight.device, model.head_weight
-    lengths = torch.tensor([len(path.ids) for path in paths])
-    longest = int(lengths.max())
-    tokens = torch.tensor([path.ids + [0] * (longest - len(path.ids)) for path in paths])
-    places = torch.arange(once.length, once.length + longest, device=device).expand(len(paths), -1)
-    after = model.forward_cached(tokens.to(device), places, _copy(once, model, len(paths), once.length + longest))
-    hidden = torch.cat((last.expand(len(paths), 1, -1), after), 1)  # [paths, longest + 1, H]
-    # positions that predict a token of the name, then those at its end that predict what follows
-    predicting = torch.arange(longest) < lengths[:, None]
-    rows, columns = predicting.nonzero(as_tuple=True)
-    ends = [(row, int(lengths[row]), end) for row, path in enumerate(paths) for end in path.ends]
-    rows = torch.cat((rows, torch.tensor([row for row, _, _ in ends], dtype=torch.int64)))
-    columns = torch.cat((columns, torch.tensor([column for _, column, _ in ends], dtype=torch.int64)))
-    targets = torch.cat((tokens[predicting], torch.tensor([end for _, _, end in ends], dtype=torch.int64)))
-    logps = token_stats(hidden[rows.to(device), columns.to(device)], head, targets.to(device)).logps.cpu().float()
-    names = int(lengths.sum())
-    total = torch.zeros(len(paths)).index_add_(0, rows[:names], logps[:names])
-    ended = torch.tensor([-torch.inf if path.ends else 0.0 for path in paths])
-    for row, logp in zip(rows[names:].tolist(), logps[names:], strict=True):
-        ended[row] = torch.logaddexp(ended[row], logp)
-    return total + ended
-
-
-def _copy(once: KeyValueCache, model: nn.Module, rows: int, slots: int) -> KeyValueCache:
-    """The prompt's cache for many rows, with room behind it."""
-    cache = KeyValueCache(model.config, rows, slots, model.head_weight)
-    for target, source in zip(cache.layers, once.layers, strict=True):
-        for wide, narrow in zip(target, source, strict=True):
-            wide[:, :, : once.length] = narrow
-    return cache

@@ -14,8 +14,9 @@ from torch import nn
 from mint.data.cases import Case, diagnosis_messages, format_list, parse_list, write_note
 from mint.data.preferences import write_jsonl
 from mint.errors import InputError
-from mint.evaluation.constrained import LENGTH, ListGrammar, rank_names
+from mint.evaluation.constrained import LENGTH, ListGrammar
 from mint.evaluation.metrics import KnownDiseases, ListScore, score_list
+from mint.evaluation.name_scores import rank_names
 from mint.models.generate import generate
 from mint.prefs.ranking import Ranker, rank
 

@@ -13,9 +13,10 @@ from mint.data.chat import load_tokenizer
 from mint.demo.base import write_base
 from mint.demo.cohort import load_syndromes
 from mint.errors import InputError
-from mint.evaluation import constrained
-from mint.evaluation.constrained import ListGrammar, rank_names
+from mint.evaluation import name_scores
+from mint.evaluation.constrained import ListGrammar
 from mint.evaluation.metrics import KnownDiseases, score_list
+from mint.evaluation.name_scores import rank_names
 from mint.models import init_model, load_model
 from mint.models.generate import generate
 from tests.reference.weights import TINY_LLAMA
@@ -117,7 +118,7 @@ def test_names_that_cannot_be_among_the_best_are_not_asked_for(setting, monkeypa
     model = taught(model, tokenizer, NAMES[:2])
     names = [*AWKWARD, *NAMES]
     complete = rank_names(model, tokenizer, PROMPTS[:2], names, top=len(names))
-    monkeypatch.setattr(constrained, "NAMES", 3)
+    monkeypatch.setattr(name_scores, "NAMES", 3)
     best = rank_names(model, tokenizer, PROMPTS[:2], names, top=2)
     assert complete.isfinite().all()
     assert best.isneginf().any(1).all()

@@ -18,18 +18,21 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.hub import MODEL_FILES, resolve_dir
+from mint.models.clip import Clip, ClipConfig
 from mint.models.llama import MODEL_TYPES, Llama, LlamaConfig
 from mint.models.lora import lora_layers
 from mint.models.vilt import Vilt, ViltConfig
 
 ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
     **dict.fromkeys(MODEL_TYPES, (Llama, LlamaConfig.from_dict)),
+    "clip": (Clip, ClipConfig.from_dict),
     "vilt": (Vilt, ViltConfig.from_dict),
 }
 TRANSFORMERS_CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
+    "clip": "CLIPModel",
     "vilt": "ViltForQuestionAnswering",
 }
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -97,13 +100,18 @@ def load_model(
 
 
 def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A model of the given ``config.json`` content with random weights: matrices normal, biases 0, norms 1."""
+    """A model of the given ``config.json`` content with random weights: matrices normal, biases 0, norms 1.
+
+    What a model names in ``initial_values`` begins there.
+    """
     model = _build(config, Path("the given configuration"))
     model.to_empty(device="cpu").to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             _draw(key, parameter, model.config.initializer_range, generator)
+            if key in getattr(model, "initial_values", {}):
+                parameter.fill_(model.initial_values[key])
     model.source_dir = None
     return model.eval()
 
@@ -151,8 +159,8 @@ def _write_model(model: nn.Module, aside: Path, max_shard_bytes: int) -> None:
 
 
 def _draw(key: str, parameter: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    """Fills a new parameter: matrices normal, biases 0, norms 1."""
-    if parameter.dim() >= 2:
+    """Fills a new parameter: matrices and embeddings normal, biases 0, norms 1."""
+    if parameter.dim() >= 2 or key.endswith("_embedding"):
         return parameter.normal_(0.0, std, generator=generator)
     return parameter.fill_(0.0 if key.endswith(".bias") else 1.0)
 

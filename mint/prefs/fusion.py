@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mint.data.cases import EXCLUDED_LIMIT, Case
 from mint.data.encoders import PlainEncoders
-from mint.data.images import load_processor, open_image
+from mint.data.image_files import open_image
+from mint.data.images import load_processor
 from mint.errors import InputError
 from mint.models import load_model
 from mint.models.vilt import Vilt

@@ -8,8 +8,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mint.data.images import ViltImageProcessor, load_processor, open_image, to_rgb
+from mint.data.image_files import open_image, to_rgb
+from mint.data.images import load_processor
+from mint.data.processors.clip import ClipImageProcessor
+from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
+from tests.reference import clip_inputs
 from tests.reference.vilt_inputs import HERE, IMAGES, PROCESSOR, image
 
 RESULTS = load_file(HERE / "vilt.safetensors")
@@ -20,6 +24,25 @@ def test_the_processor_equals_transformers():
     assert list(made["pixel_values"].shape) == json.loads((HERE / "vilt.json").read_text())["size"]
     assert torch.equal(made["pixel_mask"].sum((1, 2)), RESULTS["processor.mask_sums"])
     assert torch.allclose(made["pixel_values"][:, :, 3::16, 5::16], RESULTS["processor.sample"], atol=1e-5)
+
+
+def test_the_clip_processor_equals_transformers():
+    made = ClipImageProcessor(clip_inputs.PROCESSOR)([image(name) for name in IMAGES])
+    expected = load_file(HERE / "clip.safetensors")["processor"]
+    assert torch.allclose(made["pixel_values"], expected, atol=1e-5)
+
+
+def test_the_middle_of_an_image_by_hand(tmp_path):
+    """Of 6 x 4 pixels with red columns 0 and 5, the middle 4 x 4 holds none; a larger crop is black around the image."""
+    picture = Image.new("RGB", (6, 4))
+    for column in (0, 5):
+        picture.paste((255, 0, 0), (column, 0, column + 1, 4))
+    plain = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "do_resize": False}
+    assert ClipImageProcessor({**plain, "crop_size": 4})([picture])["pixel_values"].sum() == 0
+    larger = ClipImageProcessor({**plain, "crop_size": {"height": 8, "width": 10}})([picture])["pixel_values"]
+    assert larger.shape == (1, 3, 8, 10) and larger[0, 0].nonzero().tolist() == [[y, x] for y in range(2, 6) for x in (2, 7)]
+    squeezed = ClipImageProcessor({**plain, "do_resize": True, "size": {"height": 3, "width": 5}, "do_center_crop": False})
+    assert squeezed([picture])["pixel_values"].shape == (1, 3, 3, 5)
 
 
 def test_one_size_is_kept_as_it_is():
@@ -97,8 +120,11 @@ def test_processors_that_cannot_be_used(tmp_path):
     path.write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         load_processor(tmp_path)
-    path.write_text('{"image_processor_type": "CLIPImageProcessor"}')
-    with pytest.raises(InputError, match="'CLIPImageProcessor' is not supported"):
+    path.write_text('{"image_processor_type": "BlipImageProcessor"}')
+    with pytest.raises(InputError, match="'BlipImageProcessor' is not supported; known are CLIPImageProcessor, Vilt"):
+        load_processor(tmp_path)
+    path.write_text('{"image_processor_type": "CLIPImageProcessor", "size": {"longest_edge": 3}}')
+    with pytest.raises(InputError, match="a setting of the wrong form: 'height'"):
         load_processor(tmp_path)
     path.write_text('{"feature_extractor_type": "ViltFeatureExtractor", "size": 384}')
     assert load_processor(tmp_path).shorter == 384

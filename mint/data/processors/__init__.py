@@ -1,0 +1,1 @@
+"""Image processors, one file per family: from pictures to the tensors a model reads."""

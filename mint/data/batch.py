@@ -68,6 +68,8 @@ class Batch:
     tokens, positions, segments: [B, T] int64 (see the module).        predict: [N] index into B * T.
     targets: [N] token ids.   pair: [N] in [0, P).   side: [N] role of the target.   column: [N] place in its answer.
     span: [N] bool, or None where no answer of the batch marks one.    ids: the records' ids.
+    images: what the model's image processor makes of the images, in the order of their placeholders in ``tokens``; None
+    for a batch of text.
     """
 
     tokens: Tensor
@@ -80,6 +82,7 @@ class Batch:
     column: Tensor
     span: Tensor | None
     ids: tuple[str, ...]
+    images: dict[str, Tensor] | None = None
 
     @property
     def pairs(self) -> int:

@@ -7,6 +7,7 @@ tokenizer's files. Parameters carry the checkpoint's names, so reading is a copy
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,14 @@ from mint.errors import InputError
 from mint.hub import MODEL_FILES, resolve_dir
 from mint.models.clip import Clip, ClipConfig
 from mint.models.llama import MODEL_TYPES, Llama, LlamaConfig
+from mint.models.llava import Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.vilt import Vilt, ViltConfig
 
 ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
     **dict.fromkeys(MODEL_TYPES, (Llama, LlamaConfig.from_dict)),
     "clip": (Clip, ClipConfig.from_dict),
+    "llava": (Llava, LlavaConfig.from_dict),
     "vilt": (Vilt, ViltConfig.from_dict),
 }
 TRANSFORMERS_CLASSES = {
@@ -33,6 +36,7 @@ TRANSFORMERS_CLASSES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "clip": "CLIPModel",
+    "llava": "LlavaForConditionalGeneration",
     "vilt": "ViltForQuestionAnswering",
 }
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -73,13 +77,14 @@ def load_model(
     model = _build(raw, folder)
     expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
     seen: set[str] = set()
-    for path, key, read in _stored_tensors(folder):
+    for path, stored, read in _stored_tensors(folder):
+        key = current_name(model, stored)
         if fresh and key.startswith(fresh):
             continue
         if key not in expected:
             if _is_harmless(key, raw):
                 continue
-            raise InputError(f"{path} holds {key!r}, which this {raw['model_type']} model has no place for")
+            raise InputError(f"{path} holds {stored!r}, which this {raw['model_type']} model has no place for")
         tensor = read()
         if tensor.shape != expected[key]:
             raise InputError(f"{path}: {key} is {tuple(tensor.shape)}, config.json asks for {tuple(expected[key])}")
@@ -163,6 +168,13 @@ def _draw(key: str, parameter: Tensor, std: float, generator: torch.Generator) -
     if parameter.dim() >= 2 or key.endswith("_embedding"):
         return parameter.normal_(0.0, std, generator=generator)
     return parameter.fill_(0.0 if key.endswith(".bias") else 1.0)
+
+
+def current_name(model: nn.Module, name: str) -> str:
+    """The model's own name of a parameter that an older checkpoint calls ``name``."""
+    for pattern, replacement in getattr(model, "older_names", ()):
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _build(raw: dict, where: Path) -> nn.Module:

@@ -8,7 +8,7 @@ Legend: B rows, L words, P patches, H width, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -170,10 +170,11 @@ class VisionTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, H], the class token's state. pixels: [B, 3, side, side]."""
-        return self.post_layernorm(self.hidden_states(pixels)[:, 0])
+        last = len(self.encoder.layers)
+        return self.post_layernorm(self.hidden_states(pixels, (last,))[0][:, 0])
 
-    def hidden_states(self, pixels: Tensor, layers: int | None = None) -> Tensor:
-        """[B, 1 + P, H] after the first ``layers`` layers (default all), not normalised: the class token, the patches.
+    def hidden_states(self, pixels: Tensor, depths: Sequence[int]) -> list[Tensor]:
+        """[B, 1 + P, H] behind each of these numbers of layers, not normalised: the class token, then the patches.
 
         Raises InputError for images of another size than the tower's.
         """
@@ -184,9 +185,10 @@ class VisionTower(nn.Module):
         patches = embeddings.patch_embedding(pixels).flatten(2).mT
         first = embeddings.class_embedding.expand(len(pixels), 1, -1)
         hidden = self.pre_layrnorm(torch.cat((first, patches), 1) + embeddings.position_embedding.weight)
-        for layer in self.encoder.layers[:layers]:
-            hidden = layer(hidden)
-        return hidden
+        states = {0: hidden}
+        for depth, layer in enumerate(self.encoder.layers[: max(depths)], start=1):
+            states[depth] = hidden = layer(hidden)
+        return [states[depth] for depth in depths]
 
 
 class Encoder(nn.Module):

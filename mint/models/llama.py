@@ -239,56 +239,68 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class Llama(nn.Module):
-    """The decoder with its LM head; a tied head is the embedding and has no parameter of its own."""
+class CausalLM(nn.Module):
+    """A decoder with its LM head; a tied head is the embedding and has no parameter of its own.
+
+    ``Llama`` is the plain one; vision-language models put image features among the embeddings (:meth:`embed`).
+    """
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
-        if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.gradient_checkpointing = False
         self.attention_backend = "auto"
+
+    @property
+    def decoder(self) -> Decoder:
+        """Embedding, layers and final norm, wherever the checkpoint keeps them."""
+        raise NotImplementedError
 
     @property
     def head_weight(self) -> Tensor:
         """[V, H]: the LM head's weight, an adapter on it included."""
         if self.config.tie_word_embeddings:
-            return self.model.embed_tokens.weight
+            return self.decoder.embed_tokens.weight
         head = self.lm_head
         return head.effective_weight() if hasattr(head, "effective_weight") else head.weight
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits [B, T, V] of tokens [B, T] under plain causal attention."""
+    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
+        """[B, T, H]: what the first layer reads. Raises InputError for images that the model has no use for."""
+        if images is not None:
+            raise InputError(f"a {self.config.raw['model_type']} model reads no images")
+        return self.decoder.embed_tokens(tokens)
+
+    def forward(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
+        """Logits [B, T, V] of tokens [B, T] under plain causal attention; images: as the model's processor makes them."""
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         mask = None
         if self.config.sliding_window is not None:
             mask = make_mask(torch.zeros_like(tokens), positions, self.config.sliding_window, "dense")
-        return F.linear(self._run(tokens, positions, mask), self.head_weight)
+        return F.linear(self._run(self.embed(tokens, images), positions, mask), self.head_weight)
 
     def hidden_states(self, batch) -> Tensor:
-        """[B, T, H] after the final norm, for a packed batch (its tokens, positions and segments)."""
+        """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""
         mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
-        return self._run(batch.tokens, batch.positions, mask)
+        return self._run(self.embed(batch.tokens, batch.images), batch.positions, mask)
 
-    def forward_cached(self, tokens: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
+    def forward_cached(
+        self, tokens: Tensor, positions: Tensor, cache: KeyValueCache, images: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """[B, T, H] of new tokens at ``positions`` [B, T], after what ``cache`` holds; the cache takes them in."""
         slots = torch.arange(cache.length, device=tokens.device)
         mask = slots <= positions[:, :, None]
         if self.config.sliding_window is not None:
             mask &= positions[:, :, None] - slots < self.config.sliding_window
-        return self._run(tokens, positions, mask.unsqueeze(1), cache)
+        return self._run(self.embed(tokens, images), positions, mask.unsqueeze(1), cache)
 
-    def _run(self, tokens: Tensor, positions: Tensor, mask: Mask, cache: KeyValueCache | None = None) -> Tensor:
-        x = self.model.embed_tokens(tokens)
+    def _run(self, x: Tensor, positions: Tensor, mask: Mask, cache: KeyValueCache | None = None) -> Tensor:
         rope = self._rope(positions, x.dtype)
-        for layer in self.model.layers:
+        for layer in self.decoder.layers:
             if self.gradient_checkpointing and cache is None and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rope, mask, use_reentrant=False)
             else:
                 x = layer(x, rope, mask, cache, positions)
-        return self.model.norm(x)
+        return self.decoder.norm(x)
 
     def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin [B, 1, T, D] of the rotary angles, computed in float32."""
@@ -298,5 +310,19 @@ class Llama(nn.Module):
 
     def compile_blocks(self, **options) -> None:
         """Compiles every decoder layer in place; they share their code, so one compilation serves all."""
-        for layer in self.model.layers:
+        for layer in self.decoder.layers:
             layer.compile(**options)
+
+
+class Llama(CausalLM):
+    """A text model: the decoder is ``model``, the head ``lm_head``."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        self.model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.model

@@ -1,0 +1,142 @@
+"""LLaVA: a CLIP image tower, a projector, and a Llama-form decoder (arXiv 2304.08485, 2310.03744).
+
+The patches' features, projected to the decoder's width, take the places of the image tokens. Parameter names are those
+of transformers' LlavaForConditionalGeneration, so adapters are PEFT's; checkpoints of the years before name the same
+tensors otherwise (``OLDER_NAMES``).
+
+Legend: B rows, T row length, I images, P patches of an image, H the decoder's width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mint.errors import InputError
+from mint.models.clip import ACTIVATIONS, VISION_DEFAULTS, TowerConfig, VisionTower
+from mint.models.llama import CausalLM, Decoder, LlamaConfig
+
+OLDER_NAMES = (  # pattern, replacement
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+    (r"^(model\.)?vision_tower\.(vision_model\.)?", "model.vision_tower."),
+)
+# What the decoders' own libraries assume where a nested configuration is silent.
+TEXT_DEFAULTS = {
+    "llama": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "mistral": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "qwen2": {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+TEXT_DEFAULTS["llama"] |= {"vocab_size": 32000, "max_position_embeddings": 2048}
+TEXT_DEFAULTS["mistral"] |= {"vocab_size": 32000, "max_position_embeddings": 131072, "num_key_value_heads": 8}
+TEXT_DEFAULTS["qwen2"] |= {"vocab_size": 151936, "max_position_embeddings": 32768}
+
+
+@dataclass(frozen=True)
+class LlavaConfig(LlamaConfig):
+    """The decoder's settings, and those of what stands before it."""
+
+    vision: TowerConfig = None
+    image_token: int = 0
+    feature_layers: tuple[int, ...] = ()  # how many layers of the tower each part of the features has passed
+    with_class_token: bool = False
+    projector_act: str = "gelu"
+    projector_bias: bool = True
+
+    @classmethod
+    def from_dict(cls, raw: dict) -> LlavaConfig:
+        """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
+        text, vision = raw.get("text_config"), raw.get("vision_config")
+        if not isinstance(text, dict) or not isinstance(vision, dict):
+            raise InputError("config.json of a llava model needs text_config and vision_config")
+        if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
+            raise InputError(f"llava: the image tower {vision['model_type']!r} is not supported, only clip_vision_model")
+        tower = TowerConfig.from_dict(vision, VISION_DEFAULTS)
+        token = raw.get("image_token_index", raw.get("image_token_id", 32000))
+        strategy = raw.get("vision_feature_select_strategy", "default")
+        if strategy not in ("default", "full"):
+            raise InputError(f"llava: vision_feature_select_strategy {strategy!r} is not supported, only default and full")
+        layers = raw.get("vision_feature_layer", -2)
+        layers = layers if isinstance(layers, list) else [layers]
+        if any(not -tower.num_hidden_layers - 1 <= layer <= tower.num_hidden_layers for layer in layers):
+            raise InputError(f"llava: vision_feature_layer {layers} is outside a tower of {tower.num_hidden_layers} layers")
+        act = raw.get("projector_hidden_act", "gelu")
+        if act not in ACTIVATIONS:
+            raise InputError(f"llava: projector_hidden_act {act!r} is not supported; known are {', '.join(ACTIVATIONS)}")
+        kind = text.get("model_type", "llama")
+        tied = raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+        decoder = LlamaConfig.from_dict(
+            {**TEXT_DEFAULTS.get(kind, {}), **text, "model_type": kind, "tie_word_embeddings": tied}
+        )
+        return cls(
+            **{field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"},
+            raw=dict(raw),
+            vision=tower,
+            image_token=token,
+            feature_layers=tuple(layer % (tower.num_hidden_layers + 1) for layer in layers),
+            with_class_token=strategy == "full",
+            projector_act=act,
+            projector_bias=bool(raw.get("multimodal_projector_bias", True)),
+        )
+
+
+class Llava(CausalLM):
+    """``llava(tokens, images)`` -> logits; every image has as many placeholders in ``tokens`` as it has features."""
+
+    older_names = OLDER_NAMES
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__(config)
+        self.model = nn.Module()
+        self.model.vision_tower = VisionTower(config.vision)
+        self.model.multi_modal_projector = Projector(config)
+        self.model.language_model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.model.language_model
+
+    @property
+    def image_tokens(self) -> int:
+        """Placeholders of an image."""
+        vision = self.config.vision
+        return (vision.image_size // vision.patch_size) ** 2 + self.config.with_class_token
+
+    def image_features(self, images: dict[str, Tensor]) -> Tensor:
+        """[I, P, H]. images: ``pixel_values`` [I, 3, side, side]."""
+        states = self.model.vision_tower.hidden_states(images["pixel_values"], self.config.feature_layers)
+        first = 0 if self.config.with_class_token else 1
+        return self.model.multi_modal_projector(torch.cat(states, -1)[:, first:])
+
+    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
+        """[B, T, H]: the tokens' embeddings, the images' features in the places of the image tokens, in their order.
+
+        Raises InputError if places and features differ in number.
+        """
+        places = tokens == self.config.image_token
+        features = None if images is None else self.image_features(images).flatten(0, 1)
+        given, wanted = 0 if features is None else len(features), int(places.sum())
+        if given != wanted:
+            raise InputError(f"the text has {wanted} image tokens, the images {given} features")
+        x = self.decoder.embed_tokens(tokens)
+        return x if features is None else x.masked_scatter(places.unsqueeze(-1), features.to(x.dtype))
+
+
+class Projector(nn.Module):
+    """Two linear layers from the tower's width to the decoder's."""
+
+    def __init__(self, config: LlavaConfig):
+        super().__init__()
+        width = config.vision.hidden_size * len(config.feature_layers)
+        self.linear_1 = nn.Linear(width, config.hidden_size, bias=config.projector_bias)
+        self.linear_2 = nn.Linear(config.hidden_size, config.hidden_size, bias=config.projector_bias)
+        self.activation = ACTIVATIONS[config.projector_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(self.activation(self.linear_1(x)))

@@ -1,0 +1,93 @@
+"""LLaVA: transformers' logits, names old and new, images that matter, refusals."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mint.errors import InputError
+from mint.models import init_model, load_model, save_model
+from mint.models.llava import Llava, LlavaConfig
+from tests.reference.llava_inputs import CONFIGS, HERE, IMAGE, PATCHES, TINY, pixels, tokens, weights
+
+RECORD = json.loads((HERE / "llava.json").read_text())
+RESULTS = load_file(HERE / "llava.safetensors")
+
+
+def build(raw):
+    model = Llava(LlavaConfig.from_dict(raw)).eval()
+    model.load_state_dict(weights({name: p.shape for name, p in model.named_parameters()}))
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_names_and_logits_equal_transformers(name):
+    model = build(CONFIGS[name])
+    assert {name: list(p.shape) for name, p in model.named_parameters()} == RECORD["shapes"][name]
+    torch.testing.assert_close(model(tokens(name), {"pixel_values": pixels()}), RESULTS[name], atol=2e-5, rtol=0)
+
+
+def test_changing_an_image_changes_its_row_and_no_other():
+    model = build(TINY)
+    plain = model(tokens("llama"), {"pixel_values": pixels()})
+    changed = pixels()
+    changed[2, :, -16:, -16:] += 1  # the second image of the second row
+    moved = (model(tokens("llama"), {"pixel_values": changed}) - plain).abs()
+    second = 4 + PATCHES
+    assert moved[0].max() == 0 and moved[2].max() == 0 and moved[1, :second].max() == 0
+    assert moved[1, second + PATCHES :].max(-1).values.min() > 1e-3
+
+
+def test_places_and_features_must_agree():
+    model = build(TINY)
+    with pytest.raises(InputError, match="27 image tokens, the images 18 features"):
+        model(tokens("llama"), {"pixel_values": pixels()[:2]})
+    with pytest.raises(InputError, match="27 image tokens, the images 0 features"):
+        model(tokens("llama"))
+    assert model(tokens("llama")[2:]).isfinite().all()
+    assert model.image_tokens == PATCHES and build(CONFIGS["mistral_full"]).image_tokens == PATCHES + 1
+
+
+def test_older_names_are_read(tmp_path):
+    """The file that transformers writes, and that of the first hub checkpoints, hold the same tensors."""
+    model = init_model(TINY, seed=2)
+    save_model(model, tmp_path / "new")
+    file = tmp_path / "new" / "model.safetensors"
+    tensors = load_file(file)
+    written = {}
+    for name, value in tensors.items():
+        name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
+        name = re.sub(r"^model\.language_model\.", "language_model.model.", name)
+        written[re.sub(r"^model\.", "", name)] = value
+    assert sorted(written) == RECORD["stored"]
+    first = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in written.items()}
+    for stored in (written, first):
+        save_file(stored, file)
+        again = load_model(tmp_path / "new").state_dict()
+        assert again.keys() == tensors.keys() and all(torch.equal(again[name], value) for name, value in tensors.items())
+
+
+def test_settings_that_a_configuration_leaves_out():
+    """As LLaVA-1.5's: its decoder's sizes are the library's own."""
+    text = {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+    config = LlavaConfig.from_dict({**TINY, "text_config": text})
+    assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (4096, 32, 11008)
+    assert config.feature_layers == (2,) and config.image_token == IMAGE and not config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "'siglip_vision_model' is not supported"),
+        ({"vision_feature_select_strategy": "cls"}, "'cls' is not supported"),
+        ({"vision_feature_layer": -5}, "outside a tower of 3 layers"),
+        ({"projector_hidden_act": "relu"}, "'relu' is not supported"),
+        ({"text_config": None}, "needs text_config and vision_config"),
+        ({"text_config": {"model_type": "gemma"}}, "'gemma' is not supported"),
+    ],
+)
+def test_unsupported_settings(change, message):
+    with pytest.raises(InputError, match=message):
+        LlavaConfig.from_dict({**TINY, **change})

@@ -44,7 +44,7 @@ class TrainConfig:
     lora_rank: int = option(16, "adapter rank r")
     lora_alpha: float = option(32.0, "adapter alpha; the update is scaled by alpha / r")
     lora_dropout: float = option(0.0, "dropout on the adapter's input")
-    lora_targets: str = option("all-linear", "all-linear, or names or suffixes of layers, comma-separated")
+    lora_targets: str = option("all-linear", "all-linear (the decoder's), or names of layers or their holders, with commas")
     rslora: bool = option(False, "scale by alpha / sqrt(r)")
     full: bool = option(False, "train all weights, without an adapter")
     adapter: str | None = option(None, "PEFT adapter to continue from; it becomes part of the reference", metavar="DIR")

@@ -135,8 +135,9 @@ def add_lora(
     """Freezes ``model`` and puts a fresh adapter on its linear layers, in place; returns the model.
 
     rank: r >= 1. alpha: > 0, see the formula above. dropout: in [0, 1), on the adapter's input while training.
-    targets: ``all-linear`` (every linear layer but the LM head), or names or suffixes of names, as a comma-separated
-    string or a list. A starts Kaiming-uniform, B at zero, so the adapted model equals the base at first.
+    targets: ``all-linear`` (every linear layer of the decoder but the LM head), or names of layers or of what holds them
+    (``q_proj``, ``mlp.up_proj``, ``vision_tower``, ``lm_head``), as a comma-separated string or a list. A starts
+    Kaiming-uniform, B at zero, so the adapted model equals the base at first.
     Raises InputError for a value out of range, a target that matches no linear layer, or a model already adapted.
     """
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
@@ -155,11 +156,13 @@ def _find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
         raise InputError("the model has an adapter already: merge it first, or continue training it")
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if targets == ALL_LINEAR:
-        return [name for name in linears if name.rpartition(".")[2] != "lm_head"]
+        decoder = getattr(model, "decoder", model)
+        inside = next(f"{name}." if name else "" for name, module in model.named_modules() if module is decoder)
+        return [name for name in linears if name.startswith(inside) and name.rpartition(".")[2] != "lm_head"]
     wanted = [t.strip() for t in (targets.split(",") if isinstance(targets, str) else targets)]
     chosen: set[str] = set()
     for target in wanted:
-        matches = [name for name in linears if name == target or name.endswith("." + target)]
+        matches = [name for name in linears if f".{target}." in f".{name}."]
         if not target or not matches:
             leaves = sorted({name.rpartition(".")[2] for name in linears})
             raise InputError(f"LoRA target {target!r} matches no linear layer; the model has: {', '.join(leaves)}")

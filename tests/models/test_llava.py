@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
 from mint.models.llava import Llava, LlavaConfig
+from mint.models.lora import add_lora, load_adapter, lora_layers, save_adapter
 from tests.reference.llava_inputs import CONFIGS, HERE, IMAGE, PATCHES, TINY, pixels, tokens, weights
 
 RECORD = json.loads((HERE / "llava.json").read_text())
@@ -48,6 +49,34 @@ def test_places_and_features_must_agree():
         model(tokens("llama"))
     assert model(tokens("llama")[2:]).isfinite().all()
     assert model.image_tokens == PATCHES and build(CONFIGS["mistral_full"]).image_tokens == PATCHES + 1
+
+
+@pytest.mark.parametrize(
+    "targets, beginnings",
+    [
+        ("all-linear", ("model.language_model.layers.",)),
+        ("vision_tower", ("model.vision_tower.encoder.",)),
+        ("multi_modal_projector,lm_head", ("model.multi_modal_projector.linear_", "lm_head")),
+        ("vision_tower.encoder.layers.0.mlp, o_proj", ("model.vision_tower.encoder.layers.0.mlp.fc", "model.language_model.")),
+    ],
+)
+def test_adapters_reach_each_part(targets, beginnings, tmp_path):
+    """The loss moves every one of its factors, and it is loaded where it was saved from."""
+    model = add_lora(init_model(TINY, seed=1), rank=2, alpha=4, targets=targets)
+    names = list(lora_layers(model))
+    assert names and all(name.startswith(beginnings) for name in names)
+    assert all(any(name.startswith(beginning) for name in names) for beginning in beginnings)
+    model(tokens("llama"), {"pixel_values": pixels()}).square().sum().backward()
+    unused = "model.vision_tower.encoder.layers.2."  # behind the layer whose features are read
+    moved = {name for name, layer in lora_layers(model).items() if layer.lora_B.weight.grad is not None}
+    assert moved == {name for name in names if not name.startswith(unused)}
+    with torch.no_grad():
+        for layer in lora_layers(model).values():
+            layer.lora_B.weight.fill_(0.1)
+    save_adapter(model, tmp_path)
+    again = load_adapter(init_model(TINY, seed=1), tmp_path)
+    given = tokens("llama"), {"pixel_values": pixels()}
+    torch.testing.assert_close(again(*given), model(*given))
 
 
 def test_older_names_are_read(tmp_path):

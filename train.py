@@ -34,6 +34,8 @@ from mint.data.batch import (
     pair_order,
 )
 from mint.data.chat import load_tokenizer
+from mint.data.images import load_processor
+from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
 from mint.demo import first_start
 from mint.errors import InputError
@@ -61,6 +63,7 @@ def train(config: TrainConfig) -> RunDirectory:
 
     model = load_policy(config, device, dtype)
     frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
+    images = ImageReader(load_processor(model.source_dir)) if hasattr(model, "image_slots") else None
     pairs = read_pairs(config.data, config, model, loss)
     eval_pairs = read_pairs(config.eval_data, config, model, loss) if config.eval_data else []
 
@@ -73,7 +76,7 @@ def train(config: TrainConfig) -> RunDirectory:
             network.compile_blocks()
     model.gradient_checkpointing = config.checkpoint_activations
     precision = torch.autocast(device.type, torch.bfloat16) if config.full and dtype == torch.bfloat16 else None
-    work = Work(model, frozen, loss, device, precision or contextlib.nullcontext(), config.nll_over == "sequence")
+    work = Work(model, frozen, loss, device, precision or contextlib.nullcontext(), config.nll_over == "sequence", images)
 
     optimizer = make_optimizer(model, config)
     run = RunDirectory(config)
@@ -154,10 +157,12 @@ def read_pairs(path: str, config: TrainConfig, model: nn.Module, loss: Loss) -> 
     preferences = read_preferences(path, require_rejected=loss.needs.rejected)
     if not loss.needs.rejected:
         preferences = [replace(preference, rejected=None) for preference in preferences]
+    preferences = find_images(preferences, path, config.images_anywhere)
+    slots = ImageSlots(*model.image_slots) if hasattr(model, "image_slots") else None
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
     vocabulary = model.head_weight.shape[0]
     limit = min(config.max_length, model.config.max_position_embeddings)
-    pairs, report = encode_pairs(preferences, tokenizer, limit, config.overlength, drop_spanless=loss.needs.spans)
+    pairs, report = encode_pairs(preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots)
     largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)
     if largest >= vocabulary:
         raise InputError(f"the tokenizer gives id {largest}, the model knows {vocabulary}: they do not belong together")
@@ -201,8 +206,11 @@ class Work:
     device: torch.device
     precision: contextlib.AbstractContextManager
     whole_sequence: bool
+    images: ImageReader | None
 
     def __call__(self, batch: Batch, tokens_per_pair: float | None = None):
+        if batch.image_files:
+            batch = replace(batch, images=self.images(batch.image_files))
         with self.precision:
             return preference_loss(self.model, batch.to(self.device), self.loss, self.frozen, tokens_per_pair)
 

@@ -49,6 +49,7 @@ class TrainConfig:
     full: bool = option(False, "train all weights, without an adapter")
     adapter: str | None = option(None, "PEFT adapter to continue from; it becomes part of the reference", metavar="DIR")
     max_length: int = option(2048, "limit of prompt + longer answer in tokens (also the model's own)")
+    images_anywhere: bool = option(False, "let the records name images outside the folder of their file")
     overlength: str = option("drop", "what to do with longer pairs", choices=("drop", "error", "truncate-prompt"))
     nll_over: str = option("response", "tokens the NLL runs over (orpo, sft)", choices=("response", "sequence"))
     beta: float | None = option(None, "beta of the loss (default: the loss's own)")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mint.data.pair_images import ImageSlots, encode_with_images
 from mint.data.preferences import Preference
 from mint.data.spans import TAG, parse_spans, span_tokens
 from mint.errors import InputError
@@ -26,7 +27,10 @@ OVERLENGTH = ("drop", "error", "truncate-prompt")
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked."""
+    """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked.
+
+    ``images``: files, in the order of their placeholders in the prompt.
+    """
 
     id: str
     prompt: list[int]
@@ -34,6 +38,7 @@ class EncodedPair:
     rejected: list[int]
     chosen_span: list[bool] | None = None
     rejected_span: list[bool] | None = None
+    images: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
@@ -68,8 +73,8 @@ class Batch:
     tokens, positions, segments: [B, T] int64 (see the module).        predict: [N] index into B * T.
     targets: [N] token ids.   pair: [N] in [0, P).   side: [N] role of the target.   column: [N] place in its answer.
     span: [N] bool, or None where no answer of the batch marks one.    ids: the records' ids.
-    images: what the model's image processor makes of the images, in the order of their placeholders in ``tokens``; None
-    for a batch of text.
+    image_files: in the order of their placeholders in ``tokens``.     images: what the model's image processor makes of
+    them (``mint.data.pair_images``), None until that is done, and for text.
     """
 
     tokens: Tensor
@@ -82,6 +87,7 @@ class Batch:
     column: Tensor
     span: Tensor | None
     ids: tuple[str, ...]
+    image_files: tuple[str, ...] = ()
     images: dict[str, Tensor] | None = None
 
     @property
@@ -100,6 +106,8 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
+        if self.images is not None:
+            moved["images"] = {name: value.to(device, non_blocking=True) for name, value in self.images.items()}
         return dataclasses.replace(self, **moved)
 
 
@@ -109,18 +117,22 @@ def encode_pairs(
     max_length: int,
     overlength: str = "drop",
     drop_spanless: bool = False,
+    slots: ImageSlots | None = None,
 ) -> tuple[list[EncodedPair], EncodeReport]:
     """Token ids of every record, the prompt encoded once and the answers appended as ids.
 
     max_length: limit of prompt + the longer answer, in tokens. overlength: what happens beyond it: ``drop`` the
     record, raise an ``error`` naming all of them, or ``truncate-prompt``: keep the first token and the end of the
-    prompt. An answer is never cut: a record whose answers alone are too long is dropped. drop_spanless: leave out
-    records in which neither answer marks a span, if any record does. Raises InputError if nothing is left.
+    prompt. An answer is never cut, nor an image: such a record is dropped. drop_spanless: leave out records in which
+    neither answer marks a span, if any record does. slots: what an image becomes, for models that read images. Raises
+    InputError if nothing is left, and for images without ``slots``.
     """
     pairs, report, too_long = [], EncodeReport(), []
     marked = drop_spanless and any(TAG.search(p.chosen + (p.rejected or "")) for p in preferences)
+    if slots is None and any(preference.images for preference in preferences):
+        raise InputError("the records have images, which this model does not read: leave the field out, or take another model")
     for preference in preferences:
-        pair = _encode(preference, tokenizer)
+        pair = _encode(preference, tokenizer, slots)
         longest = max(len(pair.chosen), len(pair.rejected))
         room = max_length - longest
         if marked and pair.chosen_span is None:
@@ -130,7 +142,7 @@ def encode_pairs(
             if overlength == "error":
                 too_long.append(f"line {preference.line} ({pair.id}): {len(pair.prompt) + longest} tokens")
                 continue
-            if overlength == "drop" or room < 2:
+            if overlength == "drop" or room < 2 or pair.images:
                 report.dropped.append(pair.id)
                 continue
             pair = dataclasses.replace(pair, prompt=pair.prompt[:1] + pair.prompt[len(pair.prompt) - room + 1 :])
@@ -145,8 +157,8 @@ def encode_pairs(
     return pairs, report
 
 
-def _encode(preference: Preference, tokenizer) -> EncodedPair:
-    chat = not isinstance(preference.prompt, str)
+def _encode(preference: Preference, tokenizer, slots: ImageSlots | None) -> EncodedPair:
+    chat = bool(preference.images) or not isinstance(preference.prompt, str)
     sides, marks = [], []
     for text in (preference.chosen, preference.rejected):
         if text is None:
@@ -163,7 +175,11 @@ def _encode(preference: Preference, tokenizer) -> EncodedPair:
             marks[-1] = mark + [False] * (len(ids) - len(mark))  # the end of the turn is never in a span
     if any(mark is not None for mark in marks):
         marks = [mark or [False] * len(ids) for mark, ids in zip(marks, sides, strict=True)]
-    return EncodedPair(preference.id, tokenizer.encode_prompt(preference.prompt), *sides, *marks)
+    if preference.images:
+        prompt = encode_with_images(tokenizer, preference.prompt, len(preference.images), slots)
+    else:
+        prompt = tokenizer.encode_prompt(preference.prompt)
+    return EncodedPair(preference.id, prompt, *sides, *marks, preference.images)
 
 
 def pair_order(step: int, pairs_per_step: int, total: int, seed: int) -> list[int]:
@@ -244,6 +260,7 @@ def collate(
         column.contiguous(),
         span.bool() if marked else None,
         tuple(pair.id for pair in pairs),
+        tuple(file for members in packed for index in members for file in pairs[index].images),
     )
 
 

@@ -21,8 +21,12 @@ def load_processor(folder: str | Path) -> Processor:
     under the family's own names. Raises InputError if it is missing, unreadable, or of an unsupported kind.
     """
     path = Path(folder) / "preprocessor_config.json"
+    newer = Path(folder) / "processor_config.json"  # holds it as one part of several
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        if path.is_file() or not newer.is_file():
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            path, raw = newer, json.loads(newer.read_text(encoding="utf-8")).get("image_processor") or {}
     except FileNotFoundError:
         raise InputError(f"{folder} has no preprocessor_config.json") from None
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A tiny Llama from nothing: a tokenizer made for clinical notes, random weights, a directory like any other."""
+"""A tiny Llama from nothing, with eyes or without: a tokenizer for its texts, random weights, a directory like any other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mint.data.chat import LLAMA3_TEMPLATE
 from mint.data.phrases import train_phrases
 from mint.models import init_model, save_model
 
-BOS, END_OF_TEXT, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
+BOS, END_OF_TEXT, EOT, IMAGE = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|image|>"
 CONTROL = (BOS, END_OF_TEXT, "<|start_header_id|>", "<|end_header_id|>", EOT)
 
 # Decoder shapes: "demo" trains in a minute on two cores, "small" (5 M with 10,000 tokens) is for real cohorts.
@@ -20,14 +20,23 @@ SHAPES = {
 }
 
 
-def write_base(folder: str | Path, texts: Iterable[str], shape: str = "small", vocabulary: int = 10_000, seed: int = 0):
+def write_base(
+    folder: str | Path,
+    texts: Iterable[str],
+    shape: str = "small",
+    vocabulary: int = 10_000,
+    seed: int = 0,
+    vision: dict | None = None,
+) -> Path:
     """Writes a model directory with a tokenizer trained on ``texts`` and random weights; returns its path.
 
-    shape: a key of ``SHAPES``. The head is tied to the embedding, the context is 1,024 tokens.
+    shape: a key of ``SHAPES``. The head is tied to the embedding, the context is 1,024 tokens. vision: ``vision_config``
+    of a CLIP image tower; with it, the model is a LLaVA that reads images of the tower's size.
     """
     folder = Path(folder)
-    tokenizer = train_phrases(texts, vocabulary, CONTROL, f"{BOS} $A")
-    ids = {token: tokenizer.token_to_id(token) for token in CONTROL}
+    control = CONTROL if vision is None else (*CONTROL, IMAGE)
+    tokenizer = train_phrases(texts, vocabulary, control, f"{BOS} $A")
+    ids = {token: tokenizer.token_to_id(token) for token in control}
     config = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -43,17 +52,31 @@ def write_base(folder: str | Path, texts: Iterable[str], shape: str = "small", v
         "num_key_value_heads": SHAPES[shape]["num_attention_heads"],
         **SHAPES[shape],
     }
+    if vision is not None:
+        config = {
+            "model_type": "llava",
+            "architectures": ["LlavaForConditionalGeneration"],
+            "text_config": config,
+            "vision_config": {"model_type": "clip_vision_model", **vision},
+            "image_token_index": ids[IMAGE],
+            "tie_word_embeddings": True,
+        }
     save_model(init_model(config, seed=seed), folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
         "eos_token": EOT,
-        "model_max_length": config["max_position_embeddings"],
+        "model_max_length": 1024,
         "clean_up_tokenization_spaces": False,
         "chat_template": LLAMA3_TEMPLATE,
     }
     generation = {"bos_token_id": ids[BOS], "eos_token_id": [ids[EOT], ids[END_OF_TEXT]]}
-    for name, content in (("tokenizer_config.json", settings), ("generation_config.json", generation)):
+    files = {"tokenizer_config.json": settings, "generation_config.json": generation}
+    if vision is not None:
+        side = vision["image_size"]
+        crop = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        files["preprocessor_config.json"] = {"image_processor_type": "CLIPImageProcessor", **crop}
+    for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder

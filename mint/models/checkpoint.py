@@ -51,6 +51,7 @@ COMPANIONS = (
     "chat_template.json",
     "generation_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
 )
 
 

@@ -103,16 +103,18 @@ class Llava(CausalLM):
         return self.model.language_model
 
     @property
-    def image_tokens(self) -> int:
-        """Placeholders of an image."""
+    def image_slots(self) -> tuple[int, int]:
+        """(the token that stands for an image, how many of it an image fills)."""
         vision = self.config.vision
-        return (vision.image_size // vision.patch_size) ** 2 + self.config.with_class_token
+        return self.config.image_token, (vision.image_size // vision.patch_size) ** 2 + self.config.with_class_token
 
     def image_features(self, images: dict[str, Tensor]) -> Tensor:
-        """[I, P, H]. images: ``pixel_values`` [I, 3, side, side]."""
-        states = self.model.vision_tower.hidden_states(images["pixel_values"], self.config.feature_layers)
+        """[I, P, H]. images: ``pixel_values`` [distinct, 3, side, side]; ``order`` [I], which of them, default each once."""
+        pixels = images["pixel_values"].to(self.model.vision_tower.embeddings.class_embedding.dtype)
+        states = self.model.vision_tower.hidden_states(pixels, self.config.feature_layers)
         first = 0 if self.config.with_class_token else 1
-        return self.model.multi_modal_projector(torch.cat(states, -1)[:, first:])
+        features = self.model.multi_modal_projector(torch.cat(states, -1)[:, first:])
+        return features[images["order"]] if "order" in images else features
 
     def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
         """[B, T, H]: the tokens' embeddings, the images' features in the places of the image tokens, in their order.

@@ -48,7 +48,7 @@ def test_places_and_features_must_agree():
     with pytest.raises(InputError, match="27 image tokens, the images 0 features"):
         model(tokens("llama"))
     assert model(tokens("llama")[2:]).isfinite().all()
-    assert model.image_tokens == PATCHES and build(CONFIGS["mistral_full"]).image_tokens == PATCHES + 1
+    assert model.image_slots == (IMAGE, PATCHES) and build(CONFIGS["mistral_full"]).image_slots == (IMAGE, PATCHES + 1)
 
 
 @pytest.mark.parametrize(

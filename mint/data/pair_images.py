@@ -1,0 +1,112 @@
+"""The images of preference records: checked before anything trains, then read as the tensors that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mint.data.image_files import open_image
+from mint.data.images import Processor
+from mint.data.preferences import Preference, PreferenceErrors
+from mint.errors import InputError
+
+KEPT_BYTES = 2**30  # of processed images, kept between steps
+
+
+@dataclass(frozen=True)
+class ImageSlots:
+    """The token that stands for an image in a prompt, and how many of it the model fills with one image's features."""
+
+    token: int
+    count: int
+
+
+def find_images(preferences: Sequence[Preference], file: str | Path, anywhere: bool = False) -> list[Preference]:
+    """The records with the whole paths of their images, each of which has been read once.
+
+    file: the preference file; paths are relative to its folder, and must not leave it (nor through links) unless
+    ``anywhere``. Raises PreferenceErrors naming every record with an image that is missing, damaged, too large, no
+    image, or outside the folder.
+    """
+    if not any(preference.images for preference in preferences):
+        return list(preferences)
+    file = Path(file)
+    root = file.resolve().parent
+    found: dict[str, Path | str] = {}  # name -> path, or what is wrong with it
+    problems, located = [], []
+    for preference in tqdm(preferences, desc="images", unit="record", leave=False, disable=None):
+        for name in preference.images:
+            if name not in found:
+                found[name] = _find(root, name, anywhere)
+        wrong = [found[name] for name in preference.images if isinstance(found[name], str)]
+        problems += [f"{file}:{preference.line}: {what}" for what in wrong]
+        if not wrong:
+            located.append(replace(preference, images=tuple(str(found[name]) for name in preference.images)))
+    if problems:
+        raise PreferenceErrors(file, problems)
+    return located
+
+
+def _find(root: Path, name: str, anywhere: bool) -> Path | str:
+    path = (root / name).resolve()
+    if not anywhere and not path.is_relative_to(root):
+        return f"the image {name} is outside the folder of the file (--images-anywhere allows it)"
+    try:
+        open_image(path)
+    except InputError as error:
+        return str(error)
+    return path
+
+
+def place_images(prompt: str | list[dict], count: int) -> list[dict]:
+    """A prompt of messages whose first user message begins with ``count`` images; a string becomes that message."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    first = next(i for i, message in enumerate(messages) if message["role"] == "user")
+    text = {"type": "text", "text": messages[first]["content"]}
+    messages[first] = {"role": "user", "content": [{"type": "image"}] * count + [text]}
+    return messages
+
+
+def encode_with_images(tokenizer, prompt: str | list[dict], count: int, slots: ImageSlots) -> list[int]:
+    """Ids of a prompt with ``count`` images before its text, as many placeholders for each as it fills.
+
+    Raises InputError if the chat template does not write one image token for each.
+    """
+    ids = tokenizer.encode_chat(place_images(prompt, count))
+    written = ids.count(slots.token)
+    if written != count:
+        raise InputError(f"the chat template writes {written} image tokens for {count} images")
+    return [token for i in ids for token in ([i] * slots.count if i == slots.token else [i])]
+
+
+class ImageReader:
+    """``reader(files)`` -> the processor's tensors of the distinct files, and ``order``: which of them each place has.
+
+    Processed images are kept, up to KEPT_BYTES of them.
+    """
+
+    def __init__(self, processor: Processor):
+        self.processor = processor
+        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._bytes = 0
+
+    def __call__(self, files: Sequence[str]) -> dict[str, Tensor]:
+        distinct = list(dict.fromkeys(files))
+        parts = [self._read(file) for file in distinct]
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {**tensors, "order": torch.tensor([distinct.index(file) for file in files])}
+
+    def _read(self, file: str) -> dict[str, Tensor]:
+        if file in self._kept:
+            return self._kept[file]
+        tensors = self.processor([open_image(file)])
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if self._bytes + size <= KEPT_BYTES:
+            self._kept[file] = tensors
+            self._bytes += size
+        return tensors

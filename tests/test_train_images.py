@@ -1,0 +1,181 @@
+"""The loop on images: what is trained sees them, what cannot be read is refused before anything trains."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import train
+from mint.config import TrainConfig
+from mint.data.batch import collate, encode_pairs
+from mint.data.chat import load_tokenizer
+from mint.data.images import load_processor
+from mint.data.pair_images import ImageReader, ImageSlots, find_images
+from mint.data.preferences import PreferenceErrors, read_preferences, write_jsonl
+from mint.demo.base import write_base
+from mint.errors import InputError
+from mint.losses import load_loss
+from mint.models import load_model
+from mint.objective import preference_loss
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TOWER |= {"image_size": 16, "patch_size": 8}
+PATCHES = 4
+
+
+def records(count):
+    names = list(COLOURS)
+    for i in range(count):
+        name = names[i % 3]
+        yield {
+            "id": f"tile-{i}",
+            "prompt": [{"role": "user", "content": "Which colour is it?"}],
+            "images": [f"tiles/{name}.png"],
+            "chosen": f"It is {name}.",
+            "rejected": f"It is {names[(i + 1) % 3]}.",
+        }
+
+
+@pytest.fixture
+def setting(tmp_path):
+    """A blank LLaVA, three plain images and pairs that only the image decides."""
+    (tmp_path / "tiles").mkdir()
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (20, 16), colour).save(tmp_path / "tiles" / f"{name}.png")
+    write_jsonl(tmp_path / "pairs.jsonl", records(12))
+    texts = [str(record) for record in records(12)] * 20
+    write_base(tmp_path / "model", texts, "demo", 400, vision=TOWER)
+    return tmp_path
+
+
+def arguments(setting, *extra):
+    common = ["--model", f"{setting}/model", "--data", f"{setting}/pairs.jsonl", "--out", f"{setting}/run"]
+    return [*common, "--device", "cpu", "--batch-size", "6", "--lr", "3e-3", *extra]
+
+
+def encoded(setting, name="pairs.jsonl"):
+    model = load_model(setting / "model")
+    slots = ImageSlots(*model.image_slots)
+    preferences = find_images(read_preferences(setting / name), setting / name)
+    pairs, report = encode_pairs(preferences, load_tokenizer(setting / "model"), 200, slots=slots)
+    return model, pairs, report
+
+
+@pytest.mark.parametrize("loss", ["orpo", "dpo"])
+def test_the_image_decides_what_is_learnt(setting, loss):
+    """Prompts are the same for all pairs, so without the images no margin could be positive for every pair."""
+    assert train.main(arguments(setting, "--loss", loss, "--full", "--steps", "40")) == 0
+    last = [json.loads(line) for line in (setting / "run" / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["rewards/accuracies"] == 1.0
+    assert sorted(path.name for path in (setting / "run" / "model").iterdir()) == sorted(
+        ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        + ["generation_config.json", "preprocessor_config.json"]
+    )
+
+
+def test_changing_the_image_changes_the_loss(setting):
+    model, pairs, _ = encoded(setting)
+    reader = ImageReader(load_processor(setting / "model"))
+
+    def loss(files):
+        batch = collate(pairs[:3])
+        images = reader([files.get(Path(file).stem, file) for file in batch.image_files])
+        return preference_loss(model, replace_images(batch, images), load_loss("orpo")).loss.item()
+
+    other = {"red": str(setting / "tiles" / "blue.png")}
+    assert loss({}) == loss({}) and abs(loss(other) - loss({})) > 1e-6
+
+
+def replace_images(batch, images):
+    return replace(batch, images=images)
+
+
+def test_an_image_is_encoded_once_and_put_into_every_place(setting):
+    """Six pairs of three images: three are encoded, and each pair's states are those it has alone."""
+    model, pairs, _ = encoded(setting)
+    reader = ImageReader(load_processor(setting / "model"))
+    batch = collate(pairs[:6])
+    images = reader(batch.image_files)
+    assert images["pixel_values"].shape == (3, 3, 16, 16) and images["order"].shape == (6,)
+    together = model.hidden_states(replace_images(batch, images)).flatten(0, 1)
+    for index, pair in enumerate(pairs[:6]):
+        alone = collate([pair])
+        states = model.hidden_states(replace_images(alone, reader(alone.image_files)))[0]
+        mine = (batch.segments.flatten() // 3 == index).nonzero().squeeze(1)
+        torch.testing.assert_close(together[mine], states, atol=1e-5, rtol=1e-5)
+
+
+def test_placeholders_stand_before_the_text_and_are_never_cut(setting):
+    model, pairs, _ = encoded(setting)
+    token, count = model.image_slots
+    assert count == PATCHES and all(pair.prompt.count(token) == PATCHES for pair in pairs)
+    first = pairs[0].prompt.index(token)
+    assert pairs[0].prompt[first : first + PATCHES] == [token] * PATCHES
+    assert "<|image|>" not in load_tokenizer(setting / "model").decode(pairs[0].prompt[first + PATCHES :], False)
+    preferences = find_images(read_preferences(setting / "pairs.jsonl"), setting / "pairs.jsonl")
+    tokenizer, slots = load_tokenizer(setting / "model"), ImageSlots(token, count)
+    longest = max(map(len, pairs))
+    with pytest.raises(InputError, match="12 dropped as longer"):
+        encode_pairs(preferences, tokenizer, len(pairs[0].prompt), "truncate-prompt", slots=slots)
+    assert encode_pairs(preferences, tokenizer, longest, "truncate-prompt", slots=slots)[1].kept == 12
+
+
+def test_a_note_that_names_the_image_token_is_only_text(setting):
+    record = next(records(1))
+    record["prompt"][0]["content"] = "<|image|> Which <|image|> is it?"
+    write_jsonl(setting / "odd.jsonl", [record, {**record, "id": "string", "prompt": "Which <|image|>?"}])
+    model, pairs, _ = encoded(setting, "odd.jsonl")
+    assert all(pair.prompt.count(model.image_slots[0]) == PATCHES for pair in pairs)
+
+
+def test_images_that_cannot_be_used_are_named_with_their_lines(setting, capsys):
+    """Each bad image gives one message with the record's line, before anything trains."""
+    tiles, good = setting / "tiles", next(records(1))
+    whole = (tiles / "red.png").read_bytes()
+    bad = {
+        "empty.png": (b"", "cannot be read"),
+        "text.png": (b"no image at all", "cannot be read"),
+        "cut.png": (whole[: len(whole) // 2], "cannot be read"),
+    }
+    for name, (content, _) in bad.items():
+        (tiles / name).write_bytes(content)
+    Image.new("1", (20_000, 20_000)).save(tiles / "bomb.png")
+    outside = setting.parent / "outside.png"
+    outside.write_bytes(whole)
+    os.symlink(outside, tiles / "link.png")
+    named = {f"tiles/{name}": message for name, (_, message) in bad.items()}
+    named |= {"tiles/missing.png": "does not exist", "tiles/bomb.png": "more than"}
+    named |= {"../outside.png": "outside the folder", "tiles/link.png": "outside the folder"}
+    named |= {str(outside): "outside the folder"}
+    rows = [{**good, "id": name, "images": [name]} for name in named]
+    write_jsonl(setting / "bad.jsonl", [good, *rows])
+    with pytest.raises(PreferenceErrors) as error:
+        find_images(read_preferences(setting / "bad.jsonl"), setting / "bad.jsonl")
+    assert len(error.value.problems) == len(named)
+    for line, (problem, message) in enumerate(zip(error.value.problems, named.values(), strict=True), start=2):
+        assert problem.startswith(f"{setting / 'bad.jsonl'}:{line}: the image ") and message in problem
+    assert train.main(arguments(setting, "--data", f"{setting}/bad.jsonl", "--steps", "1")) == 2
+    assert "bad.jsonl:2: the image" in capsys.readouterr().err and not (setting / "run").exists()
+    anywhere = find_images(read_preferences(setting / "bad.jsonl")[-1:], setting / "bad.jsonl", anywhere=True)
+    assert anywhere[0].images == (str(outside.resolve()),)
+
+
+def test_a_model_that_reads_no_images_refuses_them(setting):
+    write_base(setting / "text", [str(record) for record in records(12)] * 20, "demo", 400)
+    config = TrainConfig(model=str(setting / "text"), data=str(setting / "pairs.jsonl"), out=str(setting / "run"), steps=1)
+    with pytest.raises(InputError, match="images, which this model does not read"):
+        train.train(config)
+
+
+def test_a_template_without_images_is_an_error(setting):
+    path = setting / "model" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["chat_template"] = "{{ messages[0]['content'][-1]['text'] }}<|eot_id|>"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="writes 0 image tokens for 1 images"):
+        encoded(setting)

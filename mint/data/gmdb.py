@@ -25,7 +25,7 @@ from PIL import Image
 
 from mint.data.cases import Case, Term
 from mint.data.splits import SPLITS
-from mint.errors import InputError
+from mint.errors import FileProblems, InputError
 
 COLUMNS = {  # what a column holds -> the names it may have, the most telling first
     "id": ("image_id",),
@@ -50,7 +50,6 @@ TEXTS = re.compile(  # an ethnicity is a word, but for "American - Native", "Eas
     re.IGNORECASE,
 )
 TERM_ID = re.compile(r"[(\[]?\b(HP:\d{7})\b[)\]]?", re.IGNORECASE)
-SHOWN = 50  # problems listed in full
 
 
 class Texts(NamedTuple):
@@ -77,14 +76,8 @@ class GmdbReport:
         return "; ".join(parts)
 
 
-class GmdbErrors(InputError):
-    """All problems of a table, as ``problems``: one "FILE:LINE: what is wrong" each."""
-
-    def __init__(self, path: Path, problems: list[str]):
-        self.problems = problems
-        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        super().__init__(f"{path} has {count}:\n  " + "\n  ".join(problems[:SHOWN] + more))
+class GmdbErrors(FileProblems):
+    """All problems of a table."""
 
 
 class _Problem(Exception):

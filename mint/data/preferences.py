@@ -22,11 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mint.data.spans import TAG, parse_spans
-from mint.errors import InputError
+from mint.errors import FileProblems, InputError
 
 ROLES = ("system", "user", "assistant")
 FIELDS = {"prompt", "chosen", "rejected", "images", "corrupted_images", "id"}
-SHOWN = 50  # problems listed in full
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,8 @@ class Preference:
     extra: dict = field(default_factory=dict)
 
 
-class PreferenceErrors(InputError):
-    """All problems of a preference file, as ``problems``: one "FILE:LINE: what is wrong" each."""
-
-    def __init__(self, path: Path, problems: list[str]):
-        self.problems = problems
-        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        super().__init__(f"{path} has {count}:\n  " + "\n  ".join(problems[:SHOWN] + more))
+class PreferenceErrors(FileProblems):
+    """All problems of a preference file."""
 
 
 class _Problem(Exception):

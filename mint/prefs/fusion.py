@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from mint.data.cases import EXCLUDED_LIMIT, Case
-from mint.data.encoders import PlainEncoders
 from mint.data.image_files import open_image
 from mint.data.images import load_processor
+from mint.data.text_encoder import TextEncoder
 from mint.errors import InputError
 from mint.models import load_model
 from mint.models.vilt import Vilt
@@ -49,41 +48,6 @@ def describe(case: Case) -> str:
 
 def _plain(label: str) -> str:
     return " ".join(re.sub(r"[,.()\[\]]|\band\b", " ", label).split())
-
-
-class TextEncoder:
-    """Token ids of texts, between the tokenizer's [CLS] and [SEP]; what a text says never becomes one of these."""
-
-    def __init__(self, folder: str | Path, limit: int):
-        """limit: ids of a text at most. Raises InputError if ``tokenizer.json`` is missing, unreadable or lacks a token."""
-        path = Path(folder) / "tokenizer.json"
-        try:
-            content = path.read_text(encoding="utf-8")
-            tokenizer = Tokenizer.from_str(content)
-        except FileNotFoundError:
-            raise InputError(f"{folder} has no tokenizer.json") from None
-        except Exception as error:  # the tokenizers library raises plain Exception
-            raise InputError(f"{path} cannot be read: {error}") from None
-        marks = [tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]")]
-        if None in marks:
-            raise InputError(f"{path} lacks [CLS], [SEP] or [PAD]")
-        self.first, self.last, self.padding = marks
-        self.limit = limit
-        self._plain = PlainEncoders(json.loads(content)).start
-
-    def encode(self, text: str) -> tuple[list[int], bool]:
-        """(ids, whether the text had to be cut)."""
-        ids = self._plain.encode(text, add_special_tokens=False).ids
-        return [self.first, *ids[: self.limit - 2], self.last], len(ids) > self.limit - 2
-
-    def batch(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor | None]:
-        """([B, L] tokens, [B, L] mask; None where no row is padded)."""
-        length = max(map(len, rows))
-        tokens = torch.full((len(rows), length), self.padding)
-        for row, ids in enumerate(rows):
-            tokens[row, : len(ids)] = torch.tensor(ids)
-        mask = torch.arange(length) < torch.tensor([len(ids) for ids in rows])[:, None]
-        return tokens, None if mask.all() else mask
 
 
 class FusionInputs:

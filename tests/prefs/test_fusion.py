@@ -11,9 +11,10 @@ from PIL import Image
 import mint.prefs.fusion_fit as fusion_fit
 from mint.data.cases import Case, Term
 from mint.data.phrases import train_phrases
+from mint.data.text_encoder import TextEncoder
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
-from mint.prefs.fusion import FoldedRanker, FusionInputs, FusionRanker, TextEncoder, describe, load_teacher, load_teachers
+from mint.prefs.fusion import FoldedRanker, FusionInputs, FusionRanker, describe, load_teacher, load_teachers
 from mint.prefs.fusion_fit import CONTROL, FusionSettings, count, fit_folds, fit_teacher
 from tests.reference.weights import TINY_LLAMA
 

@@ -1,0 +1,53 @@
+"""Texts for models that read whole texts at once: ViLT's and CLIP's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mint.data.encoders import PlainEncoders
+from mint.errors import InputError
+
+# begin, end and padding of a text, in BERT's form and in CLIP's
+MARKS = (("[CLS]", "[SEP]", "[PAD]"), ("<|startoftext|>", "<|endoftext|>", "<|endoftext|>"))
+
+
+class TextEncoder:
+    """Token ids of texts, between the tokenizer's own marks; what a text says never becomes one of these."""
+
+    def __init__(self, folder: str | Path, limit: int):
+        """limit: ids of a text at most. Raises InputError if ``tokenizer.json`` is missing, unreadable or lacks a token."""
+        path = Path(folder) / "tokenizer.json"
+        try:
+            content = path.read_text(encoding="utf-8")
+            tokenizer = Tokenizer.from_str(content)
+        except FileNotFoundError:
+            raise InputError(f"{folder} has no tokenizer.json") from None
+        except Exception as error:  # the tokenizers library raises plain Exception
+            raise InputError(f"{path} cannot be read: {error}") from None
+        marks = [[tokenizer.token_to_id(token) for token in tokens] for tokens in MARKS]
+        complete = [ids for ids in marks if None not in ids]
+        if not complete:
+            raise InputError(f"{path} lacks {', or '.join(', '.join(tokens) for tokens in MARKS)}")
+        self.first, self.last, self.padding = complete[0]
+        self.limit = limit
+        self._plain = PlainEncoders(json.loads(content)).start
+
+    def encode(self, text: str) -> tuple[list[int], bool]:
+        """(ids, whether the text had to be cut)."""
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        return [self.first, *ids[: self.limit - 2], self.last], len(ids) > self.limit - 2
+
+    def batch(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor | None]:
+        """([B, L] tokens, [B, L] mask; None where no row is padded)."""
+        length = max(map(len, rows))
+        tokens = torch.full((len(rows), length), self.padding)
+        for row, ids in enumerate(rows):
+            tokens[row, : len(ids)] = torch.tensor(ids)
+        mask = torch.arange(length) < torch.tensor([len(ids) for ids in rows])[:, None]
+        return tokens, None if mask.all() else mask

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mint.cohorts import add_cohort_options, read_cohort
-from mint.command import choose_device, run_command
+from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, write_note
 from mint.data.chat import load_tokenizer
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
@@ -115,7 +115,10 @@ def run_disease(args: argparse.Namespace) -> None:
             "give --teacher-cases with more, or lower --top-k and --bottom-q"
         )
     upstream = rank_upstream(cases, ranker, args.top_k, args.bottom_q, held_out)
-    names = read_names(args.known_diseases) or sorted({case.disease for case in [*cases, *training]} | set(ranker.diseases))
+    if args.known_diseases:
+        names = read_lines(args.known_diseases)
+    else:
+        names = sorted({case.disease for case in [*cases, *training]} | set(ranker.diseases))
     known = KnownDiseases(names)
 
     upstream_name = f"upstream ({ranker.name})"
@@ -182,13 +185,6 @@ def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> list[list[str]]
         collection = describe_cases(read_cohort(args.retrieve, args, "train" if args.split else None, draw=False))
     notes = [write_note(case) for case in cases]
     return Retriever(collection).retrieve(notes, args.passages, [case.id for case in cases])
-
-
-def read_names(path: str | None) -> list[str]:
-    try:
-        return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()] if path else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def add_compare(commands) -> None:

@@ -3,6 +3,7 @@
 python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
+python generate_prefs.py clip --cases PATH --teacher vinid/plip --out prefs.jsonl
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mint.cohorts import add_cohort_options, read_cohort
-from mint.command import choose_device, run_command
+from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case
 from mint.data.preferences import write_jsonl
 from mint.demo.faces import fit_faces
@@ -28,6 +29,9 @@ from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
 from mint.prefs.ranking import Ranker
+from mint.prefs.tissue_pairs import make_tissue_pairs
+from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
+from mint.tissue import add_tile_options, read_tile_options
 
 
 def add_mml(commands) -> None:
@@ -98,7 +102,7 @@ def run_mml(args: argparse.Namespace) -> None:
     total = len(cases) * args.variants * args.rejected_samples
     write_jsonl(args.out, tqdm(records, total=total, desc="ranking", unit="pair", disable=None))
     print(f"{args.out}: {report}")
-    save_report(Path(f"{args.out}.report.json"), args, cases, report)
+    save_report(Path(f"{args.out}.report.json"), args, count(cases), report)
 
 
 def make_ranker(args: argparse.Namespace, cases: Sequence[Case]) -> Ranker:
@@ -123,16 +127,46 @@ def make_ranker(args: argparse.Namespace, cases: Sequence[Case]) -> Ranker:
         return fit_teacher(cases, args.fit, settings, base=base, device=device)
 
 
-def save_report(path: Path, args: argparse.Namespace, cases: Sequence[Case], report: PairReport) -> None:
+def add_clip(commands) -> None:
+    parser = commands.add_parser("clip", help="rank the tissues of tiles by a CLIP: the top is chosen, the bottom rejected")
+    add_tile_options(parser)
+    parser.add_argument("--teacher", required=True, metavar="DIR|ID", help="a CLIP, as vinid/plip")
+    parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
+    parser.add_argument("--out", required=True, metavar="FILE.jsonl")
+    parser.add_argument("--top-k", type=int, default=5, help="tissues of the chosen list (default 5)")
+    parser.add_argument("--bottom-q", type=int, default=5, help="of the rejected list (default 5)")
+    parser.add_argument("--label-first", action="store_true", help="move the true tissue to the front of the chosen list")
+    parser.add_argument("--answer", choices=ANSWERS, default="ranking", help="disease: chosen names the true tissue alone")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.set_defaults(run=run_clip)
+
+
+def run_clip(args: argparse.Namespace) -> None:
+    """Reads the tiles, ranks their tissues, and writes the pairs with a report beside them."""
+    tiles, tissues = read_tile_options(args)
+    templates = read_lines(args.templates) if args.templates else TEMPLATES
+    ranker = load_zero_shot(args.teacher, tissues, templates, choose_device(args.device, "auto")[0])
+    report, out = PairReport(), Path(args.out)
+    records = make_tissue_pairs(
+        tiles, ranker, out.parent, report, args.top_k, args.bottom_q, args.label_first, args.answer
+    )
+    write_jsonl(out, tqdm(records, total=len(tiles), desc="ranking", unit="tile", disable=None))
+    print(f"{out}: {report}")
+    if not all(tile.image.resolve().is_relative_to(out.parent.resolve()) for tile in tiles):
+        print("some images lie outside the folder of the pairs: train.py needs --images-anywhere for them")
+    save_report(Path(f"{out}.report.json"), args, {"tiles": len(tiles), "tissues": list(tissues)}, report)
+
+
+def save_report(path: Path, args: argparse.Namespace, cohort: dict, report: PairReport) -> None:
     settings = {name: value for name, value in vars(args).items() if name != "run"}
-    record = {"settings": settings, "cohort": count(cases), "pairs": dataclasses.asdict(report)}
+    record = {"settings": settings, "cohort": cohort, "pairs": dataclasses.asdict(report)}
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_mml], argv)
+    return run_command(__doc__.splitlines()[0], [add_mml, add_clip], argv)
 
 
 if __name__ == "__main__":

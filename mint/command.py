@@ -1,10 +1,11 @@
-"""What the commands share: sub-commands, one message for a mistake, the device."""
+"""What the commands share: sub-commands, one message for a mistake, the device, files of lines."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -38,3 +39,14 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
         raise InputError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
     wanted = dtype if dtype != "auto" else ("bfloat16" if name == "cuda" else "float32")
     return torch.device(name), getattr(torch, wanted)
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file that are not blank. Raises InputError if it cannot be read or has none."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not lines:
+        raise InputError(f"{path} holds no line")
+    return lines

@@ -138,17 +138,17 @@ def diagnosis_messages(note: str, passages: Sequence[str] = ()) -> list[dict]:
     ]
 
 
-def format_list(names: Sequence[str]) -> str:
-    """The answer that lists diseases, the likeliest first."""
-    return "\n".join([HEADER, *(f"{number}. {name}" for number, name in enumerate(names, 1))])
+def format_list(names: Sequence[str], header: str = HEADER) -> str:
+    """The answer that lists diseases (or what else ``header`` announces), the likeliest first."""
+    return "\n".join([header, *(f"{number}. {name}" for number, name in enumerate(names, 1))])
 
 
-def parse_list(text: str) -> list[str]:
-    """The diseases an answer lists, in order; an empty list where it lists none.
+def parse_list(text: str, header: str = HEADER) -> list[str]:
+    """The diseases (or what else ``header`` announces) an answer lists, in order; an empty list where it lists none.
 
     Tolerates what models write around a list: text before and after, a missing header, quotes, bold type, bullets.
     """
-    body = re.split(HEADER, text, flags=re.IGNORECASE)[-1]
+    body = re.split(re.escape(header), text, flags=re.IGNORECASE)[-1]
     items: list[str] = []
     for line in body.splitlines():
         numbered = re.match(r"\s*(?:\d{1,3}\s*[.):](?!\d)|[-*•]\s)\s*(.*)", line)

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from mint.data.cases import Case
 from mint.errors import InputError
 
 SPLITS = ("train", "dev", "val", "test")  # what ``Case.split`` may say; all but train are held out
 SHOWN = 5  # patients named in a message
 
 
-def split_by_patient(cases: Sequence[Case], test_share: float = 0.1, seed: int = 0) -> tuple[list[Case], list[Case]]:
-    """(train, held out), each in the order of ``cases``.
+class Sample(Protocol):
+    """What is split: a case, a tile."""
+
+    id: str
+    subject: str
+    split: str
+
+
+def split_by_patient(
+    cases: Sequence[Sample],
+    test_share: float = 0.1,
+    seed: int = 0,
+    label: Callable[[Sample], str] = lambda case: case.disease,
+) -> tuple[list[Sample], list[Sample]]:
+    """(train, held out), each in the order of ``cases``. label: what is to be told, a case's disease.
 
     A patient is a ``subject``, or a case without one; people who share an id ("Patient 2" of two reports) count as one.
     Where any of a patient's cases has a ``split``, it holds for all of them; dev, val and test are held out, and
@@ -24,7 +37,7 @@ def split_by_patient(cases: Sequence[Case], test_share: float = 0.1, seed: int =
     """
     if not 0 <= test_share < 1:
         raise InputError(f"the share of test patients must be at least 0 and less than 1, not {test_share}")
-    patients: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    patients: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for case in cases:
         patients[_patient(case)].append(case)
     splits = {patient: _splits(group) for patient, group in patients.items()}
@@ -33,7 +46,7 @@ def split_by_patient(cases: Sequence[Case], test_share: float = 0.1, seed: int =
         raise InputError(f"patients with cases in more than one split: {'; '.join(torn[:SHOWN])}{more}")
     held_out = {patient for patient, found in splits.items() if found and found != {"train"}}
     free = sorted(patient for patient, found in splits.items() if not found)
-    diseases = {patient: {case.disease for case in group} for patient, group in patients.items()}
+    diseases = {patient: {label(case) for case in group} for patient, group in patients.items()}
     left = Counter(disease for patient in patients if patient not in held_out for disease in diseases[patient])
     wanted = len(held_out) + round(test_share * len(free))
     for patient in random.Random(seed).sample(free, len(free)):
@@ -46,12 +59,12 @@ def split_by_patient(cases: Sequence[Case], test_share: float = 0.1, seed: int =
     return train, test
 
 
-def _patient(case: Case) -> tuple[str, str]:
+def _patient(case: Sample) -> tuple[str, str]:
     """A key that keeps a subject's id apart from a case's."""
     return ("subject", case.subject) if case.subject else ("case", case.id)
 
 
-def _splits(group: Sequence[Case]) -> set[str]:
+def _splits(group: Sequence[Sample]) -> set[str]:
     """The splits that a patient's cases name; dev and val are one."""
     found = {case.split for case in group if case.split}
     if unknown := found.difference(SPLITS):

@@ -1,0 +1,180 @@
+"""Microscope tiles of known tissue, the question and answer of MINT's second task, and readers of three forms.
+
+* PanNuke's folds: a folder that holds ``images.npy`` [N, H, W, 3] and ``types.npy`` [N] beside each other; the tiles
+  become PNG files, since preference records name files.
+* A folder of images with one folder for each tissue.
+* A table (.csv, or .tsv with tabs) with one row for each image; ``COLUMNS`` lists the names its columns may have.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mint.data.image_files import open_image
+from mint.data.splits import SPLITS
+from mint.errors import FileProblems, InputError
+
+PANNUKE_TISSUES = (
+    "Adrenal gland", "Bile duct", "Bladder", "Breast", "Cervix", "Colon", "Esophagus", "Head & Neck", "Kidney", "Liver",
+    "Lung", "Ovarian", "Pancreatic", "Prostate", "Skin", "Stomach", "Testis", "Thyroid", "Uterus",
+)  # fmt: skip
+PANNUKE_NAMES = {"".join(c for c in name.lower() if c.isalpha()): name for name in PANNUKE_TISSUES}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+TABLES = (".csv", ".tsv")
+COLUMNS = {  # what a column holds -> the names it may have, the most telling first
+    "image": ("image", "filename", "path", "file"),
+    "tissue": ("tissue", "organ", "label", "class"),
+    "id": ("id", "image_id"),
+    "subject": ("patient_id", "patient", "slide", "group", "source_cluster", "subject"),
+    "split": ("split", "source_split"),
+}
+HEADER = "MOST_LIKELY_TISSUE:"
+SYSTEM = (
+    "You are a pathologist. Your task is to tell the tissue from an image of its cell nuclei. "
+    "Follow the output format precisely."
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of known tissue. subject: the patient or slide it comes from, where that is known."""
+
+    id: str
+    image: Path
+    tissue: str
+    subject: str = ""
+    split: str = ""
+
+
+@dataclass
+class TileReport:
+    """How many tiles of each tissue were read, and what was passed over."""
+
+    tissues: Counter = field(default_factory=Counter)
+    passed: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(self.tissues.items()))
+        passed = "".join(f"; {count} {what}" for what, count in self.passed.items())
+        return f"{self.tissues.total()} tiles of {len(self.tissues)} tissues ({counts}){passed}"
+
+
+def read_tiles(path: str | Path, extracted: str | Path | None = None) -> tuple[list[Tile], TileReport]:
+    """The tiles under ``path``, and what was read.
+
+    extracted: where the tiles of PanNuke's arrays are written as PNG files, which are used again when they are there.
+    Every image is opened, so that none fails later. Raises FileProblems naming every bad row or file, InputError if
+    nothing can be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    report = TileReport()
+    if path.suffix in TABLES:
+        tiles = _read_table(path, report)
+    elif not path.is_dir():
+        raise InputError(f"{path} is neither a folder nor a table (.csv, .tsv)")
+    elif folds := sorted(path.rglob("images.npy")):
+        tiles = [tile for fold in folds for tile in _read_fold(path, fold, extracted)]
+    else:
+        tables = sorted(file for file in path.iterdir() if file.suffix in TABLES)
+        tiles = _read_table(tables[0], report) if len(tables) == 1 else _read_folders(path, report)
+    if not tiles:
+        raise InputError(f"{path} holds no tiles: neither images.npy, nor a table, nor images in a folder of their tissue")
+    report.tissues.update(tile.tissue for tile in tiles)
+    return tiles, report
+
+
+def _read_fold(root: Path, images: Path, extracted: str | Path | None) -> Iterator[Tile]:
+    types = images.with_name("types.npy")
+    if extracted is None:
+        raise InputError(f"{images}: say where the tiles are to be written as images (--tiles DIR)")
+    try:
+        pixels = np.load(images, mmap_mode="r", allow_pickle=False)
+        names = np.load(types, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{images} or {types.name} beside it cannot be read: {error}") from None
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or names.shape != pixels.shape[:1]:
+        raise InputError(f"{images} has the shape {pixels.shape}, {types.name} {names.shape}; expected [N, H, W, 3] and [N]")
+    fold = "-".join(part for part in images.parent.relative_to(root).parts if part != "images") or images.parent.name
+    folder = Path(extracted) / fold
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        tissue = PANNUKE_NAMES.get("".join(c for c in str(name).lower() if c.isalpha()), str(name))
+        file = folder / f"{number:05d}.png"
+        if not file.is_file():
+            Image.fromarray(np.asarray(pixels[number]).clip(0, 255).astype(np.uint8)).save(file)
+        yield Tile(f"{fold}-{number:05d}", file, tissue)
+
+
+def _read_folders(root: Path, report: TileReport) -> list[Tile]:
+    tiles, problems = [], []
+    for folder in sorted(file for file in root.iterdir() if file.is_dir()):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix.lower() not in IMAGE_SUFFIXES:
+                report.passed["files that are no images (passed over)"] += file.is_file()
+                continue
+            problem = _check(file)
+            problems += [problem] if problem else []
+            tiles.append(Tile(str(file.relative_to(root).with_suffix("")), file, folder.name.replace("_", " ")))
+    if problems:
+        raise FileProblems(root, problems)
+    return tiles
+
+
+def _read_table(path: Path, report: TileReport) -> list[Tile]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    names = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
+    columns = {key: next((names[name] for name in known if name in names), None) for key, known in COLUMNS.items()}
+    if missing := [" or ".join(COLUMNS[key]) for key in ("image", "tissue") if columns[key] is None]:
+        raise InputError(f"{path}: missing columns: {'; '.join(missing)} (found: {', '.join(names) or 'none'})")
+    root, tiles, problems, lines = path.parent.resolve(), [], [], {}
+    for line, row in enumerate(rows, 2):
+        values = {key: (row[column] or "").strip() if column else "" for key, column in columns.items()}
+        file = (root / values["image"]).resolve()
+        identity = values["id"] or values["image"]
+        if not values["image"] or not values["tissue"]:
+            problem = "no image" if not values["image"] else "no tissue"
+        elif lines.setdefault(identity, line) != line:
+            problem = f"{identity} is that of line {lines[identity]} too"
+        elif not file.is_relative_to(root):
+            problem = f"the image {values['image']} is outside the folder of the table"
+        elif values["split"] and values["split"].lower() not in SPLITS:
+            problem = f"split {values['split']!r} is not one of {', '.join(SPLITS)}"
+        else:
+            problem = _check(file)
+        problems += [f"{path}:{line}: {problem}"] if problem else []
+        tiles.append(Tile(identity, file, values["tissue"], values["subject"], values["split"].lower()))
+    if problems:
+        raise FileProblems(path, problems)
+    return tiles
+
+
+def _check(file: Path) -> str | None:
+    try:
+        open_image(file)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def tissue_messages(tissues: Sequence[str], count: int = 5) -> list[dict]:
+    """The prompt of MINT's second task, without its image. tissues: those to choose from; count: how many to name."""
+    form = "\n".join([HEADER, "1. 'Tissue1'", "...", f"{count}. 'Tissue{count}'"])
+    request = (
+        f"The image shows cell nuclei, stained with haematoxylin and eosin. Name the {count} most likely of these tissues, the "
+        f"most likely first: {', '.join(tissues)}. Answer in this format and write nothing else:\n\n{form}"
+    )
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": request}]

@@ -1,0 +1,126 @@
+"""Tiles in their three forms, and everything that can be wrong with them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mint.data.splits import split_by_patient
+from mint.data.tiles import PANNUKE_TISSUES, read_tiles, tissue_messages
+from mint.errors import FileProblems, InputError
+
+
+def picture(path, colour=(200, 120, 160)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
+
+
+def test_the_folds_of_pannuke(tmp_path):
+    """Arrays of floats become images of the same values; its spellings of tissues become their names."""
+    fold = tmp_path / "Fold 1" / "images" / "fold1"
+    fold.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3))
+    np.save(fold / "images.npy", pixels.astype(np.float64))
+    np.save(fold / "types.npy", np.array(["Adrenal_gland", "HeadNeck", "Bile-duct"]))
+    tiles, report = read_tiles(tmp_path, tmp_path / "tiles")
+    assert [tile.tissue for tile in tiles] == ["Adrenal gland", "Head & Neck", "Bile duct"]
+    assert len({tile.id for tile in tiles}) == 3 and len(PANNUKE_TISSUES) == 19
+    assert all((np.asarray(Image.open(tile.image)) == pixels[i]).all() for i, tile in enumerate(tiles))
+    assert str(report) == "3 tiles of 3 tissues (Adrenal gland 1, Bile duct 1, Head & Neck 1)"
+    with pytest.raises(InputError, match="--tiles DIR"):
+        read_tiles(tmp_path)
+    np.save(fold / "types.npy", np.array(["Liver"]))
+    with pytest.raises(InputError, match=r"shape \(3, 8, 8, 3\), types.npy \(1,\)"):
+        read_tiles(tmp_path, tmp_path / "tiles")
+    np.save(fold / "types.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="cannot be read"):  # pickles are never loaded
+        read_tiles(tmp_path, tmp_path / "tiles")
+
+
+def test_a_folder_for_each_tissue(tmp_path):
+    for name in ("colon/a.png", "colon/b.jpg", "soft_tissue/deep/a.png"):
+        picture(tmp_path / name)
+    (tmp_path / "colon" / "notes.txt").write_text("x")
+    tiles, report = read_tiles(tmp_path)
+    assert [(tile.id, tile.tissue) for tile in tiles] == [
+        ("colon/a", "colon"),
+        ("colon/b", "colon"),
+        ("soft_tissue/deep/a", "soft tissue"),
+    ]
+    assert str(report).endswith("; 1 files that are no images (passed over)")
+    (tmp_path / "colon" / "b.jpg").write_bytes(b"")
+    with pytest.raises(FileProblems, match=r"1 problem:\n.*b\.jpg cannot be read"):
+        read_tiles(tmp_path)
+
+
+TABLE = """path\torgan\tslide\tsource_split\textra
+a.png\tlung\ts1\ttrain\t1
+b.png\tlung\ts2\ttest\t2
+c.png\tcolon\ts3\tval\t3
+"""
+
+
+def test_a_table(tmp_path):
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "labels.tsv").write_text(TABLE)
+    tiles, _ = read_tiles(tmp_path / "labels.tsv")
+    assert read_tiles(tmp_path)[0] == tiles
+    assert [(t.id, t.tissue, t.subject, t.split) for t in tiles] == [
+        ("a.png", "lung", "s1", "train"),
+        ("b.png", "lung", "s2", "test"),
+        ("c.png", "colon", "s3", "val"),
+    ]
+    train, test = split_by_patient(tiles, label=lambda tile: tile.tissue)
+    assert [t.id for t in train] == ["a.png"] and [t.id for t in test] == ["b.png", "c.png"]
+
+
+def test_every_bad_row_is_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("in/a.png", "outside.png"):
+        picture(tmp_path / name)
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    rows = ["a.png,lung,", "a.png,lung,", "../outside.png,lung,", "bad.png,lung,", "none.png,lung,", ",lung,", "a.png,,"]
+    (tmp_path / "in" / "t.csv").write_text("\n".join(["image,label,split", *rows, "a.png,lung,holdout"]))
+    with pytest.raises(FileProblems) as error:
+        read_tiles(tmp_path / "in" / "t.csv")
+    messages = ["line 2 too", "outside the folder", "cannot be read", "does not exist", "no image", "no tissue", "line 2 too"]
+    assert len(error.value.problems) == len(messages)
+    for line, (problem, message) in enumerate(zip(error.value.problems, messages, strict=True), 3):
+        assert f"t.csv:{line}: " in problem and message in problem
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("image\na.png\n", "missing columns: tissue or organ or label"), ("", "missing columns"), ("\xff", "cannot be read")],
+)
+def test_tables_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=message):
+        read_tiles(tmp_path / "t.csv")
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(InputError, match="holds no tiles"):
+        read_tiles(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        read_tiles(tmp_path / "x")
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(InputError, match="neither a folder nor a table"):
+        read_tiles(tmp_path / "x.txt")
+
+
+def test_the_question(tmp_path):
+    system, user = tissue_messages(["colon", "lung"], 2)
+    assert system["role"] == "system" and "colon, lung" in user["content"]
+    assert user["content"].endswith("MOST_LIKELY_TISSUE:\n1. 'Tissue1'\n...\n2. 'Tissue2'")
+
+
+def test_real_tables(shared_data):
+    """Labels of real tiles, whose images are packed: every row names the file that is missing."""
+    table = shared_data / "histology_lc25000_lung" / "labels.tsv"
+    if not table.is_file():
+        pytest.skip("the lung tiles are not present beside the project")
+    with pytest.raises(FileProblems) as error:
+        read_tiles(table)
+    assert len(error.value.problems) == len(table.read_text().splitlines()) - 1
+    assert all("does not exist" in problem for problem in error.value.problems)

@@ -24,6 +24,7 @@ from mint.data.cases import Case
 from mint.data.preferences import write_jsonl
 from mint.demo.faces import fit_faces
 from mint.errors import InputError
+from mint.prefs.clip_fit import ClipSettings, fit_clip
 from mint.prefs.fusion import load_teachers
 from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
 from mint.prefs.naive_bayes import NaiveBayesRanker
@@ -130,7 +131,12 @@ def make_ranker(args: argparse.Namespace, cases: Sequence[Case]) -> Ranker:
 def add_clip(commands) -> None:
     parser = commands.add_parser("clip", help="rank the tissues of tiles by a CLIP: the top is chosen, the bottom rejected")
     add_tile_options(parser)
-    parser.add_argument("--teacher", required=True, metavar="DIR|ID", help="a CLIP, as vinid/plip")
+    upstream = parser.add_mutually_exclusive_group(required=True)
+    upstream.add_argument("--teacher", metavar="DIR|ID", help="rank with a CLIP, as vinid/plip")
+    upstream.add_argument("--fit", metavar="DIR", help="train a small CLIP on the tiles, save it there, and rank with it")
+    parser.add_argument("--fit-cases", metavar="PATH", help="tiles to train it on (default: --cases themselves)")
+    parser.add_argument("--teacher-epochs", type=int, default=ClipSettings.epochs, help="of --fit (default 15)")
+    parser.add_argument("--seed", type=int, default=0, help="of --fit")
     parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
     parser.add_argument("--out", required=True, metavar="FILE.jsonl")
     parser.add_argument("--top-k", type=int, default=5, help="tissues of the chosen list (default 5)")
@@ -145,8 +151,14 @@ def run_clip(args: argparse.Namespace) -> None:
     """Reads the tiles, ranks their tissues, and writes the pairs with a report beside them."""
     tiles, tissues = read_tile_options(args)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
-    ranker = load_zero_shot(args.teacher, tissues, templates, choose_device(args.device, "auto")[0])
-    report, out = PairReport(), Path(args.out)
+    device, _ = choose_device(args.device, "auto")
+    if args.fit:
+        settings = ClipSettings(epochs=args.teacher_epochs, seed=args.seed)
+        shown = read_tile_options(args, args.fit_cases)[0] if args.fit_cases else tiles
+        ranker = fit_clip(shown, args.fit, settings, tissues, templates, device)
+    else:
+        ranker = load_zero_shot(args.teacher, tissues, templates, device)
+    report, out = PairReport(what="tissue"), Path(args.out)
     records = make_tissue_pairs(
         tiles, ranker, out.parent, report, args.top_k, args.bottom_q, args.label_first, args.answer
     )

@@ -25,17 +25,21 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_tile_options(args: argparse.Namespace) -> tuple[list[Tile], tuple[str, ...]]:
-    """(tiles of the asked split, all tissues to rank); prints what was read. Raises InputError for what can be mended."""
-    tiles, report = read_tiles(args.cases, args.tiles)
-    print(f"{args.cases}: {report}")
+def read_tile_options(args: argparse.Namespace, path: str | None = None) -> tuple[list[Tile], tuple[str, ...]]:
+    """(tiles of the asked split, all tissues to rank); prints what was read.
+
+    path: another place to read by the same flags. Raises InputError for whatever the user can mend.
+    """
+    path = path or args.cases
+    tiles, report = read_tiles(path, args.tiles)
+    print(f"{path}: {report}")
     found = sorted({tile.tissue for tile in tiles})
     tissues = tuple(dict.fromkeys(read_lines(args.tissues))) if args.tissues else tuple(found)
     if missing := [tissue for tissue in found if tissue not in tissues]:
         raise InputError(f"{args.tissues} lacks the tissue {missing[0]!r} of some tiles")
     if args.split:
         tiles = split_by_patient(tiles, label=lambda tile: tile.tissue)[args.split == "test"]
-        print(f"{args.cases}: {len(tiles)} tiles of the {args.split} split")
+        print(f"{path}: {len(tiles)} tiles of the {args.split} split")
         if not tiles:
-            raise InputError(f"{args.cases}: the {args.split} split is empty")
+            raise InputError(f"{path}: the {args.split} split is empty")
     return tiles, tissues

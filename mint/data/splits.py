@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -57,6 +58,15 @@ def split_by_patient(
     for case in cases:
         (test if _patient(case) in held_out else train).append(case)
     return train, test
+
+
+def hold_out(
+    samples: Sequence[Sample], share: float, seed: int, label: Callable[[Sample], str] = lambda case: case.disease
+) -> tuple[list[Sample], list[Sample]]:
+    """(to learn from, to stop by): what the samples' own splits hold out, or a ``share`` drawn where all are for training."""
+    if all(sample.split in ("", "train") for sample in samples):
+        samples = [dataclasses.replace(sample, split="") for sample in samples]
+    return split_by_patient(samples, share, seed, label)
 
 
 def _patient(case: Sample) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a blank Llama
 python -m mint.demo cohort --out DIR                                       its patients, with portraits, as a table
+python -m mint.demo tiles --out DIR                                        microscope tiles of 19 tissues, as a table
 python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
 """
 
@@ -15,6 +16,7 @@ from mint.data.preferences import read_preferences
 from mint.demo.base import SHAPES, write_base
 from mint.demo.cohort_folder import write_cohort
 from mint.demo.gallery import write_gallery
+from mint.demo.tiles_folder import write_tiles
 
 
 def texts(paths: Sequence[str]) -> Iterator[str]:
@@ -51,6 +53,20 @@ def run_cohort(args) -> None:
     print(f"{args.out}/cohort.csv: {args.train} patients to train on, {args.test} to test on")
 
 
+def add_tiles(commands) -> None:
+    parser = commands.add_parser("tiles", help="drawn microscope tiles of 19 tissues, as a table and images")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--train", type=int, default=60, help="tiles of every tissue in the train split (default 60)")
+    parser.add_argument("--test", type=int, default=20, help="in the test split (default 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run_tiles)
+
+
+def run_tiles(args) -> None:
+    write_tiles(args.out, args.train, args.test, args.seed)
+    print(f"{args.out}/tiles.csv: of every tissue {args.train} tiles to train on, {args.test} to test on")
+
+
 def add_gallery(commands) -> None:
     parser = commands.add_parser("gallery", help="a contact sheet of portraits of the embedded cohort's syndromes")
     parser.add_argument("--out", required=True, metavar="FILE.png")
@@ -65,7 +81,8 @@ def run_gallery(args) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_base, add_cohort, add_gallery], argv, prog="python -m mint.demo")
+    commands = [add_base, add_cohort, add_tiles, add_gallery]
+    return run_command(__doc__.splitlines()[0], commands, argv, prog="python -m mint.demo")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from mint.data.cases import Case, vary
 from mint.data.phrases import train_phrases
-from mint.data.splits import split_by_patient
+from mint.data.splits import hold_out
 from mint.errors import InputError
 from mint.hub import MODEL_FILES, resolve_dir
 from mint.models import init_model, load_model, save_model
@@ -192,7 +192,7 @@ class _Fit:
         self.model, self.inputs, self.settings, self.title, self.labels_of = model, inputs, settings, title, labels_of
         self.device = next(model.parameters()).device
         self.label = {name: i for i, name in enumerate(model.config.labels)}
-        train, held_out = split_by_patient(cases, settings.held_out, settings.seed)
+        train, held_out = hold_out(cases, settings.held_out, settings.seed)
         self.train, self.held_out = train, held_out
         reading = tqdm([*train, *held_out], desc=f"{title}: images", unit="case", disable=None, leave=False)
         self.images = {case.id: self.inputs.read_image(case) for case in reading}  # bytes: 38 KB each at 112 x 112

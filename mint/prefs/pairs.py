@@ -50,7 +50,7 @@ class PairSettings:
 
 @dataclass
 class PairReport:
-    """Where the truth stood in the rankings, over all notes whose disease the ranker knows."""
+    """Where the truth stood in the rankings, over all notes."""
 
     notes: int = 0
     pairs: int = 0
@@ -58,14 +58,16 @@ class PairReport:
     first: int = 0
     top: int = 0
     bottom: int = 0
+    what: str = "disease"  # is told
 
     def __str__(self) -> str:
         shares = [count / max(1, self.notes) for count in (self.first, self.top, self.bottom)]
         unknown = self.notes - self.known
         notes = f" of {self.notes} notes" if self.pairs != self.notes else ""
         return (
-            f"{self.pairs} pairs{notes}; the true disease is first in {shares[0]:.1%}, in the chosen list in {shares[1]:.1%}, "
-            f"in the rejected list in {shares[2]:.1%}" + (f"; unknown to the ranker in {unknown}" if unknown else "")
+            f"{self.pairs} pairs{notes}; the true {self.what} is first in {shares[0]:.1%}, "
+            f"in the chosen list in {shares[1]:.1%}, in the rejected list in {shares[2]:.1%}"
+            + (f"; unknown to the ranker in {unknown}" if unknown else "")
         )
 
 

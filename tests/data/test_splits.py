@@ -1,11 +1,12 @@
 """Splits by patient: nobody in both, nothing tested that was never seen, the same draw every time."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from mint.data.cases import Case
-from mint.data.splits import split_by_patient
+from mint.data.splits import hold_out, split_by_patient
 from mint.errors import InputError
 
 
@@ -81,3 +82,12 @@ def test_bad_values():
         with pytest.raises(InputError, match="share of test patients"):
             split_by_patient([], share)
     assert split_by_patient([]) == ([], [])
+
+
+def test_what_stops_training_is_drawn_where_all_is_for_training():
+    """Cases of a train split have a part held out as cases without a split do; a split of their own is kept."""
+    cases = cohort()
+    marked = [replace(case, split="train") for case in cases]
+    assert ids(hold_out(marked, 0.25, 0)[1]) == ids(split_by_patient(cases, 0.25, 0)[1]) != []
+    own = [replace(case, split="dev" if case.subject == "patient 3" else "train") for case in cases]
+    assert {case.subject for case in hold_out(own, 0.25, 0)[1]} == {"patient 3"}

@@ -8,7 +8,7 @@ Legend: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -56,6 +56,7 @@ def generate(
     batch_size: int = 32,
     progress: bool = False,
     grammar: Grammar | None = None,
+    images: Callable[[Sequence[int]], dict[str, Tensor] | None] | None = None,
 ) -> list[str]:
     """The model's answer to every prompt, in the given order.
 
@@ -63,8 +64,9 @@ def generate(
     temperature: 0 = the likeliest token; above, tokens are drawn from softmax(logits / temperature), cut to the
     ``top_k`` likeliest (0: all), then to the smallest set that holds a share ``top_p`` of the probability.
     seed: with the prompt's place in ``prompts``, decides its draws. grammar: the form that answers are held to; they end
-    when it says so, whatever ``max_new_tokens``. Raises InputError for settings out of range or a
-    prompt that leaves no room in the model's context.
+    when it says so, whatever ``max_new_tokens``. images: from places in ``prompts`` to the tensors of all their images, in
+    the order of the placeholders that stand in the prompts' ids; asked for one batch at a time. Raises InputError for
+    settings out of range or a prompt that leaves no room in the model's context.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:
         raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
@@ -88,7 +90,8 @@ def generate(
         draws = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63) for i in members]
         states = [grammar.start() for _ in members] if grammar else None
         choose = _Chooser(temperature, top_p, top_k, draws, states)
-        outputs = _decode(model, [encoded[i] for i in members], rooms, tokenizer.eos_ids, choose)
+        seen = images(members) if images else None
+        outputs = _decode(model, [encoded[i] for i in members], rooms, tokenizer.eos_ids, choose, seen)
         for row, (i, ids) in enumerate(zip(members, outputs, strict=True)):
             answers[i] = states[row].text() if states else tokenizer.decode(ids)
         bar.update(len(members))
@@ -102,8 +105,18 @@ def _is_ids(prompt: Prompt) -> bool:
 
 
 @torch.no_grad()
-def _decode(model: nn.Module, prompts: list[list[int]], rooms: list[int], eos_ids: set[int], choose) -> list[list[int]]:
+def _decode(
+    model: nn.Module,
+    prompts: list[list[int]],
+    rooms: list[int],
+    eos_ids: set[int],
+    choose,
+    images: dict[str, Tensor] | None,
+) -> list[list[int]]:
     device = model.head_weight.device
+    unwritten = [model.image_slots[0]] if hasattr(model, "image_slots") else []  # no answer holds an image
+    if images is not None:
+        images = {name: value.to(device) for name, value in images.items()}
     lengths = torch.tensor([len(ids) for ids in prompts])
     longest = int(lengths.max())
     tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
@@ -112,13 +125,15 @@ def _decode(model: nn.Module, prompts: list[list[int]], rooms: list[int], eos_id
     positions = torch.arange(longest).expand_as(tokens)  # a short row's padding is overwritten as it grows
     slots = max(len(ids) + room for ids, room in zip(prompts, rooms, strict=True))
     cache = KeyValueCache(model.config, len(prompts), slots, model.head_weight)
-    hidden = model.forward_cached(tokens.to(device), positions.to(device), cache)
+    hidden = model.forward_cached(tokens.to(device), positions.to(device), cache, images)
     rows = torch.arange(len(prompts))
     last = hidden[rows.to(device), (lengths - 1).to(device)]  # [B, H]
     outputs: list[list[int]] = [[] for _ in prompts]
     alive = set(range(len(prompts)))
     for step in range(max(rooms)):
-        chosen = choose(F.linear(last, model.head_weight).float().cpu(), alive)
+        logits = F.linear(last, model.head_weight).float().cpu()
+        logits[:, unwritten] = -torch.inf
+        chosen = choose(logits, alive)
         for row in list(alive):
             if chosen[row] in eos_ids:
                 alive.discard(row)

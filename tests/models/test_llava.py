@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
+from mint.models.generate import generate
 from mint.models.llava import Llava, LlavaConfig
 from mint.models.lora import add_lora, load_adapter, lora_layers, save_adapter
 from tests.reference.llava_inputs import CONFIGS, HERE, IMAGE, PATCHES, TINY, pixels, tokens, weights
@@ -39,6 +41,38 @@ def test_changing_an_image_changes_its_row_and_no_other():
     second = 4 + PATCHES
     assert moved[0].max() == 0 and moved[2].max() == 0 and moved[1, :second].max() == 0
     assert moved[1, second + PATCHES :].max(-1).values.min() > 1e-3
+
+
+def test_decoding_sees_the_images_and_writes_none(monkeypatch):
+    """Greedy answers with a cache, batched or alone, are the argmax of the whole text; another image, another answer."""
+    model = build(TINY)
+    with torch.no_grad():
+        model.lm_head.weight[IMAGE] *= 6  # so that the placeholder would be written, were it allowed
+    ids = tokens("llama")
+    prompts = [ids[0, : 2 + PATCHES + 3].tolist(), ids[1, : 5 + 2 * PATCHES].tolist(), ids[2, :4].tolist()]
+    own = [[0], [1, 2], []]
+    plain = SimpleNamespace(eos_ids=set(), decode=lambda ids: list(ids))
+
+    def answers(pictures, size):
+        def images(members):
+            wanted = [i for member in members for i in own[member]]
+            return {"pixel_values": pictures[wanted]} if wanted else None
+
+        return generate(model, plain, prompts, max_new_tokens=6, batch_size=size, images=images)
+
+    expected, tempted = [], 0
+    for prompt, mine in zip(prompts, own, strict=True):
+        row = list(prompt)
+        for _ in range(6):
+            images = {"pixel_values": pixels()[mine]} if mine else None
+            logits = model(torch.tensor([row]), images)[0, -1]
+            tempted += int(logits.argmax() == IMAGE)
+            logits[IMAGE] = -torch.inf
+            row.append(int(logits.argmax()))
+        expected.append(row[len(prompt) :])
+    assert tempted > 0
+    assert answers(pixels(), 3) == answers(pixels(), 1) == expected
+    assert answers(pixels().flip(0), 3)[:2] != expected[:2] and answers(pixels().flip(0), 3)[2] == expected[2]
 
 
 def test_places_and_features_must_agree():

@@ -2,6 +2,7 @@
 
 python evaluate.py disease --model DIR [--adapter DIR] --cases PATH
 python evaluate.py disease --predictions FILE.jsonl --cases PATH
+python evaluate.py tissue --model DIR [--adapter DIR] --cases TILES --teacher CLIP
 python evaluate.py compare RUN RUN ... --out DIR
 """
 
@@ -17,10 +18,14 @@ from mint.cohorts import add_cohort_options, read_cohort
 from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, write_note
 from mint.data.chat import load_tokenizer
+from mint.data.images import load_processor
+from mint.data.pair_images import ImageReader
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
+from mint.data.tiles import HEADER
 from mint.errors import InputError
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
 from mint.evaluation.disease import (
+    Upstream,
     average,
     format_table,
     list_diseases,
@@ -32,11 +37,17 @@ from mint.evaluation.disease import (
 from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.report import write_html
+from mint.evaluation.tissue import COLUMNS as TISSUE_COLUMNS
+from mint.evaluation.tissue import LISTED, list_tissues, score_tissues
+from mint.evaluation.tissue import average as average_tissues
+from mint.evaluation.tissue_report import save_tissues
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.fusion import VIEWS, load_teachers
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.ranking import Ranker
+from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
+from mint.tissue import add_tile_options, read_tile_options
 
 DECODING = ("greedy", "sample", "constrained", "rank")
 
@@ -187,6 +198,84 @@ def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> list[list[str]]
     return Retriever(collection).retrieve(notes, args.passages, [case.id for case in cases])
 
 
+def add_tissue(commands) -> None:
+    parser = commands.add_parser("tissue", help="tissues of microscope tiles (MINT's second task)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", metavar="DIR|ID", help="a vision-language model")
+    what.add_argument("--ranker-only", action="store_true", help="score the upstream ranking alone, without a model")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
+    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    add_tile_options(parser)
+    parser.add_argument("--teacher", required=True, metavar="DIR|ID", help="the upstream CLIP, to which C, A and CAR refer")
+    parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
+    parser.add_argument("--bottom-q", type=int, default=5, help="length of the upstream's worst list (default 5)")
+    parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy", help="sample: the paper's settings")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of --decode sample, as the next two")
+    parser.add_argument("--sample-top-p", type=float, default=0.6)
+    parser.add_argument("--sample-top-k", type=int, default=10)
+    parser.add_argument("--max-new-tokens", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    parser.add_argument("--out", default="runs/tissues", metavar="DIR", help="default runs/tissues")
+    parser.set_defaults(run=run_tissue)
+
+
+def run_tissue(args: argparse.Namespace) -> None:
+    """Decodes, scores, prints and saves; the upstream ranking stands in the table as a row of its own."""
+    if args.adapter and not args.model:
+        raise InputError("--adapter goes with --model")
+    device, dtype = choose_device(args.device, args.dtype)
+    tiles, tissues = read_tile_options(args)
+    templates = read_lines(args.templates) if args.templates else TEMPLATES
+    ranker = load_zero_shot(args.teacher, tissues, templates, device)
+    if not 1 <= args.bottom_q <= len(tissues) - LISTED:
+        raise InputError(f"{LISTED} best and {args.bottom_q} worst of {len(tissues)} tissues overlap: lower --bottom-q")
+    ranked = [[tissues[i] for i in row.argsort(kind="stable")] for row in -ranker.scores(tiles)]
+    upstream = Upstream([row[:LISTED] for row in ranked], [row[-args.bottom_q :] for row in ranked])
+    upstream_name = f"upstream ({ranker.name})"
+    if args.ranker_only:
+        name, lists = args.name or upstream_name, upstream.top
+        answers = [format_list(names, HEADER) for names in lists]
+    else:
+        name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+        model = load_model(args.model, dtype=dtype, device=device)
+        if args.adapter:
+            merge_lora(load_adapter(model, args.adapter), drop=True)
+        if not hasattr(model, "image_slots"):
+            raise InputError(f"{args.model} reads no images")
+        tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
+        sampling = {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
+        answers, lists = list_tissues(
+            model,
+            tokenizer,
+            ImageReader(load_processor(model.source_dir)),
+            tiles,
+            tissues,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            **(sampling if args.decode == "sample" else {}),
+        )
+    truths = [tile.tissue for tile in tiles]
+
+    def score(listed):
+        pairs = zip(listed, truths, upstream.top, upstream.bottom, strict=True)
+        return [score_tissues(names, truth, tissues, top, bottom) for names, truth, top, bottom in pairs]
+
+    scores = score(lists)
+    rows = {
+        upstream_name: average_tissues(score(upstream.top), truths, upstream.top, tissues),
+        name: average_tissues(scores, truths, lists, tissues),
+    }
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    save_tissues(Path(args.out), rows, tiles, answers, lists, scores, tissues, upstream, settings)
+    print(format_table(rows, TISSUE_COLUMNS))
+    print(f"{len(tiles)} tiles, {rows[name]['without_list']} answers without a list; saved in {args.out}")
+
+
 def add_compare(commands) -> None:
     parser = commands.add_parser("compare", help="saved evaluations of the same cases, in tables and a page")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system")
@@ -219,7 +308,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_disease, add_compare], argv)
+    return run_command(__doc__.splitlines()[0], [add_disease, add_tissue, add_compare], argv)
 
 
 if __name__ == "__main__":

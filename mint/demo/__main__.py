@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from mint.command import run_command
 from mint.data.preferences import read_preferences
-from mint.demo.base import SHAPES, write_base
+from mint.demo.base import SHAPES, TOWER, write_base
 from mint.demo.cohort_folder import write_cohort
 from mint.demo.gallery import write_gallery
 from mint.demo.tiles_folder import write_tiles
@@ -35,8 +35,13 @@ def add_base(commands) -> None:
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--vocabulary", type=int, default=10_000)
+    parser.add_argument("--images", action="store_true", help="with an image tower: a blank LLaVA for tiles of 64 x 64")
     parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(run=lambda a: print(write_base(a.out, texts(a.pairs), a.shape, a.vocabulary, a.seed)))
+    parser.set_defaults(run=run_base)
+
+
+def run_base(args) -> None:
+    print(write_base(args.out, texts(args.pairs), args.shape, args.vocabulary, args.seed, TOWER if args.images else None))
 
 
 def add_cohort(commands) -> None:

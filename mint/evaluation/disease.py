@@ -101,11 +101,11 @@ def average(scores: Sequence[ListScore]) -> dict[str, float]:
     return {**mean, "cases": len(scores), "without_list": sum(score.listed == 0 for score in scores)}
 
 
-def format_table(rows: dict[str, dict[str, float]]) -> str:
-    """A Markdown table, one row per system, scores in per cent."""
-    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+def format_table(rows: dict[str, dict[str, float]], columns: dict[str, str] = COLUMNS) -> str:
+    """A Markdown table, one row per system, scores in per cent. columns: score -> heading."""
+    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(f"{100 * row[column]:.1f}" for column in COLUMNS) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{100 * row[column]:.1f}" for column in columns) + " |")
     return "\n".join(lines)
 
 

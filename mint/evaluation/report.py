@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from html import escape
@@ -13,23 +12,11 @@ import numpy as np
 from mint.evaluation.compare import OTHER_UPSTREAM, PLACES, System, knows_commonness, same_upstream
 from mint.evaluation.disease import COLUMNS
 from mint.evaluation.metrics import matches
+from mint.evaluation.page import embed_picture, html_page, html_table, number_cell, text_cell
 
 COLOURS = ("#2f6db3", "#d9822b", "#3a9a5f", "#b5433f", "#7a5ab0", "#8a6a4f", "#c05a9a", "#5a7f8a", "#9a9a2f", "#444444")
 MARKS = "● true disease first, ◐ among ten, ○ not listed, a mark a system; green: the truth; blue: listed by the upstream."
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between the lines of a chart
-LARGEST_PORTRAIT = 500_000  # bytes; a larger file is not put into the page
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2430; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #d5dae1; }
-table { border-collapse: collapse; margin: .7rem 0; } td, th { padding: .25rem .6rem; border-bottom: 1px solid #e5e8ec; }
-th { text-align: left; font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
-small { color: #667; } .wide { overflow-x: auto; } .best { font-weight: 700; }
-details { border: 1px solid #d5dae1; border-radius: 6px; margin: .5rem 0; padding: .45rem .8rem; }
-summary { cursor: pointer; } .case { display: flex; gap: 1.2rem; flex-wrap: wrap; margin-top: .6rem; }
-.case ol { margin: .2rem 0 0; padding-left: 1.5rem; } .list { min-width: 14rem; flex: 1; } .note { max-width: 34rem; }
-.hit { background: #d6f0de; font-weight: 600; } .shared { color: #2f6db3; } img { border-radius: 6px; width: 168px; }
-.mark { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .3rem; }
-"""
 
 
 def write_html(systems: Sequence[System], tests: Sequence[dict], folders: Sequence[Path], cases: int) -> str:
@@ -55,36 +42,20 @@ def write_html(systems: Sequence[System], tests: Sequence[dict], folders: Sequen
         ]
     parts += ["<h2>Most frequent confusions</h2>", _confusions(systems), "<h2>Cases</h2>", _cases(systems, folders, cases)]
     body = "\n".join(parts)
-    head = f'<meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en">{head}\n{body}\n</html>\n'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already; all but the first column are numbers, unless they begin with a tag."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _text(value: str) -> str:
-    return f"<td>{escape(value)}</td>"
-
-
-def _number(value: str) -> str:
-    return f'<td class="n">{value}</td>'
+    return html_page("Comparison", body)
 
 
 def _scores(systems: Sequence[System]) -> str:
     best = {metric: max(round(system.estimates[metric].value, 6) for system in systems) for metric in COLUMNS}
     rows = []
     for system in systems:
-        row = [_text(system.name), _number(str(len(system.runs)))]
+        row = [text_cell(system.name), number_cell(str(len(system.runs)))]
         for metric, e in system.estimates.items():
             value = f"{100 * e.value:.1f}"
             value = f'<span class="best">{value}</span>' if round(e.value, 6) == best[metric] else value
-            row.append(_number(f"{value}<br><small>{100 * e.low:.1f}–{100 * e.high:.1f}</small>"))
+            row.append(number_cell(f"{value}<br><small>{100 * e.low:.1f}–{100 * e.high:.1f}</small>"))
         rows.append(row)
-    return _table(["", "runs", *COLUMNS.values()], rows)
+    return html_table(["", "runs", *COLUMNS.values()], rows)
 
 
 def _legend(systems: Sequence[System]) -> str:
@@ -130,30 +101,30 @@ def _commonness(systems: Sequence[System]) -> str:
     tables = [system.by_commonness() for system in systems]
     rows = []
     for k, (words, count, _, _) in enumerate(tables[0]):
-        cells = [_number(f"{100 * rows_of[k][2]:.1f} / {100 * rows_of[k][3]:.1f}") for rows_of in tables]
-        rows.append([_text(words), _number(str(count)), *cells])
+        cells = [number_cell(f"{100 * rows_of[k][2]:.1f} / {100 * rows_of[k][3]:.1f}") for rows_of in tables]
+        rows.append([text_cell(words), number_cell(str(count)), *cells])
     head = [
         "training cases of the disease",
         "cases",
         *(f"{escape(system.name)}<br><small>top-1 / top-10</small>" for system in systems),
     ]
-    return _table(head, rows)
+    return html_table(head, rows)
 
 
 def _tests(tests: Sequence[dict]) -> str:
     rows = []
     for row in tests:
         gap = f"{100 * row['value']:+.1f} <small>({100 * row['low']:+.1f} to {100 * row['high']:+.1f})</small>"
-        names = [_text(row["first"]), _text(row["second"]), _text(COLUMNS[row["metric"]])]
-        rows.append([*names, _number(gap), _number(f"{row['p']:.4f}")])
-    return _table(["first", "second", "metric", "difference", "p"], rows)
+        names = [text_cell(row["first"]), text_cell(row["second"]), text_cell(COLUMNS[row["metric"]])]
+        rows.append([*names, number_cell(gap), number_cell(f"{row['p']:.4f}")])
+    return html_table(["first", "second", "metric", "difference", "p"], rows)
 
 
 def _confusions(systems: Sequence[System]) -> str:
     parts = []
     for system in systems:
-        rows = [[_text(truth), _text(other), _number(str(count))] for truth, other, count in system.confusions()]
-        body = _table(["true disease", "listed first", "times"], rows) if rows else "<p>none</p>"
+        rows = [[text_cell(truth), text_cell(other), number_cell(str(count))] for truth, other, count in system.confusions()]
+        body = html_table(["true disease", "listed first", "times"], rows) if rows else "<p>none</p>"
         parts.append(f"<details><summary>{escape(system.name)}</summary>{body}</details>")
     return "".join(parts)
 
@@ -196,7 +167,4 @@ def _list(title: str, names: Sequence[str], truth: str, teacher: Sequence[str]) 
 
 def _portrait(record: dict, folder: Path) -> str:
     path = folder / str(record.get("portrait", ""))
-    if "portrait" not in record or not path.is_file() or path.stat().st_size > LARGEST_PORTRAIT:
-        return ""
-    kind = "png" if path.suffix.lower() == ".png" else "jpeg"
-    return f'<img alt="portrait" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}">'
+    return embed_picture(path, "portrait") if "portrait" in record and path.is_file() else ""

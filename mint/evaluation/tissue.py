@@ -1,0 +1,106 @@
+"""Scores of tissue lists (MINT's second task): places, agreement with the upstream, F1, and who is taken for whom."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from mint.data.cases import parse_list
+from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
+from mint.data.tiles import HEADER, Tile, tissue_messages
+from mint.errors import InputError
+from mint.evaluation.metrics import avoidance, car, coverage, normalize
+from mint.models.generate import generate
+
+LISTED = 5  # tissues of an answer
+COLUMNS = {  # score -> heading of the printed table
+    "top_1": "top-1",
+    "top_5": "top-5",
+    "macro_f1": "macro F1",
+    "known": "known names",
+    "coverage": "coverage C",
+    "avoidance": "avoidance A",
+    "car": "CAR",
+}
+
+
+@dataclass(frozen=True)
+class TissueScore:
+    """The scores of one answer. known: the share of listed names that are among the tissues (0 for an empty list)."""
+
+    top_1: float
+    top_5: float
+    known: float
+    listed: int
+    coverage: float
+    avoidance: float
+    car: float
+
+
+def score_tissues(
+    listed: Sequence[str], truth: str, tissues: Sequence[str], upstream_top: Sequence[str], upstream_bottom: Sequence[str]
+) -> TissueScore:
+    """All scores of one list. Names count when they are the same in lower case without punctuation; the first five count."""
+    names = [normalize(name) for name in listed]
+    real = {normalize(tissue) for tissue in tissues}
+    c, a = coverage(listed, upstream_top), avoidance(listed, upstream_bottom)
+    return TissueScore(
+        top_1=float(names[:1] == [normalize(truth)]),
+        top_5=float(normalize(truth) in names[:LISTED]),
+        known=sum(name in real for name in names) / len(names) if names else 0.0,
+        listed=len(names),
+        coverage=c,
+        avoidance=a,
+        car=car(c, a),
+    )
+
+
+def confusion(truths: Sequence[str], lists: Sequence[Sequence[str]], tissues: Sequence[str]) -> np.ndarray:
+    """[tissues, tissues + 1] counts: the true tissue by the one listed first; the last column: none of them."""
+    place = {normalize(tissue): i for i, tissue in enumerate(tissues)}
+    counts = np.zeros((len(tissues), len(tissues) + 1), dtype=int)
+    for truth, listed in zip(truths, lists, strict=True):
+        first = place.get(normalize(listed[0]), len(tissues)) if listed else len(tissues)
+        counts[place[normalize(truth)], first] += 1
+    return counts
+
+
+def f1_scores(counts: np.ndarray) -> np.ndarray:
+    """[tissues] F1 = 2 TP / (2 TP + FP + FN) from :func:`confusion`; nan for a tissue that is neither true nor told."""
+    hits = counts.diagonal().astype(float)
+    total = counts.sum(1) + counts[:, :-1].sum(0)
+    with np.errstate(invalid="ignore"):
+        return 2 * hits / total
+
+
+def average(
+    scores: Sequence[TissueScore], truths: Sequence[str], lists: Sequence[Sequence[str]], tissues: Sequence[str]
+) -> dict[str, float]:
+    """The mean of every score, the mean F1 over the tissues that are true of a tile, and how many answers held no list."""
+    if not scores:
+        raise InputError("there are no tiles to score")
+    names = [field.name for field in dataclasses.fields(TissueScore)]
+    mean = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in names}
+    counts = confusion(truths, lists, tissues)
+    mean["macro_f1"] = float(f1_scores(counts)[counts.sum(1) > 0].mean())
+    return {**mean, "tiles": len(scores), "without_list": sum(score.listed == 0 for score in scores)}
+
+
+def list_tissues(
+    model: nn.Module, tokenizer, reader: ImageReader, tiles: Sequence[Tile], tissues: Sequence[str], **decoding
+) -> tuple[list[str], list[list[str]]]:
+    """(answers, lists) of a vision-language model for every tile; ``decoding`` as for ``generate``."""
+    prompt = encode_with_images(tokenizer, tissue_messages(tissues, LISTED), 1, ImageSlots(*model.image_slots))
+    answers = generate(
+        model,
+        tokenizer,
+        [prompt] * len(tiles),
+        images=lambda places: reader([str(tiles[i].image) for i in places]),
+        progress=True,
+        **decoding,
+    )
+    return answers, [parse_list(answer, HEADER) for answer in answers]

@@ -23,9 +23,9 @@ from mint.data.pair_images import ImageReader
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER
 from mint.errors import InputError
+from mint.evaluation import tissue
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
 from mint.evaluation.disease import (
-    Upstream,
     average,
     format_table,
     list_diseases,
@@ -37,9 +37,6 @@ from mint.evaluation.disease import (
 from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.report import write_html
-from mint.evaluation.tissue import COLUMNS as TISSUE_COLUMNS
-from mint.evaluation.tissue import LISTED, list_tissues, score_tissues
-from mint.evaluation.tissue import average as average_tissues
 from mint.evaluation.tissue_report import save_tissues
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
@@ -231,10 +228,7 @@ def run_tissue(args: argparse.Namespace) -> None:
     tiles, tissues = read_tile_options(args)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
     ranker = load_zero_shot(args.teacher, tissues, templates, device)
-    if not 1 <= args.bottom_q <= len(tissues) - LISTED:
-        raise InputError(f"{LISTED} best and {args.bottom_q} worst of {len(tissues)} tissues overlap: lower --bottom-q")
-    ranked = [[tissues[i] for i in row.argsort(kind="stable")] for row in -ranker.scores(tiles)]
-    upstream = Upstream([row[:LISTED] for row in ranked], [row[-args.bottom_q :] for row in ranked])
+    upstream = tissue.rank_tissues(tiles, ranker, args.bottom_q)
     upstream_name = f"upstream ({ranker.name})"
     if args.ranker_only:
         name, lists = args.name or upstream_name, upstream.top
@@ -248,7 +242,7 @@ def run_tissue(args: argparse.Namespace) -> None:
             raise InputError(f"{args.model} reads no images")
         tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
         sampling = {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
-        answers, lists = list_tissues(
+        answers, lists = tissue.list_tissues(
             model,
             tokenizer,
             ImageReader(load_processor(model.source_dir)),
@@ -259,20 +253,11 @@ def run_tissue(args: argparse.Namespace) -> None:
             seed=args.seed,
             **(sampling if args.decode == "sample" else {}),
         )
-    truths = [tile.tissue for tile in tiles]
-
-    def score(listed):
-        pairs = zip(listed, truths, upstream.top, upstream.bottom, strict=True)
-        return [score_tissues(names, truth, tissues, top, bottom) for names, truth, top, bottom in pairs]
-
-    scores = score(lists)
-    rows = {
-        upstream_name: average_tissues(score(upstream.top), truths, upstream.top, tissues),
-        name: average_tissues(scores, truths, lists, tissues),
-    }
+    scores, row = tissue.score_lists(tiles, lists, tissues, upstream)
+    rows = {upstream_name: tissue.score_lists(tiles, upstream.top, tissues, upstream)[1], name: row}
     settings = {key: value for key, value in vars(args).items() if key != "run"}
     save_tissues(Path(args.out), rows, tiles, answers, lists, scores, tissues, upstream, settings)
-    print(format_table(rows, TISSUE_COLUMNS))
+    print(format_table(rows, tissue.COLUMNS))
     print(f"{len(tiles)} tiles, {rows[name]['without_list']} answers without a list; saved in {args.out}")
 
 

@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from mint.data.cases import Case, diagnosis_messages, format_list, write_note
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.base import write_base
+from mint.demo.cache import cached
 from mint.demo.cohort import load_syndromes, sample_cohort
 from mint.demo.cohort_folder import draw_cohort
 from mint.demo.faces import fit_faces
@@ -51,8 +50,8 @@ TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_
 ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
 SHAPE, VOCABULARY = "demo", 3000
 SOURCES = """
-base.py canvas.py cohort.py cohort_folder.py face.py faces.py facial_terms.tsv features.py head.py portrait.py sketch.py
-syndromes.tsv""".split()
+base.py canvas.py cohort.py cohort_folder.py face.py faces.py facial_terms.tsv features.py first_start.py head.py portrait.py
+sketch.py syndromes.tsv""".split()
 
 Train = Callable[[TrainConfig], RunDirectory]
 
@@ -78,38 +77,20 @@ def run(config: TrainConfig, train: Train) -> None:
 
 def prepare(train: Train) -> Path:
     """The cache, built if it is not there."""
-    folder = cache_folder()
-    if not (folder / "done").is_file():
-        print(f"building the embedded default in {folder} (once)")
-        build(folder, train)
-    return folder
-
-
-def cache_folder() -> Path:
-    """Where the built parts lie: a folder of the user's cache named by what they are built from."""
-    sources = [Path(__file__), *(Path(__file__).with_name(name) for name in SOURCES)]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "mint" / f"demo-{digest}"
+    return cached("demo", SOURCES, lambda folder: build(folder, train))
 
 
 def build(folder: Path, train: Train) -> None:
-    """Teacher, pairs, tokenizer and taught model, made in a folder beside and renamed when complete."""
-    aside = folder.with_name(f".building-{folder.name}-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    shown, ranked, unseen = (draw_cohort(*cohort, aside / "portraits") for cohort in (SHOWN, RANKED, UNSEEN))
-    fit_faces(shown, aside / "faces", **FACES)
-    teacher = fit_teacher(shown, aside / "teacher", TEACHER, base=str(aside / "faces"))
+    """Teacher, pairs, tokenizer and taught model."""
+    shown, ranked, unseen = (draw_cohort(*cohort, folder / "portraits") for cohort in (SHOWN, RANKED, UNSEEN))
+    fit_faces(shown, folder / "faces", **FACES)
+    teacher = fit_teacher(shown, folder / "teacher", TEACHER, base=str(folder / "faces"))
     for name, cases in (("pairs", ranked), ("unseen", unseen)):
         report = PairReport()
-        write_jsonl(aside / f"{name}.jsonl", make_pairs(cases, teacher, PairSettings(), report, held_out=True))
+        write_jsonl(folder / f"{name}.jsonl", make_pairs(cases, teacher, PairSettings(), report, held_out=True))
         print(f"{name}: {report}")
-    build_base(aside, train)
-    shutil.rmtree(aside / "faces")
-    (aside / "done").touch()
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    build_base(folder, train)
+    shutil.rmtree(folder / "faces")
 
 
 def build_base(folder: Path, train: Train) -> None:

@@ -13,8 +13,10 @@ from mint.data.cases import parse_list
 from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
 from mint.data.tiles import HEADER, Tile, tissue_messages
 from mint.errors import InputError
+from mint.evaluation.disease import Upstream
 from mint.evaluation.metrics import avoidance, car, coverage, normalize
 from mint.models.generate import generate
+from mint.prefs.zero_shot import ZeroShotRanker
 
 LISTED = 5  # tissues of an answer
 COLUMNS = {  # score -> heading of the printed table
@@ -59,6 +61,39 @@ def score_tissues(
     )
 
 
+def rank_tissues(tiles: Sequence[Tile], ranker: ZeroShotRanker, bottom_q: int = LISTED) -> Upstream:
+    """For every tile, the upstream's five best and ``bottom_q`` worst tissues.
+
+    Raises InputError for lists that would overlap, or a worst list of none.
+    """
+    tissues = ranker.tissues
+    if not 1 <= bottom_q <= len(tissues) - LISTED:
+        raise InputError(f"the {LISTED} best and {bottom_q} worst of {len(tissues)} tissues overlap, or hold none")
+    ranked = [[tissues[i] for i in row.argsort(kind="stable")] for row in -ranker.scores(tiles)]
+    return Upstream([row[:LISTED] for row in ranked], [row[-bottom_q:] for row in ranked])
+
+
+def score_lists(
+    tiles: Sequence[Tile], lists: Sequence[Sequence[str]], tissues: Sequence[str], upstream: Upstream
+) -> tuple[list[TissueScore], dict[str, float]]:
+    """(one score per tile, their means).
+
+    With the means come the mean F1 over the tissues that are true of a tile, and how many answers held no list. Raises
+    InputError for no tiles.
+    """
+    if not tiles:
+        raise InputError("there are no tiles to score")
+    scores = [
+        score_tissues(listed, tile.tissue, tissues, top, bottom)
+        for tile, listed, top, bottom in zip(tiles, lists, upstream.top, upstream.bottom, strict=True)
+    ]
+    names = [field.name for field in dataclasses.fields(TissueScore)]
+    mean = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in names}
+    counts = confusion([tile.tissue for tile in tiles], lists, tissues)
+    mean["macro_f1"] = float(f1_scores(counts)[counts.sum(1) > 0].mean())
+    return scores, {**mean, "tiles": len(scores), "without_list": sum(score.listed == 0 for score in scores)}
+
+
 def confusion(truths: Sequence[str], lists: Sequence[Sequence[str]], tissues: Sequence[str]) -> np.ndarray:
     """[tissues, tissues + 1] counts: the true tissue by the one listed first; the last column: none of them."""
     place = {normalize(tissue): i for i, tissue in enumerate(tissues)}
@@ -75,19 +110,6 @@ def f1_scores(counts: np.ndarray) -> np.ndarray:
     total = counts.sum(1) + counts[:, :-1].sum(0)
     with np.errstate(invalid="ignore"):
         return 2 * hits / total
-
-
-def average(
-    scores: Sequence[TissueScore], truths: Sequence[str], lists: Sequence[Sequence[str]], tissues: Sequence[str]
-) -> dict[str, float]:
-    """The mean of every score, the mean F1 over the tissues that are true of a tile, and how many answers held no list."""
-    if not scores:
-        raise InputError("there are no tiles to score")
-    names = [field.name for field in dataclasses.fields(TissueScore)]
-    mean = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in names}
-    counts = confusion(truths, lists, tissues)
-    mean["macro_f1"] = float(f1_scores(counts)[counts.sum(1) > 0].mean())
-    return {**mean, "tiles": len(scores), "without_list": sum(score.listed == 0 for score in scores)}
 
 
 def list_tissues(

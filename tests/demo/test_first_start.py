@@ -6,6 +6,7 @@ import json
 import train
 from mint.config import TrainConfig
 from mint.demo import first_start
+from mint.demo.cache import cache_folder
 
 
 def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsys):
@@ -30,7 +31,7 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     assert list(table) == teachers + students and all(row["cases"] == 10 for row in table.values())
     assert table["teacher, image + text"]["coverage"] == 1
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 10
-    folder = first_start.cache_folder()
+    folder = cache_folder("demo", first_start.SOURCES)
     made = {"blank", "done", "lessons.jsonl", "model", "pairs.jsonl", "portraits", "teacher", "unseen.jsonl"}
     assert {path.name for path in folder.iterdir()} == made
 

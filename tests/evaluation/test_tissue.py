@@ -1,10 +1,14 @@
 """Scores of tissue lists by hand; decoding that looks at each tile."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from mint.data.tiles import Tile
 from mint.errors import InputError
-from mint.evaluation.tissue import TissueScore, average, confusion, f1_scores, score_tissues
+from mint.evaluation.disease import Upstream
+from mint.evaluation.tissue import TissueScore, confusion, f1_scores, score_lists, score_tissues
 
 TISSUES = ["Colon", "Head & Neck", "Liver", "Lung"]
 
@@ -28,10 +32,11 @@ def test_confusion_and_f1_by_hand():
     counts = confusion(truths, lists, TISSUES)
     assert counts.tolist() == [[2, 0, 0, 1, 0], [0] * 5, [1, 0, 1, 0, 0], [0] * 5]
     np.testing.assert_allclose(f1_scores(counts), [4 / 6, np.nan, 2 / 3, 0.0])
-    scores = [score_tissues(listed, truth, TISSUES, ["Liver"], ["Lung"]) for truth, listed in zip(truths, lists, strict=True)]
-    mean = average(scores, truths, lists, TISSUES)
+    tiles = [Tile(str(i), Path("x.png"), truth) for i, truth in enumerate(truths)]
+    scores, mean = score_lists(tiles, lists, TISSUES, Upstream([["Liver"]] * 5, [["Lung"]] * 5))
+    assert [score.top_1 for score in scores] == [1, 1, 0, 1, 0]
     assert mean["macro_f1"] == pytest.approx(2 / 3) and mean["top_1"] == pytest.approx(3 / 5)
     assert mean["tiles"] == 5 and mean["without_list"] == 0
     assert confusion(["Liver"], [[]], TISSUES)[2, 4] == confusion(["Liver"], [["Spleen"]], TISSUES)[2, 4] == 1
     with pytest.raises(InputError, match="no tiles to score"):
-        average([], [], [], TISSUES)
+        score_lists([], [], TISSUES, Upstream([], []))

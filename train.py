@@ -1,6 +1,7 @@
 """Align a model on preference pairs: load, batch, objective, backward, step, log, save, in that order.
 
     python train.py --loss orpo                                      the embedded default, nothing needed
+    python train.py --loss orpo --demo tissue                        the one with images
     python train.py --loss orpo --model DIR --data pairs.jsonl       your model, your pairs
 
 Read ``train`` from top to bottom; each line calls a function whose name says the rest.
@@ -37,7 +38,7 @@ from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
-from mint.demo import first_start
+from mint.demo import first_start, tissue_start
 from mint.errors import InputError
 from mint.losses import Loss, load_loss
 from mint.models import load_model
@@ -284,7 +285,7 @@ class StopSignal:
 def run(argv: Sequence[str] | None) -> None:
     config = parse(TrainConfig, argv, __doc__.splitlines()[0])
     if config.model is None:
-        first_start.run(config, train)
+        {"disease": first_start, "tissue": tissue_start}[config.demo].run(config, train)
     else:
         train(config)
 

@@ -161,7 +161,7 @@ def read_pairs(path: str, config: TrainConfig, model: nn.Module, loss: Loss) -> 
     preferences = find_images(preferences, path, config.images_anywhere)
     slots = ImageSlots(*model.image_slots) if hasattr(model, "image_slots") else None
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
-    vocabulary = model.head_weight.shape[0]
+    vocabulary = model.decoder.embed_tokens.num_embeddings
     limit = min(config.max_length, model.config.max_position_embeddings)
     pairs, report = encode_pairs(preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots)
     largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)

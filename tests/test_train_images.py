@@ -11,7 +11,7 @@ from PIL import Image
 
 import train
 from mint.config import TrainConfig
-from mint.data.batch import collate, encode_pairs
+from mint.data.batch import PROMPT, collate, encode_pairs
 from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
@@ -123,6 +123,16 @@ def test_placeholders_stand_before_the_text_and_are_never_cut(setting):
     with pytest.raises(InputError, match="12 dropped as longer"):
         encode_pairs(preferences, tokenizer, len(pairs[0].prompt), "truncate-prompt", slots=slots)
     assert encode_pairs(preferences, tokenizer, longest, "truncate-prompt", slots=slots)[1].kept == 12
+
+
+def test_no_placeholder_is_a_target(setting):
+    """With the NLL over the prompt too, its text is predicted, the images are not."""
+    model, pairs, _ = encoded(setting)
+    batch = collate(pairs[:2], prompt_targets=True)
+    prompt = batch.side == PROMPT
+    assert int(prompt.sum()) == sum(len(pair.prompt) - 1 - PATCHES for pair in pairs[:2])
+    assert not (batch.targets == model.image_slots[0]).any()
+    assert train.main(arguments(setting, "--loss", "orpo", "--nll-over", "sequence", "--steps", "2")) == 0
 
 
 def test_a_note_that_names_the_image_token_is_only_text(setting):

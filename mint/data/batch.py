@@ -29,7 +29,7 @@ OVERLENGTH = ("drop", "error", "truncate-prompt")
 class EncodedPair:
     """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked.
 
-    ``images``: files, in the order of their placeholders in the prompt.
+    ``images``: files, in the order of their placeholders in the prompt; ``image_token``: the placeholder.
     """
 
     id: str
@@ -39,6 +39,7 @@ class EncodedPair:
     chosen_span: list[bool] | None = None
     rejected_span: list[bool] | None = None
     images: tuple[str, ...] = ()
+    image_token: int = -1
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
@@ -179,7 +180,7 @@ def _encode(preference: Preference, tokenizer, slots: ImageSlots | None) -> Enco
         prompt = encode_with_images(tokenizer, preference.prompt, len(preference.images), slots)
     else:
         prompt = tokenizer.encode_prompt(preference.prompt)
-    return EncodedPair(preference.id, prompt, *sides, *marks, preference.images)
+    return EncodedPair(preference.id, prompt, *sides, *marks, preference.images, slots.token if slots else -1)
 
 
 def pair_order(step: int, pairs_per_step: int, total: int, seed: int) -> list[int]:
@@ -269,7 +270,8 @@ def _targets(pair: EncodedPair, index: int, start: int, prompt_targets: bool) ->
     last = start + len(pair.prompt) - 1  # the last prompt position predicts the first token of BOTH answers
     if prompt_targets:
         for column, token in enumerate(pair.prompt[1:]):
-            yield start + column, token, index, PROMPT, column, 0
+            if token != pair.image_token:
+                yield start + column, token, index, PROMPT, column, 0
     for role, answer, marks, cell in (
         (CHOSEN, pair.chosen, pair.chosen_span, last + 1),
         (REJECTED, pair.rejected, pair.rejected_span, last + 1 + len(pair.chosen)),

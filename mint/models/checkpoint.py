@@ -23,12 +23,14 @@ from mint.models.clip import Clip, ClipConfig
 from mint.models.llama import MODEL_TYPES, Llama, LlamaConfig
 from mint.models.llava import Llava, LlavaConfig
 from mint.models.lora import lora_layers
+from mint.models.mllama import Mllama, MllamaConfig
 from mint.models.vilt import Vilt, ViltConfig
 
 ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
     **dict.fromkeys(MODEL_TYPES, (Llama, LlamaConfig.from_dict)),
     "clip": (Clip, ClipConfig.from_dict),
     "llava": (Llava, LlavaConfig.from_dict),
+    "mllama": (Mllama, MllamaConfig.from_dict),
     "vilt": (Vilt, ViltConfig.from_dict),
 }
 TRANSFORMERS_CLASSES = {
@@ -37,6 +39,7 @@ TRANSFORMERS_CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "clip": "CLIPModel",
     "llava": "LlavaForConditionalGeneration",
+    "mllama": "MllamaForConditionalGeneration",
     "vilt": "ViltForQuestionAnswering",
 }
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"

@@ -114,7 +114,8 @@ def _decode(
     images: dict[str, Tensor] | None,
 ) -> list[list[int]]:
     device = model.head_weight.device
-    unwritten = [model.image_slots[0]] if hasattr(model, "image_slots") else []  # no answer holds an image
+    vocabulary = model.head_weight.shape[0]
+    unwritten = [i for i in getattr(model, "image_slots", ())[:1] if i < vocabulary]  # no answer holds an image
     if images is not None:
         images = {name: value.to(device) for name, value in images.items()}
     lengths = torch.tensor([len(ids) for ids in prompts])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +152,7 @@ class KeyValueCache:
         shape = (rows, config.num_key_value_heads, length, config.head_dim)
         self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.num_hidden_layers)]
         self.length = length
+        self.sight: Sight | None = None  # what the last tokens see of their images
 
     def update(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Writes k, v [B, K, T, D] at ``positions`` [B, T]; returns all that the layer holds."""
@@ -239,6 +241,23 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
+class Sight(NamedTuple):
+    """What layers with cross-attention to images see in one forward pass; S states of the images of a row.
+
+    states: [B, S, H].     mask: [B, 1, T, S] bool, those that a token attends to.     seeing: [B, T, 1], 1 where a token
+    comes after an image of its own, else 0.     sighted: [B, T, 1], 1 where a token's sample has images at all.
+    """
+
+    states: Tensor
+    mask: Tensor
+    seeing: Tensor
+    sighted: Tensor
+
+    def last(self) -> Sight:
+        """What the tokens that follow see: the same as the last one."""
+        return Sight(self.states, self.mask[:, :, -1:], self.seeing[:, -1:], self.sighted[:, -1:])
+
+
 class CausalLM(nn.Module):
     """A decoder with its LM head; a tied head is the embedding and has no parameter of its own.
 
@@ -276,12 +295,14 @@ class CausalLM(nn.Module):
         mask = None
         if self.config.sliding_window is not None:
             mask = make_mask(torch.zeros_like(tokens), positions, self.config.sliding_window, "dense")
-        return F.linear(self._run(self.embed(tokens, images), positions, mask), self.head_weight)
+        sight = self.look(tokens, images)
+        return F.linear(self._run(self.embed(tokens, images), positions, mask, sight=sight), self.head_weight)
 
     def hidden_states(self, batch) -> Tensor:
         """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""
         mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
-        return self._run(self.embed(batch.tokens, batch.images), batch.positions, mask)
+        sight = self.look(batch.tokens, batch.images, batch.segments)
+        return self._run(self.embed(batch.tokens, batch.images), batch.positions, mask, sight=sight)
 
     def forward_cached(
         self, tokens: Tensor, positions: Tensor, cache: KeyValueCache, images: dict[str, Tensor] | None = None
@@ -291,15 +312,30 @@ class CausalLM(nn.Module):
         mask = slots <= positions[:, :, None]
         if self.config.sliding_window is not None:
             mask &= positions[:, :, None] - slots < self.config.sliding_window
-        return self._run(self.embed(tokens, images), positions, mask.unsqueeze(1), cache)
+        sight = cache.sight if images is None else self.look(tokens, images)
+        hidden = self._run(self.embed(tokens, images), positions, mask.unsqueeze(1), cache, sight)
+        cache.sight = sight and sight.last()
+        return hidden
 
-    def _run(self, x: Tensor, positions: Tensor, mask: Mask, cache: KeyValueCache | None = None) -> Tensor:
+    def look(self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None) -> Sight | None:
+        """What layers that look at images see, for models that have any."""
+        return None
+
+    def _run(
+        self, x: Tensor, positions: Tensor, mask: Mask, cache: KeyValueCache | None = None, sight: Sight | None = None
+    ) -> Tensor:
         rope = self._rope(positions, x.dtype)
         for layer in self.decoder.layers:
+            if isinstance(layer, DecoderLayer):
+                inputs = (x, rope, mask, cache, positions)
+            elif sight is not None:
+                inputs = (x, sight)
+            else:  # it looks at images, and there are none
+                continue
             if self.gradient_checkpointing and cache is None and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rope, mask, use_reentrant=False)
+                x = checkpoint(layer, *inputs, use_reentrant=False)
             else:
-                x = layer(x, rope, mask, cache, positions)
+                x = layer(*inputs)
         return self.decoder.norm(x)
 
     def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,61 @@
+"""Writes mllama.json and mllama.safetensors: what transformers' MllamaForConditionalGeneration computes.
+
+    python -m tests.reference.make_mllama        in an environment with torch, transformers, numpy and pillow
+
+Weights are rebuilt from names and seeds (weights.py), inputs by mllama_inputs.py, so only results are stored.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers.models.mllama.processing_mllama import (
+    convert_sparse_cross_attention_mask_to_dense,
+    get_cross_attention_token_mask,
+)
+
+from tests.reference.mllama_inputs import HERE, IMAGE, INPUTS, TINY, images, tokens, weights
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.set_num_threads(1)
+    settings = {key: value for key, value in TINY.items() if key not in ("model_type", "architectures")}
+    config = transformers.MllamaConfig(**settings)
+    config._attn_implementation = "eager"
+    model = transformers.MllamaForConditionalGeneration(config).float().eval()
+    shapes = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}
+    model.load_state_dict(weights(shapes), strict=False)
+    results = {}
+    for name, rows in INPUTS.items():
+        ids, given = tokens(name), images(name) or {}
+        if given:
+            sparse = [get_cross_attention_token_mask(row, IMAGE) for row in ids.tolist()]
+            tiles = [[count for _, count in of_row] for _, of_row in rows]
+            dense = convert_sparse_cross_attention_mask_to_dense(sparse, tiles, 4, ids.shape[1])
+            given["cross_attention_mask"] = torch.from_numpy(dense)
+        results[name] = model(input_ids=ids, **given).logits.contiguous()
+        print(f"{name:16s} largest logit {results[name].abs().max():.3f}")
+    results["tower"] = tower(model)
+    save_file(results, HERE / "mllama.safetensors")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        with safe_open(Path(folder) / "model.safetensors", "pt") as file:
+            stored = sorted(file.keys())
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    (HERE / "mllama.json").write_text(json.dumps({"versions": versions, "shapes": shapes, "stored": stored}, indent=1) + "\n")
+
+
+def tower(model) -> torch.Tensor:
+    given = images("several_tiles")
+    return model.model.vision_model(**given).last_hidden_state.contiguous()
+
+
+if __name__ == "__main__":
+    main()

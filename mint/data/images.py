@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from mint.data.processors.clip import ClipImageProcessor
+from mint.data.processors.mllama import MllamaImageProcessor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
 
-Processor = ClipImageProcessor | ViltImageProcessor
-PROCESSORS = {"CLIP": ClipImageProcessor, "Vilt": ViltImageProcessor}
+Processor = ClipImageProcessor | MllamaImageProcessor | ViltImageProcessor
+PROCESSORS = {"CLIP": ClipImageProcessor, "Mllama": MllamaImageProcessor, "Vilt": ViltImageProcessor}
 SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")  # of one thing, over the years
 
 

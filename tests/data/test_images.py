@@ -11,13 +11,16 @@ from safetensors.torch import load_file
 from mint.data.image_files import open_image, to_rgb
 from mint.data.images import load_processor
 from mint.data.processors.clip import ClipImageProcessor
+from mint.data.processors.mllama import MllamaImageProcessor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
-from tests.reference import clip_inputs
-from tests.reference.chest_inputs import PROCESSORS as CHEST_PROCESSORS
+from tests.reference import chest_inputs, clip_inputs, mllama_inputs
 from tests.reference.vilt_inputs import HERE, IMAGES, PROCESSOR, image
 
 RESULTS = load_file(HERE / "vilt.safetensors")
+KINDS = {kind.__name__: kind for kind in (MllamaImageProcessor, ViltImageProcessor)}
+KINDS["CLIPImageProcessor"] = ClipImageProcessor
+TILES = load_file(HERE / "mllama.safetensors")
 CHEST = json.loads((HERE / "chest.json").read_text())
 
 
@@ -32,6 +35,29 @@ def test_the_clip_processor_equals_transformers():
     made = ClipImageProcessor(clip_inputs.PROCESSOR)([image(name) for name in IMAGES])
     expected = load_file(HERE / "clip.safetensors")["processor"]
     assert torch.allclose(made["pixel_values"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", mllama_inputs.SIZES)
+def test_the_tiles_equal_transformers(name):
+    made = MllamaImageProcessor(mllama_inputs.PROCESSOR)([mllama_inputs.picture(mllama_inputs.SIZES[name])])
+    for key, value in made.items():
+        expected = TILES[f"processor.{name}.{key}"]
+        assert torch.allclose(value[..., ::3, ::3] if key == "pixel_values" else value, expected, atol=1e-5), key
+
+
+def test_the_images_of_a_sample_and_its_tiles_by_hand():
+    """A red image of 40 x 20 lies as it is on two tiles side by side: 20 rows of the first are red, 8 columns of the second."""
+    plain = {"size": {"height": 32, "width": 32}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    made = MllamaImageProcessor(plain)([Image.new("RGB", (40, 20), (255, 0, 0)), Image.new("L", (8, 8), 255)])
+    assert made["pixel_values"].shape == (1, 2, 4, 3, 32, 32)
+    assert made["aspect_ratio_ids"].tolist() == [[2, 1]]
+    assert made["aspect_ratio_mask"].tolist() == [[[1, 1, 0, 0], [1, 0, 0, 0]]]
+    red = made["pixel_values"][0, 0, :2, 0]
+    assert red[0, :20].eq(1).all() and red[1, :20, :8].eq(1).all() and red.sum() == 20 * 40
+    assert made["pixel_values"][0, 0, 2:].abs().sum() == 0
+    assert made["pixel_values"][0, 1, 0].eq(1).all()  # one tile, filled
+    with pytest.raises(ValueError, match="square"):
+        MllamaImageProcessor({"size": {"height": 32, "width": 16}})
 
 
 def test_the_middle_of_an_image_by_hand(tmp_path):
@@ -123,7 +149,7 @@ def test_processors_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         load_processor(tmp_path)
     path.write_text('{"image_processor_type": "BlipImageProcessor"}')
-    with pytest.raises(InputError, match="'BlipImageProcessor' is not supported; known are CLIPImageProcessor, Vilt"):
+    with pytest.raises(InputError, match="'BlipImageProcessor' is not supported; known are CLIPImageProcessor, Mllama"):
         load_processor(tmp_path)
     path.write_text('{"image_processor_type": "CLIPImageProcessor", "size": {"longest_edge": 3}}')
     with pytest.raises(InputError, match="a setting of the wrong form: 'height'"):
@@ -132,19 +158,15 @@ def test_processors_that_cannot_be_used(tmp_path):
     assert load_processor(tmp_path).shorter == 384
 
 
-@pytest.mark.parametrize("name", ["CLIPImageProcessor", "ViltImageProcessor"])
+@pytest.mark.parametrize("name", chest_inputs.PROCESSORS)
 def test_real_chest_images_equal_transformers(shared_data, name):
     """Pictures of odd sizes and modes: on average less than 1/255 of the value range apart."""
     folder = shared_data / "cxr" / "images"
     if not folder.is_dir():
         pytest.skip("the chest images are not present beside the project")
-    kinds = {"CLIPImageProcessor": ClipImageProcessor, "ViltImageProcessor": ViltImageProcessor}
-    processor = kinds[name](CHEST_PROCESSORS[name])
+    processor = KINDS[name](chest_inputs.PROCESSORS[name])
+    step = (1 / 255 / processor.std).min()  # one grey value, as the processor scales it
     for file, expected in CHEST["images"].items():
-        pixels = processor([open_image(folder / file)])["pixel_values"][0]
-        _, height, width = pixels.shape
-        grid = pixels[:, height // 8 :: height // 4, width // 8 :: width // 4][:, :4, :4].flatten()
-        step = (1 / 255 / processor.std).min()  # one grey value, as the processor scales it
-        assert list(pixels.shape) == expected[name]["shape"]
-        assert abs(pixels.mean() - expected[name]["mean"]) < step
-        assert (grid - torch.tensor(expected[name]["grid"])).abs().mean() < step
+        shape, mean, grid = chest_inputs.summary(processor([open_image(folder / file)])["pixel_values"])
+        assert shape == expected[name]["shape"] and abs(mean - expected[name]["mean"]) < step
+        assert (torch.tensor(grid) - torch.tensor(expected[name]["grid"])).abs().mean() < step

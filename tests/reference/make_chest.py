@@ -15,7 +15,7 @@ import torch
 import transformers
 from PIL import Image
 
-from tests.reference.chest_inputs import PROCESSORS
+from tests.reference.chest_inputs import PROCESSORS, summary
 
 HERE = Path(__file__).parent
 
@@ -26,11 +26,9 @@ def main(folder: str) -> None:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
         for name, settings in PROCESSORS.items():
-            pixels = getattr(transformers, name)(**settings)([image], return_tensors="pt")["pixel_values"][0]
-            _, height, width = pixels.shape
-            grid = pixels[:, height // 8 :: height // 4, width // 8 :: width // 4][:, :4, :4]
-            values = {"shape": list(pixels.shape), "mean": round(pixels.mean().item(), 5), "grid": grid.flatten().tolist()}
-            values["grid"] = [round(value, 4) for value in values["grid"]]
+            made = getattr(transformers, name)(**settings)([image], return_tensors="pt")
+            shape, mean, grid = summary(made["pixel_values"])
+            values = {"shape": shape, "mean": round(mean, 5), "grid": [round(value, 4) for value in grid]}
             record["images"].setdefault(path.name, {})[name] = values
     (HERE / "chest.json").write_text(json.dumps(record, indent=None) + "\n")
 

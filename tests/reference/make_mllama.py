@@ -20,7 +20,7 @@ from transformers.models.mllama.processing_mllama import (
     get_cross_attention_token_mask,
 )
 
-from tests.reference.mllama_inputs import HERE, IMAGE, INPUTS, TINY, images, tokens, weights
+from tests.reference.mllama_inputs import HERE, IMAGE, INPUTS, PROCESSOR, SIZES, TINY, images, picture, tokens, weights
 
 
 @torch.no_grad()
@@ -43,6 +43,11 @@ def main() -> None:
         results[name] = model(input_ids=ids, **given).logits.contiguous()
         print(f"{name:16s} largest logit {results[name].abs().max():.3f}")
     results["tower"] = tower(model)
+    processor = transformers.MllamaImageProcessor(**PROCESSOR)
+    for name, size in SIZES.items():
+        for key, value in processor([picture(size)], return_tensors="pt").items():
+            if key != "num_tiles":
+                results[f"processor.{name}.{key}"] = value[..., ::3, ::3].contiguous() if key == "pixel_values" else value
     save_file(results, HERE / "mllama.safetensors")
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

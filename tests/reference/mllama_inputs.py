@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from tests.reference.weights import draw
 
@@ -60,6 +62,24 @@ INPUTS = {
     "text": [([], [])],
 }
 LENGTH = 12
+PROCESSOR = {"size": {"height": 32, "width": 32}, "max_image_tiles": 4}
+PROCESSOR |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.3, 0.2]}
+SIZES = {  # width, height
+    "small": (20, 11),
+    "tile": (32, 32),
+    "wide": (300, 61),
+    "tall": (33, 120),
+    "large": (200, 190),
+    "line": (500, 2),
+    "two_high": (31, 60),
+}
+
+
+def picture(size: tuple[int, int]) -> Image.Image:
+    """A smooth pattern, so that resampling has something to keep."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    planes = [127 + 120 * np.sin(x / (9 + k) + k) * np.cos(y / (8 - k)) for k in range(3)]
+    return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

@@ -37,10 +37,6 @@ COLUMNS = {  # what a column holds -> the names it may have, the most telling fi
     "split": ("split", "source_split"),
 }
 HEADER = "MOST_LIKELY_TISSUE:"
-SYSTEM = (
-    "You are a pathologist. Your task is to tell the tissue from an image of its cell nuclei. "
-    "Follow the output format precisely."
-)
 
 
 @dataclass(frozen=True)
@@ -171,10 +167,14 @@ def _check(file: Path) -> str | None:
 
 
 def tissue_messages(tissues: Sequence[str], count: int = 5) -> list[dict]:
-    """The prompt of MINT's second task, without its image. tissues: those to choose from; count: how many to name."""
+    """The prompt of MINT's second task, without its image: one message, as some templates allow no system beside images.
+
+    tissues: those to choose from; count: how many to name.
+    """
     form = "\n".join([HEADER, "1. 'Tissue1'", "...", f"{count}. 'Tissue{count}'"])
     request = (
-        f"The image shows cell nuclei, stained with haematoxylin and eosin. Name the {count} most likely of these tissues, the "
-        f"most likely first: {', '.join(tissues)}. Answer in this format and write nothing else:\n\n{form}"
+        f"You are a pathologist. The image shows cell nuclei, stained with haematoxylin and eosin. Name the {count} most "
+        f"likely of these tissues, the most likely first: {', '.join(tissues)}. Answer in this format and write nothing "
+        f"else:\n\n{form}"
     )
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": request}]
+    return [{"role": "user", "content": request}]

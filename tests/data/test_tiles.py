@@ -110,8 +110,8 @@ def test_nothing_to_read(tmp_path):
 
 
 def test_the_question(tmp_path):
-    system, user = tissue_messages(["colon", "lung"], 2)
-    assert system["role"] == "system" and "colon, lung" in user["content"]
+    (user,) = tissue_messages(["colon", "lung"], 2)
+    assert user["role"] == "user" and "colon, lung" in user["content"]
     assert user["content"].endswith("MOST_LIKELY_TISSUE:\n1. 'Tissue1'\n...\n2. 'Tissue2'")
 
 

@@ -1,5 +1,6 @@
 """Llama 3.2 Vision: transformers' logits for one tile and several, one image and several, rows with and without."""
 
+import copy
 import json
 import re
 from types import SimpleNamespace
@@ -12,8 +13,10 @@ from mint.data.batch import EncodedPair, collate
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
 from mint.models.generate import generate
+from mint.models.lora import add_lora, lora_layers, save_adapter
 from mint.models.mllama import Mllama, MllamaConfig
-from tests.reference.mllama_inputs import HERE, IMAGE, INPUTS, TEXT, TINY, VISION, images, tokens, weights
+from tests.reference.mllama_inputs import ADAPTED, HERE, IMAGE, INPUTS, SEED, TEXT, TINY, VISION, images, tokens, weights
+from tests.reference.weights import drawn_adapter
 
 RECORD = json.loads((HERE / "mllama.json").read_text())
 RESULTS = load_file(HERE / "mllama.safetensors")
@@ -141,6 +144,20 @@ def test_images_and_tokens_must_agree(model):
         model(tokens("one_tile"), {**images("one_tile"), "order": torch.tensor([0, 0])})
     with pytest.raises(InputError, match="this model reads 4 of 32 x 32"):
         model(tokens("one_tile"), {**images("one_tile"), "pixel_values": torch.zeros(1, 1, 4, 3, 16, 16)})
+
+
+def test_adapters_are_pefts(model, tmp_path):
+    """PEFT's logits with the same factors on every part, under the names that PEFT stores."""
+    model = add_lora(copy.deepcopy(model), rank=2, alpha=4, targets=ADAPTED)
+    layers = lora_layers(model)
+    ours = {f"{name}.{f}.weight": getattr(layer, f).weight for name, layer in layers.items() for f in ("lora_A", "lora_B")}
+    factors = drawn_adapter({name: weight.shape for name, weight in ours.items()}, SEED)
+    with torch.no_grad():
+        for name, weight in ours.items():
+            weight.copy_(factors[name])
+    torch.testing.assert_close(model(tokens("rows"), images("rows")), RESULTS["adapter"], atol=2e-5, rtol=0)
+    save_adapter(model, tmp_path)
+    assert sorted(load_file(tmp_path / "adapter_model.safetensors")) == RECORD["adapter"]
 
 
 def test_older_names_are_read(tmp_path):

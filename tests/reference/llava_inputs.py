@@ -50,6 +50,7 @@ CONFIGS = {
     },
 }
 PATCHES = 9
+ADAPTED = ["language_model", "vision_tower", "multi_modal_projector", "lm_head"]
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

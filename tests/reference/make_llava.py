@@ -1,6 +1,6 @@
 """Writes llava.json and llava.safetensors: what transformers' LlavaForConditionalGeneration computes.
 
-    python -m tests.reference.make_llava        in an environment with torch and transformers
+    python -m tests.reference.make_llava        in an environment with torch, transformers and peft
 
 Weights are rebuilt from names and seeds (weights.py), inputs by llava_inputs.py, so only results are stored.
 """
@@ -11,12 +11,14 @@ import json
 import tempfile
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tests.reference.llava_inputs import CONFIGS, HERE, pixels, tokens, weights
+from tests.reference.llava_inputs import ADAPTED, CONFIGS, HERE, SEED, pixels, tokens, weights
+from tests.reference.peers import adapted_logits
 
 
 @torch.no_grad()
@@ -38,9 +40,13 @@ def main() -> None:
                 model.save_pretrained(folder)
                 with safe_open(Path(folder) / "model.safetensors", "pt") as file:
                     stored = sorted(file.keys())
+            results["adapter"], adapter = adapted_logits(
+                model, ADAPTED, SEED, input_ids=tokens(name), pixel_values=pixels()
+            )
     save_file(results, HERE / "llava.safetensors")
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    (HERE / "llava.json").write_text(json.dumps({"versions": versions, "shapes": shapes, "stored": stored}, indent=1) + "\n")
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    record = {"versions": versions, "shapes": shapes, "stored": stored, "adapter": adapter}
+    (HERE / "llava.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Writes mllama.json and mllama.safetensors: what transformers' MllamaForConditionalGeneration computes.
 
-    python -m tests.reference.make_mllama        in an environment with torch, transformers, numpy and pillow
+    python -m tests.reference.make_mllama        in an environment with torch, transformers, peft, numpy and pillow
 
 Weights are rebuilt from names and seeds (weights.py), inputs by mllama_inputs.py, so only results are stored.
 """
@@ -11,6 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from safetensors import safe_open
@@ -20,7 +21,21 @@ from transformers.models.mllama.processing_mllama import (
     get_cross_attention_token_mask,
 )
 
-from tests.reference.mllama_inputs import HERE, IMAGE, INPUTS, PROCESSOR, SIZES, TINY, images, picture, tokens, weights
+from tests.reference.mllama_inputs import (
+    ADAPTED,
+    HERE,
+    IMAGE,
+    INPUTS,
+    PROCESSOR,
+    SEED,
+    SIZES,
+    TINY,
+    images,
+    picture,
+    tokens,
+    weights,
+)
+from tests.reference.peers import adapted_logits
 
 
 @torch.no_grad()
@@ -33,14 +48,11 @@ def main() -> None:
     shapes = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}
     model.load_state_dict(weights(shapes), strict=False)
     results = {}
-    for name, rows in INPUTS.items():
-        ids, given = tokens(name), images(name) or {}
+    for name in INPUTS:
+        given = images(name) or {}
         if given:
-            sparse = [get_cross_attention_token_mask(row, IMAGE) for row in ids.tolist()]
-            tiles = [[count for _, count in of_row] for _, of_row in rows]
-            dense = convert_sparse_cross_attention_mask_to_dense(sparse, tiles, 4, ids.shape[1])
-            given["cross_attention_mask"] = torch.from_numpy(dense)
-        results[name] = model(input_ids=ids, **given).logits.contiguous()
+            given["cross_attention_mask"] = cross_mask(name)
+        results[name] = model(input_ids=tokens(name), **given).logits.contiguous()
         print(f"{name:16s} largest logit {results[name].abs().max():.3f}")
     results["tower"] = tower(model)
     processor = transformers.MllamaImageProcessor(**PROCESSOR)
@@ -48,13 +60,24 @@ def main() -> None:
         for key, value in processor([picture(size)], return_tensors="pt").items():
             if key != "num_tiles":
                 results[f"processor.{name}.{key}"] = value[..., ::3, ::3].contiguous() if key == "pixel_values" else value
-    save_file(results, HERE / "mllama.safetensors")
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         with safe_open(Path(folder) / "model.safetensors", "pt") as file:
             stored = sorted(file.keys())
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    (HERE / "mllama.json").write_text(json.dumps({"versions": versions, "shapes": shapes, "stored": stored}, indent=1) + "\n")
+    given = {"input_ids": tokens("rows"), **images("rows"), "cross_attention_mask": cross_mask("rows")}
+    logits, adapter = adapted_logits(model, ADAPTED, SEED, **given)
+    save_file({**results, "adapter": logits}, HERE / "mllama.safetensors")
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    record = {"versions": versions, "shapes": shapes, "stored": stored, "adapter": adapter}
+    (HERE / "mllama.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def cross_mask(name: str) -> torch.Tensor:
+    """As transformers' own processor makes it of the tokens and the numbers of tiles."""
+    ids = tokens(name)
+    sparse = [get_cross_attention_token_mask(row, IMAGE) for row in ids.tolist()]
+    tiles = [[count for _, count in of_row] for _, of_row in INPUTS[name]]
+    return torch.from_numpy(convert_sparse_cross_attention_mask_to_dense(sparse, tiles, 4, ids.shape[1]))
 
 
 def tower(model) -> torch.Tensor:

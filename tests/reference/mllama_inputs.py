@@ -62,6 +62,7 @@ INPUTS = {
     "text": [([], [])],
 }
 LENGTH = 12
+ADAPTED = ["language_model", "vision_model", "multi_modal_projector", "lm_head"]
 PROCESSOR = {"size": {"height": 32, "width": 32}, "max_image_tiles": 4}
 PROCESSOR |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.3, 0.2]}
 SIZES = {  # width, height

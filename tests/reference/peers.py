@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
-from weights import reference_weights  # noqa: E402
+from weights import drawn_adapter, reference_weights  # noqa: E402
 
 WEIGHTS_SEED = 7
 
@@ -45,6 +45,23 @@ def adapter_parameters(model: nn.Module, adapter: str = "default") -> dict[str, 
         if f".{adapter}." in name:
             found[name.replace("base_model.model.", "", 1).replace(f".{adapter}.", ".")] = parameter
     return found
+
+
+@torch.no_grad()
+def adapted_logits(model: nn.Module, targets: list[str], seed: int, **inputs) -> tuple[torch.Tensor, list[str]]:
+    """(PEFT's logits with ``weights.drawn_adapter`` on the linear layers under ``targets``, the names of its tensors)."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(f".{target}." in f".{name}." for target in targets)
+    ]
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=names)).eval()
+    parameters = adapter_parameters(adapted)
+    factors = drawn_adapter({name: parameter.shape for name, parameter in parameters.items()}, seed)
+    for name, parameter in parameters.items():
+        parameter.copy_(factors[name])
+    stored = sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    return adapted(**inputs).logits.contiguous(), stored
 
 
 @torch.no_grad()

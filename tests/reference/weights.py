@@ -86,6 +86,11 @@ def reference_weights(config: dict, seed: int) -> dict[str, Tensor]:
     return weights
 
 
+def drawn_adapter(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    """LoRA factors of these names and shapes, A and B both non-zero."""
+    return {name: draw(name, tuple(shape), seed, std=0.1) for name, shape in shapes.items()}
+
+
 def reference_adapter(config: dict, seed: int, rank: int = 4, ranks: dict[str, int] | None = None) -> dict[str, Tensor]:
     """LoRA factors of all linear layers (of those in ``ranks``, with their own ranks), A and B both non-zero.
 

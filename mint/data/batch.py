@@ -29,7 +29,7 @@ OVERLENGTH = ("drop", "error", "truncate-prompt")
 class EncodedPair:
     """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked.
 
-    ``images``: files, in the order of their placeholders in the prompt; ``image_token``: the placeholder.
+    ``images``: files, in the order of their tokens in the prompt; ``image_token``: the token that stands for an image.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Batch:
     tokens, positions, segments: [B, T] int64 (see the module).        predict: [N] index into B * T.
     targets: [N] token ids.   pair: [N] in [0, P).   side: [N] role of the target.   column: [N] place in its answer.
     span: [N] bool, or None where no answer of the batch marks one.    ids: the records' ids.
-    image_files: in the order of their placeholders in ``tokens``.     images: what the model's image processor makes of
+    image_files: in the order of their image tokens in ``tokens``.     images: what the model's image processor makes of
     them (``mint.data.pair_images``), None until that is done, and for text.
     """
 

@@ -73,7 +73,7 @@ def place_images(prompt: str | list[dict], count: int) -> list[dict]:
 
 
 def encode_with_images(tokenizer, prompt: str | list[dict], count: int, slots: ImageSlots) -> list[int]:
-    """Ids of a prompt with ``count`` images before its text, as many placeholders for each as it fills.
+    """Ids of a prompt with ``count`` images before its text, as many image tokens for each as it fills.
 
     Raises InputError if the chat template does not write one image token for each.
     """

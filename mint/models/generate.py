@@ -65,7 +65,7 @@ def generate(
     ``top_k`` likeliest (0: all), then to the smallest set that holds a share ``top_p`` of the probability.
     seed: with the prompt's place in ``prompts``, decides its draws. grammar: the form that answers are held to; they end
     when it says so, whatever ``max_new_tokens``. images: from places in ``prompts`` to the tensors of all their images, in
-    the order of the placeholders that stand in the prompts' ids; asked for one batch at a time. Raises InputError for
+    the order of the image tokens that stand in the prompts' ids; asked for one batch at a time. Raises InputError for
     settings out of range or a prompt that leaves no room in the model's context.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:

@@ -261,19 +261,17 @@ class Sight(NamedTuple):
 class CausalLM(nn.Module):
     """A decoder with its LM head; a tied head is the embedding and has no parameter of its own.
 
-    ``Llama`` is the plain one; vision-language models put image features among the embeddings (:meth:`embed`).
+    ``Llama`` is the plain one; vision-language models put image features among the embeddings (:meth:`embed`), or look at
+    images on the way (:meth:`look`).
     """
+
+    decoder: Decoder  # embedding, layers and final norm, wherever the checkpoint keeps them
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
         self.attention_backend = "auto"
-
-    @property
-    def decoder(self) -> Decoder:
-        """Embedding, layers and final norm, wherever the checkpoint keeps them."""
-        raise NotImplementedError
 
     @property
     def head_weight(self) -> Tensor:

@@ -85,7 +85,7 @@ class LlavaConfig(LlamaConfig):
 
 
 class Llava(CausalLM):
-    """``llava(tokens, images)`` -> logits; every image has as many placeholders in ``tokens`` as it has features."""
+    """``llava(tokens, images)`` -> logits; every image has as many image tokens in ``tokens`` as it has features."""
 
     older_names = OLDER_NAMES
 

@@ -65,8 +65,8 @@ def train(config: TrainConfig) -> RunDirectory:
     model = load_policy(config, device, dtype)
     frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
     images = ImageReader(load_processor(model.source_dir)) if hasattr(model, "image_slots") else None
-    pairs = read_pairs(config.data, config, model, loss)
-    eval_pairs = read_pairs(config.eval_data, config, model, loss) if config.eval_data else []
+    pairs = read_pairs(config.data, config, model, loss, images)
+    eval_pairs = read_pairs(config.eval_data, config, model, loss, images) if config.eval_data else []
 
     per_step = config.batch_size * config.grad_accum
     total = config.steps or math.ceil(config.epochs * len(pairs) / per_step)
@@ -153,13 +153,15 @@ def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -
     return model.train()
 
 
-def read_pairs(path: str, config: TrainConfig, model: nn.Module, loss: Loss) -> list[EncodedPair]:
+def read_pairs(
+    path: str, config: TrainConfig, model: nn.Module, loss: Loss, images: ImageReader | None
+) -> list[EncodedPair]:
     """The pairs of a file as token ids, every problem reported before anything trains."""
     preferences = read_preferences(path, require_rejected=loss.needs.rejected)
     if not loss.needs.rejected:
         preferences = [replace(preference, rejected=None) for preference in preferences]
     preferences = find_images(preferences, path, config.images_anywhere)
-    slots = ImageSlots(*model.image_slots) if hasattr(model, "image_slots") else None
+    slots = ImageSlots(model.image_slots[0], images, model.image_slots[1]) if images else None
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
     vocabulary = model.decoder.embed_tokens.num_embeddings
     limit = min(config.max_length, model.config.max_position_embeddings)

@@ -60,7 +60,8 @@ def arguments(setting, *extra):
 
 def encoded(setting, name="pairs.jsonl"):
     model = load_model(setting / "model")
-    slots = ImageSlots(*model.image_slots)
+    token, count = model.image_slots
+    slots = ImageSlots(token, ImageReader(load_processor(setting / "model")), count)
     preferences = find_images(read_preferences(setting / name), setting / name)
     pairs, report = encode_pairs(preferences, load_tokenizer(setting / "model"), 200, slots=slots)
     return model, pairs, report
@@ -118,7 +119,8 @@ def test_placeholders_stand_before_the_text_and_are_never_cut(setting):
     assert pairs[0].prompt[first : first + PATCHES] == [token] * PATCHES
     assert "<|image|>" not in load_tokenizer(setting / "model").decode(pairs[0].prompt[first + PATCHES :], False)
     preferences = find_images(read_preferences(setting / "pairs.jsonl"), setting / "pairs.jsonl")
-    tokenizer, slots = load_tokenizer(setting / "model"), ImageSlots(token, count)
+    tokenizer = load_tokenizer(setting / "model")
+    slots = ImageSlots(token, ImageReader(load_processor(setting / "model")), count)
     longest = max(map(len, pairs))
     with pytest.raises(InputError, match="12 dropped as longer"):
         encode_pairs(preferences, tokenizer, len(pairs[0].prompt), "truncate-prompt", slots=slots)

@@ -177,7 +177,7 @@ def _encode(preference: Preference, tokenizer, slots: ImageSlots | None) -> Enco
     if any(mark is not None for mark in marks):
         marks = [mark or [False] * len(ids) for mark, ids in zip(marks, sides, strict=True)]
     if preference.images:
-        prompt = encode_with_images(tokenizer, preference.prompt, len(preference.images), slots)
+        prompt = encode_with_images(tokenizer, preference.prompt, preference.images, slots)
     else:
         prompt = tokenizer.encode_prompt(preference.prompt)
     return EncodedPair(preference.id, prompt, *sides, *marks, preference.images, slots.token if slots else -1)

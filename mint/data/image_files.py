@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 
 from mint.errors import InputError
 
+EXIF_ORIENTATION = 0x0112
+
 
 def open_image(path: str | Path) -> Image.Image:
     """The picture of an image file in RGB, turned as its EXIF data say.
@@ -25,6 +27,16 @@ def open_image(path: str | Path) -> Image.Image:
         raise InputError(f"the image {path} does not exist") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"the image {path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InputError(f"the image {path} cannot be read: {error}") from None
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of the picture that :func:`open_image` gives, from the file's head alone."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5  # by a quarter
+            return image.size[::-1] if turned else image.size
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"the image {path} cannot be read: {error}") from None
 

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.mllama import MllamaImageProcessor
+from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
 
-Processor = ClipImageProcessor | MllamaImageProcessor | ViltImageProcessor
-PROCESSORS = {"CLIP": ClipImageProcessor, "Mllama": MllamaImageProcessor, "Vilt": ViltImageProcessor}
+Processor = ClipImageProcessor | MllamaImageProcessor | QwenVLImageProcessor | ViltImageProcessor
+PROCESSORS = {
+    "CLIP": ClipImageProcessor,
+    "Mllama": MllamaImageProcessor,
+    "Qwen2VL": QwenVLImageProcessor,
+    "Vilt": ViltImageProcessor,
+}
 SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")  # of one thing, over the years
 
 

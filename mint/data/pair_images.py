@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mint.data.image_files import open_image
+from mint.data.image_files import image_size, open_image
 from mint.data.images import Processor
 from mint.data.preferences import Preference, PreferenceErrors
 from mint.errors import InputError
@@ -20,10 +20,18 @@ KEPT_BYTES = 2**30  # of processed images, kept between steps
 
 @dataclass(frozen=True)
 class ImageSlots:
-    """The token that stands for an image in a prompt, and how many of it the model fills with one image's features."""
+    """What stands for an image in a prompt.
+
+    token: its id. reader: knows the images' sizes. count: how many tokens every image has, None where its size decides.
+    """
 
     token: int
-    count: int
+    reader: ImageReader
+    count: int | None
+
+    def of(self, file: str) -> int:
+        """How many tokens an image has."""
+        return self.reader.processor.image_tokens(*image_size(file)) if self.count is None else self.count
 
 
 def find_images(preferences: Sequence[Preference], file: str | Path, anywhere: bool = False) -> list[Preference]:
@@ -72,16 +80,17 @@ def place_images(prompt: str | list[dict], count: int) -> list[dict]:
     return messages
 
 
-def encode_with_images(tokenizer, prompt: str | list[dict], count: int, slots: ImageSlots) -> list[int]:
-    """Ids of a prompt with ``count`` images before its text, as many image tokens for each as it fills.
+def encode_with_images(tokenizer, prompt: str | list[dict], files: Sequence[str], slots: ImageSlots) -> list[int]:
+    """Ids of a prompt with the images before its text, as many image tokens for each as it has.
 
     Raises InputError if the chat template does not write one image token for each.
     """
-    ids = tokenizer.encode_chat(place_images(prompt, count))
+    ids = tokenizer.encode_chat(place_images(prompt, len(files)))
     written = ids.count(slots.token)
-    if written != count:
-        raise InputError(f"the chat template writes {written} image tokens for {count} images")
-    return [token for i in ids for token in ([i] * slots.count if i == slots.token else [i])]
+    if written != len(files):
+        raise InputError(f"the chat template writes {written} image tokens for {len(files)} images")
+    counts = iter([slots.of(file) for file in files])
+    return [token for i in ids for token in ([i] * next(counts) if i == slots.token else [i])]
 
 
 class ImageReader:

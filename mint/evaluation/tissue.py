@@ -116,11 +116,12 @@ def list_tissues(
     model: nn.Module, tokenizer, reader: ImageReader, tiles: Sequence[Tile], tissues: Sequence[str], **decoding
 ) -> tuple[list[str], list[list[str]]]:
     """(answers, lists) of a vision-language model for every tile; ``decoding`` as for ``generate``."""
-    prompt = encode_with_images(tokenizer, tissue_messages(tissues, LISTED), 1, ImageSlots(*model.image_slots))
+    token, count = model.image_slots
+    slots, messages = ImageSlots(token, reader, count), tissue_messages(tissues, LISTED)
     answers = generate(
         model,
         tokenizer,
-        [prompt] * len(tiles),
+        [encode_with_images(tokenizer, messages, [str(tile.image)], slots) for tile in tiles],
         images=lambda places: reader([str(tiles[i].image) for i in places]),
         progress=True,
         **decoding,

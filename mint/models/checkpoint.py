@@ -24,6 +24,7 @@ from mint.models.llama import MODEL_TYPES, Llama, LlamaConfig
 from mint.models.llava import Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.mllama import Mllama, MllamaConfig
+from mint.models.qwen_vl import QwenVL, QwenVLConfig
 from mint.models.vilt import Vilt, ViltConfig
 
 ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
@@ -31,6 +32,7 @@ ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
     "clip": (Clip, ClipConfig.from_dict),
     "llava": (Llava, LlavaConfig.from_dict),
     "mllama": (Mllama, MllamaConfig.from_dict),
+    "qwen2_5_vl": (QwenVL, QwenVLConfig.from_dict),
     "vilt": (Vilt, ViltConfig.from_dict),
 }
 TRANSFORMERS_CLASSES = {
@@ -40,6 +42,7 @@ TRANSFORMERS_CLASSES = {
     "clip": "CLIPModel",
     "llava": "LlavaForConditionalGeneration",
     "mllama": "MllamaForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "vilt": "ViltForQuestionAnswering",
 }
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"

@@ -153,6 +153,7 @@ class KeyValueCache:
         self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.num_hidden_layers)]
         self.length = length
         self.sight: Sight | None = None  # what the last tokens see of their images
+        self.shift: Tensor | None = None  # [B, 1], by how much their rotary positions are ahead
 
     def update(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Writes k, v [B, K, T, D] at ``positions`` [B, T]; returns all that the layer holds."""
@@ -293,14 +294,16 @@ class CausalLM(nn.Module):
         mask = None
         if self.config.sliding_window is not None:
             mask = make_mask(torch.zeros_like(tokens), positions, self.config.sliding_window, "dense")
-        sight = self.look(tokens, images)
-        return F.linear(self._run(self.embed(tokens, images), positions, mask, sight=sight), self.head_weight)
+        x, sight = self.embed(tokens, images), self.look(tokens, images)
+        turns = self.turns(tokens, positions, images)
+        return F.linear(self._run(x, positions, mask, turns, sight=sight), self.head_weight)
 
     def hidden_states(self, batch) -> Tensor:
         """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""
         mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
-        sight = self.look(batch.tokens, batch.images, batch.segments)
-        return self._run(self.embed(batch.tokens, batch.images), batch.positions, mask, sight=sight)
+        x, sight = self.embed(batch.tokens, batch.images), self.look(batch.tokens, batch.images, batch.segments)
+        turns = self.turns(batch.tokens, batch.positions, batch.images, batch.segments)
+        return self._run(x, batch.positions, mask, turns, sight=sight)
 
     def forward_cached(
         self, tokens: Tensor, positions: Tensor, cache: KeyValueCache, images: dict[str, Tensor] | None = None
@@ -310,8 +313,13 @@ class CausalLM(nn.Module):
         mask = slots <= positions[:, :, None]
         if self.config.sliding_window is not None:
             mask &= positions[:, :, None] - slots < self.config.sliding_window
+        x = self.embed(tokens, images)
         sight = cache.sight if images is None else self.look(tokens, images)
-        hidden = self._run(self.embed(tokens, images), positions, mask.unsqueeze(1), cache, sight)
+        turns = positions if cache.shift is None else positions + cache.shift
+        if images is not None:
+            turns = self.turns(tokens, positions, images)
+            cache.shift = None if turns is positions else (turns[:, :, -1:] - positions[:, -1:]).amax(0)
+        hidden = self._run(x, positions, mask.unsqueeze(1), turns, cache, sight)
         cache.sight = sight and sight.last()
         return hidden
 
@@ -319,10 +327,22 @@ class CausalLM(nn.Module):
         """What layers that look at images see, for models that have any."""
         return None
 
-    def _run(
-        self, x: Tensor, positions: Tensor, mask: Mask, cache: KeyValueCache | None = None, sight: Sight | None = None
+    def turns(
+        self, tokens: Tensor, positions: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
     ) -> Tensor:
-        rope = self._rope(positions, x.dtype)
+        """The positions that the rotary embedding turns by: [B, T], or [3, B, T] where images have height and width."""
+        return positions
+
+    def _run(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Mask,
+        turns: Tensor,
+        cache: KeyValueCache | None = None,
+        sight: Sight | None = None,
+    ) -> Tensor:
+        rope = self._rope(turns, x.dtype)
         for layer in self.decoder.layers:
             if isinstance(layer, DecoderLayer):
                 inputs = (x, rope, mask, cache, positions)

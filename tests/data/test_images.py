@@ -8,19 +8,22 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mint.data.image_files import open_image, to_rgb
+from mint.data.image_files import image_size, open_image, to_rgb
 from mint.data.images import load_processor
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.mllama import MllamaImageProcessor
+from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
-from tests.reference import chest_inputs, clip_inputs, mllama_inputs
+from tests.reference import chest_inputs, clip_inputs, mllama_inputs, qwen_vl_inputs
 from tests.reference.vilt_inputs import HERE, IMAGES, PROCESSOR, image
 
 RESULTS = load_file(HERE / "vilt.safetensors")
 KINDS = {kind.__name__: kind for kind in (MllamaImageProcessor, ViltImageProcessor)}
 KINDS["CLIPImageProcessor"] = ClipImageProcessor
+KINDS["Qwen2VLImageProcessor"] = QwenVLImageProcessor
 TILES = load_file(HERE / "mllama.safetensors")
+PATCHES = load_file(HERE / "qwen_vl.safetensors")
 CHEST = json.loads((HERE / "chest.json").read_text())
 
 
@@ -43,6 +46,20 @@ def test_the_tiles_equal_transformers(name):
     for key, value in made.items():
         expected = TILES[f"processor.{name}.{key}"]
         assert torch.allclose(value[..., ::3, ::3] if key == "pixel_values" else value, expected, atol=1e-5), key
+
+
+@pytest.mark.parametrize("name", mllama_inputs.SIZES)
+def test_the_patches_equal_transformers(name):
+    size = mllama_inputs.SIZES[name]
+    processor = QwenVLImageProcessor(qwen_vl_inputs.PROCESSOR)
+    if max(size) > 200 * min(size):
+        with pytest.raises(InputError, match="500 x 2 is more than 200 times"):
+            processor([mllama_inputs.picture(size)])
+        return
+    made = processor([mllama_inputs.picture(size)])
+    assert torch.equal(made["image_grid_thw"], PATCHES[f"processor.{name}.image_grid_thw"])
+    assert torch.allclose(made["pixel_values"][:, ::5], PATCHES[f"processor.{name}.pixel_values"], atol=1e-5)
+    assert processor.image_tokens(*size) == len(made["pixel_values"]) // 4
 
 
 def test_the_images_of_a_sample_and_its_tiles_by_hand():
@@ -120,7 +137,9 @@ def test_exif_rotation_is_applied(tmp_path):
     exif = picture.getexif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     picture.save(tmp_path / "x.jpg", exif=exif)
-    assert open_image(tmp_path / "x.jpg").size == (2, 4)
+    assert open_image(tmp_path / "x.jpg").size == image_size(tmp_path / "x.jpg") == (2, 4)
+    picture.save(tmp_path / "y.jpg")
+    assert open_image(tmp_path / "y.jpg").size == image_size(tmp_path / "y.jpg") == (4, 2)
 
 
 def test_images_that_cannot_be_read(tmp_path, monkeypatch):

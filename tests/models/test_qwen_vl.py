@@ -1,0 +1,176 @@
+"""Qwen2.5-VL: transformers' logits for images of many shapes, in packed rows and with a cache as alone."""
+
+import copy
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mint.data.batch import EncodedPair, collate
+from mint.errors import InputError
+from mint.models import init_model, load_model, save_model
+from mint.models.generate import generate
+from mint.models.lora import add_lora, lora_layers, save_adapter
+from mint.models.qwen_vl import QwenVL, QwenVLConfig
+from tests.reference.qwen_vl_inputs import ADAPTED, HERE, IMAGE, INPUTS, SEED, TEXT, TINY, VISION, images, tokens, weights
+from tests.reference.weights import drawn_adapter
+
+RECORD = json.loads((HERE / "qwen_vl.json").read_text())
+RESULTS = load_file(HERE / "qwen_vl.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = QwenVL(QwenVLConfig.from_dict(TINY)).eval()
+    model.load_state_dict(weights({name: p.shape for name, p in model.named_parameters()}))
+    return model.requires_grad_(False)
+
+
+def test_names_and_shapes_are_transformers(model):
+    assert {name: list(p.shape) for name, p in model.named_parameters()} == RECORD["shapes"]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_logits_equal_transformers(model, name):
+    torch.testing.assert_close(model(tokens(name), images(name)), RESULTS[name], atol=3e-5, rtol=0)
+
+
+def test_positions_by_hand(model):
+    """Two words and a mark; 2 x 7 features from 3 on, in time 3, in height 3 and 4, in width 3 to 9; then 10, 11, ..."""
+    ids, given = tokens("wide"), images("wide")
+    turns = model.turns(ids, torch.arange(40)[None], given)[:, 0]
+    assert turns[:, :3].tolist() == [[0, 1, 2]] * 3
+    assert turns[0, 3:17].tolist() == [3] * 14
+    assert turns[1, 3:17].tolist() == [3] * 7 + [4] * 7 and turns[2, 3:17].tolist() == [*range(3, 10)] * 2
+    assert turns[:, 17:].tolist() == [[*range(10, 33)]] * 3
+
+
+def test_an_image_changes_what_follows_it(model):
+    ids, given = tokens("two_images"), images("two_images")
+    changed = {**given, "pixel_values": given["pixel_values"].clone()}
+    changed["pixel_values"][-1] += 1  # a patch of the second image
+    moved = (model(ids, changed) - model(ids, given)).abs()[0].max(-1).values
+    second = int((ids[0] == 151).nonzero()[1])
+    assert moved[: second + 1].max() == 0 and moved[second + 4 :].min() > 1e-5
+
+
+def pairs():
+    """Three pairs: a square image, no image, and a wide one; each prompt ends three words behind its image."""
+
+    def pair(name, length, files):
+        ids = tokens(name)[0].tolist()
+        return EncodedPair(name, ids[:length], ids[length : length + 3], [*ids[length + 1 : length + 4], 7], images=files)
+
+    return [pair("square", 10, ("a",)), pair("text", 6, ()), pair("wide", 20, ("b",))]
+
+
+PICTURES = {"a": "square", "b": "wide"}
+
+
+def seen(files):
+    """The images of files, each once, with their order."""
+    distinct = list(dict.fromkeys(files))
+    parts = [images(PICTURES[file]) for file in distinct]
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {**tensors, "order": torch.tensor([distinct.index(file) for file in files])}
+
+
+def test_packed_pairs_have_the_states_they_have_alone(model):
+    again = EncodedPair("again", pairs()[0].prompt, pairs()[0].rejected, pairs()[0].chosen, images=("a",))
+    batch = collate([*pairs(), again], row_length=64)
+    together = model.hidden_states(SimpleNamespace(**vars(batch) | {"images": seen(batch.image_files)})).flatten(0, 1)
+    for index, pair in enumerate([*pairs(), again]):
+        for answer, role in ((pair.chosen, 1), (pair.rejected, 2)):
+            ids = torch.tensor([pair.prompt + answer])
+            alone = model(ids, seen(pair.images) if pair.images else None)[0, len(pair.prompt) :]
+            cells = (batch.segments.flatten() == 3 * index + role).nonzero().squeeze(1)
+            torch.testing.assert_close(together[cells] @ model.head_weight.T, alone, atol=3e-5, rtol=0)
+
+
+def test_decoding_with_a_cache(model):
+    prompts = [pair.prompt for pair in pairs()]
+    own = [pair.images for pair in pairs()]
+    plain = SimpleNamespace(eos_ids=set(), decode=lambda ids: list(ids))
+    expected = []
+    for prompt, files in zip(prompts, own, strict=True):
+        row = list(prompt)
+        for _ in range(6):
+            logits = model(torch.tensor([row]), seen(files) if files else None)[0, -1]
+            logits[IMAGE] = -torch.inf
+            row.append(int(logits.argmax()))
+        expected.append(row[len(prompt) :])
+
+    def pictures(members):
+        files = [file for member in members for file in own[member]]
+        return seen(files) if files else None
+
+    for size in (1, 3):
+        assert generate(model, plain, prompts, max_new_tokens=6, batch_size=size, images=pictures) == expected
+
+
+def test_adapters_are_pefts(model, tmp_path):
+    """PEFT's logits with the same factors on every part, under the names that PEFT stores."""
+    model = add_lora(copy.deepcopy(model), rank=2, alpha=4, targets=ADAPTED)
+    layers = lora_layers(model)
+    ours = {f"{name}.{f}.weight": getattr(layer, f).weight for name, layer in layers.items() for f in ("lora_A", "lora_B")}
+    factors = drawn_adapter({name: weight.shape for name, weight in ours.items()}, SEED)
+    with torch.no_grad():
+        for name, weight in ours.items():
+            weight.copy_(factors[name])
+    torch.testing.assert_close(model(tokens("rows"), images("rows")), RESULTS["adapter"], atol=3e-5, rtol=0)
+    save_adapter(model, tmp_path)
+    assert sorted(load_file(tmp_path / "adapter_model.safetensors")) == RECORD["adapter"]
+
+
+def test_gradients_reach_every_part():
+    model = init_model(TINY, seed=1)
+    model(tokens("rows"), images("rows")).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_images_and_tokens_must_agree(model):
+    with pytest.raises(InputError, match="4 image tokens, the images 0 features"):
+        model(tokens("square"))
+    with pytest.raises(InputError, match="4 image tokens, the images 14 features"):
+        model(tokens("square"), images("wide"))
+    with pytest.raises(InputError, match="16 patches, where the images' grids hold 56"):
+        model(tokens("wide"), {**images("square"), "image_grid_thw": images("wide")["image_grid_thw"]})
+
+
+def test_older_names_and_settings_are_read(tmp_path):
+    """The file that transformers writes, which is also that of the hub, holds the same tensors; its settings have one level."""
+    model = init_model(TINY, seed=2)
+    save_model(model, tmp_path / "new")
+    file = tmp_path / "new" / "model.safetensors"
+    tensors = load_file(file)
+    written = {}
+    for name, value in tensors.items():
+        written[re.sub(r"^model\.(language_model|visual)\.", lambda m: "model." if m[1][0] == "l" else "visual.", name)] = value
+    assert sorted(written) == RECORD["stored"]
+    save_file(written, file)
+    flat = {key: value for key, value in TINY.items() if key != "text_config"} | {**TEXT, "model_type": "qwen2_5_vl"}
+    rope = flat.pop("rope_parameters")
+    flat |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
+    (tmp_path / "new" / "config.json").write_text(json.dumps(flat))
+    loaded = load_model(tmp_path / "new")
+    again = loaded.state_dict()
+    assert again.keys() == tensors.keys() and all(torch.equal(again[name], value) for name, value in tensors.items())
+    given = tokens("wide"), images("wide")
+    torch.testing.assert_close(loaded(*given), model(*given))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"vision_config": {**VISION, "hidden_act": "gelu"}}, "'gelu' is not supported"),
+        ({"vision_config": {**VISION, "num_heads": 3}}, "multiple of four"),
+        ({"vision_config": None}, "needs vision_config"),
+        ({"text_config": {**TEXT, "rope_parameters": {"rope_theta": 1e6}}}, r"mrope_section \[\] does not sum to 5"),
+    ],
+)
+def test_unsupported_settings(change, message):
+    with pytest.raises(InputError, match=message):
+        QwenVLConfig.from_dict({**TINY, **change})

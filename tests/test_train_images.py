@@ -19,8 +19,9 @@ from mint.data.preferences import PreferenceErrors, read_preferences, write_json
 from mint.demo.base import write_base
 from mint.errors import InputError
 from mint.losses import load_loss
-from mint.models import load_model
+from mint.models import init_model, load_model, save_model
 from mint.objective import preference_loss
+from tests.reference import mllama_inputs, qwen_vl_inputs
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -77,6 +78,42 @@ def test_the_image_decides_what_is_learnt(setting, loss):
         ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
         + ["generation_config.json", "preprocessor_config.json"]
     )
+
+
+@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
+def test_the_other_families_learn_from_images_too(setting, family):
+    """Through the same command: tiles or patches from the processor, image tokens by size, the loss that falls."""
+    become(setting, family)
+    assert train.main(arguments(setting, "--loss", "orpo", "--full", "--steps", "60")) == 0
+    rows = [json.loads(line) for line in (setting / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["rewards/accuracies"] == 1.0 and rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+
+
+def become(setting, family):
+    """Another model, with random weights, in the place of the LLaVA, whose tokenizer it keeps."""
+    folder = setting / "model"
+    base = json.loads((folder / "config.json").read_text())
+    token = base["image_token_index"]
+    text = {**base["text_config"], "tie_word_embeddings": False, "initializer_range": 0.06}
+    if family == "mllama":
+        text |= {"cross_attention_layers": [1], "rope_parameters": {"rope_theta": 10_000.0}}
+        vision = {**mllama_inputs.VISION, "intermediate_layers_indices": [0]}
+        config = {"text_config": text, "vision_config": vision, "image_token_index": token}
+        processor = {"image_processor_type": "MllamaImageProcessor", **mllama_inputs.PROCESSOR}
+    else:
+        half = text["hidden_size"] // text["num_attention_heads"] // 2
+        text |= {"rope_parameters": {"rope_theta": 10_000.0, "mrope_section": [half - 8, 4, 4]}}
+        vision = {**qwen_vl_inputs.VISION, "out_hidden_size": text["hidden_size"]}
+        config = {"text_config": text, "vision_config": vision, "image_token_id": token}
+        processor = {"image_processor_type": "Qwen2VLImageProcessor", **qwen_vl_inputs.PROCESSOR}
+    model = init_model({"model_type": family, **config}, seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "gate" in name and "proj" not in name:
+                parameter.fill_(0.5)
+    model.source_dir = folder
+    save_model(model, folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 
 
 def test_changing_the_image_changes_the_loss(setting):

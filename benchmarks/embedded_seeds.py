@@ -37,7 +37,7 @@ VIEWS = {"teacher, image + text": "both", "teacher, image only": "image", "teach
 METHODS = {  # name of the row -> loss, answers of the pairs, settings beyond ALIGN
     "SFT, true disease": ("sft", "disease", {}),
     "SFT, teacher's list": ("sft", "ranking", {}),
-    "DPO from SFT": ("dpo", "ranking", {"lr": 2e-4}),
+    "DPO from SFT": ("dpo", "ranking", {"lr": 5e-5}),
     "ORPO": ("orpo", "ranking", {}),
 }
 

@@ -368,6 +368,17 @@ class CausalLM(nn.Module):
             layer.compile(**options)
 
 
+def put_features(x: Tensor, places: Tensor, features: Tensor | None) -> Tensor:
+    """Embeddings x [B, T, H] with image features [F, H] in their ``places`` [B, T] bool, in order; None: no images.
+
+    Raises InputError if places and features differ in number.
+    """
+    given, wanted = 0 if features is None else len(features), int(places.sum())
+    if given != wanted:
+        raise InputError(f"the text has {wanted} image tokens, the images {given} features")
+    return x if features is None else x.masked_scatter(places.unsqueeze(-1), features.to(x.dtype))
+
+
 class Llama(CausalLM):
     """A text model: the decoder is ``model``, the head ``lm_head``."""
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.clip import ACTIVATIONS, VISION_DEFAULTS, TowerConfig, VisionTower
-from mint.models.llama import CausalLM, Decoder, LlamaConfig
+from mint.models.llama import CausalLM, Decoder, LlamaConfig, put_features
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -121,13 +121,8 @@ class Llava(CausalLM):
 
         Raises InputError if places and features differ in number.
         """
-        places = tokens == self.config.image_token
         features = None if images is None else self.image_features(images).flatten(0, 1)
-        given, wanted = 0 if features is None else len(features), int(places.sum())
-        if given != wanted:
-            raise InputError(f"the text has {wanted} image tokens, the images {given} features")
-        x = self.decoder.embed_tokens(tokens)
-        return x if features is None else x.masked_scatter(places.unsqueeze(-1), features.to(x.dtype))
+        return put_features(self.decoder.embed_tokens(tokens), tokens == self.config.image_token, features)
 
 
 class Projector(nn.Module):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, rope_frequencies, rotate
+from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, put_features, rope_frequencies, rotate
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^visual\.", "model.visual."),
@@ -128,7 +128,6 @@ class QwenVL(CausalLM):
         time, height and width; ``order`` [I], which of them, default each once. Raises InputError if places and features
         differ in number.
         """
-        places = tokens == self.config.image_token
         features = None
         if images is not None:
             grids = images["image_grid_thw"]
@@ -136,11 +135,7 @@ class QwenVL(CausalLM):
             if "order" in images:
                 parts = features.split((grids.prod(1) // self.config.vision.spatial_merge_size**2).tolist())
                 features = torch.cat([parts[i] for i in images["order"].tolist()])
-        given, wanted = 0 if features is None else len(features), int(places.sum())
-        if given != wanted:
-            raise InputError(f"the text has {wanted} image tokens, the images {given} features")
-        x = self.decoder.embed_tokens(tokens)
-        return x if features is None else x.masked_scatter(places.unsqueeze(-1), features.to(x.dtype))
+        return put_features(self.decoder.embed_tokens(tokens), tokens == self.config.image_token, features)
 
     def turns(
         self, tokens: Tensor, positions: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None

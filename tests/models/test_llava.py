@@ -13,8 +13,8 @@ from mint.models import init_model, load_model, save_model
 from mint.models.generate import generate
 from mint.models.llava import Llava, LlavaConfig
 from mint.models.lora import add_lora, load_adapter, lora_layers, save_adapter
+from tests.models.adapted import adapted
 from tests.reference.llava_inputs import ADAPTED, CONFIGS, HERE, IMAGE, PATCHES, SEED, TINY, pixels, tokens, weights
-from tests.reference.weights import drawn_adapter
 
 RECORD = json.loads((HERE / "llava.json").read_text())
 RESULTS = load_file(HERE / "llava.safetensors")
@@ -116,13 +116,7 @@ def test_adapters_reach_each_part(targets, beginnings, tmp_path):
 
 def test_adapters_are_pefts(tmp_path):
     """PEFT's logits with the same factors on every part, under the names that PEFT stores."""
-    model = add_lora(build(TINY), rank=2, alpha=4, targets=ADAPTED)
-    layers = lora_layers(model)
-    ours = {f"{name}.{f}.weight": getattr(layer, f).weight for name, layer in layers.items() for f in ("lora_A", "lora_B")}
-    factors = drawn_adapter({name: weight.shape for name, weight in ours.items()}, SEED)
-    with torch.no_grad():
-        for name, weight in ours.items():
-            weight.copy_(factors[name])
+    model = adapted(build(TINY), ADAPTED, SEED)
     torch.testing.assert_close(model(tokens("llama"), {"pixel_values": pixels()}), RESULTS["adapter"], atol=2e-5, rtol=0)
     save_adapter(model, tmp_path)
     assert sorted(load_file(tmp_path / "adapter_model.safetensors")) == RECORD["adapter"]

@@ -13,10 +13,10 @@ from mint.data.batch import EncodedPair, collate
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
 from mint.models.generate import generate
-from mint.models.lora import add_lora, lora_layers, save_adapter
+from mint.models.lora import save_adapter
 from mint.models.qwen_vl import QwenVL, QwenVLConfig
+from tests.models.adapted import adapted
 from tests.reference.qwen_vl_inputs import ADAPTED, HERE, IMAGE, INPUTS, SEED, TEXT, TINY, VISION, images, tokens, weights
-from tests.reference.weights import drawn_adapter
 
 RECORD = json.loads((HERE / "qwen_vl.json").read_text())
 RESULTS = load_file(HERE / "qwen_vl.safetensors")
@@ -113,13 +113,7 @@ def test_decoding_with_a_cache(model):
 
 def test_adapters_are_pefts(model, tmp_path):
     """PEFT's logits with the same factors on every part, under the names that PEFT stores."""
-    model = add_lora(copy.deepcopy(model), rank=2, alpha=4, targets=ADAPTED)
-    layers = lora_layers(model)
-    ours = {f"{name}.{f}.weight": getattr(layer, f).weight for name, layer in layers.items() for f in ("lora_A", "lora_B")}
-    factors = drawn_adapter({name: weight.shape for name, weight in ours.items()}, SEED)
-    with torch.no_grad():
-        for name, weight in ours.items():
-            weight.copy_(factors[name])
+    model = adapted(copy.deepcopy(model), ADAPTED, SEED)
     torch.testing.assert_close(model(tokens("rows"), images("rows")), RESULTS["adapter"], atol=3e-5, rtol=0)
     save_adapter(model, tmp_path)
     assert sorted(load_file(tmp_path / "adapter_model.safetensors")) == RECORD["adapter"]

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from mint.cohorts import add_cohort_options, read_cohort
 from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, write_note
-from mint.data.chat import load_tokenizer
+from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
@@ -83,10 +85,7 @@ def add_disease(commands) -> None:
         default="greedy",
         help="constrained: known names alone, none twice; rank: score every known name as the first of the list, and sort",
     )
-    decoding.add_argument("--temperature", type=float, default=0.8, help="of --decode sample, as the next two")
-    decoding.add_argument("--sample-top-p", type=float, default=0.8)
-    decoding.add_argument("--sample-top-k", type=int, default=10)
-    decoding.add_argument("--max-new-tokens", type=int, default=512)
+    add_decoding_options(decoding, temperature=0.8, top_p=0.8, top_k=10, max_new_tokens=512, batch_size=64)
     decoding.add_argument(
         "--retrieve",
         metavar="PATH",
@@ -94,13 +93,40 @@ def add_disease(commands) -> None:
         "(disease_features.tsv, diseases.tsv, terms.tsv)",
     )
     decoding.add_argument("--passages", type=int, default=3, help="of --retrieve, for every note (default 3)")
-    decoding.add_argument("--batch-size", type=int, default=64)
-    decoding.add_argument("--seed", type=int, default=0)
-    decoding.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    decoding.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    decoding.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
     parser.add_argument("--out", default="runs/evaluation", metavar="DIR", help="default runs/evaluation")
     parser.set_defaults(run=run_disease)
+
+
+def add_decoding_options(
+    parser, temperature: float, top_p: float, top_k: int, max_new_tokens: int, batch_size: int
+) -> None:
+    """How a model is loaded and decoded; the defaults are the task's. Read by :func:`load` and :func:`sampling`."""
+    parser.add_argument("--temperature", type=float, default=temperature, help="of --decode sample, as the next two")
+    parser.add_argument("--sample-top-p", type=float, default=top_p)
+    parser.add_argument("--sample-top-k", type=int, default=top_k)
+    parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+
+
+def load(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer]:
+    """The model with its adapter merged, and its tokenizer."""
+    device, dtype = choose_device(args.device, args.dtype)
+    model = load_model(args.model, dtype=dtype, device=device)
+    if args.adapter:
+        merge_lora(load_adapter(model, args.adapter), drop=True)
+    return model, load_tokenizer(model.source_dir, chat_date=args.chat_date)
+
+
+def sampling(args: argparse.Namespace) -> dict:
+    """What :func:`mint.models.generate.generate` is to be told."""
+    settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size, "seed": args.seed}
+    if args.decode == "sample":
+        settings |= {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
+    return settings
 
 
 def run_disease(args: argparse.Namespace) -> None:
@@ -163,26 +189,12 @@ def decode(
     args: argparse.Namespace, cases: Sequence[Case], training: Sequence[Case], names: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
     """(answers, lists) of the model for every case."""
-    device, dtype = choose_device(args.device, args.dtype)
-    model = load_model(args.model, dtype=dtype, device=device)
-    if args.adapter:
-        merge_lora(load_adapter(model, args.adapter), drop=True)
-    tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
+    model, tokenizer = load(args)
     passages = retrieve(args, cases) if args.retrieve else None
     if args.decode == "rank":
         return rank_diseases(model, tokenizer, cases, names, passages)
-    sampling = {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
-    return list_diseases(
-        model,
-        tokenizer,
-        cases,
-        passages=passages,
-        only=names if args.decode == "constrained" else None,
-        max_new_tokens=args.max_new_tokens,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        **(sampling if args.decode == "sample" else {}),
-    )
+    only = names if args.decode == "constrained" else None
+    return list_diseases(model, tokenizer, cases, passages=passages, only=only, **sampling(args))
 
 
 def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> list[list[str]]:
@@ -207,15 +219,7 @@ def add_tissue(commands) -> None:
     parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
     parser.add_argument("--bottom-q", type=int, default=5, help="length of the upstream's worst list (default 5)")
     parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy", help="sample: the paper's settings")
-    parser.add_argument("--temperature", type=float, default=0.7, help="of --decode sample, as the next two")
-    parser.add_argument("--sample-top-p", type=float, default=0.6)
-    parser.add_argument("--sample-top-k", type=int, default=10)
-    parser.add_argument("--max-new-tokens", type=int, default=100)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=100, batch_size=32)
     parser.add_argument("--out", default="runs/tissues", metavar="DIR", help="default runs/tissues")
     parser.set_defaults(run=run_tissue)
 
@@ -224,10 +228,9 @@ def run_tissue(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves; the upstream ranking stands in the table as a row of its own."""
     if args.adapter and not args.model:
         raise InputError("--adapter goes with --model")
-    device, dtype = choose_device(args.device, args.dtype)
     tiles, tissues = read_tile_options(args)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
-    ranker = load_zero_shot(args.teacher, tissues, templates, device)
+    ranker = load_zero_shot(args.teacher, tissues, templates, choose_device(args.device, args.dtype)[0])
     upstream = tissue.rank_tissues(tiles, ranker, args.bottom_q)
     upstream_name = f"upstream ({ranker.name})"
     if args.ranker_only:
@@ -235,24 +238,11 @@ def run_tissue(args: argparse.Namespace) -> None:
         answers = [format_list(names, HEADER) for names in lists]
     else:
         name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
-        model = load_model(args.model, dtype=dtype, device=device)
-        if args.adapter:
-            merge_lora(load_adapter(model, args.adapter), drop=True)
+        model, tokenizer = load(args)
         if not hasattr(model, "image_slots"):
             raise InputError(f"{args.model} reads no images")
-        tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
-        sampling = {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
-        answers, lists = tissue.list_tissues(
-            model,
-            tokenizer,
-            ImageReader(load_processor(model.source_dir)),
-            tiles,
-            tissues,
-            max_new_tokens=args.max_new_tokens,
-            batch_size=args.batch_size,
-            seed=args.seed,
-            **(sampling if args.decode == "sample" else {}),
-        )
+        reader = ImageReader(load_processor(model.source_dir))
+        answers, lists = tissue.list_tissues(model, tokenizer, reader, tiles, tissues, **sampling(args))
     scores, row = tissue.score_lists(tiles, lists, tissues, upstream)
     rows = {upstream_name: tissue.score_lists(tiles, upstream.top, tissues, upstream)[1], name: row}
     settings = {key: value for key, value in vars(args).items() if key != "run"}

@@ -40,7 +40,7 @@ from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.report import write_html
 from mint.evaluation.tissue_report import save_tissues
-from mint.models import load_model
+from mint.models import load_language_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.fusion import VIEWS, load_teachers
 from mint.prefs.naive_bayes import NaiveBayesRanker
@@ -115,7 +115,7 @@ def add_decoding_options(
 def load(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer]:
     """The model with its adapter merged, and its tokenizer."""
     device, dtype = choose_device(args.device, args.dtype)
-    model = load_model(args.model, dtype=dtype, device=device)
+    model = load_language_model(args.model, dtype=dtype, device=device)
     if args.adapter:
         merge_lora(load_adapter(model, args.adapter), drop=True)
     return model, load_tokenizer(model.source_dir, chat_date=args.chat_date)

@@ -41,7 +41,7 @@ from mint.data.preferences import read_preferences
 from mint.demo import first_start, tissue_start
 from mint.errors import InputError
 from mint.losses import Loss, load_loss
-from mint.models import load_model
+from mint.models import load_language_model
 from mint.models.attention import SPLIT_FROM
 from mint.models.lora import add_lora, keep_as_reference, load_adapter, lora_layers, merge_lora
 from mint.objective import preference_loss
@@ -135,7 +135,7 @@ def train(config: TrainConfig) -> RunDirectory:
 
 def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The model to train: frozen under an adapter in float32, or with ``--full`` all of it in float32."""
-    model = load_model(config.model, dtype=torch.float32 if config.full else dtype, device=device)
+    model = load_language_model(config.model, dtype=torch.float32 if config.full else dtype, device=device)
     if config.adapter:
         load_adapter(model, config.adapter)
         if config.full:

@@ -50,6 +50,12 @@ def test_a_student_that_has_learned_the_form(setting, tmp_path, capsys):
         assert min(picture.size) > 500
 
 
+def test_only_models_that_write_are_trained(setting, capsys):
+    command = ["--model", f"{setting}/clip", "--data", f"{setting}/tiles/pairs.jsonl", "--out", f"{setting}/no"]
+    assert train.main([*command, "--steps", "1"]) == 2
+    assert "is a clip model, which writes no text" in capsys.readouterr().err and not (setting / "no").exists()
+
+
 def test_the_upstream_alone(setting, tmp_path):
     assert tissue(setting, tmp_path / "u", "--ranker-only") == 0
     rows = json.loads((tmp_path / "u" / "metrics.json").read_text())["rows"]
@@ -60,7 +66,7 @@ def test_the_upstream_alone(setting, tmp_path):
     "arguments, message",
     [
         (["--model", "{}/text"], "reads no images"),
-        (["--model", "{}/clip"], "reads no images"),
+        (["--model", "{}/clip"], "is a clip model, which writes no text"),
         (["--ranker-only", "--adapter", "x"], "--adapter goes with --model"),
         (["--ranker-only", "--bottom-q", "15"], "overlap"),
         (["--ranker-only", "--teacher", "{}/blank"], "is no CLIP"),

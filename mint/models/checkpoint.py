@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.hub import MODEL_FILES, resolve_dir
 from mint.models.clip import Clip, ClipConfig
-from mint.models.llama import MODEL_TYPES, Llama, LlamaConfig
+from mint.models.llama import MODEL_TYPES, CausalLM, Llama, LlamaConfig
 from mint.models.llava import Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.mllama import Mllama, MllamaConfig
@@ -110,6 +110,16 @@ def load_model(
         raise InputError(f"{folder} lacks weights: {', '.join(missing[:5])}{more}")
     model.source_dir = folder
     return model.eval()
+
+
+def load_language_model(
+    name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> CausalLM:
+    """:func:`load_model` for models that write text. Raises InputError for others too."""
+    model = load_model(name, dtype=dtype, device=device)
+    if not isinstance(model, CausalLM):
+        raise InputError(f"{name} is a {model.config.raw.get('model_type')} model, which writes no text")
+    return model
 
 
 def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -43,7 +43,7 @@ from mint.prefs.zero_shot import load_zero_shot
 SHOWN, TAUGHT, RANKED, UNSEEN = (60, 20), (10, 21), (60, 22), (15, 23)
 TEACHER = ClipSettings(epochs=15)
 TEACH = {"steps": 120, "batch_size": 16, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
-ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 128.0}
+ALIGN = {"steps": 1000, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 128.0}
 ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
 SOURCES = ["base.py", "tiles_folder.py", "tissue_start.py", "tissue_tiles.py", "tissues.tsv"]
 TISSUES = tuple(line.tissue for line in load_tissues())

@@ -161,7 +161,7 @@ def read_pairs(
     if not loss.needs.rejected:
         preferences = [replace(preference, rejected=None) for preference in preferences]
     preferences = find_images(preferences, path, config.images_anywhere)
-    slots = ImageSlots(model.image_slots[0], images, model.image_slots[1]) if images else None
+    slots = ImageSlots(*model.image_slots, images.processor) if images else None
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
     vocabulary = model.decoder.embed_tokens.num_embeddings
     limit = min(config.max_length, model.config.max_position_embeddings)

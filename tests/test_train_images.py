@@ -61,8 +61,7 @@ def arguments(setting, *extra):
 
 def encoded(setting, name="pairs.jsonl"):
     model = load_model(setting / "model")
-    token, count = model.image_slots
-    slots = ImageSlots(token, ImageReader(load_processor(setting / "model")), count)
+    slots = ImageSlots(*model.image_slots, load_processor(setting / "model"))
     preferences = find_images(read_preferences(setting / name), setting / name)
     pairs, report = encode_pairs(preferences, load_tokenizer(setting / "model"), 200, slots=slots)
     return model, pairs, report
@@ -157,7 +156,7 @@ def test_placeholders_stand_before_the_text_and_are_never_cut(setting):
     assert "<|image|>" not in load_tokenizer(setting / "model").decode(pairs[0].prompt[first + PATCHES :], False)
     preferences = find_images(read_preferences(setting / "pairs.jsonl"), setting / "pairs.jsonl")
     tokenizer = load_tokenizer(setting / "model")
-    slots = ImageSlots(token, ImageReader(load_processor(setting / "model")), count)
+    slots = ImageSlots(token, count, load_processor(setting / "model"))
     longest = max(map(len, pairs))
     with pytest.raises(InputError, match="12 dropped as longer"):
         encode_pairs(preferences, tokenizer, len(pairs[0].prompt), "truncate-prompt", slots=slots)
@@ -226,5 +225,5 @@ def test_a_template_without_images_is_an_error(setting):
     settings = json.loads(path.read_text())
     settings["chat_template"] = "{{ messages[0]['content'][-1]['text'] }}<|eot_id|>"
     path.write_text(json.dumps(settings))
-    with pytest.raises(InputError, match="writes 0 image tokens for 1 images"):
+    with pytest.raises(InputError, match=r"line 1 \(tile-0\): the chat template writes 0 image tokens for 1 images"):
         encoded(setting)

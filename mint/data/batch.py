@@ -177,7 +177,10 @@ def _encode(preference: Preference, tokenizer, slots: ImageSlots | None) -> Enco
     if any(mark is not None for mark in marks):
         marks = [mark or [False] * len(ids) for mark, ids in zip(marks, sides, strict=True)]
     if preference.images:
-        prompt = encode_with_images(tokenizer, preference.prompt, preference.images, slots)
+        try:
+            prompt = encode_with_images(tokenizer, preference.prompt, preference.images, slots)
+        except InputError as error:
+            raise InputError(f"line {preference.line} ({preference.id}): {error}") from None
     else:
         prompt = tokenizer.encode_prompt(preference.prompt)
     return EncodedPair(preference.id, prompt, *sides, *marks, preference.images, slots.token if slots else -1)

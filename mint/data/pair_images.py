@@ -22,16 +22,16 @@ KEPT_BYTES = 2**30  # of processed images, kept between steps
 class ImageSlots:
     """What stands for an image in a prompt.
 
-    token: its id. reader: knows the images' sizes. count: how many tokens every image has, None where its size decides.
+    token: its id. count: how many of it every image has, None where the image's size decides. processor: knows by size.
     """
 
     token: int
-    reader: ImageReader
     count: int | None
+    processor: Processor
 
     def of(self, file: str) -> int:
         """How many tokens an image has."""
-        return self.reader.processor.image_tokens(*image_size(file)) if self.count is None else self.count
+        return self.processor.image_tokens(*image_size(file)) if self.count is None else self.count
 
 
 def find_images(preferences: Sequence[Preference], file: str | Path, anywhere: bool = False) -> list[Preference]:

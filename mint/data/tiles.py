@@ -66,7 +66,7 @@ class TileReport:
 def read_tiles(path: str | Path, extracted: str | Path | None = None) -> tuple[list[Tile], TileReport]:
     """The tiles under ``path``, and what was read.
 
-    extracted: where the tiles of PanNuke's arrays are written as PNG files, which are used again when they are there.
+    extracted: where the tiles of PanNuke's arrays are written as PNG files, whatever lies there.
     Every image is opened, so that none fails later. Raises FileProblems naming every bad row or file, InputError if
     nothing can be read.
     """
@@ -106,8 +106,9 @@ def _read_fold(root: Path, images: Path, extracted: str | Path | None) -> Iterat
     for number, name in enumerate(names):
         tissue = PANNUKE_NAMES.get("".join(c for c in str(name).lower() if c.isalpha()), str(name))
         file = folder / f"{number:05d}.png"
-        if not file.is_file():
-            Image.fromarray(np.asarray(pixels[number]).clip(0, 255).astype(np.uint8)).save(file)
+        temporary = file.with_suffix(".tmp")
+        Image.fromarray(np.asarray(pixels[number]).clip(0, 255).astype(np.uint8)).save(temporary, "PNG")
+        temporary.replace(file)
         yield Tile(f"{fold}-{number:05d}", file, tissue)
 
 
@@ -120,7 +121,7 @@ def _read_folders(root: Path, report: TileReport) -> list[Tile]:
                 continue
             problem = _check(file)
             problems += [problem] if problem else []
-            tiles.append(Tile(str(file.relative_to(root).with_suffix("")), file, folder.name.replace("_", " ")))
+            tiles.append(Tile(str(file.relative_to(root)), file, folder.name.replace("_", " ")))
     if problems:
         raise FileProblems(root, problems)
     return tiles

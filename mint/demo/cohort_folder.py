@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from tqdm import tqdm
 from mint.data.cases import Case, Term
 from mint.demo.cohort import sample_cohort
 from mint.demo.portrait import draw_portrait
+from mint.demo.table import write_table
 from mint.errors import InputError
 
 COLUMNS = (
@@ -41,22 +40,19 @@ def write_cohort(folder: str | Path, train: int, test: int, seed: int = 0) -> No
     folder = Path(folder)
     if (folder / "cohort.csv").exists():
         raise InputError(f"{folder} holds a cohort already; give another folder")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     try:
         cases = draw_cohort(train, 2 * seed, folder / "images", "train")
         cases += draw_cohort(test, 2 * seed + 1, folder / "images", "test")
-        for case in cases:
-            findings = [_cell(terms) for terms in (case.observed, case.excluded, case.facial)]
-            age = "" if case.age_years is None else f"{case.age_years:.4f}"
-            about = [age, case.sex or "", case.subject, case.split]
-            writer.writerow([case.id, f"images/{case.image.name}", case.disease, case.disease_id, *findings, *about])
-        temporary = folder / ".cohort.csv"
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-        temporary.replace(folder / "cohort.csv")
+        write_table(folder / "cohort.csv", COLUMNS, map(_row, cases))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from None
+
+
+def _row(case: Case) -> list[str]:
+    findings = [_cell(terms) for terms in (case.observed, case.excluded, case.facial)]
+    age = "" if case.age_years is None else f"{case.age_years:.4f}"
+    about = [age, case.sex or "", case.subject, case.split]
+    return [case.id, f"images/{case.image.name}", case.disease, case.disease_id, *findings, *about]
 
 
 def _cell(terms: Sequence[Term]) -> str:

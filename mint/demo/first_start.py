@@ -59,20 +59,20 @@ Train = Callable[[TrainConfig], RunDirectory]
 def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
     folder = prepare(train)
-    defaults = TrainConfig()
-    unset = {name: value for name, value in ALIGN.items() if getattr(config, name) == getattr(defaults, name)}
-    if config.epochs != defaults.epochs:
-        unset.pop("steps", None)
-    config = dataclasses.replace(
-        config,
-        **unset,
-        model=str(folder / "model"),
-        data=str(folder / "pairs.jsonl"),
-        eval_data=config.eval_data or str(folder / "unseen.jsonl"),
-    )
+    unseen = config.eval_data or str(folder / "unseen.jsonl")
+    config = dataclasses.replace(complete(config, ALIGN, folder), eval_data=unseen)
     finished = train(config)
     if (finished.path / "curves.png").is_file():
         compare(config, finished.path, folder)
+
+
+def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
+    """``config`` with the recipe's settings where it has the defaults, and the model and pairs of ``folder``."""
+    defaults = TrainConfig()
+    unset = {name: value for name, value in recipe.items() if getattr(config, name) == getattr(defaults, name)}
+    if config.epochs != defaults.epochs:
+        unset.pop("steps", None)
+    return dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
 
 
 def prepare(train: Train) -> Path:

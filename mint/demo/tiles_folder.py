@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 from tqdm import tqdm
 
 from mint.data.tiles import Tile
+from mint.demo.table import write_table
 from mint.demo.tissue_tiles import draw_tile, load_tissues
 from mint.errors import InputError
 
@@ -34,15 +33,10 @@ def write_tiles(folder: str | Path, train: int, test: int, seed: int = 0) -> Non
     folder = Path(folder)
     if (folder / "tiles.csv").exists():
         raise InputError(f"{folder} holds tiles already; give another folder")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "image", "tissue", "split"])
     try:
         tiles = draw_tiles(train, 2 * seed, folder / "images", "train")
         tiles += draw_tiles(test, 2 * seed + 1, folder / "images", "test")
-        writer.writerows([tile.id, f"images/{tile.image.name}", tile.tissue, tile.split] for tile in tiles)
-        temporary = folder / ".tiles.csv"
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-        temporary.replace(folder / "tiles.csv")
+        rows = ([tile.id, f"images/{tile.image.name}", tile.tissue, tile.split] for tile in tiles)
+        write_table(folder / "tiles.csv", ["id", "image", "tissue", "split"], rows)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from None

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import shutil
@@ -26,7 +25,7 @@ from mint.data.preferences import write_jsonl
 from mint.data.tiles import HEADER, Tile, tissue_messages
 from mint.demo.base import TOWER, write_base
 from mint.demo.cache import cached
-from mint.demo.first_start import Train
+from mint.demo.first_start import Train, complete
 from mint.demo.tiles_folder import draw_tiles
 from mint.demo.tissue_tiles import load_tissues
 from mint.evaluation import tissue
@@ -52,11 +51,7 @@ TISSUES = tuple(line.tissue for line in load_tissues())
 def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
     folder = prepare(train)
-    defaults = TrainConfig()
-    unset = {name: value for name, value in ALIGN.items() if getattr(config, name) == getattr(defaults, name)}
-    if config.epochs != defaults.epochs:
-        unset.pop("steps", None)
-    config = dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
+    config = complete(config, ALIGN, folder)
     finished = train(config)
     if (finished.path / "curves.png").is_file():
         compare(config, finished.path, folder)

@@ -116,8 +116,7 @@ def list_tissues(
     model: nn.Module, tokenizer, reader: ImageReader, tiles: Sequence[Tile], tissues: Sequence[str], **decoding
 ) -> tuple[list[str], list[list[str]]]:
     """(answers, lists) of a vision-language model for every tile; ``decoding`` as for ``generate``."""
-    token, count = model.image_slots
-    slots, messages = ImageSlots(token, reader, count), tissue_messages(tissues, LISTED)
+    slots, messages = ImageSlots(*model.image_slots, reader.processor), tissue_messages(tissues, LISTED)
     answers = generate(
         model,
         tokenizer,

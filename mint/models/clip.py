@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
+from mint.models.recompute import run_layer
 
 LEGACY_EOS = 2  # stands in the first checkpoints' config.json, though their texts end with the highest id
 TEXT_DEFAULTS = {
@@ -173,10 +174,10 @@ class VisionTower(nn.Module):
         last = len(self.encoder.layers)
         return self.post_layernorm(self.hidden_states(pixels, (last,))[0][:, 0])
 
-    def hidden_states(self, pixels: Tensor, depths: Sequence[int]) -> list[Tensor]:
+    def hidden_states(self, pixels: Tensor, depths: Sequence[int], recompute: bool = False) -> list[Tensor]:
         """[B, 1 + P, H] behind each of these numbers of layers, not normalised: the class token, then the patches.
 
-        Raises InputError for images of another size than the tower's.
+        recompute: activation checkpointing. Raises InputError for images of another size than the tower's.
         """
         side = self.config.image_size
         if pixels.shape[-2:] != (side, side):
@@ -187,7 +188,7 @@ class VisionTower(nn.Module):
         hidden = self.pre_layrnorm(torch.cat((first, patches), 1) + embeddings.position_embedding.weight)
         states = {0: hidden}
         for depth, layer in enumerate(self.encoder.layers[: max(depths)], start=1):
-            states[depth] = hidden = layer(hidden)
+            states[depth] = hidden = run_layer(layer, hidden, recompute=recompute)
         return [states[depth] for depth in depths]
 
 

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
+from mint.models.recompute import run_layer
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
 
@@ -350,10 +350,7 @@ class CausalLM(nn.Module):
                 inputs = (x, sight)
             else:  # it looks at images, and there are none
                 continue
-            if self.gradient_checkpointing and cache is None and torch.is_grad_enabled():
-                x = checkpoint(layer, *inputs, use_reentrant=False)
-            else:
-                x = layer(*inputs)
+            x = run_layer(layer, *inputs, recompute=self.gradient_checkpointing and cache is None)
         return self.decoder.norm(x)
 
     def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ class Llava(CausalLM):
     def image_features(self, images: dict[str, Tensor]) -> Tensor:
         """[I, P, H]. images: ``pixel_values`` [distinct, 3, side, side]; ``order`` [I], which of them, default each once."""
         pixels = images["pixel_values"].to(self.model.vision_tower.embeddings.class_embedding.dtype)
-        states = self.model.vision_tower.hidden_states(pixels, self.config.feature_layers)
+        states = self.model.vision_tower.hidden_states(pixels, self.config.feature_layers, self.gradient_checkpointing)
         first = 0 if self.config.with_class_token else 1
         features = self.model.multi_modal_projector(torch.cat(states, -1)[:, first:])
         return features[images["order"]] if "order" in images else features

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.clip import ACTIVATIONS
 from mint.models.llama import MLP, CausalLM, DecoderLayer, LlamaConfig, RMSNorm, Sight
+from mint.models.recompute import run_layer
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -189,7 +190,9 @@ class Mllama(CausalLM):
         """([R, M, K, P, H] projected states, [R, M, K] which tiles there are)."""
         pixels, ratio_ids, tiles = (images[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"))
         pixels = pixels.to(self.model.vision_model.class_embedding.dtype)
-        features = self.model.vision_model(pixels.flatten(0, 1), ratio_ids.flatten(), tiles.flatten(0, 1))
+        features = self.model.vision_model(
+            pixels.flatten(0, 1), ratio_ids.flatten(), tiles.flatten(0, 1), self.gradient_checkpointing
+        )
         return self.model.multi_modal_projector(features).unflatten(0, ratio_ids.shape), tiles.bool()
 
 
@@ -317,11 +320,11 @@ class TiledTower(nn.Module):
         self.transformer.layers = nn.ModuleList(TileLayer(config) for _ in range(config.num_hidden_layers))
         self.global_transformer.layers = nn.ModuleList(TileLayer(config, gated=True) for _ in range(config.num_global_layers))
 
-    def forward(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor, recompute: bool = False) -> Tensor:
         """[I, K, P, output_size]: the last state and those on the way, side by side.
 
         pixels: [I, K, 3, side, side].     ratio_ids: [I], the aspect ratio of each image.     tile_mask: [I, K], 1 for tiles
-        that the image has.
+        that the image has.     recompute: activation checkpointing.
         """
         images, tiles = pixels.shape[:2]
         side, patches = self.config.image_size, self.config.patches
@@ -340,11 +343,11 @@ class TiledTower(nn.Module):
         mask = ~(absent[:, None, :, None] & absent[:, None, None, :])  # what is absent does not see what is absent
         between = {}
         for depth, layer in enumerate(self.transformer.layers):
-            between[depth] = x = layer(x, mask)
+            between[depth] = x = run_layer(layer, x, mask, recompute=recompute)
         x = self.layernorm_post(x).unflatten(1, (tiles, -1))
         x = self._add_tile(self.post_tile_positional_embedding, x, ratio_ids).flatten(1, 2)
         for layer in self.global_transformer.layers:
-            x = layer(x, mask)
+            x = run_layer(layer, x, mask, recompute=recompute)
         on_the_way = torch.stack([between[depth] for depth in self.config.intermediate_layers_indices], -1).flatten(2)
         return torch.cat((x, on_the_way), -1).unflatten(1, (tiles, -1))[:, :, :patches]
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, put_features, rope_frequencies, rotate
+from mint.models.recompute import run_layer
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^visual\.", "model.visual."),
@@ -131,7 +132,7 @@ class QwenVL(CausalLM):
         features = None
         if images is not None:
             grids = images["image_grid_thw"]
-            features = self.model.visual(images["pixel_values"], grids)
+            features = self.model.visual(images["pixel_values"], grids, self.gradient_checkpointing)
             if "order" in images:
                 parts = features.split((grids.prod(1) // self.config.vision.spatial_merge_size**2).tolist())
                 features = torch.cat([parts[i] for i in images["order"].tolist()])
@@ -200,10 +201,10 @@ class PatchTower(nn.Module):
         self.merger.ln_q = RMSNorm(width, EPS)
         self.merger.mlp = nn.Sequential(nn.Linear(merged, merged), nn.GELU(), nn.Linear(merged, config.out_hidden_size))
 
-    def forward(self, pixels: Tensor, grids: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, grids: Tensor, recompute: bool = False) -> Tensor:
         """[S / merged patches, H] features. pixels: [S, numbers of a patch]; grids: [I, 3] patches of each image.
 
-        The patches of an image lie square by square, as many as become one feature.
+        recompute: activation checkpointing. The patches of an image lie square by square, as many as become one feature.
         """
         if int(grids.prod(1).sum()) != len(pixels):
             raise InputError(f"{len(pixels)} patches, where the images' grids hold {int(grids.prod(1).sum())}")
@@ -213,7 +214,8 @@ class PatchTower(nn.Module):
         rope = self._rope(rows, columns, x.dtype)
         whole, windows = _groups(frame), _groups(window)
         for number, block in enumerate(self.blocks):
-            x = block(x, rope, whole if number in self.config.fullatt_block_indexes else windows)
+            groups = whole if number in self.config.fullatt_block_indexes else windows
+            x = run_layer(block, x, rope, groups, recompute=recompute)
         return self.merger.mlp(self.merger.ln_q(x).view(-1, self.merger.mlp[0].in_features))
 
     def _places(self, grids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

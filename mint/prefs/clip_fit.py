@@ -81,8 +81,11 @@ def fit_clip(
         raise InputError("the CLIP's epochs, batch size and learning rate must be positive")
     if (folder / "config.json").exists():
         raise InputError(f"{folder} holds a model already: use it with --teacher, or give another folder")
-    if len({tile.tissue for tile in tiles}) < 2:
+    found = {tile.tissue for tile in tiles}
+    if len(found) < 2:
         raise InputError("a CLIP needs tiles of at least two tissues")
+    if unknown := found.difference(tissues):
+        raise InputError(f"the tissue {min(unknown)!r} of the tiles to train on is not among those to rank (--tissues)")
     train, held_out = hold_out(tiles, settings.held_out, settings.seed, lambda tile: tile.tissue)
     aside = folder.with_name(f".fitting-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)

@@ -11,7 +11,7 @@ import numpy as np
 from mint.data.cases import format_list
 from mint.data.tiles import HEADER, Tile, tissue_messages
 from mint.errors import InputError
-from mint.prefs.pairs import ANSWERS, PairReport
+from mint.prefs.pairs import PairReport
 from mint.prefs.zero_shot import BATCH, ZeroShotRanker
 
 
@@ -35,8 +35,6 @@ def make_tissue_pairs(
     if min(top_k, bottom_q) < 1 or top_k + bottom_q > len(ranker.tissues):
         count = len(ranker.tissues)
         raise InputError(f"the top {top_k} and bottom {bottom_q} of {count} tissues must each hold one, and not overlap")
-    if answer not in ANSWERS:
-        raise InputError(f"--answer {answer!r} is not one of {', '.join(ANSWERS)}")
     root, messages = Path(folder).resolve(), tissue_messages(ranker.tissues, top_k)
     for start in range(0, len(tiles), BATCH):
         some = tiles[start : start + BATCH]

@@ -1,5 +1,8 @@
 """Tiles in their three forms, and everything that can be wrong with them."""
 
+import shutil
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +29,9 @@ def test_the_folds_of_pannuke(tmp_path):
     assert len({tile.id for tile in tiles}) == 3 and len(PANNUKE_TISSUES) == 19
     assert all((np.asarray(Image.open(tile.image)) == pixels[i]).all() for i, tile in enumerate(tiles))
     assert str(report) == "3 tiles of 3 tissues (Adrenal gland 1, Bile duct 1, Head & Neck 1)"
+    np.save(fold / "images.npy", 255.0 - pixels)  # other arrays in the same place: nothing old is used
+    again, _ = read_tiles(tmp_path, tmp_path / "tiles")
+    assert all((np.asarray(Image.open(tile.image)) == 255 - pixels[i]).all() for i, tile in enumerate(again))
     with pytest.raises(InputError, match="--tiles DIR"):
         read_tiles(tmp_path)
     np.save(fold / "types.npy", np.array(["Liver"]))
@@ -42,9 +48,9 @@ def test_a_folder_for_each_tissue(tmp_path):
     (tmp_path / "colon" / "notes.txt").write_text("x")
     tiles, report = read_tiles(tmp_path)
     assert [(tile.id, tile.tissue) for tile in tiles] == [
-        ("colon/a", "colon"),
-        ("colon/b", "colon"),
-        ("soft_tissue/deep/a", "soft tissue"),
+        ("colon/a.png", "colon"),
+        ("colon/b.jpg", "colon"),
+        ("soft_tissue/deep/a.png", "soft tissue"),
     ]
     assert str(report).endswith("; 1 files that are no images (passed over)")
     (tmp_path / "colon" / "b.jpg").write_bytes(b"")
@@ -115,12 +121,20 @@ def test_the_question(tmp_path):
     assert user["content"].endswith("MOST_LIKELY_TISSUE:\n1. 'Tissue1'\n...\n2. 'Tissue2'")
 
 
-def test_real_tables(shared_data):
-    """Labels of real tiles, whose images are packed: every row names the file that is missing."""
-    table = shared_data / "histology_lc25000_lung" / "labels.tsv"
-    if not table.is_file():
-        pytest.skip("the lung tiles are not present beside the project")
-    with pytest.raises(FileProblems) as error:
-        read_tiles(table)
-    assert len(error.value.problems) == len(table.read_text().splitlines()) - 1
-    assert all("does not exist" in problem for problem in error.value.problems)
+@pytest.mark.parametrize(
+    "name, packed, tissues",
+    [("histology_lc25000_lung", "images.tar", 3), ("histology_monuseg", "tiles.tar", 7)],
+)
+def test_real_tiles(shared_data, tmp_path, name, packed, tissues):
+    """Every row of a real table is a tile, and no cluster or slide is in train and test."""
+    folder = shared_data / name
+    if not folder.is_dir():
+        pytest.skip(f"{name} is not present beside the project")
+    with tarfile.open(folder / packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    shutil.copy(folder / "labels.tsv", tmp_path)
+    tiles, report = read_tiles(tmp_path / "labels.tsv")
+    assert len(tiles) == len((folder / "labels.tsv").read_text().splitlines()) - 1
+    assert len(report.tissues) >= tissues and all(tile.subject for tile in tiles)
+    train, test = split_by_patient(tiles, 0.2, label=lambda tile: tile.tissue)
+    assert test and not {tile.subject for tile in train} & {tile.subject for tile in test}

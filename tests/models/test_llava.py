@@ -1,20 +1,18 @@
 """LLaVA: transformers' logits, names old and new, images that matter, refusals."""
 
 import json
-import re
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mint.errors import InputError
-from mint.models import init_model, load_model, save_model
+from mint.models import init_model
 from mint.models.generate import generate
 from mint.models.llava import Llava, LlavaConfig
 from mint.models.lora import add_lora, load_adapter, lora_layers, save_adapter
-from tests.models.adapted import adapted
-from tests.reference.llava_inputs import ADAPTED, CONFIGS, HERE, IMAGE, PATCHES, SEED, TINY, pixels, tokens, weights
+from tests.reference.llava_inputs import CONFIGS, HERE, IMAGE, PATCHES, TINY, pixels, tokens, weights
 
 RECORD = json.loads((HERE / "llava.json").read_text())
 RESULTS = load_file(HERE / "llava.safetensors")
@@ -112,33 +110,6 @@ def test_adapters_reach_each_part(targets, beginnings, tmp_path):
     again = load_adapter(init_model(TINY, seed=1), tmp_path)
     given = tokens("llama"), {"pixel_values": pixels()}
     torch.testing.assert_close(again(*given), model(*given))
-
-
-def test_adapters_are_pefts(tmp_path):
-    """PEFT's logits with the same factors on every part, under the names that PEFT stores."""
-    model = adapted(build(TINY), ADAPTED, SEED)
-    torch.testing.assert_close(model(tokens("llama"), {"pixel_values": pixels()}), RESULTS["adapter"], atol=2e-5, rtol=0)
-    save_adapter(model, tmp_path)
-    assert sorted(load_file(tmp_path / "adapter_model.safetensors")) == RECORD["adapter"]
-
-
-def test_older_names_are_read(tmp_path):
-    """The file that transformers writes, and that of the first hub checkpoints, hold the same tensors."""
-    model = init_model(TINY, seed=2)
-    save_model(model, tmp_path / "new")
-    file = tmp_path / "new" / "model.safetensors"
-    tensors = load_file(file)
-    written = {}
-    for name, value in tensors.items():
-        name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
-        name = re.sub(r"^model\.language_model\.", "language_model.model.", name)
-        written[re.sub(r"^model\.", "", name)] = value
-    assert sorted(written) == RECORD["stored"]
-    first = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in written.items()}
-    for stored in (written, first):
-        save_file(stored, file)
-        again = load_model(tmp_path / "new").state_dict()
-        assert again.keys() == tensors.keys() and all(torch.equal(again[name], value) for name, value in tensors.items())
 
 
 def test_settings_that_a_configuration_leaves_out():

@@ -82,6 +82,8 @@ def test_mistakes(tiles, small, tmp_path):
             fit_clip(tiles, tmp_path / "clip", settings, list(COLOURS))
     with pytest.raises(InputError, match="at least two tissues"):
         fit_clip(tiles[::3], tmp_path / "clip", SETTINGS, list(COLOURS))
+    with pytest.raises(InputError, match="'Lung' of the tiles to train on is not among those to rank"):
+        fit_clip(tiles, tmp_path / "clip", SETTINGS, ["Colon", "Liver"])
     assert not list(tmp_path.iterdir())
 
 

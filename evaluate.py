@@ -23,7 +23,7 @@ from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
-from mint.data.tiles import HEADER
+from mint.data.tiles import HEADER, list_lengths
 from mint.errors import InputError
 from mint.evaluation import tissue
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
@@ -217,7 +217,8 @@ def add_tissue(commands) -> None:
     add_tile_options(parser)
     parser.add_argument("--teacher", required=True, metavar="DIR|ID", help="the upstream CLIP, to which C, A and CAR refer")
     parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
-    parser.add_argument("--bottom-q", type=int, default=5, help="length of the upstream's worst list (default 5)")
+    parser.add_argument("--top-k", type=int, help="tissues to ask for, and the upstream's best (default 5, or half of few)")
+    parser.add_argument("--bottom-q", type=int, help="length of the upstream's worst list (default the same)")
     parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy", help="sample: the paper's settings")
     add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=100, batch_size=32)
     parser.add_argument("--out", default="runs/tissues", metavar="DIR", help="default runs/tissues")
@@ -231,7 +232,8 @@ def run_tissue(args: argparse.Namespace) -> None:
     tiles, tissues = read_tile_options(args)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
     ranker = load_zero_shot(args.teacher, tissues, templates, choose_device(args.device, args.dtype)[0])
-    upstream = tissue.rank_tissues(tiles, ranker, args.bottom_q)
+    top_k, bottom_q = list_lengths(tissues, args.top_k, args.bottom_q)
+    upstream = tissue.rank_tissues(tiles, ranker, top_k, bottom_q)
     upstream_name = f"upstream ({ranker.name})"
     if args.ranker_only:
         name, lists = args.name or upstream_name, upstream.top
@@ -239,10 +241,10 @@ def run_tissue(args: argparse.Namespace) -> None:
     else:
         name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
         model, tokenizer = load(args)
-        if not hasattr(model, "image_slots"):
+        if model.tower is None:
             raise InputError(f"{args.model} reads no images")
         reader = ImageReader(load_processor(model.source_dir))
-        answers, lists = tissue.list_tissues(model, tokenizer, reader, tiles, tissues, **sampling(args))
+        answers, lists = tissue.list_tissues(model, tokenizer, reader, tiles, tissues, top_k, **sampling(args))
     scores, row = tissue.score_lists(tiles, lists, tissues, upstream)
     rows = {upstream_name: tissue.score_lists(tiles, upstream.top, tissues, upstream)[1], name: row}
     settings = {key: value for key, value in vars(args).items() if key != "run"}

@@ -22,6 +22,7 @@ from mint.cohorts import add_cohort_options, read_cohort
 from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case
 from mint.data.preferences import write_jsonl
+from mint.data.views import draw_views
 from mint.demo.faces import fit_faces
 from mint.errors import InputError
 from mint.prefs.clip_fit import ClipSettings, fit_clip
@@ -136,11 +137,12 @@ def add_clip(commands) -> None:
     upstream.add_argument("--fit", metavar="DIR", help="train a small CLIP on the tiles, save it there, and rank with it")
     parser.add_argument("--fit-cases", metavar="PATH", help="tiles to train it on (default: --cases themselves)")
     parser.add_argument("--teacher-epochs", type=int, default=ClipSettings.epochs, help="of --fit (default 15)")
-    parser.add_argument("--seed", type=int, default=0, help="of --fit")
+    parser.add_argument("--seed", type=int, default=0, help="of --fit and --views")
+    parser.add_argument("--views", type=int, default=1, help="pairs of every tile: itself, then turned parts of it (default 1)")
     parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
     parser.add_argument("--out", required=True, metavar="FILE.jsonl")
-    parser.add_argument("--top-k", type=int, default=5, help="tissues of the chosen list (default 5)")
-    parser.add_argument("--bottom-q", type=int, default=5, help="of the rejected list (default 5)")
+    parser.add_argument("--top-k", type=int, help="tissues of the chosen list (default 5, or half of fewer than ten)")
+    parser.add_argument("--bottom-q", type=int, help="of the rejected list (default the same)")
     parser.add_argument("--label-first", action="store_true", help="move the true tissue to the front of the chosen list")
     parser.add_argument("--answer", choices=ANSWERS, default="ranking", help="disease: chosen names the true tissue alone")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -159,6 +161,7 @@ def run_clip(args: argparse.Namespace) -> None:
     else:
         ranker = load_zero_shot(args.teacher, tissues, templates, device)
     report, out = PairReport(what="tissue"), Path(args.out)
+    tiles = draw_views(tiles, args.views, out.with_name(f"{out.stem}.views"), args.seed)
     records = make_tissue_pairs(
         tiles, ranker, out.parent, report, args.top_k, args.bottom_q, args.label_first, args.answer
     )

@@ -40,6 +40,7 @@ from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
 from mint.demo import first_start, tissue_start
 from mint.errors import InputError
+from mint.image_features import image_reader
 from mint.losses import Loss, load_loss
 from mint.models import load_language_model
 from mint.models.attention import SPLIT_FROM
@@ -64,7 +65,7 @@ def train(config: TrainConfig) -> RunDirectory:
 
     model = load_policy(config, device, dtype)
     frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
-    images = ImageReader(load_processor(model.source_dir)) if hasattr(model, "image_slots") else None
+    images = image_reader(model, load_processor(model.source_dir), config.image_features) if model.tower is not None else None
     pairs = read_pairs(config.data, config, model, loss, images)
     eval_pairs = read_pairs(config.eval_data, config, model, loss, images) if config.eval_data else []
 

@@ -51,6 +51,7 @@ class TrainConfig:
     adapter: str | None = option(None, "PEFT adapter to continue from; it becomes part of the reference", metavar="DIR")
     max_length: int = option(2048, "limit of prompt + longer answer in tokens (also the model's own)")
     images_anywhere: bool = option(False, "let the records name images outside the folder of their file")
+    image_features: str | None = option(None, "keep what a frozen image tower makes of each image here", metavar="DIR")
     overlength: str = option("drop", "what to do with longer pairs", choices=("drop", "error", "truncate-prompt"))
     nll_over: str = option("response", "tokens the NLL runs over (orpo, sft)", choices=("response", "sequence"))
     beta: float | None = option(None, "beta of the loss (default: the loss's own)")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mint.data.batch import CHOSEN, PROMPT, REJECTED, Batch
+from mint.image_features import share_features
 from mint.losses import AnswerStats, Loss, LossOutput
 from mint.losses.logprobs import TokenStats, token_stats
 from mint.models.lora import reference
@@ -39,6 +40,8 @@ def preference_loss(
 def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Module | None = None) -> TokenStats:
     """Per-token numbers at the N predicted positions: what ``loss`` needs and nothing more."""
     wants = loss.needs
+    if frozen is None:
+        batch = share_features(model, batch)
     hidden = _predicting(model, batch)
     ref_hidden = ref_head = kl_positions = None
     if wants.reference:

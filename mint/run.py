@@ -24,7 +24,7 @@ from mint.models import load_model, save_model
 from mint.models.lora import lora_layers, restore_adapter, save_adapter
 
 # Settings that may change between a run and its continuation; any other would make the two disagree.
-FREE_TO_CHANGE = {"resume", "out", "save_every", "keep", "eval_every", "eval_data"}
+FREE_TO_CHANGE = {"resume", "out", "save_every", "keep", "eval_every", "eval_data", "image_features"}
 
 
 class RunDirectory:

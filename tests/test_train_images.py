@@ -21,12 +21,13 @@ from mint.errors import InputError
 from mint.losses import load_loss
 from mint.models import init_model, load_model, save_model
 from mint.objective import preference_loss
-from tests.reference import mllama_inputs, qwen_vl_inputs
+from tests.reference import mllama_inputs, qwen3_vl_inputs, qwen_vl_inputs
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOWER |= {"image_size": 16, "patch_size": 8}
 PATCHES = 4
+OTHERS = ("mllama", "qwen2_5_vl", "qwen3_vl")
 
 
 def records(count):
@@ -79,7 +80,7 @@ def test_the_image_decides_what_is_learnt(setting, loss):
     )
 
 
-@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", OTHERS)
 def test_the_other_families_learn_from_images_too(setting, family):
     """Through the same command: tiles or patches from the processor, image tokens by size, the loss that falls."""
     become(setting, family)
@@ -102,7 +103,9 @@ def become(setting, family):
     else:
         half = text["hidden_size"] // text["num_attention_heads"] // 2
         text |= {"rope_parameters": {"rope_theta": 10_000.0, "mrope_section": [half - 8, 4, 4]}}
-        vision = {**qwen_vl_inputs.VISION, "out_hidden_size": text["hidden_size"]}
+        text["head_dim"] = 2 * half
+        vision = qwen_vl_inputs.VISION if family == "qwen2_5_vl" else qwen3_vl_inputs.VISION
+        vision = {**vision, "out_hidden_size": text["hidden_size"]}
         config = {"text_config": text, "vision_config": vision, "image_token_id": token}
         processor = {"image_processor_type": "Qwen2VLImageProcessor", **qwen_vl_inputs.PROCESSOR}
     model = init_model({"model_type": family, **config}, seed=1)
@@ -115,7 +118,10 @@ def become(setting, family):
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 
 
-def test_changing_the_image_changes_the_loss(setting):
+@pytest.mark.parametrize("family", ["llava", *OTHERS])
+def test_changing_the_image_changes_the_loss(setting, family):
+    if family != "llava":
+        become(setting, family)
     model, pairs, _ = encoded(setting)
     reader = ImageReader(load_processor(setting / "model"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mint.data.feature_store import FeatureStore
 from mint.data.image_files import image_size, open_image
 from mint.data.images import Processor
 from mint.data.preferences import Preference, PreferenceErrors
 from mint.errors import InputError
 
-KEPT_BYTES = 2**30  # of processed images, kept between steps
+KEPT_BYTES = 2**30  # of read images, kept between steps
+Encode = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,14 @@ def encode_with_images(tokenizer, prompt: str | list[dict], files: Sequence[str]
 
 
 class ImageReader:
-    """``reader(files)`` -> the processor's tensors of the distinct files, and ``order``: which of them each place has.
+    """``reader(files)`` -> the tensors of the distinct files, and ``order``: which of them each place has.
 
-    Processed images are kept, up to KEPT_BYTES of them.
+    The tensors are the processor's, or what ``encode`` makes of them: the features of a frozen image tower, which each
+    file then needs once for a whole run. They are kept: up to KEPT_BYTES in memory, all of them in ``store``.
     """
 
-    def __init__(self, processor: Processor):
-        self.processor = processor
+    def __init__(self, processor: Processor, encode: Encode | None = None, store: FeatureStore | None = None):
+        self.processor, self._encode, self._store = processor, encode, store
         self._kept: dict[str, dict[str, Tensor]] = {}
         self._bytes = 0
 
@@ -113,7 +116,13 @@ class ImageReader:
     def _read(self, file: str) -> dict[str, Tensor]:
         if file in self._kept:
             return self._kept[file]
-        tensors = self.processor([open_image(file)])
+        tensors = self._store.get(file) if self._store else None
+        if tensors is None:
+            tensors = self.processor([open_image(file)])
+            if self._encode is not None:
+                tensors = self._encode(tensors)
+            if self._store is not None:
+                self._store.put(file, tensors)
         size = sum(tensor.nbytes for tensor in tensors.values())
         if self._bytes + size <= KEPT_BYTES:
             self._kept[file] = tensors

@@ -37,6 +37,7 @@ COLUMNS = {  # what a column holds -> the names it may have, the most telling fi
     "split": ("split", "source_split"),
 }
 HEADER = "MOST_LIKELY_TISSUE:"
+LISTED = 5  # tissues of an answer, where there are enough
 
 
 @dataclass(frozen=True)
@@ -167,15 +168,30 @@ def _check(file: Path) -> str | None:
     return None
 
 
-def tissue_messages(tissues: Sequence[str], count: int = 5) -> list[dict]:
+def list_lengths(tissues: Sequence[str], top_k: int | None = None, bottom_q: int | None = None) -> tuple[int, int]:
+    """How many tissues the best and the worst list hold: five, or half of few, where nothing else is asked for.
+
+    Raises InputError if a list holds none, or the two would overlap.
+    """
+    few = min(LISTED, len(tissues) // 2)
+    top_k, bottom_q = few if top_k is None else top_k, few if bottom_q is None else bottom_q
+    if min(top_k, bottom_q) < 1 or top_k + bottom_q > len(tissues):
+        count = len(tissues)
+        raise InputError(f"the top {top_k} and bottom {bottom_q} of {count} tissues must each hold one, and not overlap")
+    return top_k, bottom_q
+
+
+def tissue_messages(tissues: Sequence[str], count: int) -> list[dict]:
     """The prompt of MINT's second task, without its image: one message, as some templates allow no system beside images.
 
     tissues: those to choose from; count: how many to name.
     """
-    form = "\n".join([HEADER, "1. 'Tissue1'", "...", f"{count}. 'Tissue{count}'"])
+    form = "\n".join([HEADER, "1. 'Tissue1'"] + (["..."] if count > 2 else []) + [f"{count}. 'Tissue{count}'"] * (count > 1))
+    asked = f"Name the {count} most likely of these tissues, the most likely first"
+    if count == 1:
+        asked = "Name the most likely of these tissues"
     request = (
-        f"You are a pathologist. The image shows cell nuclei, stained with haematoxylin and eosin. Name the {count} most "
-        f"likely of these tissues, the most likely first: {', '.join(tissues)}. Answer in this format and write nothing "
-        f"else:\n\n{form}"
+        "You are a pathologist. The image shows cell nuclei, stained with haematoxylin and eosin. "
+        f"{asked}: {', '.join(tissues)}. Answer in this format and write nothing else:\n\n{form}"
     )
     return [{"role": "user", "content": request}]

@@ -22,7 +22,7 @@ from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader
 from mint.data.preferences import write_jsonl
-from mint.data.tiles import HEADER, Tile, tissue_messages
+from mint.data.tiles import HEADER, LISTED, Tile, tissue_messages
 from mint.demo.base import TOWER, write_base
 from mint.demo.cache import cached
 from mint.demo.first_start import Train, complete
@@ -80,10 +80,10 @@ def build(folder: Path, train: Train) -> None:
 def lessons(tiles: Sequence[Tile], folder: Path) -> Iterator[dict]:
     """Answers in the right form: the true tissue, then others at random."""
     for tile in tiles:
-        others = random.Random(tile.id).sample([name for name in TISSUES if name != tile.tissue], tissue.LISTED - 1)
+        others = random.Random(tile.id).sample([name for name in TISSUES if name != tile.tissue], LISTED - 1)
         yield {
             "id": tile.id,
-            "prompt": tissue_messages(TISSUES),
+            "prompt": tissue_messages(TISSUES, LISTED),
             "images": [os.path.relpath(tile.image, folder)],
             "chosen": format_list([tile.tissue, *others], HEADER),
         }
@@ -91,8 +91,8 @@ def lessons(tiles: Sequence[Tile], folder: Path) -> Iterator[dict]:
 
 def texts() -> list[str]:
     """What the tokenizer is trained on: the prompt, and lists of every tissue in every place."""
-    prompt = [message["content"] for message in tissue_messages(TISSUES)]
-    turned = [format_list([*TISSUES[i:], *TISSUES[:i]][: tissue.LISTED], HEADER) for i in range(len(TISSUES))]
+    prompt = [message["content"] for message in tissue_messages(TISSUES, LISTED)]
+    turned = [format_list([*TISSUES[i:], *TISSUES[:i]][: LISTED], HEADER) for i in range(len(TISSUES))]
     return [*prompt * 20, *turned * 10, *["system", "user", "assistant"] * 40]
 
 
@@ -118,4 +118,5 @@ def decode(model_dir: str, adapter: Path | None, tiles: Sequence[Tile]) -> tuple
     if adapter is not None:
         merge_lora(load_adapter(model, adapter), drop=True)
     reader = ImageReader(load_processor(model.source_dir))
-    return tissue.list_tissues(model, load_tokenizer(model_dir), reader, tiles, TISSUES, max_new_tokens=60, batch_size=64)
+    tokenizer = load_tokenizer(model_dir)
+    return tissue.list_tissues(model, tokenizer, reader, tiles, TISSUES, LISTED, max_new_tokens=60, batch_size=64)

@@ -11,14 +11,13 @@ from torch import nn
 
 from mint.data.cases import parse_list
 from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
-from mint.data.tiles import HEADER, Tile, tissue_messages
+from mint.data.tiles import HEADER, LISTED, Tile, list_lengths, tissue_messages
 from mint.errors import InputError
 from mint.evaluation.disease import Upstream
 from mint.evaluation.metrics import avoidance, car, coverage, normalize
 from mint.models.generate import generate
 from mint.prefs.zero_shot import ZeroShotRanker
 
-LISTED = 5  # tissues of an answer
 COLUMNS = {  # score -> heading of the printed table
     "top_1": "top-1",
     "top_5": "top-5",
@@ -61,16 +60,17 @@ def score_tissues(
     )
 
 
-def rank_tissues(tiles: Sequence[Tile], ranker: ZeroShotRanker, bottom_q: int = LISTED) -> Upstream:
-    """For every tile, the upstream's five best and ``bottom_q`` worst tissues.
+def rank_tissues(
+    tiles: Sequence[Tile], ranker: ZeroShotRanker, top_k: int | None = None, bottom_q: int | None = None
+) -> Upstream:
+    """For every tile, the upstream's ``top_k`` best and ``bottom_q`` worst tissues (default: as many as an answer names).
 
-    Raises InputError for lists that would overlap, or a worst list of none.
+    Raises InputError for lists that would overlap, or hold none.
     """
     tissues = ranker.tissues
-    if not 1 <= bottom_q <= len(tissues) - LISTED:
-        raise InputError(f"the {LISTED} best and {bottom_q} worst of {len(tissues)} tissues overlap, or hold none")
+    top_k, bottom_q = list_lengths(tissues, top_k, bottom_q)
     ranked = [[tissues[i] for i in row.argsort(kind="stable")] for row in -ranker.scores(tiles)]
-    return Upstream([row[:LISTED] for row in ranked], [row[-bottom_q:] for row in ranked])
+    return Upstream([row[:top_k] for row in ranked], [row[-bottom_q:] for row in ranked])
 
 
 def score_lists(
@@ -113,10 +113,10 @@ def f1_scores(counts: np.ndarray) -> np.ndarray:
 
 
 def list_tissues(
-    model: nn.Module, tokenizer, reader: ImageReader, tiles: Sequence[Tile], tissues: Sequence[str], **decoding
+    model: nn.Module, tokenizer, reader: ImageReader, tiles: Sequence[Tile], tissues: Sequence[str], top_k: int, **decoding
 ) -> tuple[list[str], list[list[str]]]:
-    """(answers, lists) of a vision-language model for every tile; ``decoding`` as for ``generate``."""
-    slots, messages = ImageSlots(*model.image_slots, reader.processor), tissue_messages(tissues, LISTED)
+    """(answers, lists) of a vision-language model for every tile, asked for ``top_k``; ``decoding`` as for ``generate``."""
+    slots, messages = ImageSlots(*model.image_slots, reader.processor), tissue_messages(tissues, top_k)
     answers = generate(
         model,
         tokenizer,

@@ -24,6 +24,7 @@ from mint.models.llama import MODEL_TYPES, CausalLM, Llama, LlamaConfig
 from mint.models.llava import Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.mllama import Mllama, MllamaConfig
+from mint.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from mint.models.qwen_vl import QwenVL, QwenVLConfig
 from mint.models.vilt import Vilt, ViltConfig
 
@@ -33,16 +34,19 @@ ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
     "llava": (Llava, LlavaConfig.from_dict),
     "mllama": (Mllama, MllamaConfig.from_dict),
     "qwen2_5_vl": (QwenVL, QwenVLConfig.from_dict),
+    "qwen3_vl": (Qwen3VL, Qwen3VLConfig.from_dict),
     "vilt": (Vilt, ViltConfig.from_dict),
 }
 TRANSFORMERS_CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
     "clip": "CLIPModel",
     "llava": "LlavaForConditionalGeneration",
     "mllama": "MllamaForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "vilt": "ViltForQuestionAnswering",
 }
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -112,9 +116,7 @@ def load_model(
     return model.eval()
 
 
-def load_language_model(
-    name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> CausalLM:
+def load_language_model(name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> CausalLM:
     """:func:`load_model` for models that write text. Raises InputError for others too."""
     model = load_model(name, dtype=dtype, device=device)
     if not isinstance(model, CausalLM):

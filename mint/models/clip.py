@@ -224,4 +224,3 @@ class Layer(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         hidden = hidden + self.self_attn["out_proj"](attended.transpose(1, 2).flatten(2))
         return hidden + self.mlp["fc2"](self.activation(self.mlp["fc1"](self.layer_norm2(hidden))))
-

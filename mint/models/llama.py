@@ -1,7 +1,8 @@
-"""A Llama-form text decoder: ``llama`` (2, 3, 3.1, 3.2), ``mistral`` and ``qwen2`` checkpoints.
+"""A Llama-form text decoder: ``llama`` (2, 3, 3.1, 3.2), ``mistral``, ``qwen2`` and ``qwen3`` checkpoints.
 
 Parameter names are the checkpoint's, so loading is a copy by name. Plain choices, one of each: pre-norm with RMSNorm in
-float32, rotary positions computed once a forward pass, grouped-query attention, SwiGLU.
+float32, rotary positions computed once a forward pass, grouped-query attention (``qwen3`` normalises queries and keys),
+SwiGLU.
 
 Legend: B rows, T row length, H width, N heads, K key/value heads, D head size, V vocabulary.
 """
@@ -21,7 +22,8 @@ from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
 from mint.models.recompute import run_layer
 
-MODEL_TYPES = ("llama", "mistral", "qwen2")
+QWEN = ("qwen2", "qwen3")
+MODEL_TYPES = ("llama", "mistral", *QWEN)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class LlamaConfig:
     mlp_bias: bool
     sliding_window: int | None
     initializer_range: float
+    qk_norm: bool = False
     raw: dict = field(repr=False, compare=False, default_factory=dict)
 
     @classmethod
@@ -61,12 +64,12 @@ class LlamaConfig:
             rope = raw.get("rope_parameters") or {}  # the newer spelling holds theta and scaling together
             scaling = raw.get("rope_scaling") or rope
             window = raw.get("sliding_window", 4096)  # the families' own default
-            if kind == "llama" or (kind == "qwen2" and not raw.get("use_sliding_window", False)):
+            if kind == "llama" or (kind in QWEN and not raw.get("use_sliding_window", False)):
                 window = None
-            if kind == "qwen2" and window:
+            if kind in QWEN and window:
                 full = raw.get("max_window_layers", 28)  # layers from this one on have the window
                 if 0 < full < raw["num_hidden_layers"]:
-                    raise InputError("qwen2 with a sliding window in some layers only is not supported")
+                    raise InputError(f"{kind} with a sliding window in some layers only is not supported")
                 window = window if full == 0 else None
             return cls(
                 vocab_size=raw["vocab_size"],
@@ -75,17 +78,18 @@ class LlamaConfig:
                 num_hidden_layers=raw["num_hidden_layers"],
                 num_attention_heads=heads,
                 num_key_value_heads=raw.get("num_key_value_heads") or heads,
-                head_dim=raw.get("head_dim") or width // heads,
+                head_dim=raw.get("head_dim") or (128 if kind == "qwen3" else width // heads),
                 max_position_embeddings=raw.get("max_position_embeddings", 2048),
                 rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
                 rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
                 rope_scaling=_check_scaling(scaling) if scaling else None,
                 tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
                 qkv_bias=bias or kind == "qwen2",
-                o_bias=bias and kind == "llama",
+                o_bias=bias and kind in ("llama", "qwen3"),
                 mlp_bias=bool(raw.get("mlp_bias", False)),
                 sliding_window=window,
                 initializer_range=raw.get("initializer_range", 0.02),
+                qk_norm=kind == "qwen3",
                 raw=dict(raw),
             )
         except KeyError as error:
@@ -173,12 +177,17 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, key, bias=config.qkv_bias)
         self.v_proj = nn.Linear(width, key, bias=config.qkv_bias)
         self.o_proj = nn.Linear(query, width, bias=config.o_bias)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Mask, cache: KeyValueCache | None, positions: Tensor | None
     ) -> Tensor:
         heads = (*x.shape[:2], -1, self.head_dim)
         q, k, v = (proj(x).view(heads).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *rope), rotate(k, *rope)
         if cache is not None:
             k, v = cache.update(self.layer, k, v, positions)
@@ -259,14 +268,25 @@ class Sight(NamedTuple):
         return Sight(self.states, self.mask[:, :, -1:], self.seeing[:, -1:], self.sighted[:, -1:])
 
 
+class Deep(NamedTuple):
+    """What is added to the image tokens behind each of the first layers. places: (rows, columns) of F tokens.
+
+    features: [F, H] for each layer.
+    """
+
+    places: tuple[Tensor, Tensor]
+    features: tuple[Tensor, ...]
+
+
 class CausalLM(nn.Module):
     """A decoder with its LM head; a tied head is the embedding and has no parameter of its own.
 
-    ``Llama`` is the plain one; vision-language models put image features among the embeddings (:meth:`embed`), or look at
-    images on the way (:meth:`look`).
+    ``Llama`` is the plain one; vision-language models encode images (:meth:`encode_images`), put their features among the
+    embeddings (:meth:`embed`), or look at them on the way (:meth:`look`).
     """
 
     decoder: Decoder  # embedding, layers and final norm, wherever the checkpoint keeps them
+    tower: nn.Module | None = None  # what encodes images
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
@@ -282,10 +302,24 @@ class CausalLM(nn.Module):
         head = self.lm_head
         return head.effective_weight() if hasattr(head, "effective_weight") else head.weight
 
-    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
-        """[B, T, H]: what the first layer reads. Raises InputError for images that the model has no use for."""
-        if images is not None:
+    def encode_images(self, images: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+        """Images with the tower's ``features``: computed here once, or those that they come with.
+
+        images: what the model's processor makes of them, concatenated over the distinct images; ``order`` [I] says which of
+        them each place in the text has (default: each once, in order). Raises InputError for a model without a tower.
+        """
+        if images is None or "features" in images:
+            return images
+        if self.tower is None:
             raise InputError(f"a {self.config.raw['model_type']} model reads no images")
+        return {**images, **self._encode(images)}
+
+    def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What ``tower`` makes of the images: ``features``, and whatever else later layers take from it."""
+        raise AssertionError("a model with a tower says how it is used")
+
+    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
+        """[B, T, H]: what the first layer reads. images: with their features."""
         return self.decoder.embed_tokens(tokens)
 
     def forward(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
@@ -294,6 +328,7 @@ class CausalLM(nn.Module):
         mask = None
         if self.config.sliding_window is not None:
             mask = make_mask(torch.zeros_like(tokens), positions, self.config.sliding_window, "dense")
+        images = self.encode_images(images)
         x, sight = self.embed(tokens, images), self.look(tokens, images)
         turns = self.turns(tokens, positions, images)
         return F.linear(self._run(x, positions, mask, turns, sight=sight), self.head_weight)
@@ -301,8 +336,9 @@ class CausalLM(nn.Module):
     def hidden_states(self, batch) -> Tensor:
         """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""
         mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
-        x, sight = self.embed(batch.tokens, batch.images), self.look(batch.tokens, batch.images, batch.segments)
-        turns = self.turns(batch.tokens, batch.positions, batch.images, batch.segments)
+        images = self.encode_images(batch.images)
+        x, sight = self.embed(batch.tokens, images), self.look(batch.tokens, images, batch.segments)
+        turns = self.turns(batch.tokens, batch.positions, images, batch.segments)
         return self._run(x, batch.positions, mask, turns, sight=sight)
 
     def forward_cached(
@@ -313,6 +349,7 @@ class CausalLM(nn.Module):
         mask = slots <= positions[:, :, None]
         if self.config.sliding_window is not None:
             mask &= positions[:, :, None] - slots < self.config.sliding_window
+        images = self.encode_images(images)
         x = self.embed(tokens, images)
         sight = cache.sight if images is None else self.look(tokens, images)
         turns = positions if cache.shift is None else positions + cache.shift
@@ -320,11 +357,11 @@ class CausalLM(nn.Module):
             turns = self.turns(tokens, positions, images)
             cache.shift = None if turns is positions else (turns[:, :, -1:] - positions[:, -1:]).amax(0)
         hidden = self._run(x, positions, mask.unsqueeze(1), turns, cache, sight)
-        cache.sight = sight and sight.last()
+        cache.sight = sight.last() if isinstance(sight, Sight) else None
         return hidden
 
-    def look(self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None) -> Sight | None:
-        """What layers that look at images see, for models that have any."""
+    def look(self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None) -> Sight | Deep | None:
+        """What layers that look at images see, or what is added behind the first layers, for models that have either."""
         return None
 
     def turns(
@@ -340,10 +377,10 @@ class CausalLM(nn.Module):
         mask: Mask,
         turns: Tensor,
         cache: KeyValueCache | None = None,
-        sight: Sight | None = None,
+        sight: Sight | Deep | None = None,
     ) -> Tensor:
         rope = self._rope(turns, x.dtype)
-        for layer in self.decoder.layers:
+        for number, layer in enumerate(self.decoder.layers):
             if isinstance(layer, DecoderLayer):
                 inputs = (x, rope, mask, cache, positions)
             elif sight is not None:
@@ -351,6 +388,8 @@ class CausalLM(nn.Module):
             else:  # it looks at images, and there are none
                 continue
             x = run_layer(layer, *inputs, recompute=self.gradient_checkpointing and cache is None)
+            if isinstance(sight, Deep) and number < len(sight.features):
+                x = x.index_put(sight.places, sight.features[number].to(x.dtype), accumulate=True)
         return self.decoder.norm(x)
 
     def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

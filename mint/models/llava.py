@@ -108,21 +108,26 @@ class Llava(CausalLM):
         vision = self.config.vision
         return self.config.image_token, (vision.image_size // vision.patch_size) ** 2 + self.config.with_class_token
 
-    def image_features(self, images: dict[str, Tensor]) -> Tensor:
-        """[I, P, H]. images: ``pixel_values`` [distinct, 3, side, side]; ``order`` [I], which of them, default each once."""
-        pixels = images["pixel_values"].to(self.model.vision_tower.embeddings.class_embedding.dtype)
-        states = self.model.vision_tower.hidden_states(pixels, self.config.feature_layers, self.gradient_checkpointing)
-        first = 0 if self.config.with_class_token else 1
-        features = self.model.multi_modal_projector(torch.cat(states, -1)[:, first:])
-        return features[images["order"]] if "order" in images else features
+    @property
+    def tower(self) -> VisionTower:
+        return self.model.vision_tower
+
+    def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``features`` [distinct, P, the tower's width]. images: ``pixel_values`` [distinct, 3, side, side]."""
+        pixels = images["pixel_values"].to(self.tower.embeddings.class_embedding.dtype)
+        states = self.tower.hidden_states(pixels, self.config.feature_layers, self.gradient_checkpointing)
+        return {"features": torch.cat(states, -1)[:, 0 if self.config.with_class_token else 1 :]}
 
     def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
-        """[B, T, H]: the tokens' embeddings, the images' features in the places of the image tokens, in their order.
+        """[B, T, H]: the tokens' embeddings, the images' projected features in the places of the image tokens.
 
         Raises InputError if places and features differ in number.
         """
-        features = None if images is None else self.image_features(images).flatten(0, 1)
-        return put_features(self.decoder.embed_tokens(tokens), tokens == self.config.image_token, features)
+        projected = None
+        if images is not None:
+            projected = self.model.multi_modal_projector(images["features"])
+            projected = (projected[images["order"]] if "order" in images else projected).flatten(0, 1)
+        return put_features(self.decoder.embed_tokens(tokens), tokens == self.config.image_token, projected)
 
 
 class Projector(nn.Module):

@@ -155,17 +155,24 @@ class Mllama(CausalLM):
         """(the token that stands for an image, how many of it an image has)."""
         return self.config.image_token, 1
 
-    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
-        """[B, T, H]: the tokens' embeddings; the image tokens have one of their own."""
-        return self.decoder.embed_tokens(tokens)
+    @property
+    def tower(self) -> TiledTower:
+        return self.model.vision_model
+
+    def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``features`` [R, M, K, P, the tower's width]. images: as in :meth:`look`."""
+        pixels, ratio_ids, tiles = (images[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"))
+        pixels = pixels.to(self.tower.class_embedding.dtype).flatten(0, 1)
+        features = self.tower(pixels, ratio_ids.flatten(), tiles.flatten(0, 1), self.gradient_checkpointing)
+        return {"features": features.unflatten(0, ratio_ids.shape)}
 
     def look(self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None) -> Sight | None:
         """What each token sees of the images.
 
-        images: ``pixel_values`` [R, M, K, 3, side, side], ``aspect_ratio_ids`` [R, M] and ``aspect_ratio_mask``
-        [R, M, K]: the images of R samples, which are the rows of ``tokens``; id 0 is no image. Or, with ``order`` [I], the
-        distinct images of a batch, and which of them each image token stands for. segments: [B, T], the pair of a token
-        is its segment // 3; without them a row is one sample.
+        images: with their ``features``, as :meth:`encode_images` gives them: of ``pixel_values`` [R, M, K, 3, side, side],
+        ``aspect_ratio_ids`` [R, M] and ``aspect_ratio_mask`` [R, M, K], the images of R samples, which are the rows of
+        ``tokens``; id 0 is no image. Or, with ``order`` [I], of the distinct images of a batch, and which of them each
+        image token stands for. segments: [B, T], the pair of a token is its segment // 3; without them a row is one sample.
         Raises InputError if image tokens and images differ in number.
         """
         places = tokens == self.config.image_token
@@ -173,7 +180,8 @@ class Mllama(CausalLM):
             if bool(places.any()):
                 raise InputError(f"the text has {int(places.sum())} image tokens, and there are no images")
             return None
-        states, tiles = self._states(images)  # [R, M, K, P, H], [R, M, K]
+        states = self.model.multi_modal_projector(images["features"])  # [R, M, K, P, H]
+        tiles = images["aspect_ratio_mask"].bool()
         if "order" in images:
             states, tiles, of_row = _by_row(states.flatten(0, 1), tiles.flatten(0, 1), images["order"], places)
         elif len(states) != len(tokens):
@@ -185,15 +193,6 @@ class Mllama(CausalLM):
             given = int((images["aspect_ratio_ids"] > 0).sum())
             raise InputError(f"the text has {int(places.sum())} image tokens, the rows have {given} images in other places")
         return _sight(states, tiles, columns, of_row, places, segments)
-
-    def _states(self, images: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """([R, M, K, P, H] projected states, [R, M, K] which tiles there are)."""
-        pixels, ratio_ids, tiles = (images[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"))
-        pixels = pixels.to(self.model.vision_model.class_embedding.dtype)
-        features = self.model.vision_model(
-            pixels.flatten(0, 1), ratio_ids.flatten(), tiles.flatten(0, 1), self.gradient_checkpointing
-        )
-        return self.model.multi_modal_projector(features).unflatten(0, ratio_ids.shape), tiles.bool()
 
 
 def _by_row(states: Tensor, tiles: Tensor, order: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, put_features, rope_frequencies, rotate
+from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, put_features, rope_frequencies
+from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
 from mint.models.recompute import run_layer
 
 OLDER_NAMES = (  # pattern, replacement
@@ -38,7 +39,7 @@ VISION_DEFAULTS = {
     "out_hidden_size": 3584,
     "fullatt_block_indexes": (7, 15, 23, 31),
 }
-EPS, THETA = 1e-6, 10_000.0  # of the tower's norms and rotary positions
+EPS = 1e-6  # of the tower's norms
 
 
 @dataclass(frozen=True)
@@ -77,24 +78,27 @@ class QwenVLConfig(LlamaConfig):
     vision: PatchesConfig = None
     image_token: int = 0
     sections: tuple[int, ...] = ()  # rotary pairs that turn by time, by height, by width
+    text_type: ClassVar[str] = "qwen2"  # the decoder's model_type
+    vision_type: ClassVar[type] = PatchesConfig
 
     @classmethod
     def from_dict(cls, raw: dict) -> QwenVLConfig:
         """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
+        kind = raw["model_type"]
         vision, text = raw.get("vision_config"), raw.get("text_config") or raw  # the first checkpoints have one level
         if not isinstance(vision, dict) or not isinstance(text, dict):
-            raise InputError("config.json of a qwen2_5_vl model needs vision_config")
+            raise InputError(f"config.json of a {kind} model needs vision_config")
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         sections = tuple(rope.get("mrope_section") or ())
         plain = {key: value for key, value in rope.items() if key == "rope_theta"}
-        text = {**text, "model_type": "qwen2", "rope_parameters": plain, "rope_scaling": None}
+        text = {**text, "model_type": cls.text_type, "rope_parameters": plain, "rope_scaling": None}
         decoder = LlamaConfig.from_dict({"tie_word_embeddings": raw.get("tie_word_embeddings", False), **text})
         if len(sections) != 3 or sum(sections) != decoder.head_dim // 2:
-            raise InputError(f"qwen2_5_vl: mrope_section {list(sections)} does not sum to {decoder.head_dim // 2}")
+            raise InputError(f"{kind}: mrope_section {list(sections)} does not sum to {decoder.head_dim // 2}")
         return cls(
             **{field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"},
             raw=dict(raw),
-            vision=PatchesConfig.from_dict(vision),
+            vision=cls.vision_type.from_dict(vision),
             image_token=raw.get("image_token_id", 151655),
             sections=sections,
         )
@@ -108,10 +112,13 @@ class QwenVL(CausalLM):
     def __init__(self, config: QwenVLConfig):
         super().__init__(config)
         self.model = nn.Module()
-        self.model.visual = PatchTower(config.vision)
+        self.model.visual = self._make_tower()
         self.model.language_model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def _make_tower(self) -> nn.Module:
+        return PatchTower(self.config.vision)
 
     @property
     def decoder(self) -> Decoder:
@@ -122,21 +129,33 @@ class QwenVL(CausalLM):
         """(the token that stands for an image; how many an image has depends on its size)."""
         return self.config.image_token, None
 
+    @property
+    def tower(self) -> nn.Module:
+        return self.model.visual
+
+    def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``features`` [F, H], as many of each image as it has tokens.
+
+        images: ``pixel_values`` [S, numbers of a patch] and ``image_grid_thw`` [distinct, 3], the patches of each image in
+        time, height and width.
+        """
+        return {"features": self.tower(images["pixel_values"], images["image_grid_thw"], self.gradient_checkpointing)}
+
     def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
         """[B, T, H]: the tokens' embeddings, the images' features in the places of the image tokens, in their order.
 
-        images: ``pixel_values`` [S, numbers of a patch] and ``image_grid_thw`` [distinct, 3], the patches of each image in
-        time, height and width; ``order`` [I], which of them, default each once. Raises InputError if places and features
-        differ in number.
+        Raises InputError if places and features differ in number.
         """
-        features = None
-        if images is not None:
-            grids = images["image_grid_thw"]
-            features = self.model.visual(images["pixel_values"], grids, self.gradient_checkpointing)
-            if "order" in images:
-                parts = features.split((grids.prod(1) // self.config.vision.spatial_merge_size**2).tolist())
-                features = torch.cat([parts[i] for i in images["order"].tolist()])
+        features = None if images is None else self._in_order(images["features"], images)
         return put_features(self.decoder.embed_tokens(tokens), tokens == self.config.image_token, features)
+
+    def _in_order(self, features: Tensor, images: dict[str, Tensor]) -> Tensor:
+        """Features [F, ...] of the distinct images as they follow each other in the text."""
+        if "order" not in images:
+            return features
+        counts = images["image_grid_thw"].prod(1) // self.config.vision.spatial_merge_size**2
+        parts = features.split(counts.tolist())
+        return torch.cat([parts[i] for i in images["order"].tolist()])
 
     def turns(
         self, tokens: Tensor, positions: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
@@ -168,22 +187,19 @@ class QwenVL(CausalLM):
             first += count
         return turns
 
+    def _axes(self) -> Tensor:
+        """[D / 2]: the axis that each rotary pair turns by: 0 time, 1 height, 2 width."""
+        return torch.arange(3).repeat_interleave(torch.tensor(self.config.sections))
+
     def _rope(self, turns: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin [B, 1, T, D]: some rotary pairs turn by time, some by height, some by width."""
         if turns.dim() == 2:
             turns = turns.expand(3, -1, -1)
-        sections = torch.tensor(self.config.sections, device=turns.device)
-        axis = torch.arange(3, device=turns.device).repeat_interleave(sections)  # [D / 2]
-        angles = turns[axis].movedim(0, -1)[:, None].float() * rope_frequencies(self.config).to(turns.device)
+        angles = turns[self._axes().to(turns.device)].movedim(0, -1)[:, None].float() * rope_frequencies(self.config).to(
+            turns.device
+        )
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-class Groups(NamedTuple):
-    """Patches that attend to each other. index: [G, L] into the patches, padded; real: [G, L], what is not padding."""
-
-    index: Tensor
-    real: Tensor
 
 
 class PatchTower(nn.Module):
@@ -206,51 +222,22 @@ class PatchTower(nn.Module):
 
         recompute: activation checkpointing. The patches of an image lie square by square, as many as become one feature.
         """
-        if int(grids.prod(1).sum()) != len(pixels):
-            raise InputError(f"{len(pixels)} patches, where the images' grids hold {int(grids.prod(1).sum())}")
+        places = place_patches(grids, self.config.spatial_merge_size, pixels)
         weight = self.patch_embed.proj.weight
         x = F.linear(pixels.to(weight.dtype), weight.flatten(1))
-        rows, columns, frame, window = self._places(grids)
-        rope = self._rope(rows, columns, x.dtype)
-        whole, windows = _groups(frame), _groups(window)
+        rope = patch_rope(places, self.config.hidden_size // self.config.num_heads, x.dtype)
+        whole, windows = group_patches(places.frame), group_patches(self._windows(places))
         for number, block in enumerate(self.blocks):
             groups = whole if number in self.config.fullatt_block_indexes else windows
             x = run_layer(block, x, rope, groups, recompute=recompute)
         return self.merger.mlp(self.merger.ln_q(x).view(-1, self.merger.mlp[0].in_features))
 
-    def _places(self, grids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[S] each: row, column, number of the frame, number of the window."""
-        merge = self.config.spatial_merge_size
-        side = self.config.window_size // self.config.patch_size  # patches of a window
-        parts, frames, windows = [], 0, 0
-        for count, height, width in grids.tolist():
-            row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            squares = (height // merge, merge, width // merge, merge)
-            by_square = [place.reshape(squares).transpose(1, 2).flatten() for place in (row, column)]
-            across = -(-width // side)
-            inside = by_square[0] // side * across + by_square[1] // side
-            for _ in range(count):
-                parts.append(torch.stack((*by_square, torch.full_like(inside, frames), inside + windows)))
-                frames += 1
-                windows += -(-height // side) * across
-        return tuple(torch.cat(parts, 1).to(grids.device))
-
-    def _rope(self, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, D]: the first half of the rotary pairs turns by the row, the second by the column."""
-        quarter = self.config.hidden_size // self.config.num_heads // 4
-        frequency = 1.0 / THETA ** (torch.arange(quarter, device=rows.device).float() / quarter)
-        angles = torch.cat((rows[:, None] * frequency, columns[:, None] * frequency), -1)
-        angles = torch.cat((angles, angles), -1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def _groups(number: Tensor) -> Groups:
-    """The patches of equal number together."""
-    order = number.argsort(stable=True)
-    _, counts = number.unique(return_counts=True)
-    longest = int(counts.max())
-    real = torch.arange(longest, device=number.device) < counts[:, None]
-    return Groups(torch.zeros_like(real, dtype=torch.int64).masked_scatter(real, order), real)
+    def _windows(self, places: Patches) -> Tensor:
+        """[S]: equal for patches of one window, different for those of two."""
+        side = self.config.window_size // self.config.patch_size  # in patches
+        across = int(places.columns.max()) // side + 1
+        down = int(places.rows.max()) // side + 1
+        return (places.frame * down + places.row // side) * across + places.column // side
 
 
 class PatchBlock(nn.Module):
@@ -268,15 +255,6 @@ class PatchBlock(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
         """[S, width]"""
-        x = x + self.attn["proj"](self._attend(self.attn["qkv"](self.norm1(x)), rope, groups))
+        x = x + self.attn["proj"](attend_in_groups(self.attn["qkv"](self.norm1(x)), self.heads, rope, groups))
         y = self.norm2(x)
         return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](y)) * self.mlp["up_proj"](y))
-
-    def _attend(self, qkv: Tensor, rope: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(1, 2, 0, 3)  # [heads, S, D] each
-        q, k = rotate(q, *rope), rotate(k, *rope)
-        q, k, v = (part[:, groups.index].transpose(0, 1) for part in (q, k, v))  # [G, heads, L, D]
-        mask = None if groups.real.all() else groups.real[:, None, None, :]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)  # [G, L, width]
-        result = qkv.new_zeros(len(qkv), attended.shape[-1])
-        return result.index_copy(0, groups.index[groups.real], attended[groups.real])

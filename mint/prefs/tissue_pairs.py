@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mint.data.cases import format_list
-from mint.data.tiles import HEADER, Tile, tissue_messages
-from mint.errors import InputError
+from mint.data.tiles import HEADER, Tile, list_lengths, tissue_messages
 from mint.prefs.pairs import PairReport
 from mint.prefs.zero_shot import BATCH, ZeroShotRanker
 
@@ -20,21 +19,20 @@ def make_tissue_pairs(
     ranker: ZeroShotRanker,
     folder: str | Path,
     report: PairReport,
-    top_k: int = 5,
-    bottom_q: int = 5,
+    top_k: int | None = None,
+    bottom_q: int | None = None,
     label_first: bool = False,
     answer: str = "ranking",
 ) -> Iterator[dict]:
     """Preference records of all tiles, as ``mint.data.preferences`` reads them, with the ranking's own numbers.
 
     folder: the preference file's; images inside it are named relative to it. top_k, bottom_q: tissues of the chosen and the
-    rejected answer. label_first: the true tissue is moved to the front of the chosen list, and never in the rejected
-    one. answer: ``disease`` names the true tissue alone, ``ranking`` the list. ``report`` is filled on the way.
+    rejected answer (default: ``list_lengths``). label_first: the true tissue is moved to the front of the chosen list, and
+    never in the rejected one. answer: ``disease`` names the true tissue alone, ``ranking`` the list. ``report`` is filled
+    on the way.
     Raises InputError for lists that are empty or overlap.
     """
-    if min(top_k, bottom_q) < 1 or top_k + bottom_q > len(ranker.tissues):
-        count = len(ranker.tissues)
-        raise InputError(f"the top {top_k} and bottom {bottom_q} of {count} tissues must each hold one, and not overlap")
+    top_k, bottom_q = list_lengths(ranker.tissues, top_k, bottom_q)
     root, messages = Path(folder).resolve(), tissue_messages(ranker.tissues, top_k)
     for start in range(0, len(tiles), BATCH):
         some = tiles[start : start + BATCH]

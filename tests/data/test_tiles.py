@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mint.data.splits import split_by_patient
-from mint.data.tiles import PANNUKE_TISSUES, read_tiles, tissue_messages
+from mint.data.tiles import PANNUKE_TISSUES, list_lengths, read_tiles, tissue_messages
 from mint.errors import FileProblems, InputError
 
 
@@ -118,7 +118,11 @@ def test_nothing_to_read(tmp_path):
 def test_the_question(tmp_path):
     (user,) = tissue_messages(["colon", "lung"], 2)
     assert user["role"] == "user" and "colon, lung" in user["content"]
-    assert user["content"].endswith("MOST_LIKELY_TISSUE:\n1. 'Tissue1'\n...\n2. 'Tissue2'")
+    assert user["content"].endswith("MOST_LIKELY_TISSUE:\n1. 'Tissue1'\n2. 'Tissue2'")
+    (user,) = tissue_messages(["colon", "lung"], 1)
+    assert "Name the most likely of" in user["content"] and user["content"].endswith(":\n1. 'Tissue1'")
+    (user,) = tissue_messages(["colon", "lung"], 5)
+    assert "Name the 5 most likely of" in user["content"] and user["content"].endswith("1. 'Tissue1'\n...\n5. 'Tissue5'")
 
 
 @pytest.mark.parametrize(
@@ -138,3 +142,11 @@ def test_real_tiles(shared_data, tmp_path, name, packed, tissues):
     assert len(report.tissues) >= tissues and all(tile.subject for tile in tiles)
     train, test = split_by_patient(tiles, 0.2, label=lambda tile: tile.tissue)
     assert test and not {tile.subject for tile in train} & {tile.subject for tile in test}
+
+
+def test_how_long_lists_are():
+    assert [list_lengths("x" * count) for count in (19, 10, 9, 3, 2)] == [(5, 5), (5, 5), (4, 4), (1, 1), (1, 1)]
+    assert list_lengths("x" * 8, top_k=5, bottom_q=3) == (5, 3)
+    for wrong in ({"top_k": 5}, {"top_k": 0}, {"bottom_q": 0}):
+        with pytest.raises(InputError, match="must each hold one, and not overlap"):
+            list_lengths("x" * 8, **wrong)

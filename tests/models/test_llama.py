@@ -144,9 +144,7 @@ def test_rope_frequencies_by_hand():
     torch.testing.assert_close(plain, torch.tensor([1.0, 0.1]))
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = 16
-    scaled = rope_frequencies(
-        LlamaConfig.from_dict(TINY_LLAMA | {"head_dim": 4, "rope_theta": 100.0, "rope_scaling": scaling})
-    )
+    scaled = rope_frequencies(LlamaConfig.from_dict(TINY_LLAMA | {"head_dim": 4, "rope_theta": 100.0, "rope_scaling": scaling}))
     # 16 / 2 pi = 2.546 turns lie between 1 and 4: a blend of 0.5155; 0.2546 turns are below 1: a full stretch by 8
     blend = (16 / (2 * torch.pi) - 1) / 3
     torch.testing.assert_close(scaled, torch.tensor([blend + (1 - blend) / 8, 0.1 / 8]))

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: transformers' logits for images of many shapes, in packed rows and with a cache as alone."""
+"""Qwen2.5-VL and Qwen3-VL: transformers' logits for images of many shapes, in packed rows and with a cache as alone."""
 
 from types import SimpleNamespace
 
@@ -10,22 +10,32 @@ from mint.data.batch import EncodedPair, collate
 from mint.errors import InputError
 from mint.models import init_model
 from mint.models.generate import generate
+from mint.models.patches import place_patches
+from mint.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from mint.models.qwen_vl import QwenVL, QwenVLConfig
-from tests.reference.qwen_vl_inputs import HERE, IMAGE, INPUTS, TEXT, TINY, VISION, images, tokens, weights
+from tests.reference import qwen3_vl_inputs, qwen_vl_inputs
+from tests.reference.qwen_vl_inputs import HERE, IMAGE, INPUTS, TEXT, TINY, VISION, images, tokens
 
-RESULTS = load_file(HERE / "qwen_vl.safetensors")
+FAMILIES = {"qwen_vl": (QwenVL, QwenVLConfig, qwen_vl_inputs), "qwen3_vl": (Qwen3VL, Qwen3VLConfig, qwen3_vl_inputs)}
 
 
-@pytest.fixture(scope="module")
-def model():
-    model = QwenVL(QwenVLConfig.from_dict(TINY)).eval()
-    model.load_state_dict(weights({name: p.shape for name, p in model.named_parameters()}))
+def build(family):
+    kind, config, inputs = FAMILIES[family]
+    model = kind(config.from_dict(inputs.TINY)).eval()
+    model.load_state_dict(inputs.weights({name: p.shape for name, p in model.named_parameters()}))
     return model.requires_grad_(False)
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    return build(request.param)
+
+
 @pytest.mark.parametrize("name", INPUTS)
-def test_logits_equal_transformers(model, name):
-    torch.testing.assert_close(model(tokens(name), images(name)), RESULTS[name], atol=3e-5, rtol=0)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_transformers(family, name):
+    expected = load_file(HERE / f"{family}.safetensors")[name]
+    torch.testing.assert_close(build(family)(tokens(name), images(name)), expected, atol=3e-5, rtol=0)
 
 
 def test_positions_by_hand(model):
@@ -101,8 +111,9 @@ def test_decoding_with_a_cache(model):
         assert generate(model, plain, prompts, max_new_tokens=6, batch_size=size, images=pictures) == expected
 
 
-def test_gradients_reach_every_part():
-    model = init_model(TINY, seed=1)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_reach_every_part(family):
+    model = init_model(FAMILIES[family][2].TINY, seed=1)
     model(tokens("rows"), images("rows")).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -116,12 +127,13 @@ def test_images_and_tokens_must_agree(model):
         model(tokens("wide"), {**images("square"), "image_grid_thw": images("wide")["image_grid_thw"]})
 
 
-def test_settings_of_one_level_are_read(model):
+def test_settings_of_one_level_are_read():
     """As the first checkpoints have them: no text_config, and the sections in rope_scaling."""
     flat = {key: value for key, value in TINY.items() if key != "text_config"} | {**TEXT, "model_type": "qwen2_5_vl"}
     rope = flat.pop("rope_parameters")
     flat |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
     flatter = QwenVL(QwenVLConfig.from_dict(flat)).eval()
+    model = build("qwen_vl")
     flatter.load_state_dict(model.state_dict())
     given = tokens("wide"), images("wide")
     torch.testing.assert_close(flatter(*given), model(*given))
@@ -139,3 +151,32 @@ def test_settings_of_one_level_are_read(model):
 def test_unsupported_settings(change, message):
     with pytest.raises(InputError, match=message):
         QwenVLConfig.from_dict({**TINY, **change})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"hidden_act": "gelu"}, "'gelu' is not supported"),
+        ({"num_heads": 3}, "multiple of four"),
+        ({"deepstack_visual_indexes": [1, 4]}, "outside a tower of 4 layers"),
+        ({"num_position_embeddings": 35}, "35 positions are no square"),
+    ],
+)
+def test_unsupported_settings_of_qwen3(change, message):
+    tiny = qwen3_vl_inputs.TINY
+    with pytest.raises(InputError, match=message):
+        Qwen3VLConfig.from_dict({**tiny, "vision_config": {**tiny["vision_config"], **change}})
+
+
+def test_positions_between_the_learned_ones_by_hand():
+    """Six points a side, stretched over two rows and four columns of patches."""
+    model = build("qwen3_vl")
+    tower = model.tower
+    learned = tower.pos_embed.weight.unflatten(0, (6, 6))
+    places = place_patches(torch.tensor([[1, 2, 4]]), 2, torch.empty(8, 0))
+    found = tower._positions(places).unflatten(0, (2, 2, 2))  # square, row and column in it
+    # rows 0 and 1 of 2 lie on points 0 and 5; columns 0 to 3 of 4 on 0, 5/3, 10/3, 5
+    torch.testing.assert_close(found[0, 1, 0], learned[5, 0])
+    torch.testing.assert_close(found[0, 0, 1], learned[0, 1] / 3 + learned[0, 2] * 2 / 3)
+    torch.testing.assert_close(found[1, 1, 0], learned[5, 3] * 2 / 3 + learned[5, 4] / 3)
+    torch.testing.assert_close(found[1, 0, 1], learned[0, 5])

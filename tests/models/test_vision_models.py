@@ -1,4 +1,4 @@
-"""What LLaVA, Llama 3.2 Vision and Qwen2.5-VL have in common: names, adapters, older files, activation checkpointing."""
+"""What LLaVA, Llama 3.2 Vision and Qwen-VL have in common: names, adapters, older files, activation checkpointing."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mint.models import init_model, load_model, save_model
 from mint.models.lora import add_lora, lora_layers, save_adapter
-from tests.reference import llava_inputs, mllama_inputs, qwen_vl_inputs
+from tests.reference import llava_inputs, mllama_inputs, qwen3_vl_inputs, qwen_vl_inputs
 from tests.reference.weights import drawn_adapter
 
 OLDER = [(r"^lm_head\.", "language_model.lm_head."), (r"^model\.language_model\.", "language_model.model."), (r"^model\.", "")]
@@ -23,6 +23,7 @@ FAMILIES = {  # the inputs' module, an input, its images, from our names to thos
         lambda: qwen_vl_inputs.images("rows"),
         [(r"^model\.visual\.", "visual."), (r"^model\.language_model\.", "model.")],
     ),
+    "qwen3_vl": (qwen3_vl_inputs, "rows", lambda: qwen3_vl_inputs.images("rows"), []),
 }
 
 

@@ -37,6 +37,7 @@ CONFIGS = {
     | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": True, "rms_norm_eps": 1e-6},
     "qwen2_untied": TINY_LLAMA
     | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "num_attention_heads": 8, "num_hidden_layers": 3},
+    "qwen3": TINY_LLAMA | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 16},
 }
 
 

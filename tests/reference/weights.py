@@ -66,7 +66,7 @@ def _has_bias(config: dict, name: str) -> bool:
 
 
 def reference_weights(config: dict, seed: int) -> dict[str, Tensor]:
-    """The state dict, in float32, of a llama, mistral or qwen2 model with this ``config.json``.
+    """The state dict, in float32, of a llama, mistral, qwen2 or qwen3 model with this ``config.json``.
 
     Matrices and biases are normal with standard deviation 0.05, norm weights 1 + 0.1 x normal. A tied head is absent.
     """
@@ -81,6 +81,11 @@ def reference_weights(config: dict, seed: int) -> dict[str, Tensor]:
         norms += [f"model.layers.{layer}.{n}_layernorm.weight" for n in ("input", "post_attention")]
     for name in norms:
         weights[name] = draw(name, (hidden,), seed, std=0.1, mean=1.0)
+    if config["model_type"] == "qwen3":
+        for layer in range(config["num_hidden_layers"]):
+            for part in ("q_norm", "k_norm"):
+                name = f"model.layers.{layer}.self_attn.{part}.weight"
+                weights[name] = draw(name, (config["head_dim"],), seed, std=0.1, mean=1.0)
     if not config.get("tie_word_embeddings"):
         weights["lm_head.weight"] = draw("lm_head.weight", (vocabulary, hidden), seed)
     return weights

@@ -1,0 +1,60 @@
+"""What a frozen image tower makes of images, kept on disk from one run to the next."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mint.errors import InputError
+
+FORM = 1  # of what is stored; to be raised when images are read or encoded differently
+
+
+class FeatureStore:
+    """A folder with one file of tensors for each image, found by the image's content and the tower that read it.
+
+    An image that changes, or another tower, processor or number format, is another entry: nothing stale is ever read.
+    """
+
+    def __init__(self, folder: str | Path, tower: str):
+        """tower: from :func:`fingerprint`."""
+        self.folder = Path(folder) / tower
+
+    def get(self, file: str) -> dict[str, Tensor] | None:
+        """The tensors of an image; None if they are not there, or were damaged (then they are made again)."""
+        try:
+            return load_file(self._place(file))
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def put(self, file: str, tensors: dict[str, Tensor]) -> None:
+        """Written aside and renamed. Raises InputError if the folder cannot be written."""
+        place = self._place(file)
+        temporary = place.with_suffix(".tmp")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+            temporary.replace(place)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"image features cannot be written to {place.parent}: {error}") from None
+
+    def _place(self, file: str) -> Path:
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return self.folder / digest[:2] / f"{digest}.safetensors"
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]], processor: object) -> str:
+    """A name for what is made of images: by a tower of these named tensors, behind this image processor."""
+    settings = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in vars(processor).items()}
+    digest = hashlib.sha256(f"{FORM} {type(processor).__name__} {sorted(settings.items())}".encode())
+    for name, tensor in tensors:
+        plain = tensor.detach().cpu().reshape(-1)
+        digest.update(f"{name} {plain.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(plain.view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

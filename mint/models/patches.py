@@ -1,0 +1,78 @@
+"""What the image towers of Qwen-VL share: where patches lie, how these places turn them, who attends to whom.
+
+Legend: I images, S patches of all images, G groups of at most L patches, D head size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mint.errors import InputError
+from mint.models.llama import rotate
+
+THETA = 10_000.0  # of the rotary positions
+
+
+class Patches(NamedTuple):
+    """Where the patches of all images lie, [S] each; an image's patches lie square by square."""
+
+    row: Tensor
+    column: Tensor
+    frame: Tensor  # number of the frame, over all images
+    rows: Tensor  # of the patch's image
+    columns: Tensor
+
+
+def place_patches(grids: Tensor, merge: int, pixels: Tensor) -> Patches:
+    """grids: [I, 3]. merge: side of the squares. Raises InputError if the grids do not hold as many patches as ``pixels``."""
+    if int(grids.prod(1).sum()) != len(pixels):
+        raise InputError(f"{len(pixels)} patches, where the images' grids hold {int(grids.prod(1).sum())}")
+    parts, frames = [], 0
+    for count, height, width in grids.tolist():
+        row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        squares = (height // merge, merge, width // merge, merge)
+        row, column = (place.reshape(squares).transpose(1, 2).flatten() for place in (row, column))
+        for frame in range(frames, frames + count):
+            parts.append(torch.stack([row, column, *(torch.full_like(row, value) for value in (frame, height, width))]))
+        frames += count
+    return Patches(*torch.cat(parts, 1).to(grids.device))
+
+
+def patch_rope(places: Patches, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin [S, D]: the first half of the rotary pairs turns by the row, the second by the column."""
+    quarter = head_dim // 4
+    frequency = 1.0 / THETA ** (torch.arange(quarter, device=places.row.device).float() / quarter)
+    angles = torch.cat((places.row[:, None] * frequency, places.column[:, None] * frequency), -1)
+    angles = torch.cat((angles, angles), -1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+class Groups(NamedTuple):
+    """Patches that attend to each other. index: [G, L] into the patches, padded; real: [G, L], what is not padding."""
+
+    index: Tensor
+    real: Tensor
+
+
+def group_patches(number: Tensor) -> Groups:
+    """The patches of equal number together."""
+    order = number.argsort(stable=True)
+    _, counts = number.unique(return_counts=True)
+    longest = int(counts.max())
+    real = torch.arange(longest, device=number.device) < counts[:, None]
+    return Groups(torch.zeros_like(real, dtype=torch.int64).masked_scatter(real, order), real)
+
+
+def attend_in_groups(qkv: Tensor, heads: int, rope: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
+    """[S, width]: attention of patches to those of their group. qkv: [S, 3 * width], of all heads one after the other."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)  # [heads, S, D] each
+    q, k = rotate(q, *rope), rotate(k, *rope)
+    q, k, v = (part[:, groups.index].transpose(0, 1) for part in (q, k, v))  # [G, heads, L, D]
+    mask = None if groups.real.all() else groups.real[:, None, None, :]
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)  # [G, L, width]
+    result = qkv.new_zeros(len(qkv), attended.shape[-1])
+    return result.index_copy(0, groups.index[groups.real], attended[groups.real])

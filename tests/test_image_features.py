@@ -1,0 +1,152 @@
+"""A frozen image tower reads each image once; a trained one as often as its weights differ."""
+
+import copy
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import train
+from mint.data.feature_store import FeatureStore, fingerprint
+from mint.data.images import load_processor
+from mint.data.pair_images import ImageReader
+from mint.errors import InputError
+from mint.image_features import image_reader
+from mint.losses import load_loss
+from mint.models.lora import add_lora, lora_layers
+from mint.objective import preference_loss
+from tests.test_train_images import arguments, become, collate, encoded, replace_images, setting  # noqa: F401
+
+FAMILIES = ("llava", "mllama", "qwen2_5_vl", "qwen3_vl")
+
+
+def counted(model):
+    """How many images the tower has been given, call by call."""
+    calls = []
+    encode = model._encode
+
+    def count(images):
+        calls.append(int(images["order"].max()) + 1 if "order" in images else 1)
+        return encode(images)
+
+    model._encode = count
+    return calls
+
+
+def adapted(model, targets):
+    add_lora(model, rank=2, alpha=4, targets=targets)
+    for i, layer in enumerate(lora_layers(model).values()):
+        torch.nn.init.normal_(layer.lora_B.weight, std=0.1, generator=torch.Generator().manual_seed(i))
+    return model.train()
+
+
+@pytest.fixture(params=FAMILIES)
+def family(setting, request):  # noqa: F811
+    if request.param != "llava":
+        become(setting, request.param)
+    return setting
+
+
+def test_a_frozen_tower_reads_each_image_once_for_policy_and_reference(family):
+    """Six pairs of three images, four forward passes over answers and references: three images are encoded."""
+    model, pairs, _ = encoded(family)
+    adapted(model, "all-linear")
+    reader = ImageReader(load_processor(family / "model"))
+    batch = collate(pairs[:6])
+    batch = replace_images(batch, reader(batch.image_files))
+    calls = counted(model)
+    shared = preference_loss(model, batch, load_loss("dpo"))
+    assert calls == [3]
+    original = copy.deepcopy(model)
+    for layer in lora_layers(original).values():
+        torch.nn.init.zeros_(layer.lora_B.weight)
+    torch.testing.assert_close(preference_loss(model, batch, load_loss("dpo"), frozen=original).loss, shared.loss)
+
+
+def test_features_are_what_the_model_sees(family):
+    """A reader that encodes gives the losses of one that does not."""
+    model, pairs, _ = encoded(family)
+    adapted(model, "all-linear")
+    processor, batch = load_processor(family / "model"), collate(pairs[:5])
+    losses = [
+        preference_loss(model, replace_images(batch, reader(batch.image_files)), load_loss("orpo")).loss
+        for reader in (ImageReader(processor), image_reader(model, processor))
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_a_trained_tower_is_asked_by_policy_and_reference(setting):  # noqa: F811
+    model, pairs, _ = encoded(setting)
+    adapted(model, "vision_tower")
+    reader = image_reader(model, load_processor(setting / "model"))
+    batch = collate(pairs[:6])
+    batch = replace_images(batch, reader(batch.image_files))
+    calls = counted(model)
+    preference_loss(model, batch, load_loss("dpo")).loss.backward()
+    assert calls == [3, 3] and "pixel_values" in batch.images
+    with pytest.raises(InputError, match="the image tower is trained"):
+        image_reader(model, load_processor(setting / "model"), "features")
+
+
+def test_features_are_kept_from_one_run_to_the_next(family, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("features")
+    model, _, _ = encoded(family)
+    model.requires_grad_(False)
+    processor = load_processor(family / "model")
+    files = [str(family / "tiles" / f"{name}.png") for name in ("red", "green", "red")]
+    calls = counted(model)
+    first = image_reader(model, processor, folder)(files)
+    assert calls == [1, 1] and len(list(folder.rglob("*.safetensors"))) == 2
+    again = image_reader(model, processor, folder)(files)
+    assert calls == [1, 1] and all(torch.equal(value, again[name]) for name, value in first.items())
+    Image.new("RGB", (20, 16), (1, 2, 3)).save(files[0])  # other content under the same name
+    image_reader(model, processor, folder)(files)
+    assert calls == [1] * 3
+    for stored in folder.rglob("*.safetensors"):
+        stored.write_bytes(stored.read_bytes()[:-50])  # damaged
+    image_reader(model, processor, folder)(files)
+    assert calls == [1] * 5
+    with torch.no_grad():
+        next(iter(model.tower.parameters())).add_(1)  # another tower
+    image_reader(model, processor, folder)(files)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_damaged_entry_is_made_again(tmp_path):
+    image = tmp_path / "x.png"
+    Image.new("RGB", (4, 4)).save(image)
+    store = FeatureStore(tmp_path / "features", "tower")
+    assert store.get(str(image)) is None
+    store.put(str(image), {"features": torch.arange(6.0).view(2, 3).T})
+    assert torch.equal(store.get(str(image))["features"], torch.arange(6.0).view(2, 3).T)
+    next((tmp_path / "features").rglob("*.safetensors")).write_bytes(b"cut")
+    assert store.get(str(image)) is None
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        FeatureStore(tmp_path / "file", "tower").put(str(image), {"features": torch.zeros(1)})
+
+
+def test_a_fingerprint_tells_towers_and_processors_apart(setting):  # noqa: F811
+    processor, weight = load_processor(setting / "model"), torch.arange(4.0)
+    known = fingerprint([("w", weight)], processor)
+    assert known == fingerprint([("w", weight.clone())], load_processor(setting / "model"))
+    others = [[("w", weight + 1)], [("v", weight)], [("w", weight.view(2, 2))], [("w", weight.bfloat16())]]
+    processor.mean = processor.mean + 0.1
+    names = {known, fingerprint([("w", weight)], processor), *(fingerprint(other, processor) for other in others)}
+    assert len(names) == 6
+
+
+def test_runs_share_features(setting, capsys):  # noqa: F811
+    """The second run finds them, and learns the same."""
+    losses = []
+    for out in ("a", "b"):
+        more = ["--loss", "dpo", "--steps", "3", "--image-features", f"{setting}/features", "--out", f"{setting}/{out}"]
+        assert train.main(arguments(setting, *more)) == 0
+        rows = (setting / out / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(row)["loss"] for row in rows])
+        assert len(list((setting / "features").rglob("*.safetensors"))) == 3
+    assert losses[0] == losses[1]
+    more = ["--loss", "dpo", "--full", "--steps", "1", "--image-features", f"{setting}/features"]
+    assert train.main(arguments(setting, *more)) == 2
+    assert "the image tower is trained" in capsys.readouterr().err

@@ -33,8 +33,24 @@ def has_trl(python: str) -> bool:
     return subprocess.run([python, "-c", code]).returncode == 0
 
 
+def run_worker(python: str, worker: Path, variant: dict) -> dict:
+    """The worker's numbers for one variant, in a process of its own. Raises SystemExit with its error output if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(variant["threads"]), "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run([python, str(worker), json.dumps(variant)], capture_output=True, text=True, env=environment)
+    what = " ".join(str(value) for value in list(variant.values())[:3])
+    if done.returncode:
+        raise SystemExit(f"{what} failed ({done.returncode}):\n{done.stderr[-3000:]}")
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    print(
+        f"{what}: {result['seconds']:.2f} s ({result['fastest']:.2f} to {result['slowest']:.2f}), "
+        f"{result['peak_mib']:,.0f} MiB, loss {result['loss']:.6f}, load {os.getloadavg()[0]:.1f}",
+        file=sys.stderr,
+    )
+    return result
+
+
 def measure(python: str, side: str, objective: str, rank: int, options: argparse.Namespace) -> dict:
-    """The worker's numbers for one variant. Raises SystemExit with its error output if it fails."""
+    """The worker's numbers for one variant."""
     checkpoint = options.checkpoint_activations or (side == "trl" and options.peer_checkpoint)
     variant = {
         "side": side, "objective": objective, "rank": rank, "vocab": options.vocab, "layers": options.layers,
@@ -42,19 +58,7 @@ def measure(python: str, side: str, objective: str, rank: int, options: argparse
         "compile": options.compile if side == "ours" else options.peer_compile,
         "warmup": options.warmup, "repeats": options.repeats, "threads": options.threads,
     }  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
-    command = [python, str(WORKER), json.dumps(variant)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{side} {objective} r={rank} failed ({done.returncode}):\n{done.stderr[-3000:]}")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    load = os.getloadavg()[0]
-    print(
-        f"{side:4s} {objective} r={rank}: {result['seconds']:.2f} s ({result['fastest']:.2f} to "
-        f"{result['slowest']:.2f}), {result['peak_mib']:,.0f} MiB, loss {result['loss']:.6f}, load {load:.1f}",
-        file=sys.stderr,
-    )
-    return result
+    return run_worker(python, WORKER, variant)
 
 
 def check_agreement(ours: dict, peer: dict, dtype: str) -> None:

@@ -75,13 +75,13 @@ def make_pairs(vocab: int) -> list[dict[str, list[int]]]:
 
 @torch.no_grad()
 def fill(model: torch.nn.Module) -> None:
-    """Gives every matrix normal weights that depend on its name alone, LoRA's A and B included.
+    """Gives everything but norms and biases normal weights that depend on its name alone, LoRA's A and B included.
 
     The names are the checkpoint's on both sides once PEFT's wrapper and adapter name are taken off.
     """
     for name, parameter in model.named_parameters():
         name = name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".default.", ".")
-        if parameter.dim() == 2:
+        if parameter.dim() > 1 or name.endswith("class_embedding"):
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
 

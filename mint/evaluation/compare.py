@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +14,39 @@ from pathlib import Path
 import numpy as np
 
 from mint.errors import InputError
-from mint.evaluation.disease import COLUMNS
-from mint.evaluation.metrics import matches
+from mint.evaluation import disease, tissue
+from mint.evaluation.metrics import matches, normalize
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 
-TESTED = ("top_1", "top_10", "car")  # metrics of the paired tests
 COMMON = ((0, "none"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10-29"), (30, "30 or more"))  # training cases of a disease
 CONFUSIONS = 12
 OTHER_UPSTREAM = "C, A and CAR cannot be compared here: not all systems were scored against the same upstream lists."
-PLACES = 10
+
+
+@dataclass(frozen=True)
+class Task:
+    """What was evaluated. truth: the key of the true name; picture: of the case's image; places: a list's length.
+
+    columns: scores of a case and their headings; listed: the one that says whether the truth is in the list.
+    """
+
+    truth: str
+    picture: str
+    places: int
+    columns: dict[str, str]
+    listed: str
+    same: Callable[[str, str], bool]  # whether a listed name is another one
+
+    @property
+    def tested(self) -> tuple[str, str, str]:
+        """Metrics of the paired tests."""
+        return "top_1", self.listed, "car"
+
+
+TASKS = (
+    Task("disease", "portrait", 10, disease.COLUMNS, "top_10", matches),
+    Task("tissue", "image", tissue.LISTED, tissue.CASE_COLUMNS, "top_5", lambda a, b: normalize(a) == normalize(b)),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +55,7 @@ class System:
 
     name: str
     runs: tuple[tuple[dict, ...], ...]
+    task: Task
 
     @property
     def cases(self) -> tuple[dict, ...]:
@@ -42,33 +67,41 @@ class System:
         return np.array([[record[metric] for record in run] for run in self.runs], dtype=float)
 
     @cached_property
+    def groups(self) -> list[str] | None:
+        """The patient or slide of each case, where the records name them; cases without one stand alone."""
+        if not any(record.get("subject") for record in self.cases):
+            return None
+        return [f"subject {record['subject']}" if record.get("subject") else f"case {record['id']}" for record in self.cases]
+
+    @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        return {metric: bootstrap(self.scores(metric)) for metric in COLUMNS}
+        return {metric: bootstrap(self.scores(metric), groups=self.groups) for metric in self.task.columns}
 
     def ranks(self) -> Counter:
-        """The place of the true disease in the lists (0: not among the first ten), counted over cases and runs."""
+        """The place of the truth in the lists (0: not among the task's places), counted over cases and runs."""
         found = Counter()
         for record in (record for run in self.runs for record in run):
-            hits = (i for i, name in enumerate(record["listed"][:PLACES], 1) if matches(name, record["disease"]))
+            listed = enumerate(record["listed"][: self.task.places], 1)
+            hits = (i for i, name in listed if self.task.same(name, record[self.task.truth]))
             found[next(hits, 0)] += 1
         return found
 
     def by_commonness(self) -> list[tuple[str, int, float, float]]:
-        """(training cases of the disease, cases, top-1, top-10) of every bin that holds a case."""
+        """(training cases of the truth, cases, share first, share listed) of every bin that holds a case."""
         counts = np.array([record["disease_count"] for record in self.cases])
-        top_1, top_10 = self.scores("top_1").mean(0), self.scores("top_10").mean(0)
+        first, listed = self.scores("top_1").mean(0), self.scores(self.task.listed).mean(0)
         edges = [least for least, _ in COMMON] + [np.inf]
         rows = []
         for (least, words), above in zip(COMMON, edges[1:], strict=True):
             members = (counts >= least) & (counts < above)
             if members.any():
-                rows.append((words, int(members.sum()), float(top_1[members].mean()), float(top_10[members].mean())))
+                rows.append((words, int(members.sum()), float(first[members].mean()), float(listed[members].mean())))
         return rows
 
     def confusions(self) -> list[tuple[str, str, int]]:
-        """(true disease, what was listed first instead, how often), the most frequent first."""
+        """(the truth, what was listed first instead, how often), the most frequent first."""
         pairs = Counter(
-            (record["disease"], record["listed"][0])
+            (record[self.task.truth], record["listed"][0])
             for run in self.runs
             for record in run
             if record["listed"] and not record["top_1"]
@@ -89,7 +122,10 @@ def load_systems(arguments: Sequence[str]) -> tuple[list[System], list[Path]]:
             raise InputError(f"{argument!r} names no run: expected RUN or NAME=RUN,RUN")
         runs = [_read_run(folder) for folder in folders]
         places.append(folders[0])
-        systems.append(System(name or runs[0][0], tuple(records for _, records in runs)))
+        tasks = {task.truth: task for _, _, task in runs}
+        if len(tasks) > 1:
+            raise InputError(f"{argument!r} joins evaluations of diseases and of tissues")
+        systems.append(System(name or runs[0][0], tuple(records for _, records, _ in runs), runs[0][2]))
     if repeated := [name for name, count in Counter(system.name for system in systems).items() if count > 1]:
         raise InputError(f"two systems are called {repeated[0]!r}: name them with NAME=RUN")
     first = [record["id"] for record in systems[0].cases]
@@ -100,34 +136,35 @@ def load_systems(arguments: Sequence[str]) -> tuple[list[System], list[Path]]:
     return systems, places
 
 
-def _read_run(folder: Path) -> tuple[str, tuple[dict, ...]]:
-    """(the name of the evaluated system, its records)."""
+def _read_run(folder: Path) -> tuple[str, tuple[dict, ...], Task]:
+    """(the name of the evaluated system, its records, what they are about)."""
     try:
         rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
         lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         records = tuple(json.loads(line) for line in lines)
         name = list(rows)[-1]
+        task = next((task for task in TASKS if records and task.truth in records[0]), TASKS[0])
         for record in records:
             if not isinstance(record["listed"], list):
                 raise ValueError("listed is no list")
-            _ = [float(record[metric]) for metric in COLUMNS], record["id"], str(record["disease"])
+            _ = [float(record[metric]) for metric in task.columns], record["id"], str(record[task.truth])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{folder} holds no evaluation that can be read ({error})") from None
     if not records:
         raise InputError(f"{folder} holds an evaluation of no cases")
-    return name, records
+    return name, records, task
 
 
 def paired_tests(systems: Sequence[System]) -> list[dict]:
-    """For every pair of systems and metric of ``TESTED``: difference of the means, its interval, and p."""
+    """For every pair of systems and tested metric of the task: difference of the means, its interval, and p."""
     rows = []
     for i, first in enumerate(systems):
         for second in systems[i + 1 :]:
-            for metric in TESTED:
+            for metric in first.task.tested:
                 a, b = first.scores(metric), second.scores(metric)
                 same = len(a) == len(b)  # seeds are paired too, where there are as many
-                gap = bootstrap(a - b) if same else bootstrap(a.mean(0, keepdims=True) - b.mean(0, keepdims=True))
-                p = paired_p(a.mean(0), b.mean(0))
+                gap = bootstrap(a - b if same else (a.mean(0) - b.mean(0))[None], groups=first.groups)
+                p = paired_p(a.mean(0), b.mean(0), groups=first.groups)
                 rows.append({"first": first.name, "second": second.name, "metric": metric, **asdict(gap), "p": p})
     return rows
 
@@ -139,7 +176,8 @@ def same_upstream(systems: Sequence[System]) -> bool:
 
 def markdown(systems: Sequence[System], tests: Sequence[dict]) -> str:
     """The tables as text."""
-    lines = ["| | runs | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    columns = systems[0].task.columns
+    lines = ["| | runs | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     for system in systems:
         cells = [f"{100 * e.value:.1f} ({100 * e.low:.1f}-{100 * e.high:.1f})" for e in system.estimates.values()]
         lines.append(f"| {system.name} | {len(system.runs)} | " + " | ".join(cells) + " |")
@@ -148,7 +186,7 @@ def markdown(systems: Sequence[System], tests: Sequence[dict]) -> str:
     lines += ["", "| first | second | metric | difference | p |", "|---|---|---|---|---|"]
     for row in tests:
         gap = f"{100 * row['value']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-        lines.append(f"| {row['first']} | {row['second']} | {COLUMNS[row['metric']]} | {gap} | {row['p']:.4f} |")
+        lines.append(f"| {row['first']} | {row['second']} | {columns[row['metric']]} | {gap} | {row['p']:.4f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -171,7 +209,7 @@ def as_json(systems: Sequence[System], tests: Sequence[dict]) -> dict:
                 "runs": len(system.runs),
                 "cases": len(system.cases),
                 "metrics": {metric: asdict(estimate) for metric, estimate in system.estimates.items()},
-                "by_seed": {metric: system.scores(metric).mean(1).tolist() for metric in COLUMNS},
+                "by_seed": {metric: system.scores(metric).mean(1).tolist() for metric in system.estimates},
                 "ranks": {str(place): count for place, count in sorted(system.ranks().items())},
                 "by_training_cases": system.by_commonness() if knows_commonness(system) else None,
                 "confusions": system.confusions(),

@@ -27,6 +27,7 @@ COLUMNS = {  # score -> heading of the printed table
     "avoidance": "avoidance A",
     "car": "CAR",
 }
+CASE_COLUMNS = {name: heading for name, heading in COLUMNS.items() if name != "macro_f1"}  # scores that a single tile has
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def save_tissues(
         folder / "predictions.jsonl",
         (
             {"id": tile.id, "tissue": tile.tissue, "image": os.path.relpath(tile.image, folder), "answer": answer}
+            | ({"subject": tile.subject} if tile.subject else {})
             | {"listed": listed, "teacher": top, **dataclasses.asdict(score)}
             for tile, answer, listed, top, score in zip(tiles, answers, lists, upstream.top, scores, strict=True)
         ),

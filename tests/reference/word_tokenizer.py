@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 BOS, EOS = 1, 2
@@ -17,7 +17,8 @@ def word_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """Token i is the word ``<i>``; BOS is 1, EOS 2, and 0 is what trainers pad with."""
     words = {f"<{i}>": i for i in range(vocabulary)}
     backend = Tokenizer(models.WordLevel(words, unk_token="<0>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    apart = pre_tokenizers.Split(Regex(r"<\d+>"), "isolated")  # <5><5>: processors repeat an image's token so
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), apart])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=f"<{BOS}>", eos_token=f"<{EOS}>", pad_token="<0>", unk_token="<0>"
     )

@@ -1,6 +1,7 @@
 """The second task as a user runs it: tiles, a CLIP, its pairs, a student that reads images, scores and a page."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -60,6 +61,51 @@ def test_the_upstream_alone(setting, tmp_path):
     assert tissue(setting, tmp_path / "u", "--ranker-only") == 0
     rows = json.loads((tmp_path / "u" / "metrics.json").read_text())["rows"]
     assert list(rows) == ["upstream (zero-shot CLIP)"] and rows["upstream (zero-shot CLIP)"]["car"] > 0.9
+
+
+def test_evaluations_are_compared(setting, tmp_path, capsys):
+    assert tissue(setting, tmp_path / "u", "--ranker-only") == 0
+    assert tissue(setting, tmp_path / "s", "--model", f"{setting}/run/model", "--name", "student") == 0
+    command = ["compare", f"teacher={tmp_path}/u", f"{tmp_path}/s", "--out", f"{tmp_path}/c", "--case-pages", "4"]
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "| | runs | top-1 | top-5 | known names |" in printed and "| teacher | student | top-5 |" in printed
+    page = (tmp_path / "c" / "comparison.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "Place of the true tissue" in page and "Note</b>" not in page
+    systems = json.loads((tmp_path / "c" / "comparison.json").read_text())["systems"]
+    assert sum(systems["teacher"]["ranks"].values()) == 19
+    records = [json.loads(line) for line in (tmp_path / "u" / "predictions.jsonl").read_text().splitlines()]
+    assert systems["teacher"]["ranks"].get("1", 0) == sum(r["listed"][0] == r["tissue"] for r in records)
+    command = ["compare", f"both={tmp_path}/u,{tmp_path}/d", "--out", f"{tmp_path}/c"]
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "metrics.json").write_text('{"rows": {"a": {}}}')
+    scores = dict.fromkeys(["top_1", "top_10", "top_1_exact", "top_10_exact", "hallucination_free"], 1.0)
+    scores |= dict.fromkeys(["coverage", "avoidance", "car"], 1.0)
+    (tmp_path / "d" / "predictions.jsonl").write_text(json.dumps({"id": "a", "disease": "x", "listed": [], **scores}))
+    assert evaluate.main(command) == 2 and "joins evaluations of diseases and of tissues" in capsys.readouterr().err
+
+
+def test_few_tissues_and_several_views(setting, tmp_path):
+    """Three tissues: one is chosen, one rejected; every tile gives three pairs, two of them of turned parts."""
+    tiles = shutil.copytree(setting / "tiles", tmp_path / "tiles")
+    rows = (tiles / "tiles.csv").read_text().splitlines()
+    few = [row for row in rows[1:] if any(name in row for name in ("Colon", "Liver", "Lung"))]
+    (tiles / "few.csv").write_text("\n".join([rows[0], *few]) + "\n")
+    command = ["clip", "--cases", f"{tiles}/few.csv", "--split", "train", "--teacher", f"{setting}/clip"]
+    out = tmp_path / "few.jsonl"
+    assert generate_prefs.main([*command, "--views", "3", "--out", str(out), "--device", "cpu"]) == 0
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(records) == 27 and len({record["id"] for record in records}) == 27
+    for record in records:
+        assert "Name the most likely of these tissues" in record["prompt"][0]["content"]
+        assert record["chosen"].count("\n") == record["rejected"].count("\n") == 1 and record["chosen"] != record["rejected"]
+    assert sum(record["images"][0].startswith("few.views/") for record in records) == 18
+    common = ["--model", f"{setting}/blank", "--data", str(out), "--device", "cpu", "--steps", "1"]
+    assert train.main(["--loss", "orpo", "--full", *common, "--out", f"{tmp_path}/run"]) == 0
+    command = ["tissue", "--cases", f"{tiles}/few.csv", "--split", "test", "--teacher", f"{setting}/clip"]
+    assert evaluate.main([*command, "--model", f"{tmp_path}/run/model", "--out", f"{tmp_path}/s", "--device", "cpu"]) == 0
+    records = [json.loads(line) for line in (tmp_path / "s" / "predictions.jsonl").read_text().splitlines()]
+    assert len(records) == 3 and all(len(record["teacher"]) == 1 for record in records)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def save_tissues(
         (
             {"id": tile.id, "tissue": tile.tissue, "image": os.path.relpath(tile.image, folder), "answer": answer}
             | ({"subject": tile.subject} if tile.subject else {})
-            | {"listed": listed, "teacher": top, **dataclasses.asdict(score)}
+            | {**dataclasses.asdict(score), "listed": listed, "teacher": top}
             for tile, answer, listed, top, score in zip(tiles, answers, lists, upstream.top, scores, strict=True)
         ),
     )

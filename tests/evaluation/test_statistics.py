@@ -49,3 +49,24 @@ def test_the_permutation_test_at_its_ends():
     # of binary scores it is McNemar's exact test: 9 against 1 discordant cases, 2 * (1 + 10) / 2^10
     a, b = np.array([1.0] * 9 + [0.0] + [1.0] * 30), np.array([0.0] * 9 + [1.0] + [1.0] * 30)
     assert paired_p(a, b) == pytest.approx(22 / 1024, abs=0.005)
+
+
+def test_cases_of_a_group_are_drawn_together():
+    """100 tiles of 20 slides that agree within a slide tell as much as 20 tiles; groups of one change nothing."""
+    rng = np.random.default_rng(1)
+    slides = rng.integers(0, 2, (1, 20)).astype(float)
+    tiles, groups = slides.repeat(5, 1), np.repeat(np.arange(20), 5).astype(str)
+    alone, together, apart = bootstrap(slides), bootstrap(tiles, groups=groups), bootstrap(tiles)
+    assert together.high - together.low == pytest.approx(alone.high - alone.low, abs=0.051)  # a step of the mean
+    assert apart.high - apart.low < 0.6 * (together.high - together.low)
+    assert bootstrap(slides, groups=[f"{i:02}" for i in range(20)]) == alone
+    # of two slides of 1 and 3 tiles, three draws give means of 0, 1/4 (each once) and 1
+    few = bootstrap(np.array([[1.0, 0.0, 0.0, 0.0]]), groups=["a", "b", "b", "b"])
+    assert (few.value, few.low, few.high) == (0.25, 0.0, 1.0)
+
+
+def test_groups_change_signs_together():
+    a, b = np.array([1.0] * 12 + [0.0] * 2), np.zeros(14)
+    groups = ["a"] * 4 + ["b"] * 4 + ["c"] * 4 + ["d"] * 2
+    assert paired_p(a, b, groups=groups) == pytest.approx(2 / 8, abs=0.02)  # three differences of one sign
+    assert paired_p(a, b, groups=list("abcdefghijklmn")) == paired_p(a, b)

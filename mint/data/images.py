@@ -14,6 +14,7 @@ from mint.errors import InputError
 Processor = ClipImageProcessor | MllamaImageProcessor | QwenVLImageProcessor | ViltImageProcessor
 PROCESSORS = {
     "CLIP": ClipImageProcessor,
+    "Llava": ClipImageProcessor,
     "Mllama": MllamaImageProcessor,
     "Qwen2VL": QwenVLImageProcessor,
     "Vilt": ViltImageProcessor,

@@ -83,13 +83,13 @@ def load_model(
     that are not safetensors.
     """
     folder = resolve_dir(name, MODEL_FILES)
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     if settings and isinstance(raw, dict):
         raw = {**raw, **settings}
     model = _build(raw, folder)
     expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
     seen: set[str] = set()
-    for path, stored, read in _stored_tensors(folder):
+    for path, stored, read in stored_tensors(folder):
         key = current_name(model, stored)
         if fresh and key.startswith(fresh):
             continue
@@ -199,6 +199,8 @@ def current_name(model: nn.Module, name: str) -> str:
 
 def _build(raw: dict, where: Path) -> nn.Module:
     kind = raw.get("model_type") if isinstance(raw, dict) else None
+    if str(kind).startswith("llava_"):
+        raise InputError(f"{where} has LLaVA's own form ({kind}): convert it first (python -m mint.models.llava_med)")
     if kind not in ARCHITECTURES:
         raise InputError(f"{where}: model_type {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}")
     architecture, read_config = ARCHITECTURES[kind]
@@ -206,7 +208,8 @@ def _build(raw: dict, where: Path) -> nn.Module:
         return architecture(read_config(raw))
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """The content of a model directory's file. Raises InputError if it is missing or no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -215,10 +218,10 @@ def _read_json(path: Path) -> dict:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
-def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
-    """(file, name, function that reads it) of every stored tensor."""
+def stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
+    """(file, name, function that reads it) of every tensor of a directory. Raises InputError for missing or damaged files."""
     if (folder / INDEX).is_file():
-        index = _read_json(folder / INDEX)
+        index = read_json(folder / INDEX)
         placed = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
             raise InputError(f"{folder / INDEX} has no weight_map that says which file holds a tensor")

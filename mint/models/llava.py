@@ -22,8 +22,11 @@ from mint.models.llama import CausalLM, Decoder, LlamaConfig, put_features
 OLDER_NAMES = (  # pattern, replacement
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"^language_model\.model\.", "model.language_model."),
+    (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),  # from here on: LLaVA's own form too
     (r"^multi_modal_projector\.", "model.multi_modal_projector."),
-    (r"^(model\.)?vision_tower\.(vision_model\.)?", "model.vision_tower."),
+    (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
+    (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
+    (r"^(model\.)?(vision_tower\.)+(vision_model\.)?", "model.vision_tower."),
 )
 # What the decoders' own libraries assume where a nested configuration is silent.
 TEXT_DEFAULTS = {

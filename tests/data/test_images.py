@@ -20,7 +20,7 @@ from tests.reference.vilt_inputs import HERE, IMAGES, PROCESSOR, image
 
 RESULTS = load_file(HERE / "vilt.safetensors")
 KINDS = {kind.__name__: kind for kind in (MllamaImageProcessor, ViltImageProcessor)}
-KINDS["CLIPImageProcessor"] = ClipImageProcessor
+KINDS["CLIPImageProcessor"] = KINDS["LlavaImageProcessor"] = ClipImageProcessor
 KINDS["Qwen2VLImageProcessor"] = QwenVLImageProcessor
 TILES = load_file(HERE / "mllama.safetensors")
 PATCHES = load_file(HERE / "qwen_vl.safetensors")
@@ -168,7 +168,7 @@ def test_processors_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         load_processor(tmp_path)
     path.write_text('{"image_processor_type": "BlipImageProcessor"}')
-    with pytest.raises(InputError, match="'BlipImageProcessor' is not supported; known are CLIPImageProcessor, Mllama"):
+    with pytest.raises(InputError, match="'BlipImageProcessor' is not supported; known are CLIPImageProcessor, Llava"):
         load_processor(tmp_path)
     path.write_text('{"image_processor_type": "CLIPImageProcessor", "size": {"longest_edge": 3}}')
     with pytest.raises(InputError, match="a setting of the wrong form: 'height'"):

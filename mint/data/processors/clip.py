@@ -19,7 +19,8 @@ class ClipImageProcessor:
 
     As transformers' class of this name: the shorter edge is brought to ``size.shortest_edge`` (or the image to
     ``size.height`` x ``size.width``), bicubic; the middle ``crop_size`` is kept, scaled and normalised. What
-    ``do_resize`` and ``do_center_crop`` switch off is left out.
+    ``do_resize`` and ``do_center_crop`` switch off is left out. With ``do_pad`` (LlavaImageProcessor) the image first
+    becomes a square, its ground the mean colour.
     """
 
     def __init__(self, raw: dict):
@@ -31,12 +32,18 @@ class ClipImageProcessor:
         self.mean = torch.tensor(raw.get("image_mean", MEAN)).view(3, 1, 1)
         self.std = torch.tensor(raw.get("image_std", STD)).view(3, 1, 1)
         self.scale = float(raw.get("rescale_factor", 1 / 255))
+        self.ground = tuple(int(value * 255) for value in raw.get("image_mean", MEAN)) if raw.get("do_pad") else None
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         return {"pixel_values": torch.stack([self._pixels(image) for image in images])}
 
     def _pixels(self, image: Image.Image) -> Tensor:
         image = to_rgb(image)
+        if self.ground is not None:
+            side = max(image.size)
+            square = Image.new("RGB", (side, side), self.ground)
+            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            image = square
         if self.size is not None:
             image = image.resize(self._target(*image.size), self.resample)
         if self.crop is not None:

@@ -111,7 +111,8 @@ def test_chats_with_images(source):
         ({"mm_use_im_start_end": True}, {}, "without marks"),
         ({"mm_vision_select_feature": "all"}, {}, "'all' is none of patch, cls_patch"),
         ({}, {"tower": None}, "reads images with 'clip': say where that is"),
-        ({"vocab_size": 250}, {}, "the settings ask for"),
+        ({"vocab_size": 250}, {}, "goes up to 258, the model to 249"),
+        ({"hidden_size": 20}, {}, "the settings ask for"),
     ],
 )
 def test_what_cannot_be_converted(source, settings, options, message):

@@ -38,6 +38,7 @@ from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
+from mint.data.spans import mark_changes
 from mint.demo import first_start, tissue_start
 from mint.errors import InputError
 from mint.image_features import image_reader
@@ -161,12 +162,16 @@ def read_pairs(
     preferences = read_preferences(path, require_rejected=loss.needs.rejected)
     if not loss.needs.rejected:
         preferences = [replace(preference, rejected=None) for preference in preferences]
-    preferences = find_images(preferences, path, config.images_anywhere)
+    corrupted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
+    if config.spans == "changes" and loss.needs.spans and loss.needs.rejected:
+        sides = [mark_changes(preference.chosen, preference.rejected) for preference in preferences]
+        preferences = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(preferences, sides, strict=True)]
+    preferences = find_images(preferences, path, config.images_anywhere, bool(corrupted))
     slots = ImageSlots(*model.image_slots, images.processor) if images else None
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
     vocabulary = model.decoder.embed_tokens.num_embeddings
     limit = min(config.max_length, model.config.max_position_embeddings)
-    pairs, report = encode_pairs(preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots)
+    pairs, report = encode_pairs(preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots, corrupted)
     largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)
     if largest >= vocabulary:
         raise InputError(f"the tokenizer gives id {largest}, the model knows {vocabulary}: they do not belong together")
@@ -187,15 +192,17 @@ def batch_shape(
     compiled: one row length and row count for all, so that a step never recompiles. split: attention looks at pairs
     alone (``mint.models.attention``), so long pairs lie in one row without padding.
     """
-    lengths = [len(pair) for pair in pairs]
-    one_row = split and sum(lengths) >= SPLIT_FROM * len(lengths)
+    lengths = [pair.lengths for pair in pairs]
+    flat = [length for some in lengths for length in some]
+    one_row = split and sum(flat) >= SPLIT_FROM * len(flat)
     if not compiled:
         return {"rows": 1} if one_row else {}
     per_step, size = config.batch_size * config.grad_accum, config.batch_size
     orders = (pair_order(step, per_step, len(pairs), config.seed) for step in range(total))
-    batches = [[lengths[i] for i in order[start : start + size]] for order in orders for start in range(0, per_step, size)]
-    batches += [[len(pair) for pair in eval_pairs[start : start + size]] for start in range(0, len(eval_pairs), size)]
-    longest = max(map(sum, batches)) if one_row else max(len(pair) for pair in [*pairs, *eval_pairs])
+    steps = [[lengths[i] for i in order[start : start + size]] for order in orders for start in range(0, per_step, size)]
+    steps += [[pair.lengths for pair in eval_pairs[start : start + size]] for start in range(0, len(eval_pairs), size)]
+    batches = [[length for some in step for length in some] for step in steps]
+    longest = max(map(sum, batches)) if one_row else max(length for batch in batches for length in batch)
     row_length = longest if split else math.ceil(longest / ROW_MULTIPLE) * ROW_MULTIPLE
     return {"row_length": row_length, "rows": max(len(pack(batch, row_length)) for batch in batches)}
 
@@ -228,7 +235,7 @@ def accumulate_gradients(
     """
     batches = list(make_batches(chosen, batch_size, **shape, prompt_targets=work.whole_sequence))
     nll_sides = (CHOSEN, PROMPT) if work.whole_sequence else (CHOSEN,)
-    nll_tokens = sum(int((batch.side == side).sum()) for batch in batches for side in nll_sides)
+    nll_tokens = sum(int((batch.clean & (batch.side == side)).sum()) for batch in batches for side in nll_sides)
     mean: dict[str, float] = {}
     for batch in batches:
         output = work(batch, nll_tokens / len(chosen))

@@ -26,7 +26,7 @@ def option(default, help: str, choices: Sequence[str] | None = None, metavar: st
 class TrainConfig:
     """Settings of ``train.py``; the resolved form is saved as ``config.toml`` in the run directory."""
 
-    loss: str = option("orpo", "orpo, dpo, sft, rrpo, fire, simpo, cpo, or FILE.py:FUNCTION")
+    loss: str = option("orpo", "orpo, dpo, sft, rrpo, fire, mask-dpo, mdpo, simpo, cpo, or FILE.py:FUNCTION")
     demo: str = option("disease", "the embedded default, where no --model is given", choices=("disease", "tissue"))
     model: str | None = option(None, "model directory or hub id; without it the embedded default runs", metavar="DIR|ID")
     data: str | None = option(None, "preference pairs, JSON Lines (.jsonl, .jsonl.gz, .parquet)", metavar="FILE")
@@ -53,6 +53,7 @@ class TrainConfig:
     images_anywhere: bool = option(False, "let the records name images outside the folder of their file")
     image_features: str | None = option(None, "keep what a frozen image tower makes of each image here", metavar="DIR")
     overlength: str = option("drop", "what to do with longer pairs", choices=("drop", "error", "truncate-prompt"))
+    spans: str = option("tags", "words that carry the reward: <mask> tags, or where two answers differ", ("tags", "changes"))
     nll_over: str = option("response", "tokens the NLL runs over (orpo, sft)", choices=("response", "sequence"))
     beta: float | None = option(None, "beta of the loss (default: the loss's own)")
     alpha: float | None = option(None, "alpha of the loss")
@@ -60,6 +61,7 @@ class TrainConfig:
     lam: float | None = option(None, "lambda of the loss")
     label_smoothing: float | None = option(None, "share of labels taken to be flipped (dpo)")
     kind: str | None = option(None, "form of dpo: sigmoid, ipo, hinge")
+    visual: str | None = option(None, "pair that fire contrasts under the corrupted image: flip, chosen, rejected")
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("auto", "auto: bfloat16 on CUDA, else float32", choices=("auto", "float32", "bfloat16"))
     compile: bool | None = option(None, "torch.compile of the decoder block (default: on CUDA)")
@@ -71,7 +73,7 @@ class TrainConfig:
     resume: str | None = option(None, "checkpoint to continue from, or auto: the newest of --out", metavar="auto|DIR")
     chat_date: str = option("26 Jul 2024", "today's date in chat templates that print one")
 
-    LOSS_OPTIONS: typing.ClassVar[tuple[str, ...]] = ("beta", "alpha", "gamma", "lam", "label_smoothing", "kind")
+    LOSS_OPTIONS: typing.ClassVar[tuple[str, ...]] = ("beta", "alpha", "gamma", "lam", "label_smoothing", "kind", "visual")
 
     def loss_options(self) -> dict[str, float | str]:
         """The loss's own settings that were given."""

@@ -32,6 +32,10 @@ def preference_loss(
     sides = {"chosen": answer_stats(batch, stats, CHOSEN, tokens_per_pair)}
     if loss.needs.rejected:
         sides["rejected"] = answer_stats(batch, stats, REJECTED, tokens_per_pair)
+    if loss.needs.corrupted_image and len(batch.twins):
+        sides["corrupted_chosen"] = answer_stats(batch, stats, CHOSEN, corrupted=True)
+        if loss.needs.corrupted_rejected:
+            sides["corrupted_rejected"] = answer_stats(batch, stats, REJECTED, corrupted=True)
     if loss.needs.prompt and bool((batch.side == PROMPT).any()):
         sides["prompt"] = answer_stats(batch, stats, PROMPT, 0.0 if tokens_per_pair is not None else None)
     return loss(**sides)
@@ -52,7 +56,7 @@ def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Modul
                 with reference(model):
                     ref_hidden, ref_head = _predicting(model, batch), model.head_weight
     if wants.kl_forward or wants.kl_reverse:
-        kl_positions = batch.side == CHOSEN
+        kl_positions = (batch.side == CHOSEN) & batch.clean
         if wants.kl_over == "span" and batch.span is not None:
             kl_positions &= batch.span
     return token_stats(
@@ -72,10 +76,14 @@ def _predicting(model: nn.Module, batch: Batch) -> Tensor:
     return model.hidden_states(batch).flatten(0, 1)[batch.predict]
 
 
-def answer_stats(batch: Batch, stats: TokenStats, side: int, tokens_per_pair: float | None = None) -> AnswerStats:
-    """The numbers of one side as dense [P, L] tensors."""
-    here = (batch.side == side).nonzero().squeeze(1)
+def answer_stats(
+    batch: Batch, stats: TokenStats, side: int, tokens_per_pair: float | None = None, corrupted: bool = False
+) -> AnswerStats:
+    """The numbers of one side as dense [P, L] tensors; corrupted: under the corrupted images, empty for pairs without."""
+    here = ((batch.side == side) & (batch.clean != corrupted)).nonzero().squeeze(1)
     pair, column = batch.pair[here], batch.column[here]
+    if corrupted:
+        pair = batch.twins[pair - batch.pairs]
     length = int(column.max()) + 1 if len(here) else 1
 
     def dense(values: Tensor | None) -> Tensor | None:

@@ -30,6 +30,7 @@ class EncodedPair:
     """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked.
 
     ``images``: files, in the order of their tokens in the prompt; ``image_token``: the token that stands for an image.
+    ``twin``: the same answers behind the same prompt with corrupted images, where a loss asks for them.
     """
 
     id: str
@@ -40,9 +41,15 @@ class EncodedPair:
     rejected_span: list[bool] | None = None
     images: tuple[str, ...] = ()
     image_token: int = -1
+    twin: EncodedPair | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of what is packed: the pair, and its twin."""
+        return [len(self)] if self.twin is None else [len(self), len(self.twin)]
 
 
 @dataclass
@@ -50,12 +57,13 @@ class EncodeReport:
     """What became of the records: ids by fate."""
 
     kept: int = 0
+    twins: int | None = None
     dropped: list[str] = dataclasses.field(default_factory=list)
     truncated: list[str] = dataclasses.field(default_factory=list)
     spanless: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.kept} pairs"]
+        lines = [f"{self.kept} pairs" + ("" if self.twins is None else f", {self.twins} with a corrupted image")]
         for ids, fate in (
             (self.dropped, "dropped as longer than --max-length"),
             (self.truncated, "with their prompt cut to --max-length"),
@@ -74,6 +82,7 @@ class Batch:
     tokens, positions, segments: [B, T] int64 (see the module).        predict: [N] index into B * T.
     targets: [N] token ids.   pair: [N] in [0, P).   side: [N] role of the target.   column: [N] place in its answer.
     span: [N] bool, or None where no answer of the batch marks one.    ids: the records' ids.
+    twins: [W], the pair that each corrupted twin belongs to; twin w is numbered P + w in ``pair`` and ``segments``.
     image_files: in the order of their image tokens in ``tokens``.     images: what the model's image processor makes of
     them (``mint.data.pair_images``), None until that is done, and for text.
     """
@@ -88,12 +97,18 @@ class Batch:
     column: Tensor
     span: Tensor | None
     ids: tuple[str, ...]
+    twins: Tensor
     image_files: tuple[str, ...] = ()
     images: dict[str, Tensor] | None = None
 
     @property
     def pairs(self) -> int:
         return len(self.ids)
+
+    @property
+    def clean(self) -> Tensor:
+        """[N] bool: not a corrupted twin's."""
+        return self.pair < self.pairs
 
     @property
     def token_total(self) -> int:
@@ -119,29 +134,32 @@ def encode_pairs(
     overlength: str = "drop",
     drop_spanless: bool = False,
     slots: ImageSlots | None = None,
+    corrupted: Sequence[str] = (),
 ) -> tuple[list[EncodedPair], EncodeReport]:
     """Token ids of every record, the prompt encoded once and the answers appended as ids.
 
     max_length: limit of prompt + the longer answer, in tokens. overlength: what happens beyond it: ``drop`` the
     record, raise an ``error`` naming all of them, or ``truncate-prompt``: keep the first token and the end of the
     prompt. An answer is never cut, nor an image: such a record is dropped. drop_spanless: leave out records in which
-    neither answer marks a span, if any record does. slots: what an image becomes, for models that read images. Raises
-    InputError if nothing is left, and for images without ``slots``.
+    neither answer marks a span, if any record does. slots: what an image becomes, for models that read images. corrupted:
+    the answers that are wanted under the corrupted images too. Raises InputError if nothing is left, and for images
+    without ``slots``.
     """
     pairs, report, too_long = [], EncodeReport(), []
     marked = drop_spanless and any(TAG.search(p.chosen + (p.rejected or "")) for p in preferences)
     if slots is None and any(preference.images for preference in preferences):
         raise InputError("the records have images, which this model does not read: leave the field out, or take another model")
     for preference in preferences:
-        pair = _encode(preference, tokenizer, slots)
+        pair = _encode(preference, tokenizer, slots, corrupted)
         longest = max(len(pair.chosen), len(pair.rejected))
         room = max_length - longest
+        prompt = max(len(pair.prompt), len(pair.twin.prompt) if pair.twin else 0)
         if marked and pair.chosen_span is None:
             report.spanless.append(pair.id)
             continue
-        if len(pair.prompt) > room:
+        if prompt > room:
             if overlength == "error":
-                too_long.append(f"line {preference.line} ({pair.id}): {len(pair.prompt) + longest} tokens")
+                too_long.append(f"line {preference.line} ({pair.id}): {prompt + longest} tokens")
                 continue
             if overlength == "drop" or room < 2 or pair.images:
                 report.dropped.append(pair.id)
@@ -153,12 +171,13 @@ def encode_pairs(
         shown = "\n  ".join(too_long[:50]) + (f"\n  and {len(too_long) - 50} more" if len(too_long) > 50 else "")
         raise InputError(f"{len(too_long)} pairs are longer than --max-length {max_length}:\n  {shown}")
     report.kept = len(pairs)
+    report.twins = sum(pair.twin is not None for pair in pairs) if corrupted else None
     if not pairs:
         raise InputError(f"no pair is left to train on ({report}); raise --max-length, now {max_length}")
     return pairs, report
 
 
-def _encode(preference: Preference, tokenizer, slots: ImageSlots | None) -> EncodedPair:
+def _encode(preference: Preference, tokenizer, slots: ImageSlots | None, corrupted: Sequence[str]) -> EncodedPair:
     chat = bool(preference.images) or not isinstance(preference.prompt, str)
     sides, marks = [], []
     for text in (preference.chosen, preference.rejected):
@@ -176,14 +195,22 @@ def _encode(preference: Preference, tokenizer, slots: ImageSlots | None) -> Enco
             marks[-1] = mark + [False] * (len(ids) - len(mark))  # the end of the turn is never in a span
     if any(mark is not None for mark in marks):
         marks = [mark or [False] * len(ids) for mark, ids in zip(marks, sides, strict=True)]
-    if preference.images:
-        try:
-            prompt = encode_with_images(tokenizer, preference.prompt, preference.images, slots)
-        except InputError as error:
-            raise InputError(f"line {preference.line} ({preference.id}): {error}") from None
-    else:
-        prompt = tokenizer.encode_prompt(preference.prompt)
-    return EncodedPair(preference.id, prompt, *sides, *marks, preference.images, slots.token if slots else -1)
+    if not preference.images:
+        return EncodedPair(preference.id, tokenizer.encode_prompt(preference.prompt), *sides, *marks)
+    try:
+        prompts = [
+            encode_with_images(tokenizer, preference.prompt, files, slots) if files else []
+            for files in (preference.images, preference.corrupted_images if corrupted else ())
+        ]
+    except InputError as error:
+        raise InputError(f"line {preference.line} ({preference.id}): {error}") from None
+    pair = EncodedPair(preference.id, prompts[0], *sides, *marks, preference.images, slots.token)
+    if not prompts[1]:
+        return pair
+    twin = dataclasses.replace(pair, prompt=prompts[1], images=preference.corrupted_images)
+    if "rejected" not in corrupted:
+        twin = dataclasses.replace(twin, rejected=[], rejected_span=[] if marks[1] is not None else None)
+    return dataclasses.replace(pair, twin=twin)
 
 
 def pair_order(step: int, pairs_per_step: int, total: int, seed: int) -> list[int]:
@@ -221,12 +248,15 @@ def collate(
     rows: int | None = None,
     prompt_targets: bool = False,
 ) -> Batch:
-    """Packs pairs into a batch.
+    """Packs pairs, and behind them their corrupted twins, into a batch.
 
     row_length: T, default the longest pair, or with ``rows=1`` what holds all pairs without padding. rows: B, default
     as many as are needed; fixed values of both give every batch the same shape. prompt_targets: predict the prompt's
     own tokens too. Raises ValueError if the pairs do not fit.
     """
+    ids, count = tuple(pair.id for pair in pairs), len(pairs)
+    twins = [index for index, pair in enumerate(pairs) if pair.twin is not None]
+    pairs = [*pairs, *(pairs[index].twin for index in twins)]
     lengths = [len(pair) for pair in pairs]
     if row_length is None:
         row_length = sum(lengths) if rows == 1 else max(lengths)
@@ -249,7 +279,7 @@ def collate(
             positions[row, start:end] = torch.tensor([*range(ends[1]), *range(prompt, prompt + len(pair.rejected))])
             for role, (a, b) in enumerate(((0, ends[0]), (ends[0], ends[1]), (ends[1], ends[2]))):
                 segments[row, start + a : start + b] = 3 * index + role
-            targets += _targets(pair, index, row * row_length + start, prompt_targets)
+            targets += _targets(pair, index, row * row_length + start, prompt_targets and index < count)
             start = end
     predict, target, pair_index, side, column, span = torch.tensor(targets, dtype=torch.int64).unbind(1)
     marked = any(pair.chosen_span is not None for pair in pairs)
@@ -263,7 +293,8 @@ def collate(
         side.contiguous(),
         column.contiguous(),
         span.bool() if marked else None,
-        tuple(pair.id for pair in pairs),
+        ids,
+        torch.tensor(twins, dtype=torch.int64),
         tuple(file for members in packed for index in members for file in pairs[index].images),
     )
 

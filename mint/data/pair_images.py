@@ -36,13 +36,17 @@ class ImageSlots:
         return self.processor.image_tokens(*image_size(file)) if self.count is None else self.count
 
 
-def find_images(preferences: Sequence[Preference], file: str | Path, anywhere: bool = False) -> list[Preference]:
+def find_images(
+    preferences: Sequence[Preference], file: str | Path, anywhere: bool = False, corrupted: bool = False
+) -> list[Preference]:
     """The records with the whole paths of their images, each of which has been read once.
 
     file: the preference file; paths are relative to its folder, and must not leave it (nor through links) unless
-    ``anywhere``. Raises PreferenceErrors naming every record with an image that is missing, damaged, too large, no
-    image, or outside the folder.
+    ``anywhere``. corrupted: the corrupted images are wanted too; otherwise they are left out. Raises PreferenceErrors
+    naming every record with an image that is missing, damaged, too large, no image, or outside the folder.
     """
+    if not corrupted:
+        preferences = [replace(preference, corrupted_images=()) for preference in preferences]
     if not any(preference.images for preference in preferences):
         return list(preferences)
     file = Path(file)
@@ -50,13 +54,15 @@ def find_images(preferences: Sequence[Preference], file: str | Path, anywhere: b
     found: dict[str, Path | str] = {}  # name -> path, or what is wrong with it
     problems, located = [], []
     for preference in tqdm(preferences, desc="images", unit="record", leave=False, disable=None):
-        for name in preference.images:
+        names = (*preference.images, *preference.corrupted_images)
+        for name in names:
             if name not in found:
                 found[name] = _find(root, name, anywhere)
-        wrong = [found[name] for name in preference.images if isinstance(found[name], str)]
+        wrong = [found[name] for name in names if isinstance(found[name], str)]
         problems += [f"{file}:{preference.line}: {what}" for what in wrong]
         if not wrong:
-            located.append(replace(preference, images=tuple(str(found[name]) for name in preference.images)))
+            clean, other = ([str(found[n]) for n in part] for part in (preference.images, preference.corrupted_images))
+            located.append(replace(preference, images=tuple(clean), corrupted_images=tuple(other)))
     if problems:
         raise PreferenceErrors(file, problems)
     return located

@@ -126,6 +126,8 @@ def _parse(content: bytes | dict, line: int, require_rejected: bool) -> Preferen
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise _Problem(f"id must be a string or an integer, not {_kind(identity)}")
     images, corrupted = (_paths(raw, name) for name in ("images", "corrupted_images"))
+    if corrupted and len(corrupted) != len(images):
+        raise _Problem(f"corrupted_images must hold one for each of images: {len(corrupted)} for {len(images)}")
     extra = {key: value for key, value in raw.items() if key not in FIELDS}
     return Preference(str(identity), line, prompt, texts["chosen"], texts.get("rejected"), images, corrupted, extra)
 

@@ -4,6 +4,7 @@ from mint.losses.base import AnswerStats, LossOutput, Needs, needs
 from mint.losses.cpo import cpo_loss
 from mint.losses.dpo import dpo_loss
 from mint.losses.fire import fire_loss
+from mint.losses.mdpo import mdpo_loss
 from mint.losses.orpo import orpo_loss
 from mint.losses.registry import LOSSES, Loss, load_loss
 from mint.losses.rrpo import rrpo_loss
@@ -19,6 +20,7 @@ __all__ = [
     "cpo_loss",
     "dpo_loss",
     "fire_loss",
+    "mdpo_loss",
     "load_loss",
     "needs",
     "orpo_loss",

@@ -86,15 +86,19 @@ class Needs:
     kl_reverse: bool = False  # ... and KL(pi || ref) ...
     kl_over: str = "span"  # ... at "span" tokens, or at "all" tokens
     spans: bool = False  # marked phrases
-    corrupted_image: bool = False  # the same answers under a corrupted image
+    corrupted_image: bool = False  # the same answers under a corrupted image ...
+    corrupted_rejected: bool = True  # ... both, or the chosen one alone
     prompt: bool = False  # can use the prompt's own tokens
 
 
-def needs(**wants) -> Callable:
-    """Decorator for a loss: ``@needs(reference=True)``. The fields are those of :class:`Needs`."""
+def needs(by_settings: Callable[..., dict] | None = None, **wants) -> Callable:
+    """Decorator for a loss: ``@needs(reference=True)``. The fields are those of :class:`Needs`.
+
+    by_settings: from the loss's settings to the fields that they change, such as a term whose weight is 0.
+    """
 
     def mark(function: Callable) -> Callable:
-        function.needs = Needs(**wants)
+        function.needs, function.needs_by_settings = Needs(**wants), by_settings
         return function
 
     return mark

@@ -2,11 +2,25 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from mint.errors import InputError
 from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, reward_metrics
 
+VISUAL = ("flip", "chosen", "rejected")
 
-@needs(reference=True, spans=True, kl_forward=True, kl_reverse=True, kl_over="span", corrupted_image=True)
+
+def _needs(*, alpha: float, gamma: float, lam: float, visual: str, **_) -> dict:
+    """A term of weight 0 asks for nothing."""
+    return {
+        "kl_forward": alpha > 0 and lam > 0,
+        "kl_reverse": alpha > 0 and lam < 1,
+        "corrupted_image": gamma > 0,
+        "corrupted_rejected": visual != "chosen",
+    }
+
+
+@needs(_needs, reference=True, spans=True, kl_over="span")
 def fire_loss(
     chosen: AnswerStats,
     rejected: AnswerStats,
@@ -17,6 +31,7 @@ def fire_loss(
     alpha: float = 0.01,
     gamma: float = 0.1,
     lam: float = 0.5,
+    visual: str = "flip",
 ) -> LossOutput:
     """L = L_rank + alpha * L_KL, mean over pairs.
 
@@ -25,25 +40,39 @@ def fire_loss(
     L_KL = sum over span tokens of y+ of lam * KL(ref || pi) + (1 - lam) * KL(pi || ref)
 
     corrupted_*: the same answers under the corrupted image v'; w = 1 for pairs that have one, 0 for those whose
-    corrupted mask is empty, and for all if none is given. beta > 0; alpha, gamma >= 0; lam in [0, 1].
-    Without marked spans every token counts.
+    corrupted mask is empty, and for all if none is given. beta > 0; alpha, gamma >= 0; lam in [0, 1]. A KL that is None
+    counts as 0. Without marked spans every token counts.
+    visual: the pair that the image decides: ``flip`` as above; ``chosen``: R(v, y+) over R(v', y+); ``rejected``:
+    R(v', y-) over R(v, y-). Raises InputError for another one.
     """
-    rewards = [beta * side.total(side.log_ratio, side.span_or_all) for side in (chosen, rejected)]
+    if visual not in VISUAL:
+        raise InputError(f"the visual pair {visual!r} is none of {', '.join(VISUAL)}")
+
+    def reward(side: AnswerStats) -> Tensor:
+        return beta * side.total(side.log_ratio, side.span_or_all)
+
+    rewards = reward(chosen), reward(rejected)
     ranking = -F.logsigmoid(rewards[0] - rewards[1])
-    kl_forward = chosen.total(chosen.kl_forward, chosen.span_or_all)
-    kl_reverse = chosen.total(chosen.kl_reverse, chosen.span_or_all)
-    losses = ranking + alpha * (lam * kl_forward + (1 - lam) * kl_reverse)
+    losses = ranking
     metrics = {
         "ranking_loss": ranking.detach().mean(),
-        "kl/forward": kl_forward.detach().mean(),
-        "kl/reverse": kl_reverse.detach().mean(),
         **reward_metrics(*rewards),
         **logp_metrics(chosen.logp_sum, rejected.logp_sum),
     }
-    if corrupted_chosen is not None and corrupted_rejected is not None:
-        blind = [beta * side.total(side.log_ratio, side.span_or_all) for side in (corrupted_chosen, corrupted_rejected)]
+    for direction, share, values in (("forward", lam, chosen.kl_forward), ("reverse", 1 - lam, chosen.kl_reverse)):
+        if values is not None:
+            divergence = chosen.total(values, chosen.span_or_all)
+            losses = losses + alpha * share * divergence
+            metrics[f"kl/{direction}"] = divergence.detach().mean()
+    if corrupted_chosen is not None and gamma:
+        if visual == "flip":
+            margin = reward(corrupted_rejected) - reward(corrupted_chosen)
+        elif visual == "chosen":
+            margin = rewards[0] - reward(corrupted_chosen)
+        else:
+            margin = reward(corrupted_rejected) - rewards[1]
         exists = corrupted_chosen.mask.any(-1)  # w
-        visual = torch.where(exists, -F.logsigmoid(blind[1] - blind[0]), 0.0)  # the preference flips
-        losses = losses + gamma * visual
-        metrics["visual_loss"] = visual.detach().mean()
+        contrast = torch.where(exists, -F.logsigmoid(margin), 0.0)
+        losses = losses + gamma * contrast
+        metrics["visual_loss"] = contrast.detach().mean()
     return LossOutput(losses.mean(), metrics)

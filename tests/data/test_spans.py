@@ -1,8 +1,11 @@
 """Spans: from tags in the text to character ranges to tokens."""
 
+import random
+import re
+
 import pytest
 
-from mint.data.spans import parse_spans, span_tokens
+from mint.data.spans import mark_changes, parse_spans, span_tokens
 from mint.errors import InputError
 
 
@@ -39,3 +42,42 @@ def test_a_token_that_shares_a_character_with_a_span_belongs_to_it():
     assert span_tokens(offsets, [(4, 13)]) == [False, True, True, True, False, False]
     assert span_tokens(offsets, [(0, 1), (7, 8)]) == [True, False, True, False, False, False]
     assert span_tokens(offsets, []) == [False] * 6
+
+
+@pytest.mark.parametrize(
+    "first, second, marked",
+    [
+        (
+            "There is a small left pleural effusion.",
+            "There is a large right pleural effusion.",
+            ("There is a <mask>small left</mask> pleural effusion.", "There is a <mask>large right</mask> pleural effusion."),
+        ),
+        ("No pneumothorax.", "Left pneumothorax.", ("<mask>No</mask> pneumothorax.", "<mask>Left</mask> pneumothorax.")),
+        ("A nodule of 1.5 cm", "A nodule of 2.5 cm", ("A nodule of <mask>1.5</mask> cm", "A nodule of <mask>2.5</mask> cm")),
+        ("clear lungs", "clear both lungs", ("clear lungs", "clear <mask>both</mask> lungs")),
+        # one word between two changes joins them, a comma does not
+        (
+            "mild oedema of lungs",
+            "severe oedema in lungs",
+            ("<mask>mild oedema of</mask> lungs", "<mask>severe oedema in</mask> lungs"),
+        ),
+        ("left, lower", "right, upper", ("<mask>left</mask>, <mask>lower</mask>", "<mask>right</mask>, <mask>upper</mask>")),
+        ("the same", "the  same", ("the same", "the  same")),
+        ("old <mask>tags</mask> go", "old marks go", ("old <mask>tags</mask> go", "old <mask>marks</mask> go")),
+        ("Yes", "No", ("<mask>Yes</mask>", "<mask>No</mask>")),
+    ],
+)
+def test_changes_are_marked(first, second, marked):
+    assert mark_changes(first, second) == marked
+    assert mark_changes(second, first) == marked[::-1]
+
+
+def test_marking_changes_no_text_and_leaves_the_same_words_outside():
+    rng = random.Random(0)
+    words = ["no", "left", "right", "effusion", "lung,", "1.5", "is", "X-ray", "(large)", "the"]
+    for _ in range(300):
+        first, second = (" ".join(rng.choices(words, k=rng.randint(1, 9))) for _ in range(2))
+        marked = mark_changes(first, second)
+        assert [parse_spans(text)[0] for text in marked] == [first, second]
+        outside = [re.sub(r"<mask>.*?</mask>", " ", text).split() for text in marked]
+        assert "".join(outside[0]) == "".join(outside[1])

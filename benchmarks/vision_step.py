@@ -16,17 +16,19 @@ from pathlib import Path
 from step_time import TOLERANCE, has_trl, run_worker
 
 WORKER = Path(__file__).resolve().with_name("vision_worker.py")
-CASES = [(objective, tower) for tower in ("frozen", "trained") for objective in ("orpo", "dpo")]
+CASES = [(objective, tower) for tower in ("frozen", "trained") for objective in ("orpo", "dpo", "fire")]
 
 
 def sides(objective: str, tower: str, with_peer: bool) -> list[str]:
     """What is compared: features can be kept where the tower is frozen, TRL's ORPO reads no images."""
-    return ["ours", *["kept"] * (tower == "frozen"), "twice", *["trl"] * (with_peer and objective == "dpo")]
+    other = "plain" if objective == "fire" else "twice"
+    return ["ours", *["kept"] * (tower == "frozen"), other, *["trl"] * (with_peer and objective == "dpo")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has TRL (default: this one)")
+    parser.add_argument("--objectives", nargs="+", default=["orpo", "dpo", "fire"], choices=("orpo", "dpo", "fire"))
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
@@ -35,7 +37,7 @@ def main() -> None:
 
     with_peer, lines = has_trl(options.peer_python), []
     fixed = {"rank": options.rank, "warmup": options.warmup, "repeats": options.repeats, "threads": options.threads}
-    for objective, tower in CASES:
+    for objective, tower in [case for case in CASES if case[0] in options.objectives]:
         found = {}
         for side in sides(objective, tower, with_peer):
             python = options.peer_python if side == "trl" else sys.executable

@@ -5,6 +5,8 @@
 * ``ours``: a step as ``train.py`` does it; a pair's prompt and image are computed once for both answers.
 * ``kept``: the same with the features of a frozen tower from an earlier epoch.
 * ``twice``: the plain way with our own model: one sequence for each answer, each with its prompt and image.
+* ``plain``: FiRe as its equations read: a sequence for each answer under the clean and the corrupted image, for policy and
+  reference, with the logits of every position.
 * ``trl``: TRL's DPOTrainer on transformers' LLaVA with PEFT.
 """
 
@@ -64,9 +66,9 @@ def make_pairs() -> list[dict[str, list[int]]]:
     ]
 
 
-def make_pixels() -> Tensor:
-    """[PAIRS, 3, side, side]: an image for each pair, as a processor gives it."""
-    return torch.randn(PAIRS, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+def make_pixels(count: int = PAIRS) -> Tensor:
+    """[count, 3, side, side]: an image for each pair, as a processor gives it; those behind PAIRS are corrupted ones."""
+    return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
 def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tuple[float, int]:
@@ -74,9 +76,9 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     from mint.config import TrainConfig
     from mint.data.batch import CHOSEN as FIRST
     from mint.data.batch import EncodedPair, collate
-    from mint.losses import load_loss
+    from mint.losses import AnswerStats, load_loss
     from mint.models import init_model
-    from mint.models.lora import add_lora
+    from mint.models.lora import add_lora, reference
     from mint.objective import answer_stats, predicted_stats, preference_loss
     from mint.optim import clip_gradients, make_optimizer
 
@@ -84,8 +86,12 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     pairs = []
     for number, pair in enumerate(make_pairs()):
         prompt = [token for i in pair["prompt"] for token in ([i] * count if i == IMAGE else [i])]
-        pairs.append(EncodedPair(str(number), prompt, pair["chosen"], pair["rejected"], images=(str(number),)))
-    images = {"pixel_values": make_pixels()}
+        spans = [[5 <= place < 15 for place in range(len(pair[side]))] for side in ("chosen", "rejected")]
+        encoded = EncodedPair(str(number), prompt, pair["chosen"], pair["rejected"], *spans, images=(str(number),))
+        if variant.objective == "fire":
+            encoded = replace(encoded, twin=replace(encoded, images=(str(PAIRS + number),)))
+        pairs.append(encoded)
+    images = {"pixel_values": make_pixels(2 * PAIRS if variant.objective == "fire" else PAIRS)}
     before_model()
     model = init_model(CONFIG)
     add_lora(model, rank=variant.rank, alpha=2 * variant.rank, targets=",".join(TARGETS[variant.tower]))
@@ -111,10 +117,36 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
             sides[side] = answer_stats(batch, predicted_stats(model, batch, loss), FIRST)
         return loss(**sides)
 
-    first = None
+    def plain():
+        """Sequences of equal length, padded behind; [pairs, answer] numbers of each kind."""
+        sides = {}
+        for offset, prefix in ((0, ""), (PAIRS, "corrupted_")):
+            pixels = {"pixel_values": images["pixel_values"][offset : offset + PAIRS]}
+            for side in ("chosen", "rejected"):
+                rows = [pair.prompt + getattr(pair, side) for pair in pairs]
+                longest = max(map(len, rows))
+                tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+                logps = model(tokens, pixels)[:, :-1].log_softmax(-1)
+                with torch.no_grad(), reference(model):
+                    ref = model(tokens, pixels)[:, :-1].log_softmax(-1)
+                lengths = [len(pair.prompt) for pair in pairs]
+                mask = torch.tensor(
+                    [[a - 1 <= i < len(row) - 1 for i in range(longest - 1)] for a, row in zip(lengths, rows, strict=True)]
+                )
+                span = torch.tensor([[5 <= i - a + 1 < 15 for i in range(longest - 1)] for a in lengths])
+                chosen = tokens[:, 1:, None]
+                numbers = {"mask": mask, "span": span & mask}
+                numbers |= {"logps": logps.gather(2, chosen)[..., 0], "ref_logps": ref.gather(2, chosen)[..., 0]}
+                if prefix + side == "chosen":
+                    numbers["kl_forward"] = (ref.exp() * (ref - logps)).sum(-1)
+                    numbers["kl_reverse"] = (logps.exp() * (logps - ref)).sum(-1)
+                sides[prefix + side] = AnswerStats(**numbers)
+        return loss(**sides)
+
+    first, step = None, {"twice": apart, "plain": plain}.get(variant.side, together)
     for _ in range(variant.warmup + variant.repeats):
         clock.start()
-        output = apart() if variant.side == "twice" else together()
+        output = step()
         output.loss.backward()
         clip_gradients(model, config.max_grad_norm)
         optimizer.step()
@@ -165,9 +197,7 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
         Pixels(crop_size={"height": SIDE, "width": SIDE}), word_tokenizer(VOCABULARY), patch_size=PATCH,
         vision_feature_select_strategy="default", image_token=f"<{IMAGE}>", num_additional_image_tokens=1,
     )  # fmt: skip
-    rows = [
-        {**row, "images": [Image.new("RGB", (SIDE + number, SIDE))]} for number, row in enumerate(as_text(make_pairs()))
-    ]
+    rows = [{**row, "images": [Image.new("RGB", (SIDE + number, SIDE))]} for number, row in enumerate(as_text(make_pairs()))]
     before_model()
     settings = {key: value for key, value in CONFIG.items() if key != "model_type"}
     model = LlavaForConditionalGeneration(LlavaConfig(**settings))

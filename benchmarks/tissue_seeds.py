@@ -29,7 +29,7 @@ UNSEEN = (30, 77)  # tiles of every tissue, and their seed; not those of seed 23
 METHODS = {
     "SFT, true tissue": Method("sft", "disease"),
     "SFT, teacher's list": Method("sft"),
-    "DPO from SFT": Method("dpo", from_sft=True, settings={"steps": 300, "lr": 5e-5}),
+    "DPO from SFT": Method("dpo", from_sft=True, settings={"steps": 300, "lr": 2e-6}),
     "ORPO": Method("orpo"),
 }
 

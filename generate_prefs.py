@@ -4,6 +4,7 @@ python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
 python generate_prefs.py clip --cases PATH --teacher vinid/plip --out prefs.jsonl
+python generate_prefs.py corrupt --data prefs.jsonl --out corrupted.jsonl
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,16 +23,19 @@ from tqdm import tqdm
 from mint.cohorts import add_cohort_options, read_cohort
 from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case
-from mint.data.preferences import write_jsonl
+from mint.data.pair_images import find_images
+from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.views import draw_views
 from mint.demo.faces import fit_faces
 from mint.errors import InputError
 from mint.prefs.clip_fit import ClipSettings, fit_clip
+from mint.prefs.corrupt import MODES, CorruptReport, contact_sheet, corrupt_records
 from mint.prefs.fusion import load_teachers
 from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
 from mint.prefs.ranking import Ranker
+from mint.prefs.saliency import ClipSaliency
 from mint.prefs.tissue_pairs import make_tissue_pairs
 from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
 from mint.tissue import add_tile_options, read_tile_options
@@ -167,9 +172,57 @@ def run_clip(args: argparse.Namespace) -> None:
     )
     write_jsonl(out, tqdm(records, total=len(tiles), desc="ranking", unit="tile", disable=None))
     print(f"{out}: {report}")
-    if not all(tile.image.resolve().is_relative_to(out.parent.resolve()) for tile in tiles):
-        print("some images lie outside the folder of the pairs: train.py needs --images-anywhere for them")
+    say_if_outside([tile.image for tile in tiles], out)
     save_report(Path(f"{out}.report.json"), args, {"tiles": len(tiles), "tissues": list(tissues)}, report)
+
+
+def say_if_outside(images: Sequence[Path], out: Path) -> None:
+    if not all(image.resolve().is_relative_to(out.parent.resolve()) for image in images):
+        print("some images lie outside the folder of the pairs: train.py needs --images-anywhere for them")
+
+
+def add_corrupt(commands) -> None:
+    parser = commands.add_parser("corrupt", help="beside the images of pairs, the same with the evidence made unreadable")
+    parser.add_argument("--data", required=True, metavar="FILE", help="pairs with images; mask, boxes or polygons tell where")
+    parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="the pairs with corrupted_images")
+    parser.add_argument("--mode", choices=MODES, default="noise", help="inside the mask (default noise; without one: global)")
+    parser.add_argument("--clip", metavar="DIR|ID", help="where nothing tells the place: where this CLIP finds the phrase")
+    parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
+    parser.add_argument("--sheet", type=int, default=20, help="records on the contact sheet (default 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.set_defaults(run=run_corrupt)
+
+
+def run_corrupt(args: argparse.Namespace) -> None:
+    """Reads the pairs, writes the corrupted images, the pairs that name both, and a contact sheet."""
+    file, out = Path(args.data), Path(args.out)
+    preferences = find_images(read_preferences(file, require_rejected=False), file, args.images_anywhere)
+    saliency = ClipSaliency(args.clip, choose_device(args.device, "auto")[0]) if args.clip else None
+    pictured = [preference.id for preference in preferences if preference.images]
+    shown = {name: [] for name in pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet]} if args.sheet > 0 else {}
+    report = CorruptReport()
+    changed = corrupt_records(preferences, file, out, args.mode, report, args.seed, saliency, shown)
+    bar = tqdm(changed, total=len(preferences), desc="corrupting", unit="record", disable=None)
+    write_jsonl(out, (as_record(preference, names, file.resolve().parent, out.resolve().parent) for preference, names in bar))
+    if shown:
+        contact_sheet(shown).save(f"{out}.sheet.png")
+    print(f"{out}: {report}")
+    say_if_outside([Path(name) for preference in preferences for name in preference.images], out)
+
+
+def as_record(preference: Preference, corrupted: list[str], source: Path, folder: Path) -> dict:
+    """A record of the file in ``source`` as it is written in ``folder``, its files named from there."""
+
+    def name(path: Path) -> str:
+        return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+
+    record = {"id": preference.id, "prompt": preference.prompt, "images": [name(Path(image)) for image in preference.images]}
+    record |= {"corrupted_images": corrupted, "chosen": preference.chosen, "rejected": preference.rejected}
+    record |= preference.extra
+    if isinstance(record.get("mask"), str):
+        record["mask"] = name((source / record["mask"]).resolve())
+    return {key: value for key, value in record.items() if value not in (None, [])}
 
 
 def save_report(path: Path, args: argparse.Namespace, cohort: dict, report: PairReport) -> None:
@@ -181,7 +234,7 @@ def save_report(path: Path, args: argparse.Namespace, cohort: dict, report: Pair
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_mml, add_clip], argv)
+    return run_command(__doc__.splitlines()[0], [add_mml, add_clip, add_corrupt], argv)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mint.data.image_files import to_rgb
+from mint.errors import InputError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -52,6 +53,12 @@ class ClipImageProcessor:
             image = image.crop((left, top, left + width, top + height))  # black where the image ends
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return (pixels.float() * self.scale - self.mean) / self.std
+
+    def seen_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of the image before the middle is kept. Raises InputError where it is padded first."""
+        if self.ground is not None:
+            raise InputError("an image processor that pads is not followed back to the image")
+        return (width, height) if self.size is None else self._target(width, height)
 
     def _target(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after resizing."""

@@ -1,0 +1,225 @@
+"""Corrupted images: the evidence for an answer made unreadable, the rest of the image as it was (arXiv 2606.12590)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from mint.data.image_files import open_image
+from mint.data.preferences import Preference
+from mint.errors import FileProblems, InputError
+
+LESION_SIGMA, GLOBAL_SIGMA = 45.0, 12.0  # of the noise, on a scale of 0 to 255
+SMALLEST_CROP, LARGEST_CROP = 0.01, 0.2  # shares of the image's area
+SPREAD = 200  # sweeps by which the surroundings grow into a hole
+Saliency = Callable[[Image.Image, str], np.ndarray]  # an image and a phrase -> the mask of where it is
+
+
+@dataclass
+class CorruptReport:
+    """How many images were corrupted from what."""
+
+    sources: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return f"{self.sources.total()} images; " + ", ".join(f"{count} {what}" for what, count in self.sources.most_common())
+
+
+def corrupt_noise(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Normal noise of sigma 45 in every channel inside the mask."""
+    return np.where(mask[..., None], pixels + rng.normal(0, LESION_SIGMA, pixels.shape), pixels)
+
+
+def corrupt_blur(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Inside the mask, the image blurred so far that nothing of the mask's size is left."""
+    rows, columns = np.nonzero(mask)
+    radius = max(2.0, 0.5 * float(max(np.ptp(rows), np.ptp(columns))))
+    blurred = Image.fromarray(pixels.astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+    return np.where(mask[..., None], np.asarray(blurred, dtype=float), pixels)
+
+
+def corrupt_surroundings(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Inside the mask, what surrounds it: each hidden pixel becomes the mean of its neighbours, again and again."""
+    known = ~mask
+    start = pixels[known].mean(0) if known.any() else 0.0
+    filled = np.where(mask[..., None], start, pixels)
+    for _ in range(SPREAD):
+        padded = np.pad(filled, ((1, 1), (1, 1), (0, 0)), mode="edge")
+        mean = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 4
+        filled = np.where(mask[..., None], mean, pixels)
+    return filled
+
+
+def corrupt_black(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Black inside the mask."""
+    return np.where(mask[..., None], 0.0, pixels)
+
+
+def corrupt_crop(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random part of 1 to 20 per cent of the image (mDPO's), wherever the mask is."""
+    height, width = mask.shape
+    share = np.sqrt(rng.uniform(SMALLEST_CROP, LARGEST_CROP))
+    rows, columns = max(1, round(height * share)), max(1, round(width * share))
+    top, left = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
+    return pixels[top : top + rows, left : left + columns]
+
+
+def corrupt_global(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Normal noise of sigma 12 everywhere: for images without a mask."""
+    return pixels + rng.normal(0, GLOBAL_SIGMA, pixels.shape)
+
+
+MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]] = {
+    "noise": corrupt_noise,
+    "blur": corrupt_blur,
+    "surroundings": corrupt_surroundings,
+    "black": corrupt_black,
+    "crop": corrupt_crop,
+    "global": corrupt_global,
+}
+
+
+def corrupt_image(image: Image.Image, mask: np.ndarray | None, mode: str, key: str) -> Image.Image:
+    """The corrupted image. mask: [height, width] bool, None or empty for none: the noise is then a weak one everywhere.
+
+    mode: a key of ``MODES``. key: what the random numbers depend on.
+    """
+    pixels = np.asarray(image.convert("RGB"), dtype=float)
+    if mask is None or not mask.any():
+        mask, mode = np.zeros(pixels.shape[:2], dtype=bool), mode if mode == "crop" else "global"
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    changed = MODES[mode](pixels, mask, np.random.default_rng(seed))
+    return Image.fromarray(changed.round().clip(0, 255).astype(np.uint8))
+
+
+def record_mask(preference: Preference, image: Image.Image, root: Path) -> tuple[np.ndarray | None, str]:
+    """(where the evidence of a record is in its first image, what told so), from the record's own fields.
+
+    ``mask``: a file, not black where the lesion is, of the image's size; ``boxes``: [[x0, y0, x1, y1], ...], ends
+    exclusive; ``polygons``: [[[x, y], ...], ...]; in pixels of the image as it is shown. The first of them counts.
+    Raises InputError for a field that cannot be used.
+    """
+    extra = preference.extra
+    if extra.get("mask"):
+        if not isinstance(extra["mask"], str):
+            raise InputError("mask must be the name of a file")
+        path = (root / extra["mask"]).resolve()
+        if not path.is_relative_to(root):
+            raise InputError(f"the mask {extra['mask']} is outside the folder of the file")
+        mask = np.asarray(open_image(path).convert("L")) > 0
+        if mask.shape != image.size[::-1]:
+            raise InputError(f"the mask {extra['mask']} is {mask.shape[::-1]}, its image {image.size}")
+        return mask, "by a mask"
+    for name, least, draw in (("boxes", 4, _draw_box), ("polygons", 3, _draw_polygon)):
+        if shapes := extra.get(name):
+            canvas = Image.new("1", image.size)
+            try:
+                for shape in shapes:
+                    if len(shape) < least:
+                        raise ValueError("too few numbers")
+                    draw(ImageDraw.Draw(canvas), shape)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{name} of the wrong form: {error}") from None
+            return np.asarray(canvas), f"by {name}"
+    return None, "without a place"
+
+
+def _draw_box(draw: ImageDraw.ImageDraw, box: Sequence[float]) -> None:
+    x0, y0, x1, y1 = (float(value) for value in box)
+    if x1 > x0 and y1 > y0:
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), fill=1)
+
+
+def _draw_polygon(draw: ImageDraw.ImageDraw, points: Sequence[Sequence[float]]) -> None:
+    draw.polygon([(float(x), float(y)) for x, y in points], fill=1)
+
+
+def corrupt_records(
+    preferences: Sequence[Preference],
+    file: Path,
+    out: Path,
+    mode: str,
+    report: CorruptReport,
+    seed: int = 0,
+    saliency: Saliency | None = None,
+    shown: dict[str, list] | None = None,
+) -> Iterator[tuple[Preference, list[str]]]:
+    """(record, names of its corrupted images relative to ``out``'s folder); PNG files are written beside ``out``.
+
+    preferences: with whole image paths (``find_images``). file: where their other names are relative to. saliency: finds
+    the place of a record's ``phrase`` (default: its question) where no field tells it. shown: takes (clean, mask,
+    corrupted) of the images of the records that it has a list for. Raises FileProblems naming every record whose fields
+    cannot be used, before anything is written, and InputError if nothing has images or a file cannot be written.
+    """
+    root, places = file.resolve().parent, {}
+    problems = []
+    for preference in preferences:
+        if not preference.images:
+            continue
+        image = open_image(preference.images[0])
+        try:
+            places[preference.id] = record_mask(preference, image, root)
+        except InputError as error:
+            problems.append(f"{file}:{preference.line}: {error}")
+    if problems:
+        raise FileProblems(file, problems)
+    if not places:
+        raise InputError(f"{file}: no record has images")
+    folder = out.with_name(f"{out.stem}.images")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, preference in enumerate(preferences):
+            names = []
+            for place, name in enumerate(preference.images):
+                image = open_image(name)
+                mask, source = places[preference.id] if place == 0 else (None, "without a place")
+                if mask is None and saliency is not None and place == 0:
+                    mask, source = saliency(image, _phrase(preference)), "by the phrase"
+                if mask is not None and not mask.any():
+                    mask, source = None, "without a place"
+                corrupted = corrupt_image(image, mask, mode, f"{seed}/{preference.id}/{place}")
+                target = folder / f"{number:06d}-{place}.png"
+                temporary = target.with_suffix(".tmp")
+                corrupted.save(temporary, "PNG")
+                temporary.replace(target)
+                names.append(os.path.relpath(target, out.parent))
+                report.sources[source] += 1
+                if shown is not None and preference.id in shown:
+                    shown[preference.id].append((image, mask, corrupted))
+            yield preference, names
+    except OSError as error:
+        raise InputError(f"corrupted images cannot be written to {folder}: {error}") from None
+
+
+def _phrase(preference: Preference) -> str:
+    phrase = preference.extra.get("phrase")
+    if isinstance(phrase, str) and phrase.strip():
+        return phrase
+    return preference.prompt if isinstance(preference.prompt, str) else preference.prompt[-1]["content"]
+
+
+def contact_sheet(shown: dict[str, list[tuple[Image.Image, np.ndarray | None, Image.Image]]], side: int = 200) -> Image.Image:
+    """Rows of clean image, the same with its mask in red, and corrupted image, each under the record's id."""
+    label, gap = 16, 6
+    rows = [(name, *images) for name, several in shown.items() for images in several]
+    sheet = Image.new("RGB", (3 * (side + gap) + gap, len(rows) * (side + label + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, clean, mask, corrupted) in enumerate(rows):
+        top = gap + row * (side + label + gap)
+        draw.text((gap, top), name[:90], fill="black")
+        marked = clean.convert("RGB")
+        if mask is not None:
+            red = Image.blend(marked, Image.new("RGB", marked.size, (255, 0, 0)), 0.45)
+            marked = Image.composite(red, marked, Image.fromarray(mask))
+        for column, image in enumerate((clean.convert("RGB"), marked, corrupted)):
+            small = image.copy()
+            small.thumbnail((side, side))
+            sheet.paste(small, (gap + column * (side + gap), top + label))
+    return sheet

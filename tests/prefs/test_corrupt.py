@@ -1,0 +1,175 @@
+"""Corrupted images: what changes where, by seed, from masks, boxes, polygons and a CLIP; bad fields by line."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import generate_prefs
+from mint.data.preferences import read_preferences, write_jsonl
+from mint.models import init_model, save_model
+from mint.prefs.corrupt import GLOBAL_SIGMA, LESION_SIGMA, MODES, corrupt_image
+from mint.prefs.saliency import ClipSaliency, patch_features
+from tests.reference.clip_inputs import TINY
+
+SIZE = (60, 40)  # width, height
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b", "c", "d"):
+        Image.fromarray(rng.integers(90, 160, (*SIZE[::-1], 3)).astype(np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    mask = np.zeros(SIZE[::-1], dtype=np.uint8)
+    mask[10:25, 30:50] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    common = {"prompt": "Is there a mass?", "chosen": "Yes.", "rejected": "No."}
+    rows = [
+        {"id": "a", "images": ["images/a.png"], "mask": "mask.png", **common},
+        {"id": "b", "images": ["images/b.png"], "boxes": [[0, 0, 10, 20], [50, 30, 60, 40]], **common},
+        {"id": "c", "images": ["images/c.png"], "polygons": [[[20, 10], [40, 10], [40, 30], [20, 30]]], "score": 3, **common},
+        {"id": "d", "images": ["images/d.png"], **common},
+        {"id": "text", **common},
+    ]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    return tmp_path
+
+
+def corrupt(folder, *extra):
+    out = folder / "out.jsonl"
+    assert generate_prefs.main(["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", str(out), *extra]) == 0
+    records = {record.id: record for record in read_preferences(out)}
+    changed = {}
+    for name, record in records.items():
+        if record.images:
+            before, after = (
+                np.asarray(Image.open(folder / file[0])).astype(int) for file in (record.images, record.corrupted_images)
+            )
+            changed[name] = (after - before, after) if after.shape == before.shape else (None, after)
+    return records, changed
+
+
+def test_only_the_place_of_the_evidence_changes(folder, capsys):
+    records, changed = corrupt(folder)
+    places = {name: np.zeros(SIZE[::-1], dtype=bool) for name in "abc"}
+    places["a"][10:25, 30:50] = True
+    places["b"][:20, :10] = places["b"][30:, 50:] = True
+    places["c"][10:31, 20:41] = True  # a polygon's edges belong to it
+    for name, place in places.items():
+        gap = changed[name][0]
+        assert not gap[~place].any() and (gap[place] != 0).mean() > 0.97
+        assert abs(gap[place].std() - LESION_SIGMA) < 5 and abs(gap[place].mean()) < 6
+    everywhere = changed["d"][0]
+    assert abs(everywhere.std() - GLOBAL_SIGMA) < 1
+    assert not records["text"].corrupted_images and records["c"].extra["score"] == 3
+    assert json.loads((folder / "out.jsonl").read_text().splitlines()[0])["mask"] == "mask.png"
+    with Image.open(folder / "out.jsonl.sheet.png") as sheet:
+        assert sheet.width > 600 and sheet.height > 4 * 200
+    assert "4 images; 1 by a mask, 1 by boxes, 1 by polygons, 1 without a place" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_files(folder):
+    files = {}
+    for run, seed in enumerate((0, 0, 1)):
+        corrupt(folder, "--seed", str(seed), "--sheet", "0")
+        files[run] = [path.read_bytes() for path in sorted((folder / "out.images").iterdir())]
+    assert files[0] == files[1] and all(a != b for a, b in zip(files[0], files[2], strict=True))
+    assert not (folder / "out.jsonl.sheet.png").exists()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode(folder, mode):
+    _, changed = corrupt(folder, "--mode", mode)
+    gap, after = changed["a"]
+    inside = np.zeros(SIZE[::-1], dtype=bool)
+    inside[10:25, 30:50] = True
+    if mode == "crop":
+        assert 0.004 < after.shape[0] * after.shape[1] / (SIZE[0] * SIZE[1]) < 0.24
+    elif mode == "global":
+        assert abs(gap[~inside].std() - GLOBAL_SIGMA) < 1
+    else:
+        assert not gap[~inside].any() and gap[inside].any()
+    if mode == "black":
+        assert not after[inside].any()
+    if mode in ("blur", "surroundings"):  # smooth, as bright as what is around
+        assert after[inside].std() < 8 and abs(after[inside].mean() - after[~inside].mean()) < 8
+
+
+def test_surroundings_are_harmonic():
+    """Between a dark and a bright side, a hole becomes the slope that joins them."""
+    pixels = np.tile(np.linspace(0, 240, 13), (9, 1))[..., None].repeat(3, 2)
+    mask = np.zeros((9, 13), dtype=bool)
+    mask[3:6, 4:9] = True
+    hidden = np.where(mask[..., None], 255, pixels).astype(np.uint8)
+    found = np.asarray(corrupt_image(Image.fromarray(hidden), mask, "surroundings", "x"))
+    assert np.abs(found.astype(int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"mask": "none.png"}, "does not exist"),
+        ({"mask": "../mask.png"}, "outside the folder"),
+        ({"mask": 3}, "must be the name of a file"),
+        ({"mask": "images/small.png"}, r"is \(5, 5\), its image \(60, 40\)"),
+        ({"boxes": [[1, 2, 3]]}, "boxes of the wrong form"),
+        ({"boxes": [["a", 2, 3, 4]]}, "boxes of the wrong form"),
+        ({"polygons": [[[1, 2], [3, 4]]]}, "polygons of the wrong form"),
+    ],
+)
+def test_fields_that_cannot_be_used(folder, capsys, fields, message):
+    Image.new("L", (5, 5), 255).save(folder / "images" / "small.png")
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    rows[3] |= fields
+    write_jsonl(folder / "pairs.jsonl", rows)
+    assert generate_prefs.main(["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl"]) == 2
+    error = capsys.readouterr().err
+    assert "pairs.jsonl:4:" in error and re.search(message, error) and not (folder / "out.jsonl").exists()
+
+
+def test_records_without_images(folder, capsys):
+    write_jsonl(folder / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    assert generate_prefs.main(["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl"]) == 2
+    assert "no record has images" in capsys.readouterr().err
+
+
+def test_a_clip_finds_the_place(folder, monkeypatch):
+    """The tenth of the patches that fit best, followed back through the middle that the processor keeps."""
+    from mint.prefs.clip_fit import _write_blank
+
+    _write_blank(folder / "clip", ["a mass in the lung", "a medical image"], 0)
+    saliency = ClipSaliency(folder / "clip")
+    heat = np.zeros((8, 8))
+    heat[2, 1:7] = 1  # six of 64 patches
+    monkeypatch.setattr(ClipSaliency, "heat", lambda *_: heat)
+    mask = saliency(Image.new("RGB", (120, 80)), "a mass")
+    rows, columns = np.nonzero(mask)  # the middle 80 x 80, patches of 10: row 2 and columns 1 to 6
+    assert mask.shape == (80, 120) and (rows.min(), rows.max()) == (20, 29) and (columns.min(), columns.max()) == (30, 89)
+    records, changed = corrupt(folder, "--clip", f"{folder}/clip")
+    assert 0 < (changed["d"][0] != 0).any(-1).mean() < 0.2  # no longer everywhere
+
+
+def test_patch_features_are_the_values_of_the_last_layer():
+    """A patch alone, through the value and output projections: what the others hold in the last layer does not matter."""
+    model = init_model(TINY, seed=3)
+    with torch.no_grad():
+        last = model.vision_model.encoder.layers[-1]
+        pixels = torch.randn(1, 3, 48, 48)
+        found = patch_features(model, pixels)[0]
+        hidden = model.vision_model.hidden_states(pixels, (len(model.vision_model.encoder.layers) - 1,))[0][0, 1:]
+        normed = last.layer_norm1(hidden)
+        for place in (0, 5):
+            v = last.self_attn["out_proj"](last.self_attn["v_proj"](normed[place]))
+            expected = model.visual_projection(model.vision_model.post_layernorm(v))
+            torch.testing.assert_close(found[place], expected)
+    assert found.shape == (9, TINY["projection_dim"])
+
+
+def test_the_saliency_needs_a_clip(folder, capsys):
+    save_model(init_model(TINY), folder / "bare")
+    command = ["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl", "--clip", f"{folder}/bare"]
+    assert generate_prefs.main(command) == 2 and "preprocessor_config.json" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 python evaluate.py disease --model DIR [--adapter DIR] --cases PATH
 python evaluate.py disease --predictions FILE.jsonl --cases PATH
 python evaluate.py tissue --model DIR [--adapter DIR] --cases TILES --teacher CLIP
+python evaluate.py vqa --model DIR [--adapter DIR] --questions FILE.json
 python evaluate.py compare RUN RUN ... --out DIR
 """
 
@@ -24,8 +25,9 @@ from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths
+from mint.data.vqa import read_questions
 from mint.errors import InputError
-from mint.evaluation import tissue
+from mint.evaluation import tissue, vqa
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
 from mint.evaluation.disease import (
     average,
@@ -240,10 +242,7 @@ def run_tissue(args: argparse.Namespace) -> None:
         answers = [format_list(names, HEADER) for names in lists]
     else:
         name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
-        model, tokenizer = load(args)
-        if model.tower is None:
-            raise InputError(f"{args.model} reads no images")
-        reader = ImageReader(load_processor(model.source_dir))
+        model, tokenizer, reader = load_with_eyes(args)
         answers, lists = tissue.list_tissues(model, tokenizer, reader, tiles, tissues, top_k, **sampling(args))
     scores, row = tissue.score_lists(tiles, lists, tissues, upstream)
     rows = {upstream_name: tissue.score_lists(tiles, upstream.top, tissues, upstream)[1], name: row}
@@ -251,6 +250,44 @@ def run_tissue(args: argparse.Namespace) -> None:
     save_tissues(Path(args.out), rows, tiles, answers, lists, scores, tissues, upstream, settings)
     print(format_table(rows, tissue.COLUMNS))
     print(f"{len(tiles)} tiles, {rows[name]['without_list']} answers without a list; saved in {args.out}")
+
+
+def load_with_eyes(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer, ImageReader]:
+    """:func:`load` for models that read images, and what reads their files."""
+    model, tokenizer = load(args)
+    if model.tower is None:
+        raise InputError(f"{args.model} reads no images")
+    return model, tokenizer, ImageReader(load_processor(model.source_dir))
+
+
+def add_vqa(commands) -> None:
+    parser = commands.add_parser("vqa", help="answers to questions about medical images")
+    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
+    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    parser.add_argument("--questions", required=True, metavar="FILE", help="of VQA-RAD, of SLAKE, or JSON Lines")
+    parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside the questions)")
+    parser.add_argument("--language", default="en", help="of SLAKE's questions (default en)")
+    parser.add_argument("--instruction", default="", help="a line below every question")
+    parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy")
+    add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=64, batch_size=16)
+    parser.add_argument("--out", default="runs/vqa", metavar="DIR", help="default runs/vqa")
+    parser.set_defaults(run=run_vqa)
+
+
+def run_vqa(args: argparse.Namespace) -> None:
+    """Decodes, scores, prints and saves."""
+    questions, report = read_questions(args.questions, args.images, args.language)
+    print(f"{args.questions}: {report}")
+    model, tokenizer, reader = load_with_eyes(args)
+    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    answers = vqa.answer_questions(model, tokenizer, reader, questions, args.instruction, **sampling(args))
+    scores = [vqa.score_answer(answer, question) for answer, question in zip(answers, questions, strict=True)]
+    means = vqa.summarize(scores, questions)
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    vqa.save_answers(Path(args.out), name, questions, answers, scores, means, settings)
+    print(vqa.format_means(name, means, vqa.yes_no_scores(answers, questions)))
+    print(f"{len(questions)} questions; saved in {args.out}")
 
 
 def add_compare(commands) -> None:
@@ -285,7 +322,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_disease, add_tissue, add_compare], argv)
+    return run_command(__doc__.splitlines()[0], [add_disease, add_tissue, add_vqa, add_compare], argv)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
 python generate_prefs.py clip --cases PATH --teacher vinid/plip --out prefs.jsonl
+python generate_prefs.py mmedpo --pairs FILE.json --images DIR --out prefs.jsonl
 python generate_prefs.py corrupt --data prefs.jsonl --out corrupted.jsonl
 """
 
@@ -26,6 +27,7 @@ from mint.data.cases import Case
 from mint.data.pair_images import find_images
 from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.views import draw_views
+from mint.data.vqa import read_mmedpo
 from mint.demo.faces import fit_faces
 from mint.errors import InputError
 from mint.prefs.clip_fit import ClipSettings, fit_clip
@@ -176,6 +178,27 @@ def run_clip(args: argparse.Namespace) -> None:
     save_report(Path(f"{out}.report.json"), args, {"tiles": len(tiles), "tissues": list(tissues)}, report)
 
 
+def add_mmedpo(commands) -> None:
+    parser = commands.add_parser("mmedpo", help="the pairs of MMedPO's files in this project's form")
+    parser.add_argument("--pairs", required=True, metavar="FILE.json")
+    parser.add_argument("--images", required=True, metavar="DIR")
+    parser.add_argument("--out", required=True, metavar="FILE.jsonl")
+    parser.set_defaults(run=run_mmedpo)
+
+
+def run_mmedpo(args: argparse.Namespace) -> None:
+    """Reads the pairs, checks their images, and writes them."""
+    rows, out = read_mmedpo(args.pairs, args.images), Path(args.out)
+    images = [Path(name) for row in rows for name in row["images"]]
+    folder = out.resolve().parent
+    for row in rows:
+        near = [Path(name).is_relative_to(folder) for name in row["images"]]
+        row["images"] = [os.path.relpath(n, folder) if here else n for n, here in zip(row["images"], near, strict=True)]
+    write_jsonl(out, rows)
+    print(f"{out}: {len(rows)} pairs on {len(set(images))} images")
+    say_if_outside(images, out)
+
+
 def say_if_outside(images: Sequence[Path], out: Path) -> None:
     if not all(image.resolve().is_relative_to(out.parent.resolve()) for image in images):
         print("some images lie outside the folder of the pairs: train.py needs --images-anywhere for them")
@@ -234,7 +257,7 @@ def save_report(path: Path, args: argparse.Namespace, cohort: dict, report: Pair
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_mml, add_clip, add_corrupt], argv)
+    return run_command(__doc__.splitlines()[0], [add_mml, add_clip, add_mmedpo, add_corrupt], argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""Scores of answers about images: closed and open questions kept apart (as LLaVA-Med's evaluation does)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
+from mint.data.preferences import write_jsonl
+from mint.data.vqa import Question, yes_or_no
+from mint.errors import InputError
+from mint.evaluation.statistics import Estimate, bootstrap
+from mint.models.generate import generate
+
+COLUMNS = {  # score -> heading of the printed table
+    "closed": "closed accuracy",
+    "open": "open recall",
+    "exact": "exact match",
+    "f1": "F1",
+    "bleu_1": "BLEU-1",
+    "unparsed": "unparsed",
+}
+YES_NO = ("accuracy", "precision", "recall", "f1", "yes_rate")
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """closed, open: of a question of that kind, else None. unparsed: of a yes-no question, whether no answer was found."""
+
+    closed: float | None
+    open: float | None
+    exact: float
+    f1: float
+    bleu_1: float
+    unparsed: float | None
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
+
+
+def score_answer(answer: str, question: Question) -> AnswerScore:
+    """All scores of one answer.
+
+    A closed question is right if the first whole word "yes" or "no" is the truth's; where that is neither, if the answer
+    holds the truth's words in a row. Open: the share of the truth's words that the answer holds, each as often as it does
+    (token recall). F1 and BLEU-1 (clipped precision times the brevity penalty) are over words too.
+    """
+    told, truth = words(answer), words(question.answer)
+    common = sum((Counter(told) & Counter(truth)).values())
+    recall, precision = common / len(truth) if truth else 0.0, common / len(told) if told else 0.0
+    short = math.exp(min(0.0, 1 - len(truth) / len(told))) if told else 0.0
+    closed = unparsed = None
+    if question.kind == "closed":
+        wanted = yes_or_no(question.answer)
+        if wanted is not None:
+            found = yes_or_no(answer)
+            closed, unparsed = float(found == wanted), float(found is None)
+        else:
+            closed = float(f" {' '.join(truth)} " in f" {' '.join(told)} ")
+    return AnswerScore(
+        closed=closed,
+        open=recall if question.kind == "open" else None,
+        exact=float(told == truth),
+        f1=2 * precision * recall / (precision + recall) if common else 0.0,
+        bleu_1=precision * short,
+        unparsed=unparsed,
+    )
+
+
+def summarize(scores: Sequence[AnswerScore], questions: Sequence[Question]) -> dict[str, Estimate]:
+    """The mean of every score over the questions that have it, with an interval that draws an image's questions together.
+
+    Raises InputError for no questions.
+    """
+    if not scores:
+        raise InputError("there are no questions to score")
+    means = {}
+    for name in COLUMNS:
+        had = [(getattr(s, name), str(q.image)) for s, q in zip(scores, questions, strict=True) if getattr(s, name) is not None]
+        if had:
+            means[name] = bootstrap(np.array([[value for value, _ in had]]), groups=[image for _, image in had])
+    return means
+
+
+def yes_no_scores(answers: Sequence[str], questions: Sequence[Question]) -> dict[str, float] | None:
+    """Of the yes-no questions, as POPE counts: accuracy, precision, recall and F1 of "yes", and how often it is said.
+
+    None where there are no such questions. What cannot be parsed counts as wrong, and as not said.
+    """
+    pairs = [(yes_or_no(a), yes_or_no(q.answer)) for a, q in zip(answers, questions, strict=True) if q.kind == "closed"]
+    pairs = [pair for pair in pairs if pair[1] is not None]
+    if not pairs:
+        return None
+    count = Counter(pairs)
+    hits, said = count["yes", "yes"], sum(n for (told, _), n in count.items() if told == "yes")
+    real = sum(n for (_, truth), n in count.items() if truth == "yes")
+    precision, recall = hits / said if said else 0.0, hits / real if real else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    right = sum(n for (told, truth), n in count.items() if told == truth)
+    return dict(zip(YES_NO, (right / len(pairs), precision, recall, f1, said / len(pairs)), strict=True))
+
+
+def question_messages(question: Question, instruction: str = "") -> list[dict]:
+    """The prompt, without its image: the question, and below it the instruction if there is one."""
+    return [{"role": "user", "content": "\n".join(filter(None, (question.text, instruction)))}]
+
+
+def answer_questions(
+    model: nn.Module, tokenizer, reader: ImageReader, questions: Sequence[Question], instruction: str = "", **decoding
+) -> list[str]:
+    """A vision-language model's answer to every question; ``decoding`` as for ``generate``."""
+    slots = ImageSlots(*model.image_slots, reader.processor)
+    return generate(
+        model,
+        tokenizer,
+        [encode_with_images(tokenizer, question_messages(q, instruction), [str(q.image)], slots) for q in questions],
+        images=lambda places: reader([str(questions[i].image) for i in places]),
+        progress=True,
+        **decoding,
+    )
+
+
+def save_answers(
+    folder: Path,
+    name: str,
+    questions: Sequence[Question],
+    answers: Sequence[str],
+    scores: Sequence[AnswerScore],
+    means: dict[str, Estimate],
+    settings: dict,
+) -> None:
+    """Writes predictions.jsonl, and metrics.json last. Raises InputError or OSError if the folder cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = (
+        {"id": q.id, "image": os.path.relpath(q.image, folder), "question": q.text, "truth": q.answer, "kind": q.kind}
+        | {"answer": answer, **dataclasses.asdict(score), **q.traits}
+        for q, answer, score in zip(questions, answers, scores, strict=True)
+    )
+    write_jsonl(folder / "predictions.jsonl", rows)
+    estimates = {metric: dataclasses.asdict(estimate) for metric, estimate in means.items()}
+    record = {"settings": settings, "name": name, "scores": estimates, "yes_no": yes_no_scores(answers, questions)}
+    temporary = folder / "metrics.json.tmp"
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / "metrics.json")
+
+
+def format_means(name: str, means: dict[str, Estimate], yes_no: dict[str, float] | None) -> str:
+    """The scores as text, in per cent."""
+    head = "| | " + " | ".join(COLUMNS[metric] for metric in means) + " |"
+    cells = [f"{100 * e.value:.1f} ({100 * e.low:.1f}-{100 * e.high:.1f})" for e in means.values()]
+    lines = [head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"]
+    if yes_no:
+        lines.append("yes or no: " + ", ".join(f"{key.replace('_', ' ')} {100 * value:.1f}" for key, value in yes_no.items()))
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""Scores of answers by hand; decoding that looks at the image; what is saved."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import evaluate
+from mint.data.vqa import Question
+from mint.errors import InputError
+from mint.evaluation.vqa import format_means, score_answer, summarize, yes_no_scores
+from tests.test_train_images import become, setting  # noqa: F401
+
+
+def question(answer, kind="open", image="a.png"):
+    return Question("1", Path(image), "What is it?", answer, kind)
+
+
+def test_closed_answers_by_hand():
+    for answer, truth, closed, unparsed in (
+        ("No, there is no effusion.", "no", 1, 0),
+        ("Yes", "No", 0, 0),
+        ("It looks normal.", "No", 0, 1),
+        ("nothing", "no", 0, 1),
+        ("The left side is.", "left side", 1, None),
+        ("It is left sided", "left side", 0, None),
+    ):
+        score = score_answer(answer, question(truth, "closed"))
+        assert (score.closed, score.unparsed, score.open) == (closed, unparsed, None)
+
+
+def test_open_answers_by_hand():
+    """Of "right upper lobe" two words of three; one of four told words is wrong twice over."""
+    score = score_answer("The upper lobe, the", question("right upper lobe"))
+    assert score.open == pytest.approx(2 / 3) and (score.exact, score.closed) == (0, None)
+    assert score.f1 == pytest.approx(2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3)) and score.bleu_1 == pytest.approx(2 / 4)
+    short = score_answer("Lobe", question("right upper lobe"))
+    assert short.bleu_1 == pytest.approx(math.exp(1 - 3)) and short.open == pytest.approx(1 / 3)
+    assert score_answer("right, upper LOBE!", question("Right upper lobe.")).exact == 1
+    empty = score_answer("", question("lobe"))
+    assert (empty.open, empty.f1, empty.bleu_1, empty.exact) == (0, 0, 0, 0)
+
+
+def test_means_draw_an_image_together():
+    """Two images of ten questions that agree: the interval is that of two draws."""
+    questions = [question("yes", "closed", f"{i % 2}.png") for i in range(20)]
+    scores = [score_answer("yes" if i % 2 else "no", q) for i, q in enumerate(questions)]
+    means = summarize(scores, questions)
+    assert (means["closed"].value, means["closed"].low, means["closed"].high) == (0.5, 0.0, 1.0) and "open" not in means
+    with pytest.raises(InputError, match="no questions"):
+        summarize([], [])
+
+
+def test_yes_and_no_by_hand():
+    """Of three true "yes" two are found, of two "no" one is said, one cannot be parsed."""
+    truths = ["yes", "yes", "yes", "no", "no", "left"]
+    told = ["yes", "Yes, it is", "no", "no mass", "unclear", "yes"]
+    found = yes_no_scores(told, [question(truth, "closed") for truth in truths])
+    assert found == pytest.approx({"accuracy": 3 / 5, "precision": 1.0, "recall": 2 / 3, "f1": 0.8, "yes_rate": 2 / 5})
+    assert yes_no_scores(["a"], [question("left")]) is None
+    assert "yes rate 40.0" in format_means("x", {}, found)
+
+
+def test_the_command(setting, tmp_path, capsys):  # noqa: F811
+    rows = [{"image": f"tiles/{c}.png", "question": f"Is it {c}?", "answer": "yes"} for c in ("red", "green", "blue")]
+    (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["vqa", "--model", f"{setting}/model", "--questions", f"{setting}/questions.jsonl", "--images", str(setting)]
+    command += ["--device", "cpu", "--max-new-tokens", "4", "--instruction", "Answer yes or no."]
+    for family in ("llava", "qwen3_vl"):
+        if family != "llava":
+            become(setting, family)
+        assert evaluate.main([*command, "--out", f"{tmp_path}/{family}", "--name", family]) == 0
+        printed = capsys.readouterr().out
+        assert "3 questions on 3 images (3 closed)" in printed and f"| {family} |" in printed
+        record = json.loads((tmp_path / family / "metrics.json").read_text())
+        lines = [json.loads(line) for line in (tmp_path / family / "predictions.jsonl").read_text().splitlines()]
+        assert [line["question"] for line in lines] == [row["question"] for row in rows]
+        assert record["scores"]["closed"]["value"] == sum(line["closed"] for line in lines) / 3
+        assert all((tmp_path / family / line["image"]).is_file() for line in lines)

@@ -1,0 +1,325 @@
+"""The editor that needs no model: an answer is made to say what is true, or one thing that is not, in its own words."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mint.data.vqa import yes_or_no
+from mint.prefs.claims import (
+    BACKWARD,
+    DEGREES,
+    NUMBERS,
+    Attribute,
+    Claim,
+    Finding,
+    Truth,
+    Word,
+    read_claims,
+)
+
+Change = tuple[int, int, str]  # characters from, to, and what stands there instead
+OPPOSITE = {"left": "right", "right": "left", "both": "left"}
+ARTICLES = ("a", "an", "the", "some", "any")
+ARTICLE = re.compile(r"\b([Aa])n?(\s*)$")  # at the end of what has been written
+AFFIRMED = {"without": "with", "lacks": "shows", "lacking": "showing", "neither": "", "nor": "and", "absent": "present"}
+AFFIRMED |= {"never": "", "denies": "has", "excluded": "seen", "unlikely": "likely"}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An answer and what it became. right: whether it was true as it stood; it is then the chosen one of the two."""
+
+    answer: str
+    edited: str
+    right: bool
+
+
+def edit_answer(answer: str, truth: Truth, key: str) -> Edit | None:
+    """The minimal edit of an answer: into the truth if it is wrong, into something wrong if it is right.
+
+    key: decides which wrong thing. None if the answer says nothing that the rules can judge.
+    """
+    true = make_true(answer, truth)
+    if true != answer:
+        return Edit(answer, true, right=False)
+    for false in mutations(truth, random.Random(key)):
+        edited = make_true(answer, false)
+        if edited != answer and contradictions(edited, truth):
+            return Edit(answer, edited, right=True)
+    return None
+
+
+def contradictions(answer: str, truth: Truth) -> list[str]:
+    """What an answer says against the truth, in words."""
+    words, claims = read_claims(answer, truth)
+    found = [claim.finding.names[0] for claim in claims if not _agrees(claim)]
+    found += [text for text, _, _, name in _terms(words, truth) if text != name.lower()]
+    if truth.answer in ("yes", "no") and yes_or_no(answer) not in (None, truth.answer) and _leads(words):
+        found.append(f"not {truth.answer}")
+    return found
+
+
+def make_true(answer: str, truth: Truth) -> str:
+    """The answer with every claim that contradicts the truth changed, and nothing else."""
+    words, claims = read_claims(answer, truth)
+    changes: list[Change] = []
+    for claim in claims:
+        if _agrees(claim):
+            continue
+        finding = claim.finding
+        if claim.present and not finding.present:
+            changes += _deny(words, claim)
+        elif not claim.present and not any(a.facet == "side" for a in claim.attributes):
+            changes += _affirm(words, claim, claims)
+        else:
+            changes += [change for a in claim.attributes for change in _set(words, answer, a, claim)]
+    for text, start, end, name in _terms(words, truth):
+        if text != name.lower():
+            changes.append((start, end, name))
+    if truth.answer in ("yes", "no") and _leads(words) and words[0].text != truth.answer:
+        changes.append((words[0].start, words[0].end, truth.answer))
+        changes = [change for change in changes if change[0] != words[0].start or change[2] == truth.answer]
+    return _apply(answer, changes)
+
+
+def mutations(truth: Truth, rng: random.Random) -> list[Truth]:
+    """The truth with one thing changed, in an order that ``rng`` decides; findings' properties before their presence."""
+    properties, presence = [], []
+    for place, finding in enumerate(truth.findings):
+
+        def put(changed: Finding, place=place) -> Truth:
+            return dataclasses.replace(truth, findings=(*truth.findings[:place], changed, *truth.findings[place + 1 :]))
+
+        if finding.present:
+            for facet, values in _alternatives(finding, truth).items():
+                properties += [put(dataclasses.replace(finding, **{facet: value})) for value in values]
+        presence.append(put(dataclasses.replace(finding, present=not finding.present)))
+    for kind, name in truth.terms.items():
+        others = [other for other in truth.kinds[kind] if other.lower() != name.lower()]
+        properties += [dataclasses.replace(truth, terms={**truth.terms, kind: other}) for other in others]
+    rng.shuffle(properties)
+    rng.shuffle(presence)
+    if truth.answer in ("yes", "no"):
+        opposite = "no" if truth.answer == "yes" else "yes"
+        flipped = [dataclasses.replace(other, answer=opposite) for other in presence]
+        return [*flipped, dataclasses.replace(truth, answer=opposite), *properties]
+    return [*properties, *presence]
+
+
+def _alternatives(finding: Finding, truth: Truth) -> dict[str, list]:
+    others: dict[str, list] = {}
+    if finding.side is not None:
+        others["side"] = [OPPOSITE[finding.side]]
+    if finding.degree is not None:
+        others["degree"] = [degree for degree in range(3) if degree != finding.degree]
+    if finding.zone is not None:
+        others["zone"] = [zone for zone in truth.zones if zone != finding.zone]
+    if finding.count is not None:
+        others["count"] = [finding.count + 1]
+    if finding.size is not None:
+        others["size"] = [2 * finding.size]
+    return others
+
+
+def _agrees(claim: Claim) -> bool:
+    """Whether a claim is true. A denial of one side is one of that side alone."""
+    finding = claim.finding
+    same = {a.facet: _equal(a, finding) for a in claim.attributes if getattr(finding, a.facet) is not None}
+    if claim.present:
+        return finding.present and all(same.values())
+    if not finding.present:
+        return True
+    denied = [a for a in claim.attributes if a.facet == "side"]
+    if denied and finding.side is not None:
+        return all(finding.side != "both" and a.value != finding.side for a in denied)
+    return False
+
+
+def _equal(attribute: Attribute, finding: Finding) -> bool:
+    value = getattr(finding, attribute.facet)
+    if attribute.facet == "size":
+        return abs(attribute.value - value) < 0.05
+    return attribute.value == value
+
+
+def _deny(words: Sequence[Word], claim: Claim) -> list[Change]:
+    """From there to not there: "no" for the article, or before the words that describe it."""
+    if claim.negations:  # two that cancel: one goes
+        word = words[claim.negations[0]]
+        return [(word.start, words[claim.negations[0] + 1].start, "")]
+    if claim.first < 0:
+        return [(words[claim.last - 1].start, words[claim.last - 1].start, "not ")]
+    start = min([words[claim.first].start, *(a.start for a in claim.attributes if a.start < words[claim.first].start)])
+    first = next(i for i, word in enumerate(words) if word.start >= start)
+    if first and words[first - 1].text in ARTICLES and words[first - 1].clause == claim.clause:
+        return [(words[first - 1].start, words[first - 1].end, "no")]
+    return [(start, start, "no ")]
+
+
+def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim]) -> list[Change]:
+    """From not there to there. Of several that one negation denies, the others stay denied."""
+    place = claim.negations[-1]
+    word = words[place]
+    shared = [other for other in claims if other is not claim and place in other.negations and other.first >= 0]
+    if word.text in BACKWARD:
+        return [(word.start, word.end, AFFIRMED[word.text])]
+    earlier = [other for other in shared if other.first < claim.first]
+    later = [other for other in shared if other.first > claim.first]
+    changes: list[Change] = []
+    described = min([words[claim.first].start, *(a.start for a in claim.attributes if a.start < words[claim.first].start)])
+    if place > claim.last - 1:  # "... is not seen"
+        changes.append((word.start, words[place + 1].start if place + 1 < len(words) else word.end, ""))
+        return changes
+    if earlier:
+        gap = [i for i in range(earlier[-1].last, claim.first) if words[i].text in ("or", "and", "nor", ",")]
+        last = words[gap[-1]] if gap else None
+        if last is not None and last.text != ",":
+            changes.append((last.start, last.end, "but"))
+            changes.append((described, described, f"{_described(claim.finding)} "))
+        else:
+            changes.append((described, described, f"but {_described(claim.finding)} "))
+    elif word.text == "not" or word.text.endswith("n't"):
+        if word.text == "not":
+            changes.append((word.start, words[place + 1].start, ""))
+        else:
+            changes.append((word.start, word.end, word.text[:-3]))
+        if words[place + 1].text == "any":
+            changes.append((words[place + 1].start, words[place + 1].end, "a"))
+    elif (word.text, words[place + 1].text) in {("free", "of"), ("clear", "of")}:
+        changes.append((word.start, words[place + 1].end, "with"))
+    elif (word.text, words[place + 1].text) == ("absence", "of"):
+        changes.append((word.start, word.end, "presence"))
+    elif (word.text, words[place + 1].text) == ("negative", "for"):
+        changes.append((word.start, word.end, "positive"))
+    elif word.text in AFFIRMED:
+        changes.append((word.start, word.end, AFFIRMED[word.text]))
+    elif words[place + 1].text in ("evidence", "sign", "signs", "indication"):
+        changes.append((word.start, words[place + 1].start, ""))
+    else:
+        changes.append((word.start, word.end, _described(claim.finding)))
+    if later:
+        start = words[later[0].first].start
+        start = min([start, *(a.start for a in later[0].attributes if a.start < start)])
+        between = [i for i in range(claim.last, later[0].first) if words[i].text in ("or", "nor")]
+        if between:
+            changes.append((words[between[-1]].start, words[between[-1]].end, "but no"))
+        else:
+            changes.append((start, start, "no "))
+    return changes
+
+
+def _described(finding: Finding) -> str:
+    """What stands before the name of a finding that is there."""
+    if finding.count not in (None, 1):
+        return _number(finding.count)
+    words = [DEGREES[0][finding.degree]] if finding.degree is not None else []
+    if finding.side is not None:
+        words.append("bilateral" if finding.side == "both" else finding.side)
+    return " ".join(["a", *words])
+
+
+def _number(count: int) -> str:
+    return NUMBERS[count] if 0 <= count < len(NUMBERS) else str(count)
+
+
+def _set(words: Sequence[Word], answer: str, attribute: Attribute, claim: Claim) -> list[Change]:
+    """The attribute as the truth has it, in the answer's own way of saying it; nothing if it is right or unknown."""
+    value = getattr(claim.finding, attribute.facet)
+    old, place = answer[attribute.start : attribute.end], (attribute.start, attribute.end)
+    if attribute.facet == "side" and not claim.present:
+        return [] if value is None or _agrees(claim) else [(*place, _side_word(old, OPPOSITE[attribute.value]))]
+    if value is None or _equal(attribute, claim.finding):
+        return []
+    if attribute.facet == "side":
+        return [(*place, _side_word(old, value))]
+    if attribute.facet == "degree":
+        scale = next((scale for scale in DEGREES if old.lower() in scale), DEGREES[0])
+        return [(*place, scale[value])]
+    if attribute.facet == "count":
+        return _set_count(words, old, attribute, claim)
+    if attribute.facet == "size":
+        unit = answer[attribute.end :].lstrip(" -").lower()
+        return [(*place, f"{value / 10 if unit.startswith('c') else value:g}")]
+    return [(*place, str(value))]
+
+
+def _set_count(words: Sequence[Word], old: str, attribute: Attribute, claim: Claim) -> list[Change]:
+    """Another number, and the noun's plural or singular with it."""
+    count = claim.finding.count
+    first = next(i for i, word in enumerate(words) if word.start == attribute.start)
+    if first and words[first - 1].text == "a" and count != 1:  # "a single"
+        first -= 1
+    changes = [(words[first].start, attribute.end, str(count) if old.isdigit() else _number(count))]
+    if first and words[first - 1].text in ("is", "are"):
+        changes.append((words[first - 1].start, words[first - 1].end, "is" if count == 1 else "are"))
+    if claim.first > first:
+        noun = words[claim.last - 1]
+        if count == 1 and noun.text.endswith("s"):
+            changes.append((noun.end - 1, noun.end, ""))
+        elif count != 1 and not noun.text.endswith("s"):
+            changes.append((noun.end, noun.end, "s"))
+    return changes
+
+
+def _side_word(old: str, side: str) -> str:
+    if side == "both":
+        return "bilateral"
+    return f"{side}-sided" if old.lower().endswith("-sided") else side
+
+
+def _terms(words: Sequence[Word], truth: Truth) -> list[tuple[str, int, int, str]]:
+    """(what is said, its characters, what is true) of each kind of thing that the answer names."""
+    found = []
+    for kind, name in truth.terms.items():
+        taken: set[int] = set()
+        for other in sorted(truth.kinds[kind], key=lambda text: -len(text.split())):
+            parts = other.lower().split()
+            for start in range(len(words) - len(parts) + 1):
+                place = range(start, start + len(parts))
+                if not taken.intersection(place) and [words[i].text for i in place] == parts:
+                    taken.update(place)
+                    found.append((other.lower(), words[start].start, words[place[-1]].end, name))
+    return found
+
+
+def _leads(words: Sequence[Word]) -> bool:
+    """Whether the answer begins with yes or no as a word of its own."""
+    return bool(words) and words[0].text in ("yes", "no") and (len(words) == 1 or words[1].text in (",", ".", ";", "!"))
+
+
+def _apply(answer: str, changes: Sequence[Change]) -> str:
+    """The text with the changes; the first word of a sentence keeps its capital, an article follows its new word."""
+    text, last = "", 0
+    for start, end, new in sorted(set(changes)):
+        text += answer[last:start]
+        rest = answer[end:]
+        if not text.rstrip() or text.rstrip().endswith((".", "!", "?")):  # a sentence begins here
+            capital = answer[start : start + 1].isupper() and not answer[start + 1 : start + 2].isupper()
+            if capital and new:
+                new = new[:1].upper() + new[1:]
+                rest = rest[:1].lower() + rest[1:] if start == end else rest
+            elif capital:
+                rest = rest[:1].upper() + rest[1:]
+        text = ARTICLE.sub(lambda m, word=new or rest: _article(m, word), text) + new
+        text = ARTICLE.sub(lambda m, word=rest: _article(m, word.lstrip()), text) if new else text
+        answer, last = answer[:end] + rest, end
+    return text + answer[last:]
+
+
+def _article(match: re.Match, word: str) -> str:
+    """ "a" or "an" as the word wants that follows; letters said one by one ("an MRI") by their own names."""
+    spelt = word[1:2].isupper() or word[1:2] == "-"
+    vowel = word[:1] in "AEFHILMNORSX" if spelt else word[:1].lower() in "aeiou" and not word.lower().startswith(("uni", "use"))
+    return f"{match.group(1)}{'n' if vowel else ''}{match.group(2)}"
+
+
+def share_kept(before: str, after: str) -> float:
+    """The share of the words of ``before`` that ``after`` still has, in their order."""
+    first, second = before.split(), after.split()
+    blocks = difflib.SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks) / max(1, len(first))

@@ -1,0 +1,100 @@
+"""The rules' editor: hand-written awkward answers, what is left alone, wrong alternatives, bad truths."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mint.errors import InputError
+from mint.prefs.claims import Truth
+from mint.prefs.rules_editor import contradictions, edit_answer, make_true, share_kept
+
+NAMES = {"effusion": ["pleural effusion", "effusion"]}
+KINDS = {"modality": ["CT", "MRI", "X-ray", "ultrasound"], "organ": ["chest", "brain", "abdomen"]}
+LINES = (Path(__file__).with_name("awkward_edits.tsv")).read_text().splitlines()[1:]
+CASES = [tuple(line.split("\t")) for line in LINES]
+
+
+def truth(text: str) -> Truth:
+    """From the short form of the table: "effusion + left small; nodule -; modality CT; yes"."""
+    findings, terms, answer = [], {}, None
+    for part in filter(None, text.split("; ")):
+        name, *rest = part.split()
+        if name in KINDS:
+            terms[name] = rest[0]
+        elif name in ("yes", "no"):
+            answer = name
+        else:
+            finding = {"names": NAMES.get(name, [name]), "present": rest[0] == "+"}
+            for word in rest[1:]:
+                if word in ("left", "right", "both"):
+                    finding["side"] = word
+                elif word.isdigit():
+                    finding["count"] = int(word)
+                elif word.endswith("mm"):
+                    finding["size"] = float(word[:-2])
+                elif word in ("upper", "lower", "inner"):
+                    finding["zone"] = word
+                else:
+                    finding["degree"] = word
+            findings.append(finding)
+    return Truth.from_dict({"findings": findings, "terms": terms, "kinds": KINDS, "answer": answer})
+
+
+@pytest.mark.parametrize("answer, known, expected", CASES, ids=[f"{i}" for i in range(len(CASES))])
+def test_awkward_answers(answer, known, expected):
+    assert make_true(answer, truth(known)) == expected
+    assert not contradictions(expected, truth(known))
+    assert bool(contradictions(answer, truth(known))) == (answer != expected)
+
+
+def test_there_are_a_hundred():
+    assert len(CASES) >= 100 and len({case[:2] for case in CASES}) == len(CASES)
+
+
+def test_a_right_answer_becomes_wrong_in_its_own_words():
+    known = truth("effusion + left small; pneumothorax -")
+    answer = "There is a small left pleural effusion. No pneumothorax."
+    seen = set()
+    for key in range(30):
+        edit = edit_answer(answer, known, str(key))
+        assert edit == edit_answer(answer, known, str(key)) and edit.right
+        assert contradictions(edit.edited, known) and share_kept(answer, edit.edited) >= 0.8
+        seen.add(edit.edited)
+    assert len(seen) >= 3
+    assert "There is a small right pleural effusion. No pneumothorax." in seen
+
+
+def test_a_wrong_answer_becomes_true():
+    edit = edit_answer("A large right effusion.", truth("effusion + left small"), "x")
+    assert (edit.edited, edit.right) == ("A small left effusion.", False)
+
+
+def test_yes_and_no_flip_with_what_they_say():
+    edit = edit_answer("Yes, there is an effusion.", truth("effusion +; yes"), "x")
+    assert edit.edited == "No, there is no effusion." and edit.right
+    assert edit_answer("No", truth("effusion -; no"), "x").edited == "Yes"
+
+
+def test_an_answer_that_says_nothing_known():
+    assert edit_answer("The heart is normal.", truth("effusion +"), "x") is None
+    assert edit_answer("", truth("effusion +"), "x") is None
+
+
+@pytest.mark.parametrize(
+    "raw, message",
+    [
+        ([], "must be an object"),
+        ({"findings": [{"name": "x"}]}, "'present'"),
+        ({"findings": [{"name": "x", "present": True, "side": "up"}]}, "'up' is none of left, right, both"),
+        ({"findings": [{"name": "x", "present": True, "degree": "odd"}]}, "'odd' is no degree"),
+        ({"terms": {"modality": "PET"}, "kinds": {"modality": ["CT"]}}, "'PET' is not among the kinds of modality"),
+    ],
+)
+def test_truths_of_the_wrong_form(raw, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Truth.from_dict(raw)
+
+
+def test_words_kept_by_hand():
+    assert share_kept("a b c d", "a x c d") == 0.75 and share_kept("a", "b") == 0 and share_kept("", "a") == 0

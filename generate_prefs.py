@@ -4,6 +4,7 @@ python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
 python generate_prefs.py clip --cases PATH --teacher vinid/plip --out prefs.jsonl
+python generate_prefs.py edit --questions FILE.jsonl --model DIR --out prefs.jsonl
 python generate_prefs.py mmedpo --pairs FILE.json --images DIR --out prefs.jsonl
 python generate_prefs.py corrupt --data prefs.jsonl --out corrupted.jsonl
 """
@@ -29,6 +30,7 @@ from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.views import draw_views
 from mint.data.vqa import read_mmedpo
 from mint.demo.faces import fit_faces
+from mint.edits import add_edit
 from mint.errors import InputError
 from mint.prefs.clip_fit import ClipSettings, fit_clip
 from mint.prefs.corrupt import MODES, CorruptReport, contact_sheet, corrupt_records
@@ -257,7 +259,7 @@ def save_report(path: Path, args: argparse.Namespace, cohort: dict, report: Pair
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_mml, add_clip, add_mmedpo, add_corrupt], argv)
+    return run_command(__doc__.splitlines()[0], [add_mml, add_clip, add_edit, add_mmedpo, add_corrupt], argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,156 @@
+"""``generate_prefs.py edit``: its flags, and the way from questions to on-policy pairs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+from tqdm import tqdm
+
+from mint.command import choose_device
+from mint.data.chat import ChatTokenizer, load_tokenizer
+from mint.data.image_files import open_image
+from mint.data.images import load_processor
+from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
+from mint.data.preferences import write_jsonl
+from mint.errors import FileProblems, InputError
+from mint.models import load_language_model
+from mint.models.generate import generate
+from mint.models.lora import load_adapter, merge_lora
+from mint.prefs.edit_pairs import Answers, Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor, save_rejects
+from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor
+
+EDITORS = ("rules", "model", "chat")
+
+
+def add_edit(commands) -> None:
+    parser = commands.add_parser("edit", help="a model's own answers beside their minimal edits: on-policy pairs")
+    parser.add_argument("--questions", required=True, metavar="FILE.jsonl", help="image, question and truth of each")
+    parser.add_argument("--model", required=True, metavar="DIR|ID", help="the policy, a vision-language model")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on it")
+    parser.add_argument("--out", required=True, metavar="FILE.jsonl")
+    parser.add_argument("--editor", choices=EDITORS, default="rules")
+    parser.add_argument("--editor-model", metavar="DIR|ID", help="of --editor model and chat: an instruct model")
+    parser.add_argument("--url", help="of --editor chat: an OpenAI-compatible address, as https://api.openai.com/v1")
+    parser.add_argument("--key-name", default="OPENAI_API_KEY", help="of --editor chat: the variable that holds the key")
+    parser.add_argument("--per-minute", type=float, default=60, help="of --editor chat: requests a minute (default 60)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="of the policy's answers (default 0: the likeliest)")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.set_defaults(run=run_edit)
+
+
+def run_edit(args: argparse.Namespace) -> None:
+    """Answers, edits, verifies; writes the pairs, the answers (reused by the next run), the rejects and a report."""
+    source, out = Path(args.questions), Path(args.out)
+    asked = read_asked(source)
+    places = find_pictures(asked, source)
+    editor, name = choose_editor(args)
+    model, tokenizer = load(args, args.model, args.adapter)
+    if model.tower is None:
+        raise InputError(f"{args.model} reads no images")
+    key = json.dumps([args.model, args.adapter, args.temperature, args.max_new_tokens, args.seed])
+    answers = Answers(f"{out}.answers.jsonl", key).complete(asked, decoder(args, model, tokenizer, places), args.batch_size)
+    report, rejects = EditReport(), []
+    folder = out.resolve().parent
+    records = edit_pairs(asked, answers, editor, name, report, rejects)
+    write_jsonl(out, (_from_here(record, source.resolve().parent, folder) for record in records))
+    save_rejects(f"{out}.rejected.jsonl", rejects)
+    print(f"{out}: {report}")
+    settings = {name: value for name, value in vars(args).items() if name != "run"}
+    Path(f"{out}.report.json").write_text(json.dumps({"settings": settings, "fates": report.fates}, indent=2) + "\n")
+
+
+def find_pictures(asked: Sequence[Asked], source: Path) -> dict[str, list[str]]:
+    """The whole paths of every record's images, each opened once. Raises FileProblems naming every bad one."""
+    root, problems, found = source.resolve().parent, [], {}
+    for one in asked:
+        found[one.id] = [str((root / name).resolve()) for name in one.images]
+        for path, name in zip(found[one.id], one.images, strict=True):
+            try:
+                if not Path(path).is_relative_to(root):
+                    raise InputError(f"the image {name} is outside the folder of the file")
+                open_image(path)
+            except InputError as error:
+                problems.append(f"{source}: {one.id}: {error}")
+    if problems:
+        raise FileProblems(source, problems)
+    return found
+
+
+def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
+    """(the editor, its name in the records). Raises InputError for flags that do not fit it."""
+    if args.editor == "rules":
+        return rules_editor, "rules"
+    if not args.editor_model:
+        raise InputError(f"--editor {args.editor} needs --editor-model")
+    if args.editor == "chat":
+        if not args.url:
+            raise InputError("--editor chat needs --url")
+        endpoint = ChatEndpoint(args.url, args.editor_model, f"{args.out}.replies", args.per_minute, args.key_name)
+        return instructed_editor(endpoint), args.editor_model
+    model, tokenizer = load(args, args.editor_model, None)
+
+    def complete(requests: Sequence[list[dict]]):
+        yield from generate(
+            model, tokenizer, list(requests), max_new_tokens=512, batch_size=args.batch_size, progress=True
+        )
+
+    return instructed_editor(complete), args.editor_model
+
+
+def load(args: argparse.Namespace, name: str, adapter: str | None) -> tuple[nn.Module, ChatTokenizer]:
+    """A model with its adapter merged, and its tokenizer."""
+    device, dtype = choose_device(args.device, args.dtype)
+    model = load_language_model(name, dtype=dtype, device=device)
+    if adapter:
+        merge_lora(load_adapter(model, adapter), drop=True)
+    return model, load_tokenizer(model.source_dir)
+
+
+def decoder(
+    args: argparse.Namespace, model: nn.Module, tokenizer: ChatTokenizer, places: dict[str, list[str]]
+) -> Callable[[Sequence[Asked]], list[str]]:
+    """The policy's answers to some questions, as one batch; draws depend on the seed and the first question's id."""
+    reader = ImageReader(load_processor(model.source_dir))
+    slots = ImageSlots(*model.image_slots, reader.processor)
+    bar = tqdm(desc="answering", unit="question", disable=None)
+
+    def decode(some: Sequence[Asked]) -> list[str]:
+        prompts = [
+            encode_with_images(tokenizer, [{"role": "user", "content": one.question}], places[one.id], slots) for one in some
+        ]
+        files = [places[one.id] for one in some]
+        answers = generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            seed=args.seed + zlib.crc32(some[0].id.encode()),
+            batch_size=len(prompts),
+            images=lambda rows: reader([file for row in rows for file in files[row]]),
+        )
+        bar.update(len(some))
+        return answers
+
+    return decode
+
+
+def _from_here(record: dict, source: Path, folder: Path) -> dict:
+    """The record with its files named from the folder that it is written to."""
+
+    def name(file: str) -> str:
+        path = (source / file).resolve()
+        return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+
+    record = {**record, "images": [name(file) for file in record["images"]]}
+    return {**record, "mask": name(record["mask"])} if isinstance(record.get("mask"), str) else record

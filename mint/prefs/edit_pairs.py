@@ -1,0 +1,200 @@
+"""On-policy pairs: a model's own answers beside their minimal edits, with the changed words marked (arXiv 2606.12590).
+
+An editor that knows the truth says of every answer whether it is right. A right answer is chosen over its edit into
+something wrong; a wrong one is rejected for its edit into the truth. A verifier keeps out edits that change nothing, or
+too much, or do not do what they should.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mint.data.preferences import write_jsonl
+from mint.data.spans import mark_changes
+from mint.errors import FileProblems, InputError
+from mint.prefs.claims import Truth
+from mint.prefs.rules_editor import Edit, contradictions, edit_answer, share_kept
+
+LEAST_KEPT = 0.5  # share of an answer's words that an edit must keep; of short ones all but SHORT may change
+SHORT = 2
+CARRIED = ("mask", "boxes", "polygons", "phrase")  # fields that tell where the evidence is
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about an image whose truth is known. answer: the reference in words, where there is one."""
+
+    id: str
+    images: tuple[str, ...]
+    question: str
+    truth: Truth
+    answer: str | None = None
+    raw: dict = field(default_factory=dict, compare=False)  # the record as it was read
+
+
+Editor = Callable[[Sequence[tuple[Asked, str]]], Iterator["Edit | None"]]  # (question, answer) -> edit, one after the other
+
+
+@dataclass
+class EditReport:
+    """What became of the answers."""
+
+    fates: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        kept = self.fates["right"] + self.fates["wrong"]
+        share = f" ({100 * self.fates['right'] / kept:.1f} % right as they stood)" if kept else ""
+        others = [f"{count} {fate}" for fate, count in self.fates.most_common() if fate not in ("right", "wrong")]
+        return f"{kept} pairs{share}" + "".join(f"; {other}" for other in others)
+
+
+def read_asked(path: str | Path) -> list[Asked]:
+    """Records of JSON Lines: ``image`` or ``images``, ``question``, ``truth``, and where known ``id`` and ``answer``.
+
+    Raises FileProblems naming every bad line, InputError if the file cannot be read or holds none.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    found, problems, seen = [], [], {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            asked = _asked(line, number)
+            if seen.setdefault(asked.id, number) != number:
+                raise InputError(f"id {asked.id!r} is that of line {seen[asked.id]} too")
+            found.append(asked)
+        except InputError as error:
+            problems.append(f"{path}:{number}: {error}")
+    if problems:
+        raise FileProblems(path, problems)
+    if not found:
+        raise InputError(f"{path} holds no records")
+    return found
+
+
+def _asked(line: str, number: int) -> Asked:
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"invalid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError("a record must be an object")
+    images = raw.get("images", [raw["image"]] if "image" in raw else [])
+    if not isinstance(images, list) or not images or not all(isinstance(name, str) and name for name in images):
+        raise InputError("image must be a file name, or images a list of them")
+    question, answer = raw.get("question"), raw.get("answer")
+    if not isinstance(question, str) or not question.strip():
+        raise InputError("question must be a text")
+    if "truth" not in raw:
+        raise InputError("no truth: an editor is never asked without it")
+    identity = raw.get("id", f"line-{number}")
+    reference = None if answer is None else str(answer)
+    return Asked(str(identity), tuple(images), question, Truth.from_dict(raw["truth"]), reference, raw)
+
+
+def rules_editor(pairs: Sequence[tuple[Asked, str]]) -> Iterator[Edit | None]:
+    """The editor that needs no model; see :mod:`mint.prefs.rules_editor`."""
+    for asked, answer in pairs:
+        yield edit_answer(answer, asked.truth, asked.id)
+
+
+def verify(edit: Edit, truth: Truth) -> str | None:
+    """What is wrong with an edit, None if nothing."""
+    if not edit.edited.strip() or edit.edited.split() == edit.answer.split():
+        return "change nothing"
+    words = len(edit.answer.split())
+    if words * (1 - share_kept(edit.answer, edit.edited)) > max(SHORT, (1 - LEAST_KEPT) * words) + 1e-9:
+        return "change too much"
+    chosen, rejected = (edit.answer, edit.edited) if edit.right else (edit.edited, edit.answer)
+    if contradictions(chosen, truth):
+        return "still contradict the truth"
+    if truth.findings or truth.terms or truth.answer:
+        return None if contradictions(rejected, truth) else "agree with the truth on both sides"
+    return None
+
+
+def edit_pairs(
+    asked: Sequence[Asked], answers: Sequence[str], editor: Editor, name: str, report: EditReport, rejects: list[dict]
+) -> Iterator[dict]:
+    """Preference records with ``<mask>`` around the changed words, and of each how it came about.
+
+    name: of the editor. ``report`` counts; ``rejects`` takes the answers without a pair, and why.
+    """
+    pairs = list(zip(asked, answers, strict=True))
+    for (question, answer), edit in zip(pairs, editor(pairs), strict=True):
+        problem = "are not judged by the editor" if edit is None else verify(edit, question.truth)
+        if problem:
+            report.fates[f"answers whose edits {problem}" if edit else f"answers that {problem}"] += 1
+            rejects.append({"id": question.id, "answer": answer, "edited": edit and edit.edited, "why": problem})
+            continue
+        report.fates["right" if edit.right else "wrong"] += 1
+        sides = (edit.answer, edit.edited) if edit.right else (edit.edited, edit.answer)
+        chosen, rejected = mark_changes(*sides)
+        yield {
+            "id": question.id,
+            "prompt": [{"role": "user", "content": question.question}],
+            "images": list(question.images),
+            "chosen": chosen,
+            "rejected": rejected,
+            **{key: question.raw[key] for key in CARRIED if question.raw.get(key)},
+            "edit": {
+                "answer": edit.answer,
+                "edited": edit.edited,
+                "editor": name,
+                "right": edit.right,
+                "kept": round(share_kept(edit.answer, edit.edited), 4),
+            },
+        }
+
+
+class Answers:
+    """The policy's answers on disk, batch by batch, so that a stopped run goes on where it was.
+
+    key: what they depend on besides the question: the model, the decoding. Answers under another key are not used.
+    """
+
+    def __init__(self, path: str | Path, key: str):
+        self.path, self.key = Path(path), key
+        self._known: dict[tuple[str, str], str] = {}
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the last line of a stopped run
+                    continue
+                if row.get("key") == key:
+                    self._known[row["id"], row["question"]] = row["answer"]
+
+    def complete(self, asked: Sequence[Asked], decode: Callable[[Sequence[Asked]], list[str]], batch: int) -> list[str]:
+        """An answer for each, those that are known already, the others by ``decode``, ``batch`` at a time."""
+        left = [one for one in asked if (one.id, one.question) not in self._known]
+        for start in range(0, len(left), batch):
+            some = left[start : start + batch]
+            for one, answer in zip(some, decode(some), strict=True):
+                self._known[one.id, one.question] = answer
+            rows = [self._row(one) for one in some]
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.writelines(rows)
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be written: {error}") from None
+        return [self._known[one.id, one.question] for one in asked]
+
+    def _row(self, asked: Asked) -> str:
+        row = {"id": asked.id, "question": asked.question, "answer": self._known[asked.id, asked.question], "key": self.key}
+        return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def save_rejects(path: str | Path, rejects: Sequence[dict]) -> None:
+    """Writes the answers without a pair, if there are any."""
+    if rejects:
+        write_jsonl(path, rejects)

@@ -4,6 +4,7 @@ python evaluate.py disease --model DIR [--adapter DIR] --cases PATH
 python evaluate.py disease --predictions FILE.jsonl --cases PATH
 python evaluate.py tissue --model DIR [--adapter DIR] --cases TILES --teacher CLIP
 python evaluate.py vqa --model DIR [--adapter DIR] --questions FILE.json
+python evaluate.py sensitivity --model DIR [--adapter DIR] --data PAIRS.jsonl
 python evaluate.py compare RUN RUN ... --out DIR
 """
 
@@ -22,12 +23,13 @@ from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, write_note
 from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader
+from mint.data.pair_images import ImageReader, find_images
+from mint.data.preferences import read_preferences
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths
 from mint.data.vqa import read_questions
 from mint.errors import InputError
-from mint.evaluation import tissue, vqa
+from mint.evaluation import sensitivity, tissue, vqa
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
 from mint.evaluation.disease import (
     average,
@@ -44,6 +46,7 @@ from mint.evaluation.report import write_html
 from mint.evaluation.tissue_report import save_tissues
 from mint.models import load_language_model
 from mint.models.lora import load_adapter, merge_lora
+from mint.prefs.corrupt import INSIDE
 from mint.prefs.fusion import VIEWS, load_teachers
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.ranking import Ranker
@@ -290,6 +293,37 @@ def run_vqa(args: argparse.Namespace) -> None:
     print(f"{len(questions)} questions; saved in {args.out}")
 
 
+def add_sensitivity(commands) -> None:
+    parser = commands.add_parser("sensitivity", help="whether answers rest on the evidence: corrupted there, and elsewhere")
+    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
+    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    parser.add_argument("--data", required=True, metavar="FILE", help="pairs with images, and mask, boxes or polygons")
+    parser.add_argument("--mode", choices=INSIDE, default="noise", help="what is done inside the mask (default noise)")
+    parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs at a time (default 8)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    parser.add_argument("--out", default="runs/sensitivity", metavar="DIR", help="default runs/sensitivity")
+    parser.set_defaults(run=run_sensitivity)
+
+
+def run_sensitivity(args: argparse.Namespace) -> None:
+    """Corrupts, scores both answers under three images, prints and saves."""
+    file, out = Path(args.data), Path(args.out)
+    preferences = find_images(read_preferences(file), file, args.images_anywhere)
+    model, tokenizer, reader = load_with_eyes(args)
+    records = sensitivity.corrupt_both(preferences, file, out / "images", args.mode)
+    pairs = sensitivity.measure(model, tokenizer, reader, records, batch_size=args.batch_size)
+    means = sensitivity.summarize(pairs, {record.id: record.images[0] for record in records["lesion"]})
+    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    sensitivity.save(out, name, pairs, means, settings)
+    print(sensitivity.format_means(name, means))
+    print(f"{len(pairs)} pairs of {len(preferences)}; saved in {out}")
+
+
 def add_compare(commands) -> None:
     parser = commands.add_parser("compare", help="saved evaluations of the same cases, in tables and a page")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system")
@@ -322,7 +356,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_disease, add_tissue, add_vqa, add_compare], argv)
+    return run_command(__doc__.splitlines()[0], [add_disease, add_tissue, add_vqa, add_sensitivity, add_compare], argv)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndar
     "crop": corrupt_crop,
     "global": corrupt_global,
 }
+INSIDE = tuple(mode for mode in MODES if mode not in ("crop", "global"))  # those that change the mask alone
 
 
 def corrupt_image(image: Image.Image, mask: np.ndarray | None, mode: str, key: str) -> Image.Image:

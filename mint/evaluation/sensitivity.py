@@ -1,0 +1,181 @@
+"""Whether answers rest on the evidence: what becomes of them when it is made unreadable, and when as much elsewhere is."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mint.data.batch import CHOSEN, REJECTED, encode_pairs, make_batches
+from mint.data.image_files import open_image
+from mint.data.pair_images import ImageReader, ImageSlots
+from mint.data.preferences import Preference, write_jsonl
+from mint.errors import FileProblems, InputError
+from mint.evaluation.statistics import Estimate, bootstrap
+from mint.losses import Loss, Needs
+from mint.objective import answer_stats, predicted_stats
+from mint.prefs.corrupt import corrupt_image, record_mask
+
+PLACES = ("lesion", "elsewhere")
+TRIES = 400  # to find a place that is free
+COLLECT = Loss("sensitivity", lambda **_: None, Needs(corrupted_image=True), {})
+COLUMNS = {
+    "drop_lesion": "drop, lesion",
+    "drop_elsewhere": "drop, elsewhere",
+    "difference": "difference",
+    "right": "right, clean",
+    "flip_lesion": "flips, lesion",
+    "flip_elsewhere": "flips, elsewhere",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSensitivity:
+    """Of one pair: log pi of the chosen and rejected answers' marked words under the clean and both corrupted images."""
+
+    id: str
+    chosen: float
+    rejected: float
+    chosen_lesion: float
+    rejected_lesion: float
+    chosen_elsewhere: float
+    rejected_elsewhere: float
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """The numbers of ``COLUMNS``; a flip is only of a pair that is right on the clean image, else None."""
+        right = self.chosen > self.rejected
+        drops = {place: self.chosen - getattr(self, f"chosen_{place}") for place in PLACES}
+        flips = {place: getattr(self, f"chosen_{place}") <= getattr(self, f"rejected_{place}") for place in PLACES}
+        return {
+            "drop_lesion": drops["lesion"],
+            "drop_elsewhere": drops["elsewhere"],
+            "difference": drops["lesion"] - drops["elsewhere"],
+            "right": float(right),
+            "flip_lesion": float(flips["lesion"]) if right else None,
+            "flip_elsewhere": float(flips["elsewhere"]) if right else None,
+        }
+
+
+def move_mask(mask: np.ndarray, key: str) -> np.ndarray:
+    """A mask of the same shape and size somewhere else in the image: where it meets the old one least.
+
+    mask: [height, width] bool. key: what the draw depends on.
+    """
+    rows, columns = np.nonzero(mask)
+    top, left = rows.min(), columns.min()
+    part = mask[top : rows.max() + 1, left : columns.max() + 1]
+    height, width = part.shape
+    seed = int.from_bytes(hashlib.sha256(f"elsewhere {key}".encode()).digest()[:8], "big")
+    rng = np.random.default_rng(seed)
+    best, least = mask, part.size + 1
+    for _ in range(TRIES):
+        y, x = rng.integers(0, mask.shape[0] - height + 1), rng.integers(0, mask.shape[1] - width + 1)
+        moved = np.zeros_like(mask)
+        moved[y : y + height, x : x + width] = part
+        shared = int((moved & mask).sum())
+        if shared < least:
+            best, least = moved, shared
+        if not shared:
+            break
+    return best
+
+
+def corrupt_both(preferences: Sequence[Preference], file: Path, folder: Path, mode: str) -> dict[str, list[Preference]]:
+    """The records that tell where their evidence is, once with it corrupted and once with another place; files in ``folder``.
+
+    Raises FileProblems naming every record whose fields cannot be used, InputError if none tells a place.
+    """
+    root, problems, found = file.resolve().parent, [], {place: [] for place in PLACES}
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, preference in enumerate(tqdm(preferences, desc="corrupting", unit="record", leave=False, disable=None)):
+        if not preference.images or preference.rejected is None:
+            continue
+        image = open_image(preference.images[0])
+        try:
+            mask, _ = record_mask(preference, image, root)
+        except InputError as error:
+            problems.append(f"{file}:{preference.line}: {error}")
+            continue
+        if mask is None or not mask.any():
+            continue
+        for place, where in (("lesion", mask), ("elsewhere", move_mask(mask, preference.id))):
+            target = folder / f"{number:06d}-{place}.png"
+            corrupt_image(image, where, mode, f"{place}/{preference.id}").save(target)
+            names = (str(target.resolve()), *preference.images[1:])
+            found[place].append(dataclasses.replace(preference, corrupted_images=names))
+    if problems:
+        raise FileProblems(file, problems)
+    if not found["lesion"]:
+        raise InputError(f"{file}: no record with images tells where its evidence is (mask, boxes or polygons)")
+    return found
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module,
+    tokenizer,
+    reader: ImageReader,
+    records: dict[str, list[Preference]],
+    max_length: int = 2048,
+    batch_size: int = 8,
+) -> list[PairSensitivity]:
+    """The log-probabilities of every record of ``corrupt_both``, in their order; those that are too long are left out."""
+    slots = ImageSlots(*model.image_slots, reader.processor)
+    limit = min(max_length, model.config.max_position_embeddings)
+    model.eval()
+    numbers: dict[str, dict[str, float]] = {}
+    for place in PLACES:
+        pairs, _ = encode_pairs(records[place], tokenizer, limit, slots=slots, corrupted=("chosen", "rejected"))
+        bar = tqdm(total=len(pairs), desc=place, unit="pair", disable=None)
+        for batch in make_batches(pairs, batch_size):
+            batch = dataclasses.replace(batch, images=reader(batch.image_files)).to(model.head_weight.device)
+            stats = predicted_stats(model, batch, COLLECT)
+            sides = {
+                "chosen": answer_stats(batch, stats, CHOSEN),
+                "rejected": answer_stats(batch, stats, REJECTED),
+                f"chosen_{place}": answer_stats(batch, stats, CHOSEN, corrupted=True),
+                f"rejected_{place}": answer_stats(batch, stats, REJECTED, corrupted=True),
+            }
+            sums: dict[str, Tensor] = {name: side.total(side.logps, side.span_or_all) for name, side in sides.items()}
+            for row, name in enumerate(batch.ids):
+                numbers.setdefault(name, {}).update({side: values[row].item() for side, values in sums.items()})
+            bar.update(batch.pairs)
+        bar.close()
+    return [PairSensitivity(name, **values) for name, values in numbers.items()]
+
+
+def summarize(pairs: Sequence[PairSensitivity], groups: dict[str, str]) -> dict[str, Estimate]:
+    """The mean of every score with its interval; groups: id -> image, whose pairs are drawn together."""
+    means = {}
+    for name in COLUMNS:
+        had = [(pair.scores[name], groups[pair.id]) for pair in pairs if pair.scores[name] is not None]
+        if had:
+            means[name] = bootstrap(np.array([[value for value, _ in had]]), groups=[group for _, group in had])
+    return means
+
+
+def format_means(name: str, means: dict[str, Estimate]) -> str:
+    """A table: drops in nats, shares in per cent."""
+    head = "| | " + " | ".join(COLUMNS[column] for column in means) + " |"
+    cells = []
+    for column, e in means.items():
+        scale, form = (1, "+.3f") if column.startswith(("drop", "diff")) else (100, ".1f")
+        cells.append(f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})")
+    return "\n".join([head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"])
+
+
+def save(folder: Path, name: str, pairs: Sequence[PairSensitivity], means: dict[str, Estimate], settings: dict) -> None:
+    """Writes pairs.jsonl, and metrics.json last."""
+    write_jsonl(folder / "pairs.jsonl", ({**dataclasses.asdict(pair), **pair.scores} for pair in pairs))
+    record = {"settings": settings, "name": name, "scores": {key: dataclasses.asdict(e) for key, e in means.items()}}
+    temporary = folder / "metrics.json.tmp"
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / "metrics.json")

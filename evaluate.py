@@ -5,6 +5,7 @@ python evaluate.py disease --predictions FILE.jsonl --cases PATH
 python evaluate.py tissue --model DIR [--adapter DIR] --cases TILES --teacher CLIP
 python evaluate.py vqa --model DIR [--adapter DIR] --questions FILE.json
 python evaluate.py sensitivity --model DIR [--adapter DIR] --data PAIRS.jsonl
+python evaluate.py inspect --model DIR --adapter DIR --data PAIRS.jsonl --row N
 python evaluate.py compare RUN RUN ... --out DIR
 """
 
@@ -16,20 +17,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
-
 from mint.cohorts import add_cohort_options, read_cohort
 from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, write_note
-from mint.data.chat import ChatTokenizer, load_tokenizer
-from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader, find_images
-from mint.data.preferences import read_preferences
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths
-from mint.data.vqa import read_questions
+from mint.decoding import add_decoding_options, load, load_with_eyes, sampling
 from mint.errors import InputError
-from mint.evaluation import sensitivity, tissue, vqa
+from mint.evaluation import tissue
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
 from mint.evaluation.disease import (
     average,
@@ -44,14 +39,12 @@ from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.report import write_html
 from mint.evaluation.tissue_report import save_tissues
-from mint.models import load_language_model
-from mint.models.lora import load_adapter, merge_lora
-from mint.prefs.corrupt import INSIDE
 from mint.prefs.fusion import VIEWS, load_teachers
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.ranking import Ranker
 from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
 from mint.tissue import add_tile_options, read_tile_options
+from mint.visual import add_inspect, add_sensitivity, add_vqa
 
 DECODING = ("greedy", "sample", "constrained", "rank")
 
@@ -100,38 +93,6 @@ def add_disease(commands) -> None:
     decoding.add_argument("--passages", type=int, default=3, help="of --retrieve, for every note (default 3)")
     parser.add_argument("--out", default="runs/evaluation", metavar="DIR", help="default runs/evaluation")
     parser.set_defaults(run=run_disease)
-
-
-def add_decoding_options(
-    parser, temperature: float, top_p: float, top_k: int, max_new_tokens: int, batch_size: int
-) -> None:
-    """How a model is loaded and decoded; the defaults are the task's. Read by :func:`load` and :func:`sampling`."""
-    parser.add_argument("--temperature", type=float, default=temperature, help="of --decode sample, as the next two")
-    parser.add_argument("--sample-top-p", type=float, default=top_p)
-    parser.add_argument("--sample-top-k", type=int, default=top_k)
-    parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
-    parser.add_argument("--batch-size", type=int, default=batch_size)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
-
-
-def load(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer]:
-    """The model with its adapter merged, and its tokenizer."""
-    device, dtype = choose_device(args.device, args.dtype)
-    model = load_language_model(args.model, dtype=dtype, device=device)
-    if args.adapter:
-        merge_lora(load_adapter(model, args.adapter), drop=True)
-    return model, load_tokenizer(model.source_dir, chat_date=args.chat_date)
-
-
-def sampling(args: argparse.Namespace) -> dict:
-    """What :func:`mint.models.generate.generate` is to be told."""
-    settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size, "seed": args.seed}
-    if args.decode == "sample":
-        settings |= {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
-    return settings
 
 
 def run_disease(args: argparse.Namespace) -> None:
@@ -255,75 +216,6 @@ def run_tissue(args: argparse.Namespace) -> None:
     print(f"{len(tiles)} tiles, {rows[name]['without_list']} answers without a list; saved in {args.out}")
 
 
-def load_with_eyes(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer, ImageReader]:
-    """:func:`load` for models that read images, and what reads their files."""
-    model, tokenizer = load(args)
-    if model.tower is None:
-        raise InputError(f"{args.model} reads no images")
-    return model, tokenizer, ImageReader(load_processor(model.source_dir))
-
-
-def add_vqa(commands) -> None:
-    parser = commands.add_parser("vqa", help="answers to questions about medical images")
-    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
-    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
-    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
-    parser.add_argument("--questions", required=True, metavar="FILE", help="of VQA-RAD, of SLAKE, or JSON Lines")
-    parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside the questions)")
-    parser.add_argument("--language", default="en", help="of SLAKE's questions (default en)")
-    parser.add_argument("--instruction", default="", help="a line below every question")
-    parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy")
-    add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=64, batch_size=16)
-    parser.add_argument("--out", default="runs/vqa", metavar="DIR", help="default runs/vqa")
-    parser.set_defaults(run=run_vqa)
-
-
-def run_vqa(args: argparse.Namespace) -> None:
-    """Decodes, scores, prints and saves."""
-    questions, report = read_questions(args.questions, args.images, args.language)
-    print(f"{args.questions}: {report}")
-    model, tokenizer, reader = load_with_eyes(args)
-    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
-    answers = vqa.answer_questions(model, tokenizer, reader, questions, args.instruction, **sampling(args))
-    scores = [vqa.score_answer(answer, question) for answer, question in zip(answers, questions, strict=True)]
-    means = vqa.summarize(scores, questions)
-    settings = {key: value for key, value in vars(args).items() if key != "run"}
-    vqa.save_answers(Path(args.out), name, questions, answers, scores, means, settings)
-    print(vqa.format_means(name, means, vqa.yes_no_scores(answers, questions)))
-    print(f"{len(questions)} questions; saved in {args.out}")
-
-
-def add_sensitivity(commands) -> None:
-    parser = commands.add_parser("sensitivity", help="whether answers rest on the evidence: corrupted there, and elsewhere")
-    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
-    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
-    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
-    parser.add_argument("--data", required=True, metavar="FILE", help="pairs with images, and mask, boxes or polygons")
-    parser.add_argument("--mode", choices=INSIDE, default="noise", help="what is done inside the mask (default noise)")
-    parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
-    parser.add_argument("--batch-size", type=int, default=8, help="pairs at a time (default 8)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
-    parser.add_argument("--out", default="runs/sensitivity", metavar="DIR", help="default runs/sensitivity")
-    parser.set_defaults(run=run_sensitivity)
-
-
-def run_sensitivity(args: argparse.Namespace) -> None:
-    """Corrupts, scores both answers under three images, prints and saves."""
-    file, out = Path(args.data), Path(args.out)
-    preferences = find_images(read_preferences(file), file, args.images_anywhere)
-    model, tokenizer, reader = load_with_eyes(args)
-    records = sensitivity.corrupt_both(preferences, file, out / "images", args.mode)
-    pairs = sensitivity.measure(model, tokenizer, reader, records, batch_size=args.batch_size)
-    means = sensitivity.summarize(pairs, {record.id: record.images[0] for record in records["lesion"]})
-    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
-    settings = {key: value for key, value in vars(args).items() if key != "run"}
-    sensitivity.save(out, name, pairs, means, settings)
-    print(sensitivity.format_means(name, means))
-    print(f"{len(pairs)} pairs of {len(preferences)}; saved in {out}")
-
-
 def add_compare(commands) -> None:
     parser = commands.add_parser("compare", help="saved evaluations of the same cases, in tables and a page")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system")
@@ -356,7 +248,8 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_disease, add_tissue, add_vqa, add_sensitivity, add_compare], argv)
+    commands = [add_disease, add_tissue, add_vqa, add_sensitivity, add_inspect, add_compare]
+    return run_command(__doc__.splitlines()[0], commands, argv)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ from pathlib import Path
 from torch import nn
 from tqdm import tqdm
 
-from mint.command import choose_device
-from mint.data.chat import ChatTokenizer, load_tokenizer
+from mint.data.chat import ChatTokenizer
 from mint.data.image_files import open_image
-from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
 from mint.data.preferences import write_jsonl
+from mint.decoding import load_merged, load_with_eyes
 from mint.errors import FileProblems, InputError
-from mint.models import load_language_model
 from mint.models.generate import generate
-from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.edit_pairs import Answers, Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor, save_rejects
 from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor
 
@@ -45,6 +42,7 @@ def add_edit(commands) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
     parser.set_defaults(run=run_edit)
 
 
@@ -54,11 +52,9 @@ def run_edit(args: argparse.Namespace) -> None:
     asked = read_asked(source)
     places = find_pictures(asked, source)
     editor, name = choose_editor(args)
-    model, tokenizer = load(args, args.model, args.adapter)
-    if model.tower is None:
-        raise InputError(f"{args.model} reads no images")
+    model, tokenizer, reader = load_with_eyes(args)
     key = json.dumps([args.model, args.adapter, args.temperature, args.max_new_tokens, args.seed])
-    answers = Answers(f"{out}.answers.jsonl", key).complete(asked, decoder(args, model, tokenizer, places), args.batch_size)
+    answers = Answers(f"{out}.answers.jsonl", key).complete(asked, decoder(args, model, tokenizer, reader, places), args.batch_size)
     report, rejects = EditReport(), []
     folder = out.resolve().parent
     records = edit_pairs(asked, answers, editor, name, report, rejects)
@@ -97,7 +93,7 @@ def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
             raise InputError("--editor chat needs --url")
         endpoint = ChatEndpoint(args.url, args.editor_model, f"{args.out}.replies", args.per_minute, args.key_name)
         return instructed_editor(endpoint), args.editor_model
-    model, tokenizer = load(args, args.editor_model, None)
+    model, tokenizer = load_merged(args, args.editor_model)
 
     def complete(requests: Sequence[list[dict]]):
         yield from generate(
@@ -107,20 +103,10 @@ def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
     return instructed_editor(complete), args.editor_model
 
 
-def load(args: argparse.Namespace, name: str, adapter: str | None) -> tuple[nn.Module, ChatTokenizer]:
-    """A model with its adapter merged, and its tokenizer."""
-    device, dtype = choose_device(args.device, args.dtype)
-    model = load_language_model(name, dtype=dtype, device=device)
-    if adapter:
-        merge_lora(load_adapter(model, adapter), drop=True)
-    return model, load_tokenizer(model.source_dir)
-
-
 def decoder(
-    args: argparse.Namespace, model: nn.Module, tokenizer: ChatTokenizer, places: dict[str, list[str]]
+    args: argparse.Namespace, model: nn.Module, tokenizer: ChatTokenizer, reader: ImageReader, places: dict[str, list[str]]
 ) -> Callable[[Sequence[Asked]], list[str]]:
     """The policy's answers to some questions, as one batch; draws depend on the seed and the first question's id."""
-    reader = ImageReader(load_processor(model.source_dir))
     slots = ImageSlots(*model.image_slots, reader.processor)
     bar = tqdm(desc="answering", unit="question", disable=None)
 

@@ -1,0 +1,125 @@
+"""The commands on answers about images: ``evaluate.py vqa``, ``sensitivity`` and ``inspect``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from mint.command import choose_device
+from mint.data.chat import load_tokenizer
+from mint.data.images import load_processor
+from mint.data.pair_images import ImageReader, find_images
+from mint.data.preferences import read_preferences
+from mint.data.spans import mark_changes
+from mint.data.vqa import read_questions
+from mint.decoding import add_decoding_options, load_with_eyes, sampling
+from mint.errors import InputError
+from mint.evaluation import inspection, sensitivity, vqa
+from mint.models import load_language_model
+from mint.models.lora import load_adapter
+from mint.prefs.corrupt import INSIDE
+
+
+def add_vqa(commands) -> None:
+    parser = commands.add_parser("vqa", help="answers to questions about medical images")
+    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
+    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    parser.add_argument("--questions", required=True, metavar="FILE", help="of VQA-RAD, of SLAKE, or JSON Lines")
+    parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside the questions)")
+    parser.add_argument("--language", default="en", help="of SLAKE's questions (default en)")
+    parser.add_argument("--instruction", default="", help="a line below every question")
+    parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy")
+    add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=64, batch_size=16)
+    parser.add_argument("--out", default="runs/vqa", metavar="DIR", help="default runs/vqa")
+    parser.set_defaults(run=run_vqa)
+
+
+def run_vqa(args: argparse.Namespace) -> None:
+    """Decodes, scores, prints and saves."""
+    questions, report = read_questions(args.questions, args.images, args.language)
+    print(f"{args.questions}: {report}")
+    model, tokenizer, reader = load_with_eyes(args)
+    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    answers = vqa.answer_questions(model, tokenizer, reader, questions, args.instruction, **sampling(args))
+    scores = [vqa.score_answer(answer, question) for answer, question in zip(answers, questions, strict=True)]
+    means = vqa.summarize(scores, questions)
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    vqa.save_answers(Path(args.out), name, questions, answers, scores, means, settings)
+    print(vqa.format_means(name, means, vqa.yes_no_scores(answers, questions)))
+    print(f"{len(questions)} questions; saved in {args.out}")
+
+
+def add_sensitivity(commands) -> None:
+    parser = commands.add_parser("sensitivity", help="whether answers rest on the evidence: corrupted there, and elsewhere")
+    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
+    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    parser.add_argument("--data", required=True, metavar="FILE", help="pairs with images, and mask, boxes or polygons")
+    parser.add_argument("--mode", choices=INSIDE, default="noise", help="what is done inside the mask (default noise)")
+    parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs at a time (default 8)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    parser.add_argument("--out", default="runs/sensitivity", metavar="DIR", help="default runs/sensitivity")
+    parser.set_defaults(run=run_sensitivity)
+
+
+def run_sensitivity(args: argparse.Namespace) -> None:
+    """Corrupts, scores both answers under three images, prints and saves."""
+    file, out = Path(args.data), Path(args.out)
+    preferences = find_images(read_preferences(file), file, args.images_anywhere)
+    model, tokenizer, reader = load_with_eyes(args)
+    records = sensitivity.corrupt_both(preferences, file, out / "images", args.mode)
+    pairs = sensitivity.measure(model, tokenizer, reader, records, batch_size=args.batch_size)
+    means = sensitivity.summarize(pairs, {record.id: record.images[0] for record in records["lesion"]})
+    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    sensitivity.save(out, name, pairs, means, settings)
+    print(sensitivity.format_means(name, means))
+    print(f"{len(pairs)} pairs of {len(preferences)}; saved in {out}")
+
+
+def add_inspect(commands) -> None:
+    parser = commands.add_parser("inspect", help="a page on one pair: its answers by token, images, the terms of the loss")
+    parser.add_argument("--model", required=True, metavar="DIR|ID")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter, against which the model alone is the reference")
+    parser.add_argument("--data", required=True, metavar="FILE", help="pairs as for train.py")
+    parser.add_argument("--row", type=int, default=1, help="which record of the file, from 1 (default 1)")
+    for name, value in (("beta", 0.1), ("alpha", 0.01), ("gamma", 0.1), ("lam", 0.5)):
+        parser.add_argument(f"--{name}", type=float, default=value, help=f"of the loss (default {value})")
+    parser.add_argument("--spans", choices=("tags", "changes"), default="tags", help="as for train.py")
+    parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    parser.add_argument("--out", default="pair.html", metavar="FILE.html", help="default pair.html")
+    parser.set_defaults(run=run_inspect)
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    """Computes the pair's numbers and writes the page."""
+    preferences = read_preferences(args.data)
+    if not 1 <= args.row <= len(preferences):
+        raise InputError(f"--row {args.row}: {args.data} has {len(preferences)} records")
+    preference = preferences[args.row - 1]
+    if args.spans == "changes":
+        chosen, rejected = mark_changes(preference.chosen, preference.rejected)
+        preference = dataclasses.replace(preference, chosen=chosen, rejected=rejected)
+    (preference,) = find_images([preference], args.data, args.images_anywhere, corrupted=True)
+    device, dtype = choose_device(args.device, args.dtype)
+    model = load_language_model(args.model, dtype=dtype, device=device)
+    if args.adapter:
+        load_adapter(model, args.adapter)
+    tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
+    reader = ImageReader(load_processor(model.source_dir)) if model.tower is not None else None
+    options = {name: getattr(args, name) for name in ("beta", "alpha", "gamma", "lam")}
+    found = inspection.inspect(model, tokenizer, reader, preference, options)
+    try:
+        Path(args.out).write_text(inspection.page(found), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{args.out} cannot be written: {error}") from None
+    print(", ".join(f"{name} {value:.5f}" for name, value in found.terms.items()))
+    print(args.out)

@@ -54,7 +54,8 @@ def run_edit(args: argparse.Namespace) -> None:
     editor, name = choose_editor(args)
     model, tokenizer, reader = load_with_eyes(args)
     key = json.dumps([args.model, args.adapter, args.temperature, args.max_new_tokens, args.seed])
-    answers = Answers(f"{out}.answers.jsonl", key).complete(asked, decoder(args, model, tokenizer, reader, places), args.batch_size)
+    decode = decoder(args, model, tokenizer, reader, places)
+    answers = Answers(f"{out}.answers.jsonl", key).complete(asked, decode, args.batch_size)
     report, rejects = EditReport(), []
     folder = out.resolve().parent
     records = edit_pairs(asked, answers, editor, name, report, rejects)

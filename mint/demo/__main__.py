@@ -3,6 +3,7 @@
 python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a blank Llama
 python -m mint.demo cohort --out DIR                                       its patients, with portraits, as a table
 python -m mint.demo tiles --out DIR                                        microscope tiles of 19 tissues, as a table
+python -m mint.demo radiographs --out DIR                                  radiographs, questions about them, and masks
 python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
 """
 
@@ -16,6 +17,7 @@ from mint.data.preferences import read_preferences
 from mint.demo.base import SHAPES, TOWER, write_base
 from mint.demo.cohort_folder import write_cohort
 from mint.demo.gallery import write_gallery
+from mint.demo.radiograph_set import write_radiographs
 from mint.demo.tiles_folder import write_tiles
 
 
@@ -72,6 +74,21 @@ def run_tiles(args) -> None:
     print(f"{args.out}/tiles.csv: of every tissue {args.train} tiles to train on, {args.test} to test on")
 
 
+def add_radiographs(commands) -> None:
+    parser = commands.add_parser("radiographs", help="drawn radiographs of the chest: lessons, questions, masks, contrasts")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--taught", type=int, default=2000, help="images that a model is taught on (default 2000)")
+    parser.add_argument("--asked", type=int, default=600, help="images that it is asked about (default 600)")
+    parser.add_argument("--unseen", type=int, default=200, help="images that it is scored on (default 200)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run_radiographs)
+
+
+def run_radiographs(args) -> None:
+    counts = write_radiographs(args.out, args.taught, args.asked, args.unseen, args.seed)
+    print(f"{args.out}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
+
+
 def add_gallery(commands) -> None:
     parser = commands.add_parser("gallery", help="a contact sheet of portraits of the embedded cohort's syndromes")
     parser.add_argument("--out", required=True, metavar="FILE.png")
@@ -86,7 +103,7 @@ def run_gallery(args) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    commands = [add_base, add_cohort, add_tiles, add_gallery]
+    commands = [add_base, add_cohort, add_tiles, add_radiographs, add_gallery]
     return run_command(__doc__.splitlines()[0], commands, argv, prog="python -m mint.demo")
 
 

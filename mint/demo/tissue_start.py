@@ -92,7 +92,7 @@ def lessons(tiles: Sequence[Tile], folder: Path) -> Iterator[dict]:
 def texts() -> list[str]:
     """What the tokenizer is trained on: the prompt, and lists of every tissue in every place."""
     prompt = [message["content"] for message in tissue_messages(TISSUES, LISTED)]
-    turned = [format_list([*TISSUES[i:], *TISSUES[:i]][: LISTED], HEADER) for i in range(len(TISSUES))]
+    turned = [format_list([*TISSUES[i:], *TISSUES[:i]][:LISTED], HEADER) for i in range(len(TISSUES))]
     return [*prompt * 20, *turned * 10, *["system", "user", "assistant"] * 40]
 
 

@@ -1,0 +1,144 @@
+"""Questions about drawn radiographs, with their truths, masks and answers; and the files that the commands read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mint.data.preferences import write_jsonl
+from mint.data.spans import mark_changes
+from mint.demo.radiographs import DEGREES, KINDS, ZONED, ZONES, DrawnFinding, Radiograph, draw_radiograph
+from mint.errors import InputError
+from mint.prefs.claims import Truth
+from mint.prefs.rules_editor import edit_answer
+
+NAMES = {"effusion": ["pleural effusion", "effusion"]}  # the others are called by their kind
+DESCRIBE = "Describe the radiograph."
+
+
+@dataclass(frozen=True)
+class DrawnQuestion:
+    """A question about a drawn radiograph. kind: closed or open; mask: what it is about, where that is there."""
+
+    text: str
+    answer: str
+    kind: str
+    truth: dict
+    mask: np.ndarray | None
+
+
+def ask(drawn: Radiograph) -> list[DrawnQuestion]:
+    """Whether each kind of finding is there; where and how large those are that are; and a short report."""
+    found = {finding.kind: finding for finding in drawn.findings}
+    known = {"findings": [_fact(kind, found.get(kind)) for kind in KINDS], "zones": list(ZONES)}
+    questions = []
+    for kind in KINDS:
+        finding = found.get(kind)
+        article = "an" if kind[0] in "aeiou" else "a"
+        yes = f"Yes, there is {_phrase(finding)}." if finding else f"No, there is no {kind}."
+        truth = {**known, "answer": "yes" if finding else "no"}
+        mask = finding.mask if finding else None
+        questions.append(DrawnQuestion(f"Is there {article} {kind}?", yes, "closed", truth, mask))
+        if finding:
+            place = f"in the {finding.side} {finding.zone} zone" if finding.zone else f"on the {finding.side}"
+            where = f"The {kind} is {place}."
+            questions.append(DrawnQuestion(f"Where is the {kind}?", where, "open", known, mask))
+    seen = [f"There is {_phrase(found[kind])}." for kind in KINDS if kind in found]
+    absent = [kind for kind in KINDS if kind not in found]
+    if absent:
+        seen.append(f"There is no {', '.join(absent[:-1])}{' or ' if absent[1:] else ''}{absent[-1]}.")
+    together = np.logical_or.reduce([finding.mask for finding in drawn.findings]) if found else None
+    questions.append(DrawnQuestion(DESCRIBE, " ".join(seen), "open", known, together))
+    return questions
+
+
+def _phrase(finding: DrawnFinding) -> str:
+    place = f"in the {finding.side} {finding.zone} zone" if finding.zone else f"on the {finding.side}"
+    return f"a {finding.degree} {finding.kind} {place}"
+
+
+def _fact(kind: str, finding: DrawnFinding | None) -> dict:
+    fact = {"names": NAMES.get(kind, [kind]), "present": finding is not None}
+    if finding is not None:
+        fact |= {"side": finding.side, "degree": finding.degree} | ({"zone": finding.zone} if kind in ZONED else {})
+    return fact
+
+
+def write_set(folder: str | Path, name: str, count: int, seed: int) -> list[dict]:
+    """Draws ``count`` radiographs into ``folder`` and returns a record for every question about them.
+
+    A record has ``id``, ``image``, ``question``, ``answer``, ``answer_type``, ``truth`` and, where there is one, ``mask``.
+    """
+    folder, records = Path(folder), []
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for number in tqdm(range(count), desc=name, unit="image", leave=False, disable=None):
+        stem = f"{name}-{number:05d}"
+        drawn = draw_radiograph(f"{seed}/{number}")
+        drawn.image.save(folder / "images" / f"{stem}.png")
+        for place, question in enumerate(ask(drawn)):
+            record = {"id": f"{stem}-{place}", "image": f"images/{stem}.png", "question": question.text}
+            record |= {"answer": question.answer, "answer_type": question.kind, "truth": question.truth}
+            if question.mask is not None:
+                record["mask"] = f"masks/{stem}-{place}.png"
+                Image.fromarray(question.mask).save(folder / record["mask"])
+            records.append(record)
+    return records
+
+
+def lessons(records: Sequence[dict]) -> Iterator[dict]:
+    """The true answers as records that ``train.py --loss sft`` learns from."""
+    for record in records:
+        prompt = [{"role": "user", "content": record["question"]}]
+        yield {"id": record["id"], "prompt": prompt, "images": [record["image"]], "chosen": record["answer"]}
+
+
+def contrasts(records: Sequence[dict]) -> Iterator[dict]:
+    """The true answers beside plausible false ones, where the evidence has a place: what sensitivity is measured on."""
+    for record in records:
+        if "mask" not in record:
+            continue
+        edit = edit_answer(record["answer"], Truth.from_dict(record["truth"]), record["id"])
+        if edit is not None and edit.right:
+            chosen, rejected = mark_changes(edit.answer, edit.edited)
+            prompt = [{"role": "user", "content": record["question"]}]
+            yield {"id": record["id"], "prompt": prompt, "images": [record["image"]], "mask": record["mask"]} | {
+                "chosen": chosen,
+                "rejected": rejected,
+            }
+
+
+def write_radiographs(folder: str | Path, taught: int, asked: int, unseen: int, seed: int = 0) -> dict[str, int]:
+    """Writes ``lessons.jsonl`` (to teach a model), ``questions.jsonl`` (for its own answers), ``test.jsonl`` and
+    ``contrasts.jsonl`` (unseen, to score them), with their images and masks; returns how many of each.
+
+    Raises InputError for a folder that is in use or cannot be written.
+    """
+    folder = Path(folder)
+    if (folder / "questions.jsonl").exists():
+        raise InputError(f"{folder} holds radiographs already; give another folder")
+    try:
+        sets = {
+            name: write_set(folder, name, count, 3 * seed + place)
+            for place, (name, count) in enumerate((("taught", taught), ("asked", asked), ("unseen", unseen)))
+        }
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error}") from None
+    return {
+        "lessons.jsonl": write_jsonl(folder / "lessons.jsonl", lessons(sets["taught"])),
+        "questions.jsonl": write_jsonl(folder / "questions.jsonl", sets["asked"]),
+        "test.jsonl": write_jsonl(folder / "test.jsonl", sets["unseen"]),
+        "contrasts.jsonl": write_jsonl(folder / "contrasts.jsonl", contrasts(sets["unseen"])),
+    }
+
+
+def texts() -> list[str]:
+    """What a tokenizer for them is trained on."""
+    records = [record for number in range(200) for record in ask(draw_radiograph(f"words/{number}"))]
+    lines = [line for question in records for line in (question.text, question.answer)]
+    return [*lines, *DEGREES * 20, *["user", "assistant", "Yes", "No", "bilateral"] * 40]

@@ -66,7 +66,7 @@ def _pieces(tokenizer, text: str, count: int, chat: bool) -> list[str]:
     plain, _ = parse_spans(text)
     _, offsets = tokenizer.answer_offsets(plain, chat=chat)
     pieces = [plain[start:end] or "·" for start, end in offsets]
-    return pieces + ["⏹"] * (count - len(pieces))
+    return pieces + ["[end]"] * (count - len(pieces))
 
 
 def _terms(loss: Loss, sides: dict[str, AnswerStats]) -> dict[str, float]:

@@ -247,8 +247,7 @@ def _peft_config(model: nn.Module, layers: dict[str, LoRALinear]) -> dict:
     first = next(iter(layers.values()))
     odd = {name: layer for name, layer in layers.items() if (layer.rank, layer.alpha) != (first.rank, first.alpha)}
     leaves = sorted({name.rpartition(".")[2] for name in layers})
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    covered = [n for n in linears if n.rpartition(".")[2] in leaves and not n.endswith((".lora_A", ".lora_B"))]
+    covered = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in leaves]  # of whatever kind
     source = getattr(model, "source_dir", None)
     return {
         "peft_type": "LORA",

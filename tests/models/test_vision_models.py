@@ -60,6 +60,9 @@ def test_adapters_are_pefts(family, tmp_path):
         torch.testing.assert_close(model(*family.given), family.results["adapter"], atol=3e-5, rtol=0)
     save_adapter(model, tmp_path)
     assert sorted(load_file(tmp_path / "adapter_model.safetensors")) == family.record["adapter"]
+    targets = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    named = [name for name, _ in model.named_modules() if name.endswith(tuple(f".{target}" for target in targets))]
+    assert set(named) | set(targets).intersection(layers) == set(layers)  # PEFT adapts whatever ends so, and nothing else
 
 
 def test_older_names_are_read(family, tmp_path):

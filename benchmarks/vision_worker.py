@@ -25,7 +25,7 @@ import torch
 from step_worker import BETA, BOS, CLIP, EOS, LEARNING_RATE, Clock, fill, resident_mib
 from torch import Tensor
 
-IMAGE, PAIRS, SIDE, PATCH, VOCABULARY = 5, 4, 336, 14, 32_000
+IMAGE, PAIRS, SIDE, PATCH, VOCABULARY = 5, 2, 336, 14, 32_000
 PROMPT, CHOSEN, REJECTED = 80, 60, 60  # tokens on average, without the image's 576
 TEXT = {
     "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8,

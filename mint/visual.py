@@ -40,6 +40,7 @@ def run_vqa(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves."""
     questions, report = read_questions(args.questions, args.images, args.language)
     print(f"{args.questions}: {report}")
+    vqa.check_truths(questions)
     model, tokenizer, reader = load_with_eyes(args)
     name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
     answers = vqa.answer_questions(model, tokenizer, reader, questions, args.instruction, **sampling(args))

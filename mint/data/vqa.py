@@ -2,7 +2,7 @@
 
 * VQA-RAD: a JSON list of ``image_name``, ``question``, ``answer``, ``answer_type``, ``qid``, ``image_organ``.
 * SLAKE: a JSON list of ``img_name``, ``question``, ``answer``, ``answer_type``, ``q_lang``, ``qid``, ``location`` and more.
-* JSON Lines of ``image``, ``question``, ``answer``, and where known ``id`` and ``answer_type``.
+* JSON Lines of ``image``, ``question``, ``answer``, and where known ``id``, ``answer_type`` and ``truth``.
 
 Any of them may be gzipped. Images lie in a folder that is named, or beside the file (``images``, ``imgs``, the file's own).
 """
@@ -29,7 +29,10 @@ BESIDE = ("images", "imgs", ".")
 
 @dataclass(frozen=True)
 class Question:
-    """kind: closed (yes or no, or one of few) or open. traits: what the data set says of it, such as the organ."""
+    """kind: closed (yes or no, or one of few) or open. traits: what the data set says of it, such as the organ.
+
+    truth: what is true of the image, in the form of ``mint.prefs.claims``, where that is known.
+    """
 
     id: str
     image: Path
@@ -37,6 +40,7 @@ class Question:
     answer: str
     kind: str
     traits: dict[str, str] = field(default_factory=dict)
+    truth: dict | None = None
 
 
 def read_questions(path: str | Path, images: str | Path | None = None, language: str = "en") -> tuple[list[Question], str]:
@@ -112,7 +116,7 @@ def _question(record: object, number: int, roots: Sequence[Path], found: dict[st
         raise InputError(found[name])
     identity = next((record[key] for key in ID_KEYS if isinstance(record.get(key), (str, int))), number)
     traits = {key: str(record[key]) for key in TRAITS if record.get(key)}
-    return Question(str(identity), found[name], texts["question"], texts["answer"], kind, traits)
+    return Question(str(identity), found[name], texts["question"], texts["answer"], kind, traits, record.get("truth"))
 
 
 def _find(name: str, roots: Sequence[Path]) -> Path | str:

@@ -20,8 +20,11 @@ from mint.data.vqa import Question, yes_or_no
 from mint.errors import InputError
 from mint.evaluation.statistics import Estimate, bootstrap
 from mint.models.generate import generate
+from mint.prefs.claims import Truth
+from mint.prefs.rules_editor import says_truth
 
 COLUMNS = {  # score -> heading of the printed table
+    "clinical": "clinically right",
     "closed": "closed accuracy",
     "open": "open recall",
     "exact": "exact match",
@@ -34,8 +37,12 @@ YES_NO = ("accuracy", "precision", "recall", "f1", "yes_rate")
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """closed, open: of a question of that kind, else None. unparsed: of a yes-no question, whether no answer was found."""
+    """closed, open: of a question of that kind, else None. unparsed: of a yes-no question, whether no answer was found.
 
+    clinical: where the truth is known, whether the answer says something and nothing false.
+    """
+
+    clinical: float | None
     closed: float | None
     open: float | None
     exact: float
@@ -68,7 +75,11 @@ def score_answer(answer: str, question: Question) -> AnswerScore:
             closed, unparsed = float(found == wanted), float(found is None)
         else:
             closed = float(f" {' '.join(truth)} " in f" {' '.join(told)} ")
+    clinical = None
+    if question.truth is not None:
+        clinical = float(says_truth(answer, Truth.from_dict(question.truth)))
     return AnswerScore(
+        clinical=clinical,
         closed=closed,
         open=recall if question.kind == "open" else None,
         exact=float(told == truth),
@@ -76,6 +87,16 @@ def score_answer(answer: str, question: Question) -> AnswerScore:
         bleu_1=precision * short,
         unparsed=unparsed,
     )
+
+
+def check_truths(questions: Sequence[Question]) -> None:
+    """Raises InputError naming the first question whose truth is of the wrong form."""
+    for question in questions:
+        try:
+            if question.truth is not None:
+                Truth.from_dict(question.truth)
+        except InputError as error:
+            raise InputError(f"question {question.id}: {error}") from None
 
 
 def summarize(scores: Sequence[AnswerScore], questions: Sequence[Question]) -> dict[str, Estimate]:

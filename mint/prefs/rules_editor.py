@@ -64,6 +64,13 @@ def contradictions(answer: str, truth: Truth) -> list[str]:
     return found
 
 
+def says_truth(answer: str, truth: Truth) -> bool:
+    """Whether an answer says something that the truth can judge, and nothing that it contradicts."""
+    words, claims = read_claims(answer, truth)
+    said = bool(claims) or bool(_terms(words, truth)) or (truth.answer in ("yes", "no") and yes_or_no(answer) is not None)
+    return said and not contradictions(answer, truth)
+
+
 def make_true(answer: str, truth: Truth) -> str:
     """The answer with every claim that contradicts the truth changed, and nothing else."""
     words, claims = read_claims(answer, truth)

@@ -42,6 +42,21 @@ def test_open_answers_by_hand():
     assert (empty.open, empty.f1, empty.bleu_1, empty.exact) == (0, 0, 0, 0)
 
 
+def test_clinically_right_by_hand():
+    truth = {"findings": [{"name": "mass", "present": True, "side": "left"}], "answer": "yes"}
+    for answer, right in (
+        ("Yes, on the left there is a mass.", 1),
+        ("Yes", 1),
+        ("There is a mass on the right.", 0),
+        ("No mass.", 0),
+        ("The image is blurred.", 0),
+        ("", 0),
+    ):
+        asked = Question("1", Path("a.png"), "Is there a mass?", "yes", "closed", {}, truth)
+        assert score_answer(answer, asked).clinical == right
+    assert score_answer("Yes", question("yes", "closed")).clinical is None
+
+
 def test_means_draw_an_image_together():
     """Two images of ten questions that agree: the interval is that of two draws."""
     questions = [question("yes", "closed", f"{i % 2}.png") for i in range(20)]
@@ -67,6 +82,10 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = ["vqa", "--model", f"{setting}/model", "--questions", f"{setting}/questions.jsonl", "--images", str(setting)]
     command += ["--device", "cpu", "--max-new-tokens", "4", "--instruction", "Answer yes or no."]
+    bad = [{**rows[0], "truth": {"findings": [{}]}}]
+    (setting / "bad.jsonl").write_text("\n".join(map(json.dumps, bad)))
+    wrong = ["vqa", "--model", f"{setting}/model", "--questions", f"{setting}/bad.jsonl", "--images", str(setting)]
+    assert evaluate.main(wrong) == 2 and "question 1: truth of the wrong form" in capsys.readouterr().err
     for family in ("llava", "qwen3_vl"):
         if family != "llava":
             become(setting, family)

@@ -16,7 +16,7 @@ from mint.errors import InputError
 
 STOPS = {".", ";", ":", "!", "?", "but", "however", "although", "though", "yet", "whereas", "while", "except"}
 ELLIPSIS = {"but", "only", "not"}
-FORWARD = {"no", "without", "not", "neither", "nor", "never", "lacks", "lacking", "denies", "n't"}
+FORWARD = {"no", "without", "not", "neither", "nor", "never", "lacks", "lacking", "denies"}
 FORWARD_OF = {("free", "of"), ("absence", "of"), ("negative", "for"), ("clear", "of"), ("rather", "than")}
 BACKWARD = {"absent", "excluded", "unlikely"}
 BACKWARD_OF = {("ruled", "out"), ("not", "")}

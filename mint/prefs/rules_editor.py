@@ -142,9 +142,9 @@ def _agrees(claim: Claim) -> bool:
     if not finding.present:
         return True
     denied = [a for a in claim.attributes if a.facet == "side"]
-    if denied and finding.side is not None:
-        return all(finding.side != "both" and a.value != finding.side for a in denied)
-    return False
+    if finding.side is None:
+        return bool(denied)  # it is there, on a side that is not known
+    return bool(denied) and all(finding.side != "both" and a.value != finding.side for a in denied)
 
 
 def _equal(attribute: Attribute, finding: Finding) -> bool:

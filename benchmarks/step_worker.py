@@ -68,8 +68,7 @@ def make_pairs(vocab: int) -> list[dict[str, list[int]]]:
         return [draw.randrange(3, vocab) for _ in range(round(length * draw.uniform(0.9, 1.1)) - 1)]
 
     return [
-        {"prompt": [BOS, *ids(PROMPT)], "chosen": [*ids(CHOSEN), EOS], "rejected": [*ids(REJECTED), EOS]}
-        for _ in range(PAIRS)
+        {"prompt": [BOS, *ids(PROMPT)], "chosen": [*ids(CHOSEN), EOS], "rejected": [*ids(REJECTED), EOS]} for _ in range(PAIRS)
     ]
 
 
@@ -157,17 +156,10 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
     """Times ``Trainer.train`` of TRL's ORPOTrainer or DPOTrainer, from its step-begin to its step-end callback."""
     from datasets import Dataset, disable_progress_bars
     from peft import LoraConfig
-    from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+    from transformers import LlamaConfig, LlamaForCausalLM
     from trl import DPOConfig, DPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
     from word_tokenizer import as_text, word_tokenizer
-
-    class Stopwatch(TrainerCallback):
-        def on_step_begin(self, *_, **__):
-            clock.start()
-
-        def on_step_end(self, *_, **__):
-            clock.stop()
 
     disable_progress_bars()
     classes = {"orpo": (ORPOTrainer, ORPOConfig), "dpo": (DPOTrainer, DPOConfig)}
@@ -190,7 +182,7 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
     )  # fmt: skip
     trainer = trainer_class(
         model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=adapter,
-        callbacks=[Stopwatch()],
+        callbacks=[stopwatch(clock)],
     )  # fmt: skip
     fill(trainer.model)
     trainer.model.train()
@@ -202,20 +194,34 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
     return first, sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("variant", help="the fields of Variant as a JSON object")
-    variant = Variant(**json.loads(parser.parse_args().variant))
+def stopwatch(clock: Clock) -> object:
+    """A callback for transformers' Trainer that times its steps."""
+    from transformers import TrainerCallback
+
+    class Stopwatch(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            clock.start()
+
+        def on_step_end(self, *_, **__):
+            clock.stop()
+
+    return Stopwatch()
+
+
+def report(kind: type, sides: dict[str, Callable]) -> None:
+    """Measures the variant that the command line gives as a JSON object, by its ``side``, and prints the numbers as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("variant", help=f"the fields of {kind.__name__} as a JSON object")
+    variant = kind(**json.loads(parser.parse_args().variant))
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     torch.set_num_threads(variant.threads)
     clock, resident = Clock(variant.warmup), []
-    measure = {"ours": ours, "trl": trl}[variant.side]
-    loss, trainable = measure(variant, clock, lambda: resident.append(resident_mib()))
+    loss, trainable = sides[variant.side](variant, clock, lambda: resident.append(resident_mib()))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     memory = {"peak_mib": peak, "peak_over_start_mib": peak - resident[0]}
     print(json.dumps({"loss": loss, "trainable": trainable, "torch": torch.__version__, **clock.result(), **memory}))
 
 
 if __name__ == "__main__":
-    main()
+    report(Variant, {"ours": ours, "trl": trl})

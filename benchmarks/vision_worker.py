@@ -12,17 +12,13 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import resource
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from step_worker import BETA, BOS, CLIP, EOS, LEARNING_RATE, Clock, fill, resident_mib
+from step_worker import BETA, BOS, CLIP, EOS, LEARNING_RATE, Clock, fill, report, stopwatch
 from torch import Tensor
 
 IMAGE, PAIRS, SIDE, PATCH, VOCABULARY = 5, 2, 336, 14, 32_000
@@ -166,17 +162,9 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
         LlavaConfig,
         LlavaForConditionalGeneration,
         LlavaProcessor,
-        TrainerCallback,
     )
     from trl import DPOConfig, DPOTrainer
     from word_tokenizer import as_text, word_tokenizer
-
-    class Stopwatch(TrainerCallback):
-        def on_step_begin(self, *_, **__):
-            clock.start()
-
-        def on_step_end(self, *_, **__):
-            clock.stop()
 
     class Pixels(CLIPImageProcessor):
         """Gives the pixels of the image whose number is its size's remainder: no time is spent on reading files."""
@@ -208,7 +196,7 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
     )  # fmt: skip
     trainer = DPOTrainer(
         model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=processor,
-        peft_config=adapter, callbacks=[Stopwatch()],
+        peft_config=adapter, callbacks=[stopwatch(clock)],
     )  # fmt: skip
     fill(trainer.model)
     trainer.model.train()
@@ -220,20 +208,5 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
     return first, sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("variant", help="the fields of Variant as a JSON object")
-    variant = Variant(**json.loads(parser.parse_args().variant))
-    warnings.simplefilter("ignore")
-    torch.manual_seed(0)
-    torch.set_num_threads(variant.threads)
-    clock, resident = Clock(variant.warmup), []
-    measure = trl if variant.side == "trl" else ours
-    loss, trainable = measure(variant, clock, lambda: resident.append(resident_mib()))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    memory = {"peak_mib": peak, "peak_over_start_mib": peak - resident[0]}
-    print(json.dumps({"loss": loss, "trainable": trainable, "torch": torch.__version__, **clock.result(), **memory}))
-
-
 if __name__ == "__main__":
-    main()
+    report(Variant, {"ours": ours, "kept": ours, "twice": ours, "plain": ours, "trl": trl})

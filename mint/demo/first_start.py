@@ -54,13 +54,19 @@ base.py canvas.py cohort.py cohort_folder.py face.py faces.py facial_terms.tsv f
 sketch.py syndromes.tsv""".split()
 
 Train = Callable[[TrainConfig], RunDirectory]
+Compare = Callable[[TrainConfig, Path, Path], None]  # settings, the run's folder, the cache
 
 
 def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
     folder = prepare(train)
     unseen = config.eval_data or str(folder / "unseen.jsonl")
-    config = dataclasses.replace(complete(config, ALIGN, folder), eval_data=unseen)
+    align(dataclasses.replace(config, eval_data=unseen), train, ALIGN, folder, compare)
+
+
+def align(config: TrainConfig, train: Train, recipe: dict, folder: Path, compare: Compare) -> None:
+    """Trains with the recipe on the pairs of ``folder``, and where the run came to its end, compares."""
+    config = complete(config, recipe, folder)
     finished = train(config)
     if (finished.path / "curves.png").is_file():
         compare(config, finished.path, folder)

@@ -22,7 +22,7 @@ from mint.data.preferences import read_preferences, write_jsonl
 from mint.data.vqa import read_questions
 from mint.demo.base import TOWER, write_base
 from mint.demo.cache import cached
-from mint.demo.first_start import Train, complete
+from mint.demo.first_start import Train, align
 from mint.demo.radiograph_set import contrasts, lessons, texts, write_set
 from mint.evaluation import sensitivity, vqa
 from mint.models import load_model
@@ -40,11 +40,7 @@ DECODING = {"max_new_tokens": 60, "batch_size": 64}
 
 def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
-    folder = prepare(train)
-    config = complete(config, ALIGN, folder)
-    finished = train(config)
-    if (finished.path / "curves.png").is_file():
-        compare(config, finished.path, folder)
+    align(config, train, ALIGN, prepare(train), compare)
 
 
 def prepare(train: Train) -> Path:

@@ -25,7 +25,7 @@ from mint.data.preferences import write_jsonl
 from mint.data.tiles import HEADER, LISTED, Tile, tissue_messages
 from mint.demo.base import TOWER, write_base
 from mint.demo.cache import cached
-from mint.demo.first_start import Train, complete
+from mint.demo.first_start import Train, align
 from mint.demo.tiles_folder import draw_tiles
 from mint.demo.tissue_tiles import load_tissues
 from mint.evaluation import tissue
@@ -50,11 +50,7 @@ TISSUES = tuple(line.tissue for line in load_tissues())
 
 def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
-    folder = prepare(train)
-    config = complete(config, ALIGN, folder)
-    finished = train(config)
-    if (finished.path / "curves.png").is_file():
-        compare(config, finished.path, folder)
+    align(config, train, ALIGN, prepare(train), compare)
 
 
 def prepare(train: Train) -> Path:

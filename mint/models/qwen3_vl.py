@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.llama import Deep
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
-from mint.models.qwen_vl import EPS, QwenVL, QwenVLConfig
+from mint.models.qwen_vl import EPS, QwenVL, QwenVLConfig, TowerConfig
 from mint.models.recompute import run_layer
 
 VISION_DEFAULTS = {
@@ -39,30 +39,19 @@ VISION_DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class DeepPatchesConfig:
+class DeepPatchesConfig(TowerConfig):
     """The settings of the image tower."""
 
-    depth: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    in_channels: int
-    patch_size: int
-    spatial_merge_size: int
-    temporal_patch_size: int
-    out_hidden_size: int
     num_position_embeddings: int
     deepstack_visual_indexes: tuple[int, ...]
+    kind: ClassVar[str] = "qwen3_vl"
+    activation: ClassVar[str] = "gelu_pytorch_tanh"
+    defaults: ClassVar[dict] = VISION_DEFAULTS
 
     @classmethod
     def from_dict(cls, raw: dict) -> DeepPatchesConfig:
         """From ``vision_config``. Raises InputError for an unsupported setting."""
-        values = {name: raw.get(name, default) for name, default in VISION_DEFAULTS.items()}
-        config = cls(**{**values, "deepstack_visual_indexes": tuple(values["deepstack_visual_indexes"])})
-        if raw.get("hidden_act", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-            raise InputError(f"qwen3_vl: hidden_act {raw['hidden_act']!r} is not supported, only gelu_pytorch_tanh")
-        if config.hidden_size % (4 * config.num_heads):
-            raise InputError("qwen3_vl: a head of the image tower must have a multiple of four numbers")
+        config = super().from_dict(raw)
         if not all(0 <= index < config.depth for index in config.deepstack_visual_indexes):
             raise InputError(f"qwen3_vl: deepstack_visual_indexes are outside a tower of {config.depth} layers")
         if config.positions**2 != config.num_position_embeddings:

@@ -43,8 +43,8 @@ EPS = 1e-6  # of the tower's norms
 
 
 @dataclass(frozen=True)
-class PatchesConfig:
-    """The settings of the image tower."""
+class TowerConfig:
+    """The settings that both image towers have. Subclasses name their kind, activation and defaults."""
 
     depth: int
     hidden_size: int
@@ -54,21 +54,33 @@ class PatchesConfig:
     patch_size: int
     spatial_merge_size: int
     temporal_patch_size: int
-    window_size: int
     out_hidden_size: int
-    fullatt_block_indexes: tuple[int, ...]
+    kind: ClassVar[str]
+    activation: ClassVar[str]
+    defaults: ClassVar[dict]
 
     @classmethod
-    def from_dict(cls, raw: dict) -> PatchesConfig:
+    def from_dict(cls, raw: dict) -> TowerConfig:
         """From ``vision_config``. Raises InputError for an unsupported setting."""
         raw = {**raw, "in_channels": raw.get("in_channels", raw.get("in_chans", 3))}
-        values = {name: raw.get(name, default) for name, default in VISION_DEFAULTS.items()}
-        config = cls(**{**values, "fullatt_block_indexes": tuple(values["fullatt_block_indexes"])})
-        if raw.get("hidden_act", "silu") != "silu":
-            raise InputError(f"qwen2_5_vl: hidden_act {raw['hidden_act']!r} is not supported, only silu")
+        values = {name: raw.get(name, default) for name, default in cls.defaults.items()}
+        config = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        if raw.get("hidden_act", cls.activation) != cls.activation:
+            raise InputError(f"{cls.kind}: hidden_act {raw['hidden_act']!r} is not supported, only {cls.activation}")
         if config.hidden_size % (4 * config.num_heads):
-            raise InputError("qwen2_5_vl: a head of the image tower must have a multiple of four numbers")
+            raise InputError(f"{cls.kind}: a head of the image tower must have a multiple of four numbers")
         return config
+
+
+@dataclass(frozen=True)
+class PatchesConfig(TowerConfig):
+    """The settings of the image tower with windows."""
+
+    window_size: int
+    fullatt_block_indexes: tuple[int, ...]
+    kind: ClassVar[str] = "qwen2_5_vl"
+    activation: ClassVar[str] = "silu"
+    defaults: ClassVar[dict] = VISION_DEFAULTS
 
 
 @dataclass(frozen=True)

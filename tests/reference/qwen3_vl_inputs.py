@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tests.reference import qwen_vl_inputs
 from tests.reference.qwen_vl_inputs import HERE, IMAGE, INPUTS, images, tokens
-from tests.reference.weights import draw
 
 __all__ = ["ADAPTED", "HERE", "IMAGE", "INPUTS", "SEED", "TEXT", "TINY", "VISION", "images", "tokens", "weights"]
 
@@ -59,6 +59,5 @@ ADAPTED = ["language_model", "visual", "lm_head"]
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """A state dict for tensors of these names and shapes; large enough for the image to matter in the logits."""
-    norms = ("norm.weight", "layernorm.weight", "norm1.weight", "norm2.weight")
-    return {name: draw(name, tuple(shape), SEED, 0.2, 1.0 if name.endswith(norms) else 0.0) for name, shape in shapes.items()}
+    """As for Qwen2.5-VL, from another seed."""
+    return qwen_vl_inputs.weights(shapes, SEED)

@@ -4,6 +4,7 @@ python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
 python generate_prefs.py clip --cases PATH --teacher vinid/plip --out prefs.jsonl
+python generate_prefs.py questions --lesions TABLE --out DIR
 python generate_prefs.py edit --questions FILE.jsonl --model DIR --out prefs.jsonl
 python generate_prefs.py mmedpo --pairs FILE.json --images DIR --out prefs.jsonl
 python generate_prefs.py corrupt --data prefs.jsonl --out corrupted.jsonl
@@ -36,6 +37,7 @@ from mint.prefs.clip_fit import ClipSettings, fit_clip
 from mint.prefs.corrupt import MODES, CorruptReport, contact_sheet, corrupt_records
 from mint.prefs.fusion import load_teachers
 from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
+from mint.prefs.lesion_questions import write_lesion_questions
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
 from mint.prefs.ranking import Ranker
@@ -180,6 +182,21 @@ def run_clip(args: argparse.Namespace) -> None:
     save_report(Path(f"{out}.report.json"), args, {"tiles": len(tiles), "tissues": list(tissues)}, report)
 
 
+def add_questions(commands) -> None:
+    parser = commands.add_parser("questions", help="questions with answers and truths, from labels and lesion masks")
+    parser.add_argument("--lesions", required=True, metavar="TABLE", help="a .csv or .tsv of image, mask and label")
+    parser.add_argument("--out", metavar="DIR", help="where the files are written (default: the table's folder)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split of the images")
+    parser.set_defaults(run=run_questions)
+
+
+def run_questions(args: argparse.Namespace) -> None:
+    """Writes lessons, questions, test questions and contrasts."""
+    folder = args.out or Path(args.lesions).parent
+    counts = write_lesion_questions(args.lesions, folder, args.seed)
+    print(f"{folder}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
+
+
 def add_mmedpo(commands) -> None:
     parser = commands.add_parser("mmedpo", help="the pairs of MMedPO's files in this project's form")
     parser.add_argument("--pairs", required=True, metavar="FILE.json")
@@ -259,7 +276,8 @@ def save_report(path: Path, args: argparse.Namespace, cohort: dict, report: Pair
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(__doc__.splitlines()[0], [add_mml, add_clip, add_edit, add_mmedpo, add_corrupt], argv)
+    commands = [add_mml, add_clip, add_questions, add_edit, add_mmedpo, add_corrupt]
+    return run_command(__doc__.splitlines()[0], commands, argv)
 
 
 if __name__ == "__main__":

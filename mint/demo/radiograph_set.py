@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +9,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mint.data.preferences import write_jsonl
-from mint.data.spans import mark_changes
 from mint.demo.radiographs import DEGREES, KINDS, ZONED, ZONES, DrawnFinding, Radiograph, draw_radiograph
 from mint.errors import InputError
-from mint.prefs.claims import Truth
-from mint.prefs.rules_editor import edit_answer
+from mint.prefs.question_files import write_question_files
 
 NAMES = {"effusion": ["pleural effusion", "effusion"]}  # the others are called by their kind
 DESCRIBE = "Describe the radiograph."
@@ -91,28 +87,6 @@ def write_set(folder: str | Path, name: str, count: int, seed: int) -> list[dict
     return records
 
 
-def lessons(records: Sequence[dict]) -> Iterator[dict]:
-    """The true answers as records that ``train.py --loss sft`` learns from."""
-    for record in records:
-        prompt = [{"role": "user", "content": record["question"]}]
-        yield {"id": record["id"], "prompt": prompt, "images": [record["image"]], "chosen": record["answer"]}
-
-
-def contrasts(records: Sequence[dict]) -> Iterator[dict]:
-    """The true answers beside plausible false ones, where the evidence has a place: what sensitivity is measured on."""
-    for record in records:
-        if "mask" not in record:
-            continue
-        edit = edit_answer(record["answer"], Truth.from_dict(record["truth"]), record["id"])
-        if edit is not None and edit.right:
-            chosen, rejected = mark_changes(edit.answer, edit.edited)
-            prompt = [{"role": "user", "content": record["question"]}]
-            yield {"id": record["id"], "prompt": prompt, "images": [record["image"]], "mask": record["mask"]} | {
-                "chosen": chosen,
-                "rejected": rejected,
-            }
-
-
 def write_radiographs(folder: str | Path, taught: int, asked: int, unseen: int, seed: int = 0) -> dict[str, int]:
     """Writes ``lessons.jsonl`` (to teach a model), ``questions.jsonl`` (for its own answers), ``test.jsonl`` and
     ``contrasts.jsonl`` (unseen, to score them), with their images and masks; returns how many of each.
@@ -123,18 +97,11 @@ def write_radiographs(folder: str | Path, taught: int, asked: int, unseen: int, 
     if (folder / "questions.jsonl").exists():
         raise InputError(f"{folder} holds radiographs already; give another folder")
     try:
-        sets = {
-            name: write_set(folder, name, count, 3 * seed + place)
-            for place, (name, count) in enumerate((("taught", taught), ("asked", asked), ("unseen", unseen)))
-        }
+        named = (("taught", taught), ("asked", asked), ("unseen", unseen))
+        sets = [write_set(folder, name, count, 3 * seed + place) for place, (name, count) in enumerate(named)]
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from None
-    return {
-        "lessons.jsonl": write_jsonl(folder / "lessons.jsonl", lessons(sets["taught"])),
-        "questions.jsonl": write_jsonl(folder / "questions.jsonl", sets["asked"]),
-        "test.jsonl": write_jsonl(folder / "test.jsonl", sets["unseen"]),
-        "contrasts.jsonl": write_jsonl(folder / "contrasts.jsonl", contrasts(sets["unseen"])),
-    }
+    return write_question_files(folder, *sets)
 
 
 def texts() -> list[str]:

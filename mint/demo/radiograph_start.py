@@ -23,12 +23,13 @@ from mint.data.vqa import read_questions
 from mint.demo.base import TOWER, write_base
 from mint.demo.cache import cached
 from mint.demo.first_start import Train, align
-from mint.demo.radiograph_set import contrasts, lessons, texts, write_set
+from mint.demo.radiograph_set import texts, write_set
 from mint.evaluation import sensitivity, vqa
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.corrupt import CorruptReport, corrupt_records
 from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor
+from mint.prefs.question_files import write_question_files
 
 TAUGHT, ASKED, UNSEEN = (1500, 30), (500, 31), (150, 32)  # images, and their seed
 TEACH = {"steps": 500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
@@ -50,12 +51,8 @@ def prepare(train: Train) -> Path:
 
 def build(folder: Path, train: Train) -> None:
     """Images, policy, its answers and their edits, corrupted images."""
-    taught, asked, unseen = (
-        write_set(folder, name, *drawn) for name, drawn in (("taught", TAUGHT), ("asked", ASKED), ("unseen", UNSEEN))
-    )
-    written = {"lessons": lessons(taught), "questions": asked, "test": unseen, "contrasts": contrasts(unseen)}
-    for name, records in written.items():
-        write_jsonl(folder / f"{name}.jsonl", records)
+    drawn = (("taught", TAUGHT), ("asked", ASKED), ("unseen", UNSEEN))
+    write_question_files(folder, *(write_set(folder, name, *images) for name, images in drawn))
     write_base(folder / "blank", texts(), "demo", 500, vision=TOWER)
     settings = {"loss": "sft", "full": True, "device": "cpu", "model": str(folder / "blank"), **TEACH}
     run = train(TrainConfig(data=str(folder / "lessons.jsonl"), out=str(folder / "teaching"), **settings))

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mint.demo.radiographs import DEGREES, KINDS, ZONED, ZONES, DrawnFinding, Radiograph, draw_radiograph
+from mint.demo.radiographs import KINDS, ZONED, ZONES, DrawnFinding, Radiograph, draw_radiograph
 from mint.errors import InputError
 from mint.prefs.question_files import write_question_files
 
@@ -102,10 +102,3 @@ def write_radiographs(folder: str | Path, taught: int, asked: int, unseen: int, 
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from None
     return write_question_files(folder, *sets)
-
-
-def texts() -> list[str]:
-    """What a tokenizer for them is trained on."""
-    records = [record for number in range(200) for record in ask(draw_radiograph(f"words/{number}"))]
-    lines = [line for question in records for line in (question.text, question.answer)]
-    return [*lines, *DEGREES * 20, *["user", "assistant", "Yes", "No", "bilateral"] * 40]

@@ -74,15 +74,14 @@ def says_truth(answer: str, truth: Truth) -> bool:
 def make_true(answer: str, truth: Truth) -> str:
     """The answer with every claim that contradicts the truth changed, and nothing else."""
     words, claims = read_claims(answer, truth)
+    wrong = [claim for claim in claims if not _agrees(claim)]
+    denied = [c for c in wrong if not c.present and not any(a.facet == "side" for a in c.attributes)]
     changes: list[Change] = []
-    for claim in claims:
-        if _agrees(claim):
-            continue
-        finding = claim.finding
-        if claim.present and not finding.present:
+    for claim in wrong:
+        if claim.present and not claim.finding.present:
             changes += _deny(words, claim)
-        elif not claim.present and not any(a.facet == "side" for a in claim.attributes):
-            changes += _affirm(words, claim, claims)
+        elif any(claim is other for other in denied):
+            changes += _affirm(words, claim, claims, denied)
         else:
             changes += [change for a in claim.attributes for change in _set(words, answer, a, claim)]
     for text, start, end, name in _terms(words, truth):
@@ -168,8 +167,8 @@ def _deny(words: Sequence[Word], claim: Claim) -> list[Change]:
     return [(start, start, "no ")]
 
 
-def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim]) -> list[Change]:
-    """From not there to there. Of several that one negation denies, the others stay denied."""
+def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim], affirmed: Sequence[Claim]) -> list[Change]:
+    """From not there to there. Of several that one negation denies, those that are not ``affirmed`` stay denied."""
     place = claim.negations[-1]
     word = words[place]
     shared = [other for other in claims if other is not claim and place in other.negations and other.first >= 0]
@@ -185,11 +184,12 @@ def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim]) -> lis
     if earlier:
         gap = [i for i in range(earlier[-1].last, claim.first) if words[i].text in ("or", "and", "nor", ",")]
         last = words[gap[-1]] if gap else None
+        turns = not any(earlier[-1] is other for other in affirmed)  # the one before stays denied
         if last is not None and last.text != ",":
-            changes.append((last.start, last.end, "but"))
+            changes.append((last.start, last.end, "but" if turns else "and"))
             changes.append((described, described, f"{_described(claim.finding)} "))
         else:
-            changes.append((described, described, f"but {_described(claim.finding)} "))
+            changes.append((described, described, f"{'but ' if turns else ''}{_described(claim.finding)} "))
     elif word.text == "not" or word.text.endswith("n't"):
         if word.text == "not":
             changes.append((word.start, words[place + 1].start, ""))
@@ -209,7 +209,7 @@ def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim]) -> lis
         changes.append((word.start, words[place + 1].start, ""))
     else:
         changes.append((word.start, word.end, _described(claim.finding)))
-    if later:
+    if later and not any(later[0] is other for other in affirmed):
         start = words[later[0].first].start
         start = min([start, *(a.start for a in later[0].attributes if a.start < start)])
         between = [i for i in range(claim.last, later[0].first) if words[i].text in ("or", "nor")]

@@ -48,7 +48,7 @@ def test_a_radiograph_is_its_keys():
 def stated(answer: str) -> dict[str, tuple | None]:
     """What an answer of the drawn set says, read by its templates alone: kind -> None or (degree, side, zone)."""
     found: dict[str, tuple | None] = {}
-    for sentence in re.split(r"(?<=\.)\s+|,? but (?=an? |no )|, (?=an? |no )", answer.lower()):
+    for sentence in re.split(r"(?<=\.)\s+|,? but (?=an? |no )|, (?=an? |no )| and (?=an? )", answer.lower()):
         kinds = [kind for kind in KINDS if kind in sentence]
         if re.search(r"\bno\b(?!,)", sentence):
             found |= dict.fromkeys(kinds)

@@ -1,8 +1,8 @@
 """The tissue task on real tiles: every tile is scored once, by models that never saw its patient, slide or cluster.
 
 For each fold a small CLIP is trained on the tiles of the others and their captions, ranks turned parts of them, and a
-student that has never seen an image is aligned on the rankings, from one base that was taught the form on shuffled
-answers. The lists of all folds together are compared.
+student that has never seen an image is aligned on the rankings, from one base that was taught the form on random
+answers. The lists of all folds together are compared, with what the colours of a tile alone tell.
 
     python -m benchmarks.real_tiles --cases TABLE.tsv --out DIR [--folds 5]
 """
@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.colours import colour_lists
 from benchmarks.tissue_methods import Answers, Method, align, save
 from mint.config import TrainConfig
 from mint.data.cases import format_list
@@ -72,6 +73,8 @@ def run_fold(
     base = make_base(train_tiles, tissues, folder, number)
     answers = {"teacher": ([format_list(names, HEADER) for names in upstream.top], upstream.top)}
     answers["base"] = decode(base, unseen, tissues)
+    colours = colour_lists(train_tiles, unseen, tissues, list_lengths(tissues)[0])
+    answers["colours alone"] = [format_list(names, HEADER) for names in colours], colours
     views = draw_views(train_tiles, VIEWS, folder / "views", number)
     for row, model, _ in align(base, views, teacher, folder, METHODS, {**COMMON, "seed": number}):
         answers[row] = decode(model, unseen, tissues)

@@ -35,13 +35,13 @@ from mint.data.batch import (
     pair_order,
 )
 from mint.data.chat import load_tokenizer
-from mint.data.images import load_processor
+from mint.data.images import Processor, load_processor
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
 from mint.demo import first_start, tissue_start
 from mint.errors import InputError
-from mint.image_features import image_reader
+from mint.image_features import check_image_features, image_reader
 from mint.losses import Loss, load_loss
 from mint.models import load_language_model
 from mint.models.attention import SPLIT_FROM
@@ -67,9 +67,11 @@ def train(config: TrainConfig) -> RunDirectory:
 
     model = load_policy(config, device, dtype)
     frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
-    images = image_reader(model, load_processor(model.source_dir), config.image_features) if model.tower is not None else None
-    pairs = read_pairs(config.data, config, model, loss, images)
-    eval_pairs = read_pairs(config.eval_data, config, model, loss, images) if config.eval_data else []
+    if config.image_features:
+        check_image_features(model)
+    processor = load_processor(model.source_dir) if model.tower is not None else None
+    pairs = read_pairs(config.data, config, model, loss, processor)
+    eval_pairs = read_pairs(config.eval_data, config, model, loss, processor) if config.eval_data else []
 
     per_step = config.batch_size * config.grad_accum
     total = config.steps or math.ceil(config.epochs * len(pairs) / per_step)
@@ -80,10 +82,11 @@ def train(config: TrainConfig) -> RunDirectory:
             network.compile_blocks()
     model.gradient_checkpointing = config.checkpoint_activations
     precision = torch.autocast(device.type, torch.bfloat16) if config.full and dtype == torch.bfloat16 else None
-    work = Work(model, frozen, loss, device, precision or contextlib.nullcontext(), config.nll_over == "sequence", images)
 
     optimizer = make_optimizer(model, config)
     run = RunDirectory(config)
+    images = image_reader(model, processor, config.image_features, run.path) if processor else None
+    work = Work(model, frozen, loss, device, precision or contextlib.nullcontext(), config.nll_over == "sequence", images)
     checkpoint = run.find_checkpoint(config)
     if checkpoint:
         run.check_settings(config)
@@ -129,6 +132,8 @@ def train(config: TrainConfig) -> RunDirectory:
             print(f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}")
             return run
     progress.close()
+    if images:
+        images.close()
 
     result = run.save_result(model)
     plot_curves(run.rows(), run.path / "curves.png")
@@ -157,7 +162,7 @@ def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -
 
 
 def read_pairs(
-    path: str, config: TrainConfig, model: nn.Module, loss: Loss, images: ImageReader | None
+    path: str, config: TrainConfig, model: nn.Module, loss: Loss, processor: Processor | None
 ) -> list[EncodedPair]:
     """The pairs of a file as token ids, every problem reported before anything trains."""
     preferences = read_preferences(path, require_rejected=loss.needs.rejected)
@@ -168,7 +173,7 @@ def read_pairs(
         sides = [mark_changes(preference.chosen, preference.rejected) for preference in preferences]
         preferences = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(preferences, sides, strict=True)]
     preferences = find_images(preferences, path, config.images_anywhere, bool(corrupted))
-    slots = ImageSlots(*model.image_slots, images.processor) if images else None
+    slots = ImageSlots(*model.image_slots, processor) if processor else None
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
     vocabulary = model.decoder.embed_tokens.num_embeddings
     limit = min(config.max_length, model.config.max_position_embeddings)

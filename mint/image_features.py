@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,14 +29,21 @@ def share_features(model: CausalLM, batch: Batch) -> Batch:
         return replace(batch, images=model.encode_images(batch.images))
 
 
-def image_reader(model: CausalLM, processor: Processor, folder: str | None = None) -> ImageReader:
+def check_image_features(model: CausalLM) -> None:
+    """Raises InputError if there are no features to keep: without an image tower, or with one that is trained."""
+    if model.tower is None:
+        raise InputError("--image-features is for models that read images")
+    if not tower_is_frozen(model):
+        raise InputError("--image-features: the image tower is trained, so what it makes of an image changes; leave it out")
+
+
+def image_reader(model: CausalLM, processor: Processor, folder: str | Path | None, run: Path) -> ImageReader:
     """Reads the images of batches for ``model``: pixels for a tower that is trained, features of one that is frozen.
 
-    folder: keeps the features from one run to the next. Raises InputError for a folder and a tower that is trained.
+    folder: keeps the features from one run to the next. run: the run's own folder, where they go meanwhile if there is no
+    other and the memory has no room.
     """
     if not tower_is_frozen(model):
-        if folder:
-            raise InputError("--image-features: the image tower is trained, so what it makes of an image changes; leave it out")
         return ImageReader(processor)
     device = model.head_weight.device
 
@@ -44,5 +52,7 @@ def image_reader(model: CausalLM, processor: Processor, folder: str | None = Non
         seen = model.encode_images({name: value.to(device) for name, value in images.items()})
         return {name: value.cpu() for name, value in seen.items() if name != "pixel_values"}
 
-    store = FeatureStore(folder, fingerprint(model.tower.state_dict().items(), processor)) if folder else None
-    return ImageReader(processor, encode, store)
+    def tower() -> str:
+        return fingerprint(model.tower.state_dict().items(), processor)
+
+    return ImageReader(processor, encode, FeatureStore(folder or run / "features", tower), overflow=not folder)

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 import train
+from mint.data import pair_images
 from mint.data.feature_store import FeatureStore, fingerprint
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader
 from mint.errors import InputError
-from mint.image_features import image_reader
+from mint.image_features import check_image_features, image_reader
 from mint.losses import load_loss
 from mint.models.lora import add_lora, lora_layers
 from mint.objective import preference_loss
@@ -71,7 +72,7 @@ def test_features_are_what_the_model_sees(family):
     processor, batch = load_processor(family / "model"), collate(pairs[:5])
     losses = [
         preference_loss(model, replace_images(batch, reader(batch.image_files)), load_loss("orpo")).loss
-        for reader in (ImageReader(processor), image_reader(model, processor))
+        for reader in (ImageReader(processor), image_reader(model, processor, None, family))
     ]
     torch.testing.assert_close(losses[0], losses[1])
 
@@ -79,14 +80,14 @@ def test_features_are_what_the_model_sees(family):
 def test_a_trained_tower_is_asked_by_policy_and_reference(setting):  # noqa: F811
     model, pairs, _ = encoded(setting)
     adapted(model, "vision_tower")
-    reader = image_reader(model, load_processor(setting / "model"))
+    reader = image_reader(model, load_processor(setting / "model"), None, setting)
     batch = collate(pairs[:6])
     batch = replace_images(batch, reader(batch.image_files))
     calls = counted(model)
     preference_loss(model, batch, load_loss("dpo")).loss.backward()
     assert calls == [3, 3] and "pixel_values" in batch.images
     with pytest.raises(InputError, match="the image tower is trained"):
-        image_reader(model, load_processor(setting / "model"), "features")
+        check_image_features(model)
 
 
 def test_features_are_kept_from_one_run_to_the_next(family, tmp_path_factory):
@@ -96,27 +97,51 @@ def test_features_are_kept_from_one_run_to_the_next(family, tmp_path_factory):
     processor = load_processor(family / "model")
     files = [str(family / "tiles" / f"{name}.png") for name in ("red", "green", "red")]
     calls = counted(model)
-    first = image_reader(model, processor, folder)(files)
+    first = image_reader(model, processor, folder, folder)(files)
     assert calls == [1, 1] and len(list(folder.rglob("*.safetensors"))) == 2
-    again = image_reader(model, processor, folder)(files)
+    again = image_reader(model, processor, folder, folder)(files)
     assert calls == [1, 1] and all(torch.equal(value, again[name]) for name, value in first.items())
     Image.new("RGB", (20, 16), (1, 2, 3)).save(files[0])  # other content under the same name
-    image_reader(model, processor, folder)(files)
+    image_reader(model, processor, folder, folder)(files)
     assert calls == [1] * 3
     for stored in folder.rglob("*.safetensors"):
         stored.write_bytes(stored.read_bytes()[:-50])  # damaged
-    image_reader(model, processor, folder)(files)
+    image_reader(model, processor, folder, folder)(files)
     assert calls == [1] * 5
     with torch.no_grad():
         next(iter(model.tower.parameters())).add_(1)  # another tower
-    image_reader(model, processor, folder)(files)
+    image_reader(model, processor, folder, folder)(files)
     assert len(list(folder.iterdir())) == 2
+
+
+def test_what_the_memory_cannot_hold_is_stored_for_the_run(family, tmp_path_factory, monkeypatch):
+    """Room for one image of two: each is encoded once all the same, and nothing is left behind."""
+    run = tmp_path_factory.mktemp("run")
+    model, _, _ = encoded(family)
+    model.requires_grad_(False)
+    processor = load_processor(family / "model")
+    files = [str(family / "tiles" / f"{name}.png") for name in ("red", "green")]
+    size = sum(value.nbytes for value in image_reader(model, processor, None, run)(files[:1]).values()) - 8  # without order
+    monkeypatch.setattr(pair_images, "KEPT_BYTES", int(1.5 * size))
+    calls = counted(model)
+    reader = image_reader(model, processor, None, run)
+    first = reader(files)
+    for _ in range(3):
+        again = reader(files)
+        assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert calls == [1, 1] and len(list(run.rglob("*.safetensors"))) == 1
+    reader.close()
+    assert not list(run.iterdir())
+    monkeypatch.setattr(FeatureStore, "has_room", lambda *_: False)
+    reader(files)
+    reader(files)
+    assert len(calls) == 4 and not list(run.iterdir())  # a full disk costs time, nothing else
 
 
 def test_a_damaged_entry_is_made_again(tmp_path):
     image = tmp_path / "x.png"
     Image.new("RGB", (4, 4)).save(image)
-    store = FeatureStore(tmp_path / "features", "tower")
+    store = FeatureStore(tmp_path / "features", lambda: "tower")
     assert store.get(str(image)) is None
     store.put(str(image), {"features": torch.arange(6.0).view(2, 3).T})
     assert torch.equal(store.get(str(image))["features"], torch.arange(6.0).view(2, 3).T)
@@ -124,7 +149,7 @@ def test_a_damaged_entry_is_made_again(tmp_path):
     assert store.get(str(image)) is None
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        FeatureStore(tmp_path / "file", "tower").put(str(image), {"features": torch.zeros(1)})
+        FeatureStore(tmp_path / "file", lambda: "tower").put(str(image), {"features": torch.zeros(1)})
 
 
 def test_a_fingerprint_tells_towers_and_processors_apart(setting):  # noqa: F811
@@ -149,4 +174,4 @@ def test_runs_share_features(setting, capsys):  # noqa: F811
     assert losses[0] == losses[1]
     more = ["--loss", "dpo", "--full", "--steps", "1", "--image-features", f"{setting}/features"]
     assert train.main(arguments(setting, *more)) == 2
-    assert "the image tower is trained" in capsys.readouterr().err
+    assert "the image tower is trained" in capsys.readouterr().err and not (setting / "run").exists()

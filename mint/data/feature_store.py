@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,9 +24,13 @@ class FeatureStore:
     An image that changes, or another tower, processor or number format, is another entry: nothing stale is ever read.
     """
 
-    def __init__(self, folder: str | Path, tower: str):
-        """tower: from :func:`fingerprint`."""
-        self.folder = Path(folder) / tower
+    def __init__(self, folder: str | Path, tower: Callable[[], str]):
+        """tower: gives its name, from :func:`fingerprint`; asked for once, when the store is first used."""
+        self._root, self._tower = Path(folder), tower
+
+    @cached_property
+    def folder(self) -> Path:
+        return self._root / self._tower()
 
     def get(self, file: str) -> dict[str, Tensor] | None:
         """The tensors of an image; None if they are not there, or were damaged (then they are made again)."""
@@ -43,6 +49,15 @@ class FeatureStore:
             temporary.replace(place)
         except (OSError, SafetensorError) as error:
             raise InputError(f"image features cannot be written to {place.parent}: {error}") from None
+
+    def has_room(self, tensors: dict[str, Tensor]) -> bool:
+        """Whether the disk holds these ten times over, so that a run does not fill it."""
+        place = next(folder for folder in (self._root, *self._root.resolve().parents) if folder.is_dir())
+        return shutil.disk_usage(place).free > 10 * sum(tensor.nbytes for tensor in tensors.values())
+
+    def remove(self) -> None:
+        """Deletes all of it."""
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def _place(self, file: str) -> Path:
         digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -105,13 +105,17 @@ class ImageReader:
     """``reader(files)`` -> the tensors of the distinct files, and ``order``: which of them each place has.
 
     The tensors are the processor's, or what ``encode`` makes of them: the features of a frozen image tower, which each
-    file then needs once for a whole run. They are kept: up to KEPT_BYTES in memory, all of them in ``store``.
+    file then needs once for a whole run. Up to KEPT_BYTES are kept in memory; in ``store`` all of them, or with
+    ``overflow`` those for which the memory has no room.
     """
 
-    def __init__(self, processor: Processor, encode: Encode | None = None, store: FeatureStore | None = None):
-        self.processor, self._encode, self._store = processor, encode, store
+    def __init__(
+        self, processor: Processor, encode: Encode | None = None, store: FeatureStore | None = None, overflow: bool = False
+    ):
+        self.processor, self._encode, self._store, self._overflow = processor, encode, store, overflow
         self._kept: dict[str, dict[str, Tensor]] = {}
         self._bytes = 0
+        self._spilt: set[str] = set()
 
     def __call__(self, files: Sequence[str]) -> dict[str, Tensor]:
         distinct = list(dict.fromkeys(files))
@@ -122,15 +126,25 @@ class ImageReader:
     def _read(self, file: str) -> dict[str, Tensor]:
         if file in self._kept:
             return self._kept[file]
-        tensors = self._store.get(file) if self._store else None
-        if tensors is None:
-            tensors = self.processor([open_image(file)])
-            if self._encode is not None:
-                tensors = self._encode(tensors)
-            if self._store is not None:
-                self._store.put(file, tensors)
+        stored = self._store.get(file) if self._store and (file in self._spilt or not self._overflow) else None
+        tensors = stored or self._make(file)
         size = sum(tensor.nbytes for tensor in tensors.values())
-        if self._bytes + size <= KEPT_BYTES:
+        if fits := self._bytes + size <= KEPT_BYTES:
             self._kept[file] = tensors
             self._bytes += size
+        if stored is None and self._store:
+            if not self._overflow:
+                self._store.put(file, tensors)
+            elif not fits and self._store.has_room(tensors):
+                self._store.put(file, tensors)
+                self._spilt.add(file)
         return tensors
+
+    def _make(self, file: str) -> dict[str, Tensor]:
+        tensors = self.processor([open_image(file)])
+        return tensors if self._encode is None else self._encode(tensors)
+
+    def close(self) -> None:
+        """Removes what was stored for want of memory."""
+        if self._store and self._overflow:
+            self._store.remove()

@@ -195,7 +195,8 @@ def _negations(words: Sequence[Word], claim: Claim, claims: Sequence[Claim]) -> 
     """The words that deny a mention."""
     found = []
     inside = [i for i, word in enumerate(words) if word.clause == claim.clause]
-    before = [i for i in inside if i < claim.first]
+    leads = len(words) > 1 and words[0].text == "no" and words[1].text == ","  # an answer of its own, no denial of what follows
+    before = [i for i in inside if leads <= i < claim.first]
     for i in before:
         pair = (words[i].text, words[i + 1].text)
         if words[i].text in FORWARD or words[i].text.endswith("n't") or pair in FORWARD_OF:

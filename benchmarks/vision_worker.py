@@ -83,8 +83,9 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     for number, pair in enumerate(make_pairs()):
         prompt = [token for i in pair["prompt"] for token in ([i] * count if i == IMAGE else [i])]
         spans = [[5 <= place < 15 for place in range(len(pair[side]))] for side in ("chosen", "rejected")]
-        encoded = EncodedPair(str(number), prompt, pair["chosen"], pair["rejected"], *spans, images=(str(number),))
+        encoded = EncodedPair(str(number), prompt, pair["chosen"], pair["rejected"], images=(str(number),))
         if variant.objective == "fire":
+            encoded = replace(encoded, chosen_span=spans[0], rejected_span=spans[1])
             encoded = replace(encoded, twin=replace(encoded, images=(str(PAIRS + number),)))
         pairs.append(encoded)
     images = {"pixel_values": make_pixels(2 * PAIRS if variant.objective == "fire" else PAIRS)}

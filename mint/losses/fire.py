@@ -12,12 +12,18 @@ VISUAL = ("flip", "chosen", "rejected")
 
 def _needs(*, alpha: float, gamma: float, lam: float, visual: str, **_) -> dict:
     """A term of weight 0 asks for nothing."""
+    _check(visual)
     return {
         "kl_forward": alpha > 0 and lam > 0,
         "kl_reverse": alpha > 0 and lam < 1,
         "corrupted_image": gamma > 0,
         "corrupted_rejected": visual != "chosen",
     }
+
+
+def _check(visual: str) -> None:
+    if visual not in VISUAL:
+        raise InputError(f"the visual pair {visual!r} is none of {', '.join(VISUAL)}")
 
 
 @needs(_needs, reference=True, spans=True, kl_over="span")
@@ -45,8 +51,7 @@ def fire_loss(
     visual: the pair that the image decides: ``flip`` as above; ``chosen``: R(v, y+) over R(v', y+); ``rejected``:
     R(v', y-) over R(v, y-). Raises InputError for another one.
     """
-    if visual not in VISUAL:
-        raise InputError(f"the visual pair {visual!r} is none of {', '.join(VISUAL)}")
+    _check(visual)
 
     def reward(side: AnswerStats) -> Tensor:
         return beta * side.total(side.log_ratio, side.span_or_all)
@@ -64,7 +69,7 @@ def fire_loss(
             divergence = chosen.total(values, chosen.span_or_all)
             losses = losses + alpha * share * divergence
             metrics[f"kl/{direction}"] = divergence.detach().mean()
-    if corrupted_chosen is not None and gamma:
+    if gamma and corrupted_chosen is not None and (corrupted_rejected is not None or visual == "chosen"):
         if visual == "flip":
             margin = reward(corrupted_rejected) - reward(corrupted_chosen)
         elif visual == "chosen":

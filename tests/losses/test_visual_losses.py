@@ -134,5 +134,7 @@ def test_a_term_without_weight_asks_for_nothing():
     torch.testing.assert_close(masked(**plain).loss, fire_loss(**plain, beta=0.5, alpha=0.0, gamma=0.0).loss)
     with pytest.raises(InputError, match="has no setting 'gamma'; it takes: beta, lam, visual"):
         load_loss("mask-dpo", {"gamma": 0.1})
-    with pytest.raises(InputError, match="'up' is none of flip, chosen, rejected"):
-        fire_loss(**sides, visual="up")
+    for call in (lambda: fire_loss(**sides, visual="up"), lambda: load_loss("fire", {"visual": "up"})):
+        with pytest.raises(InputError, match="'up' is none of flip, chosen, rejected"):
+            call()
+    torch.testing.assert_close(fire_loss(*list(sides.values())[:3]).loss, fire_loss(**plain).loss)  # one is no pair

@@ -39,6 +39,7 @@ from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.report import write_html
 from mint.evaluation.tissue_report import save_tissues
+from mint.files import make_folder, write_aside
 from mint.prefs.fusion import VIEWS, load_teachers
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.ranking import Ranker
@@ -236,14 +237,9 @@ def run_compare(args: argparse.Namespace) -> None:
         "html": write_html(systems, tests, folders, max(0, args.case_pages)),
     }
     out = Path(args.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for suffix, content in files.items():
-            temporary = out / f"comparison.{suffix}.tmp"
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(out / f"comparison.{suffix}")
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}") from None
+    make_folder(out)
+    for suffix, content in files.items():
+        write_aside(out / f"comparison.{suffix}", content)
     print(f"{text}\nsaved in {out}: comparison.md, .csv, .json and .html")
 
 

@@ -33,6 +33,7 @@ from mint.data.vqa import read_mmedpo
 from mint.demo.faces import fit_faces
 from mint.edits import add_edit
 from mint.errors import InputError
+from mint.files import write_aside
 from mint.prefs.clip_fit import ClipSettings, fit_clip
 from mint.prefs.corrupt import MODES, CorruptReport, contact_sheet, corrupt_records
 from mint.prefs.fusion import load_teachers
@@ -270,9 +271,7 @@ def as_record(preference: Preference, corrupted: list[str], source: Path, folder
 def save_report(path: Path, args: argparse.Namespace, cohort: dict, report: PairReport) -> None:
     settings = {name: value for name, value in vars(args).items() if name != "run"}
     record = {"settings": settings, "cohort": cohort, "pairs": dataclasses.asdict(report)}
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_aside(path, json.dumps(record, indent=2) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -129,6 +129,8 @@ def train(config: TrainConfig) -> RunDirectory:
             run.save_checkpoint(step, model, optimizer, config.keep)
         if stop.asked and step < total:
             progress.close()
+            if images:
+                images.close()
             print(f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}")
             return run
     progress.close()

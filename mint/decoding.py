@@ -25,6 +25,11 @@ def add_decoding_options(
     parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
     parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--seed", type=int, default=0)
+    add_loading_options(parser)
+
+
+def add_loading_options(parser) -> None:
+    """Where and how a model is loaded. Read by :func:`load_merged`."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")

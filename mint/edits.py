@@ -13,13 +13,13 @@ from torch import nn
 from tqdm import tqdm
 
 from mint.data.chat import ChatTokenizer
-from mint.data.image_files import open_image
-from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
-from mint.data.preferences import write_jsonl
-from mint.decoding import load_merged, load_with_eyes
-from mint.errors import FileProblems, InputError
+from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images, find_images
+from mint.data.preferences import Preference, write_jsonl
+from mint.decoding import add_loading_options, load_merged, load_with_eyes
+from mint.errors import InputError
+from mint.files import write_aside
 from mint.models.generate import generate
-from mint.prefs.edit_pairs import Answers, Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor, save_rejects
+from mint.prefs.edit_pairs import Answers, Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor
 from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor
 
 EDITORS = ("rules", "model", "chat")
@@ -40,9 +40,7 @@ def add_edit(commands) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    add_loading_options(parser)
     parser.set_defaults(run=run_edit)
 
 
@@ -53,34 +51,32 @@ def run_edit(args: argparse.Namespace) -> None:
     places = find_pictures(asked, source)
     editor, name = choose_editor(args)
     model, tokenizer, reader = load_with_eyes(args)
-    key = json.dumps([args.model, args.adapter, args.temperature, args.max_new_tokens, args.seed])
+    settings = [args.temperature, args.max_new_tokens, args.seed, args.chat_date]
+    key = json.dumps([stamp(args.model), stamp(args.adapter), *settings])
     decode = decoder(args, model, tokenizer, reader, places)
     answers = Answers(f"{out}.answers.jsonl", key).complete(asked, decode, args.batch_size)
     report, rejects = EditReport(), []
     folder = out.resolve().parent
     records = edit_pairs(asked, answers, editor, name, report, rejects)
-    write_jsonl(out, (_from_here(record, source.resolve().parent, folder) for record in records))
-    save_rejects(f"{out}.rejected.jsonl", rejects)
+    count = write_jsonl(out, (_from_here(record, source.resolve().parent, folder) for record in records))
+    write_jsonl(f"{out}.rejected.jsonl", rejects)
+    flags = {name: value for name, value in vars(args).items() if name != "run"}
+    write_aside(f"{out}.report.json", json.dumps({"settings": flags, "fates": report.fates}, indent=2) + "\n")
     print(f"{out}: {report}")
-    settings = {name: value for name, value in vars(args).items() if name != "run"}
-    Path(f"{out}.report.json").write_text(json.dumps({"settings": settings, "fates": report.fates}, indent=2) + "\n")
+    if not count:
+        raise InputError(f"no answer gave a pair; {out}.rejected.jsonl says why")
 
 
-def find_pictures(asked: Sequence[Asked], source: Path) -> dict[str, list[str]]:
+def find_pictures(asked: Sequence[Asked], source: Path) -> dict[str, tuple[str, ...]]:
     """The whole paths of every record's images, each opened once. Raises FileProblems naming every bad one."""
-    root, problems, found = source.resolve().parent, [], {}
-    for one in asked:
-        found[one.id] = [str((root / name).resolve()) for name in one.images]
-        for path, name in zip(found[one.id], one.images, strict=True):
-            try:
-                if not Path(path).is_relative_to(root):
-                    raise InputError(f"the image {name} is outside the folder of the file")
-                open_image(path)
-            except InputError as error:
-                problems.append(f"{source}: {one.id}: {error}")
-    if problems:
-        raise FileProblems(source, problems)
-    return found
+    records = [Preference(one.id, one.line, one.question, "", None, one.images) for one in asked]
+    return {record.id: record.images for record in find_images(records, source)}
+
+
+def stamp(name: str | None) -> list:
+    """What tells a model's weights from others under the same name: sizes and times of its files, if it is a folder."""
+    files = sorted(Path(name).glob("*.safetensors")) if name else []
+    return [name, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
 
 
 def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
@@ -105,7 +101,11 @@ def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
 
 
 def decoder(
-    args: argparse.Namespace, model: nn.Module, tokenizer: ChatTokenizer, reader: ImageReader, places: dict[str, list[str]]
+    args: argparse.Namespace,
+    model: nn.Module,
+    tokenizer: ChatTokenizer,
+    reader: ImageReader,
+    places: dict[str, tuple[str, ...]],
 ) -> Callable[[Sequence[Asked]], list[str]]:
     """The policy's answers to some questions, as one batch; draws depend on the seed and the first question's id."""
     slots = ImageSlots(*model.image_slots, reader.processor)

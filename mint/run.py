@@ -20,6 +20,7 @@ from torch import nn
 
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
+from mint.files import write_aside
 from mint.models import load_model, save_model
 from mint.models.lora import lora_layers, restore_adapter, save_adapter
 
@@ -46,7 +47,7 @@ class RunDirectory:
     def start(self, config: TrainConfig, resumed_step: int) -> None:
         """Writes the settings, and drops metric rows past the checkpoint that the run continues from."""
         settings = self.path / "config.toml"
-        _write_aside(settings, to_toml(config))
+        write_aside(settings, to_toml(config))
         rows = []
         if self.metrics.exists():
             for line in self.metrics.read_text(encoding="utf-8").splitlines():
@@ -56,7 +57,7 @@ class RunDirectory:
                     break
                 if row["step"] <= resumed_step:
                     rows.append(line)
-        _write_aside(self.metrics, "".join(row + "\n" for row in rows))
+        write_aside(self.metrics, "".join(row + "\n" for row in rows))
 
     def log(self, row: dict) -> None:
         """Appends one row to ``metrics.jsonl``; tensors become numbers, non-finite numbers null."""
@@ -166,12 +167,6 @@ def _plain(value):
     if isinstance(value, torch.Tensor):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_aside(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _sync(path: Path) -> None:

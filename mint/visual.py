@@ -13,9 +13,10 @@ from mint.data.pair_images import ImageReader, find_images
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
 from mint.data.vqa import read_questions
-from mint.decoding import add_decoding_options, load_with_eyes, sampling
+from mint.decoding import add_decoding_options, add_loading_options, load_with_eyes, sampling
 from mint.errors import InputError
 from mint.evaluation import inspection, sensitivity, vqa
+from mint.files import write_aside
 from mint.models import load_language_model
 from mint.models.lora import load_adapter
 from mint.prefs.corrupt import INSIDE
@@ -61,9 +62,7 @@ def add_sensitivity(commands) -> None:
     parser.add_argument("--mode", choices=INSIDE, default="noise", help="what is done inside the mask (default noise)")
     parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
     parser.add_argument("--batch-size", type=int, default=8, help="pairs at a time (default 8)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    add_loading_options(parser)
     parser.add_argument("--out", default="runs/sensitivity", metavar="DIR", help="default runs/sensitivity")
     parser.set_defaults(run=run_sensitivity)
 
@@ -93,9 +92,7 @@ def add_inspect(commands) -> None:
         parser.add_argument(f"--{name}", type=float, default=value, help=f"of the loss (default {value})")
     parser.add_argument("--spans", choices=("tags", "changes"), default="tags", help="as for train.py")
     parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    add_loading_options(parser)
     parser.add_argument("--out", default="pair.html", metavar="FILE.html", help="default pair.html")
     parser.set_defaults(run=run_inspect)
 
@@ -118,9 +115,6 @@ def run_inspect(args: argparse.Namespace) -> None:
     reader = ImageReader(load_processor(model.source_dir)) if model.tower is not None else None
     options = {name: getattr(args, name) for name in ("beta", "alpha", "gamma", "lam")}
     found = inspection.inspect(model, tokenizer, reader, preference, options)
-    try:
-        Path(args.out).write_text(inspection.page(found), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{args.out} cannot be written: {error}") from None
+    write_aside(args.out, inspection.page(found))
     print(", ".join(f"{name} {value:.5f}" for name, value in found.terms.items()))
     print(args.out)

@@ -90,7 +90,7 @@ def _records(path: Path) -> list[tuple[int, object]]:
     try:
         if text.lstrip().startswith("["):
             return list(enumerate(json.loads(text), 1))
-        return [(number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        return [(number, json.loads(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     except ValueError as error:
         raise InputError(f"{path} is neither a JSON list nor JSON Lines: {error}") from None
 

@@ -39,7 +39,7 @@ def inspect(
 ) -> Inspection:
     """The numbers of a record (its images with whole paths) under the model, against the model without its adapter.
 
-    options: of FiRe's loss. Raises InputError if the record does not fit into the model.
+    options: beta, alpha, gamma and lam of FiRe's loss. Raises InputError if the record does not fit into the model.
     """
     loss = load_loss("fire", options)
     slots = ImageSlots(*model.image_slots, reader.processor) if reader else None
@@ -71,8 +71,7 @@ def _pieces(tokenizer, text: str, count: int, chat: bool) -> list[str]:
 
 def _terms(loss: Loss, sides: dict[str, AnswerStats]) -> dict[str, float]:
     """The terms of the loss with their weights, which sum to it."""
-    settings = {"beta": 0.1, "alpha": 0.01, "gamma": 0.1, "lam": 0.5, **loss.options}
-    output = loss(**sides)
+    settings, output = loss.options, loss(**sides)
     terms = {"ranking": float(output.metrics["ranking_loss"])}
     if "visual_loss" in output.metrics:
         terms[f"visual contrast x gamma {settings['gamma']:g}"] = settings["gamma"] * float(output.metrics["visual_loss"])

@@ -19,6 +19,7 @@ from mint.data.pair_images import ImageReader, ImageSlots
 from mint.data.preferences import Preference, write_jsonl
 from mint.errors import FileProblems, InputError
 from mint.evaluation.statistics import Estimate, bootstrap
+from mint.files import make_folder, write_aside
 from mint.losses import Loss, Needs
 from mint.objective import answer_stats, predicted_stats
 from mint.prefs.corrupt import corrupt_image, record_mask
@@ -94,13 +95,13 @@ def corrupt_both(preferences: Sequence[Preference], file: Path, folder: Path, mo
     Raises FileProblems naming every record whose fields cannot be used, InputError if none tells a place.
     """
     root, problems, found = file.resolve().parent, [], {place: [] for place in PLACES}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for number, preference in enumerate(tqdm(preferences, desc="corrupting", unit="record", leave=False, disable=None)):
         if not preference.images or preference.rejected is None:
             continue
         image = open_image(preference.images[0])
         try:
-            mask, _ = record_mask(preference, image, root)
+            mask, _ = record_mask(preference, image.size, root)
         except InputError as error:
             problems.append(f"{file}:{preference.line}: {error}")
             continue
@@ -176,6 +177,4 @@ def save(folder: Path, name: str, pairs: Sequence[PairSensitivity], means: dict[
     """Writes pairs.jsonl, and metrics.json last."""
     write_jsonl(folder / "pairs.jsonl", ({**dataclasses.asdict(pair), **pair.scores} for pair in pairs))
     record = {"settings": settings, "name": name, "scores": {key: dataclasses.asdict(e) for key, e in means.items()}}
-    temporary = folder / "metrics.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / "metrics.json")
+    write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")

@@ -18,6 +18,7 @@ from mint.data.tiles import Tile
 from mint.evaluation.disease import Upstream
 from mint.evaluation.page import embed_picture, html_page, html_table, number_cell, text_cell
 from mint.evaluation.tissue import COLUMNS, TissueScore, confusion, f1_scores
+from mint.files import make_folder, write_aside
 
 SHOWN = 120  # tiles on the page: those told wrong first
 
@@ -35,10 +36,10 @@ def save_tissues(
 ) -> None:
     """Writes predictions.jsonl, tissues.csv, confusion.png, report.html, and metrics.json last.
 
-    The last of ``rows`` is the one that ``answers``, ``lists`` and ``scores`` belong to. Raises OSError if the folder
-    cannot be written.
+    The last of ``rows`` is the one that ``answers``, ``lists`` and ``scores`` belong to. Raises InputError if the
+    folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     counts = confusion([tile.tissue for tile in tiles], lists, tissues)
     write_jsonl(
         folder / "predictions.jsonl",
@@ -58,9 +59,7 @@ def save_tissues(
         ("report.html", page),
         ("metrics.json", json.dumps(metrics, indent=2) + "\n"),
     ):
-        temporary = folder / f"{file}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(folder / file)
+        write_aside(folder / file, content)
 
 
 def per_tissue(counts: np.ndarray, scores: Sequence[TissueScore], tiles: Sequence[Tile], tissues: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from mint.data.preferences import write_jsonl
 from mint.data.vqa import Question, yes_or_no
 from mint.errors import InputError
 from mint.evaluation.statistics import Estimate, bootstrap
+from mint.files import make_folder, write_aside
 from mint.models.generate import generate
 from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import says_truth
@@ -161,8 +162,8 @@ def save_answers(
     means: dict[str, Estimate],
     settings: dict,
 ) -> None:
-    """Writes predictions.jsonl, and metrics.json last. Raises InputError or OSError if the folder cannot be written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes predictions.jsonl, and metrics.json last. Raises InputError if the folder cannot be written."""
+    make_folder(folder)
     rows = (
         {"id": q.id, "image": os.path.relpath(q.image, folder), "question": q.text, "truth": q.answer, "kind": q.kind}
         | {"answer": answer, **dataclasses.asdict(score), **q.traits}
@@ -171,9 +172,7 @@ def save_answers(
     write_jsonl(folder / "predictions.jsonl", rows)
     estimates = {metric: dataclasses.asdict(estimate) for metric, estimate in means.items()}
     record = {"settings": settings, "name": name, "scores": estimates, "yes_no": yes_no_scores(answers, questions)}
-    temporary = folder / "metrics.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / "metrics.json")
+    write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
 
 
 def format_means(name: str, means: dict[str, Estimate], yes_no: dict[str, float] | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from mint.data.image_files import open_image
+from mint.data.image_files import image_size, open_image
 from mint.data.preferences import Preference
 from mint.errors import FileProblems, InputError
 
@@ -100,8 +100,10 @@ def corrupt_image(image: Image.Image, mask: np.ndarray | None, mode: str, key: s
     return Image.fromarray(changed.round().clip(0, 255).astype(np.uint8))
 
 
-def record_mask(preference: Preference, image: Image.Image, root: Path) -> tuple[np.ndarray | None, str]:
+def record_mask(preference: Preference, size: tuple[int, int], root: Path) -> tuple[np.ndarray | None, str]:
     """(where the evidence of a record is in its first image, what told so), from the record's own fields.
+
+    size: the image's, (width, height).
 
     ``mask``: a file, not black where the lesion is, of the image's size; ``boxes``: [[x0, y0, x1, y1], ...], ends
     exclusive; ``polygons``: [[[x, y], ...], ...]; in pixels of the image as it is shown. The first of them counts.
@@ -115,12 +117,12 @@ def record_mask(preference: Preference, image: Image.Image, root: Path) -> tuple
         if not path.is_relative_to(root):
             raise InputError(f"the mask {extra['mask']} is outside the folder of the file")
         mask = np.asarray(open_image(path).convert("L")) > 0
-        if mask.shape != image.size[::-1]:
-            raise InputError(f"the mask {extra['mask']} is {mask.shape[::-1]}, its image {image.size}")
+        if mask.shape != size[::-1]:
+            raise InputError(f"the mask {extra['mask']} is {mask.shape[::-1]}, its image {size}")
         return mask, "by a mask"
     for name, least, draw in (("boxes", 4, _draw_box), ("polygons", 3, _draw_polygon)):
         if shapes := extra.get(name):
-            canvas = Image.new("1", image.size)
+            canvas = Image.new("1", size)
             try:
                 for shape in shapes:
                     if len(shape) < least:
@@ -159,19 +161,16 @@ def corrupt_records(
     corrupted) of the images of the records that it has a list for. Raises FileProblems naming every record whose fields
     cannot be used, before anything is written, and InputError if nothing has images or a file cannot be written.
     """
-    root, places = file.resolve().parent, {}
-    problems = []
-    for preference in preferences:
-        if not preference.images:
-            continue
-        image = open_image(preference.images[0])
+    root, problems = file.resolve().parent, []
+    pictured = [preference for preference in preferences if preference.images]
+    for preference in pictured:
         try:
-            places[preference.id] = record_mask(preference, image, root)
+            record_mask(preference, image_size(preference.images[0]), root)
         except InputError as error:
             problems.append(f"{file}:{preference.line}: {error}")
     if problems:
         raise FileProblems(file, problems)
-    if not places:
+    if not pictured:
         raise InputError(f"{file}: no record has images")
     folder = out.with_name(f"{out.stem}.images")
     try:
@@ -180,7 +179,7 @@ def corrupt_records(
             names = []
             for place, name in enumerate(preference.images):
                 image = open_image(name)
-                mask, source = places[preference.id] if place == 0 else (None, "without a place")
+                mask, source = record_mask(preference, image.size, root) if place == 0 else (None, "without a place")
                 if mask is None and saliency is not None and place == 0:
                     mask, source = saliency(image, _phrase(preference)), "by the phrase"
                 if mask is not None and not mask.any():

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mint.data.preferences import write_jsonl
 from mint.data.spans import mark_changes
 from mint.errors import FileProblems, InputError
 from mint.prefs.claims import Truth
@@ -29,6 +28,7 @@ class Asked:
     """A question about an image whose truth is known. answer: the reference in words, where there is one."""
 
     id: str
+    line: int
     images: tuple[str, ...]
     question: str
     truth: Truth
@@ -59,7 +59,7 @@ def read_asked(path: str | Path) -> list[Asked]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     found, problems, seen = [], [], {}
@@ -97,7 +97,7 @@ def _asked(line: str, number: int) -> Asked:
         raise InputError("no truth: an editor is never asked without it")
     identity = raw.get("id", f"line-{number}")
     reference = None if answer is None else str(answer)
-    return Asked(str(identity), tuple(images), question, Truth.from_dict(raw["truth"]), reference, raw)
+    return Asked(str(identity), number, tuple(images), question, Truth.from_dict(raw["truth"]), reference, raw)
 
 
 def rules_editor(pairs: Sequence[tuple[Asked, str]]) -> Iterator[Edit | None]:
@@ -165,7 +165,7 @@ class Answers:
         self.path, self.key = Path(path), key
         self._known: dict[tuple[str, str], str] = {}
         if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8").split("\n"):
                 try:
                     row = json.loads(line)
                 except ValueError:  # the last line of a stopped run
@@ -192,9 +192,3 @@ class Answers:
     def _row(self, asked: Asked) -> str:
         row = {"id": asked.id, "question": asked.question, "answer": self._known[asked.id, asked.question], "key": self.key}
         return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def save_rejects(path: str | Path, rejects: Sequence[dict]) -> None:
-    """Writes the answers without a pair, if there are any."""
-    if rejects:
-        write_jsonl(path, rejects)

@@ -67,6 +67,9 @@ def test_json_lines(folder):
     )
     questions, _ = read_questions(folder / "own.jsonl", folder)
     assert [(q.id, q.kind) for q in questions] == [("1", "closed"), ("3", "open")]
+    line = '{"image": "images/a.jpg", "question": "Is it\u2028large?", "answer": "no"}\n'
+    (folder / "own.jsonl").write_text(line, encoding="utf-8")  # a line end to Python, none to JSON Lines
+    assert read_questions(folder / "own.jsonl", folder)[0][0].text == "Is it\u2028large?"
 
 
 def test_every_bad_record_is_named(folder):

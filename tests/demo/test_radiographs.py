@@ -109,7 +109,8 @@ def test_false_answers_become_true():
 
 
 def _asked(question, name):
-    return Asked(name, ("x.png",), question.text, Truth.from_dict(question.truth), question.answer, {"truth": question.truth})
+    truth = question.truth
+    return Asked(name, 1, ("x.png",), question.text, Truth.from_dict(truth), question.answer, {"truth": truth})
 
 
 def test_the_files_are_what_the_commands_read(tmp_path, capsys):

@@ -100,6 +100,27 @@ def test_every_bad_line_is_named(tmp_path):
         read_asked(tmp_path / "x.jsonl")
 
 
+def test_lines_end_where_json_lines_do(asked, tmp_path):
+    """A question and an answer may hold other line ends, which JSON writes as they are."""
+    odd = "Is it\u2028large\x85?"
+    row = {**asked[0].raw, "question": odd}
+    (tmp_path / "odd.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (one,) = read_asked(tmp_path / "odd.jsonl")
+    assert one.question == odd
+    for _ in range(2):
+        answers = Answers(tmp_path / "a.jsonl", "m").complete([one], lambda some: ["no\u2028mass"] * len(some), 1)
+        assert answers == ["no\u2028mass"]
+    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8").count("\n") == 1
+
+
+def test_other_weights_under_the_same_name_answer_anew(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    before = edits.stamp(str(tmp_path))
+    assert before == edits.stamp(str(tmp_path)) and edits.stamp(None) == [None] and edits.stamp("owner/name") == ["owner/name"]
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    assert edits.stamp(str(tmp_path)) != before
+
+
 def test_answers_outlive_a_run(asked, tmp_path):
     """Three of four batches of one are written when the run stops; the next one asks for the last alone."""
     calls = []
@@ -133,10 +154,8 @@ def test_the_command(setting, monkeypatch, capsys):  # noqa: F811
     (reject,) = [json.loads(line) for line in (setting / "out.jsonl.rejected.jsonl").read_text().splitlines()]
     assert reject["id"] == "other"
     monkeypatch.undo()
-    assert generate_prefs.main([*command, "--out", f"{setting}/own.jsonl", "--max-new-tokens", "3", "--batch-size", "3"]) in (
-        0,
-        2,
-    )
+    own = ["--out", f"{setting}/own.jsonl", "--max-new-tokens", "3", "--batch-size", "3"]
+    assert generate_prefs.main([*command, *own]) == 2 and "no answer gave a pair" in capsys.readouterr().err
     lines = (setting / "own.jsonl.answers.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == list(ANSWERS)  # the model's own, whatever they are worth
 
@@ -162,7 +181,7 @@ def test_images_outside_the_folder(setting, capsys):  # noqa: F811
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows_)))
     command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model"]
     assert generate_prefs.main([*command, "--out", f"{setting}/out.jsonl"]) == 2
-    assert "right: the image ../x.png is outside" in capsys.readouterr().err
+    assert "questions.jsonl:2: the image ../x.png is outside" in capsys.readouterr().err
 
 
 def test_replies():

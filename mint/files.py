@@ -1,0 +1,27 @@
+"""Files and folders that are whole or not there, with one message where they cannot be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mint.errors import InputError
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder, made if it is not there. Raises InputError if that cannot be done."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made: {error}") from None
+    return Path(path)
+
+
+def write_aside(path: str | Path, text: str) -> None:
+    """Writes a text file beside its place and renames it. Raises InputError if it cannot be written."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}") from None

@@ -187,14 +187,15 @@ def add_questions(commands) -> None:
     parser = commands.add_parser("questions", help="questions with answers and truths, from labels and lesion masks")
     parser.add_argument("--lesions", required=True, metavar="TABLE", help="a .csv or .tsv of image, mask and label")
     parser.add_argument("--out", metavar="DIR", help="where the files are written (default: the table's folder)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split of the images")
+    parser.add_argument("--views", type=int, default=1, help="of every image but the unseen: parts of it, mirrored (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split of the images, and the views")
     parser.set_defaults(run=run_questions)
 
 
 def run_questions(args: argparse.Namespace) -> None:
     """Writes lessons, questions, test questions and contrasts."""
     folder = args.out or Path(args.lesions).parent
-    counts = write_lesion_questions(args.lesions, folder, args.seed)
+    counts = write_lesion_questions(args.lesions, folder, args.seed, args.views)
     print(f"{folder}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
 
 

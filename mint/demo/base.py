@@ -40,7 +40,7 @@ def write_base(
     """Writes a model directory with a tokenizer trained on ``texts`` and random weights; returns its path.
 
     shape: a key of ``SHAPES``. The head is tied to the embedding, the context is 1,024 tokens. vision: ``vision_config``
-    of a CLIP image tower; with it, the model is a LLaVA that reads images of the tower's size.
+    of a CLIP image tower; with it, the model is a LLaVA that reads whole images, brought to the tower's size.
     """
     folder = Path(folder)
     control = CONTROL if vision is None else (*CONTROL, IMAGE)
@@ -84,8 +84,8 @@ def write_base(
     files = {"tokenizer_config.json": settings, "generation_config.json": generation}
     if vision is not None:
         side = vision["image_size"]
-        crop = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-        files["preprocessor_config.json"] = {"image_processor_type": "CLIPImageProcessor", **crop}
+        whole = {"size": {"height": side, "width": side}, "do_center_crop": False}
+        files["preprocessor_config.json"] = {"image_processor_type": "CLIPImageProcessor", **whole}
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder

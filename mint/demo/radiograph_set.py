@@ -9,7 +9,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mint.demo.radiographs import KINDS, ZONED, ZONES, DrawnFinding, Radiograph, draw_radiograph
+from mint.demo.radiographs import (
+    EVERYONE,
+    KINDS,
+    ZONED,
+    ZONES,
+    DrawnFinding,
+    Patients,
+    Radiograph,
+    draw_radiograph,
+)
 from mint.errors import InputError
 from mint.prefs.question_files import write_question_files
 
@@ -34,17 +43,18 @@ def ask(drawn: Radiograph) -> list[DrawnQuestion]:
     known = {"findings": [_fact(kind, found.get(kind)) for kind in KINDS], "zones": list(ZONES)}
     questions = []
     for kind in KINDS:
-        finding = found.get(kind)
+        finding, asked = found.get(kind), {**known, "about": [kind]}
         article = "an" if kind[0] in "aeiou" else "a"
-        yes = f"Yes, there is {_phrase(finding)}." if finding else f"No, there is no {kind}."
-        truth = {**known, "answer": "yes" if finding else "no"}
+        there = f"Yes, there is {article} {kind}." if finding else f"No, there is no {kind}."
+        truth = {**asked, "answer": "yes" if finding else "no"}
         mask = finding.mask if finding else None
-        questions.append(DrawnQuestion(f"Is there {article} {kind}?", yes, "closed", truth, mask))
+        questions.append(DrawnQuestion(f"Is there {article} {kind}?", there, "closed", truth, mask))
         if finding:
-            place = f"in the {finding.side} {finding.zone} zone" if finding.zone else f"on the {finding.side}"
-            where = f"The {kind} is {place}."
-            questions.append(DrawnQuestion(f"Where is the {kind}?", where, "open", known, mask))
-    seen = [f"There is {_phrase(found[kind])}." for kind in KINDS if kind in found]
+            where = f"The {kind} is {_place(finding)}."
+            questions.append(DrawnQuestion(f"Where is the {kind}?", where, "open", asked, mask))
+            size = f"The {kind} is {finding.degree}."
+            questions.append(DrawnQuestion(f"How large is the {kind}?", size, "open", asked, mask))
+    seen = [f"There is a {found[kind].degree} {kind} {_place(found[kind])}." for kind in KINDS if kind in found]
     absent = [kind for kind in KINDS if kind not in found]
     if absent:
         seen.append(f"There is no {', '.join(absent[:-1])}{' or ' if absent[1:] else ''}{absent[-1]}.")
@@ -53,9 +63,8 @@ def ask(drawn: Radiograph) -> list[DrawnQuestion]:
     return questions
 
 
-def _phrase(finding: DrawnFinding) -> str:
-    place = f"in the {finding.side} {finding.zone} zone" if finding.zone else f"on the {finding.side}"
-    return f"a {finding.degree} {finding.kind} {place}"
+def _place(finding: DrawnFinding) -> str:
+    return f"in the {finding.side} {finding.zone} zone" if finding.zone else f"on the {finding.side}"
 
 
 def _fact(kind: str, finding: DrawnFinding | None) -> dict:
@@ -65,22 +74,24 @@ def _fact(kind: str, finding: DrawnFinding | None) -> dict:
     return fact
 
 
-def write_set(folder: str | Path, name: str, count: int, seed: int) -> list[dict]:
+def write_set(
+    folder: str | Path, name: str, count: int, seed: int, patients: Patients = EVERYONE, masks: bool = True
+) -> list[dict]:
     """Draws ``count`` radiographs into ``folder`` and returns a record for every question about them.
 
     A record has ``id``, ``image``, ``question``, ``answer``, ``answer_type``, ``truth`` and, where there is one, ``mask``.
     """
     folder, records = Path(folder), []
-    for part in ("images", "masks"):
+    for part in ("images", "masks")[: 1 + masks]:
         (folder / part).mkdir(parents=True, exist_ok=True)
     for number in tqdm(range(count), desc=name, unit="image", leave=False, disable=None):
         stem = f"{name}-{number:05d}"
-        drawn = draw_radiograph(f"{seed}/{number}")
+        drawn = draw_radiograph(f"{seed}/{number}", patients)
         drawn.image.save(folder / "images" / f"{stem}.png")
         for place, question in enumerate(ask(drawn)):
             record = {"id": f"{stem}-{place}", "image": f"images/{stem}.png", "question": question.text}
             record |= {"answer": question.answer, "answer_type": question.kind, "truth": question.truth}
-            if question.mask is not None:
+            if masks and question.mask is not None:
                 record["mask"] = f"masks/{stem}-{place}.png"
                 Image.fromarray(question.mask).save(folder / record["mask"])
             records.append(record)
@@ -98,7 +109,7 @@ def write_radiographs(folder: str | Path, taught: int, asked: int, unseen: int, 
         raise InputError(f"{folder} holds radiographs already; give another folder")
     try:
         named = (("taught", taught), ("asked", asked), ("unseen", unseen))
-        sets = [write_set(folder, name, count, 3 * seed + place) for place, (name, count) in enumerate(named)]
+        sets = [write_set(folder, name, n, 3 * seed + i, masks=name != "taught") for i, (name, n) in enumerate(named)]
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from None
     return write_question_files(folder, *sets)

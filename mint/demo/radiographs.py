@@ -17,8 +17,20 @@ SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 DEGREES = ("small", "moderate", "large")
 ZONED = ("nodule", "consolidation")
-PRESENT = 0.35  # chance of each kind
 HEIGHTS = {"upper": (0.26, 0.36), "middle": (0.42, 0.52), "lower": (0.58, 0.68)}  # share of the picture
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Whom radiographs are drawn of. present: chance of each kind of finding; left, degrees, zones: where and how large."""
+
+    present: float = 0.5
+    left: float = 0.5
+    degrees: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    zones: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+
+
+EVERYONE = Patients()
 
 
 @dataclass(frozen=True)
@@ -122,14 +134,15 @@ class _Film:
         return Image.fromarray((255 * pixels).clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
-def draw_radiograph(key: str) -> Radiograph:
+def draw_radiograph(key: str, patients: Patients = EVERYONE) -> Radiograph:
     """The radiograph that belongs to a key, always the same. At most one finding of each kind, on one side."""
     rng = np.random.default_rng(list(key.encode()))
     film, findings = _Film(rng), []
     for kind in KINDS:
-        side, degree = SIDES[rng.integers(2)], int(rng.integers(3))
-        zone = ZONES[rng.integers(3)] if kind in ZONED else None
-        if rng.random() < PRESENT:
+        side = SIDES[int(rng.random() >= patients.left)]
+        degree, place = int(rng.choice(3, p=patients.degrees)), int(rng.choice(3, p=patients.zones))
+        zone = ZONES[place] if kind in ZONED else None
+        if rng.random() < patients.present:
             mask = getattr(film, kind)(side, zone, degree)
             findings.append(DrawnFinding(kind, side, DEGREES[degree], zone, mask))
     return Radiograph(film.finish(), tuple(findings))

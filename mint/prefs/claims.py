@@ -54,6 +54,7 @@ class Truth:
     """All that is known of an image. terms: of things that are one of several, as the modality: kind -> the true one.
 
     kinds: kind -> all it may be. zones: the names of places. answer: "yes" or "no" where the question asks for that.
+    about: the findings (by any name) that the question asks for; an answer that speaks of others alone is none.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -61,6 +62,7 @@ class Truth:
     kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     zones: tuple[str, ...] = ZONES
     answer: str | None = None
+    about: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, raw: object) -> Truth:
@@ -72,12 +74,15 @@ class Truth:
             kinds = {str(kind): tuple(map(str, names)) for kind, names in (raw.get("kinds") or {}).items()}
             terms = {str(kind): str(name) for kind, name in (raw.get("terms") or {}).items()}
             zones = tuple(map(str, raw.get("zones") or ZONES))
+            about = tuple(map(str, raw.get("about") or ()))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"truth of the wrong form: {error}") from None
         if unknown := [kind for kind, name in terms.items() if name not in kinds.get(kind, ())]:
             raise InputError(f"truth: {terms[unknown[0]]!r} is not among the kinds of {unknown[0]}")
+        if unknown := [name for name in about if not any(name in finding.names for finding in findings)]:
+            raise InputError(f"truth: it is asked about {unknown[0]!r}, which no finding is called")
         answer = raw.get("answer")
-        return cls(findings, terms, kinds, zones, str(answer).lower() if answer is not None else None)
+        return cls(findings, terms, kinds, zones, str(answer).lower() if answer is not None else None, about)
 
 
 def _finding(raw: dict) -> Finding:

@@ -48,12 +48,14 @@ def corrupt_blur(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator)
 def corrupt_surroundings(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Inside the mask, what surrounds it: each hidden pixel becomes the mean of its neighbours, again and again."""
     known = ~mask
-    start = pixels[known].mean(0) if known.any() else 0.0
-    filled = np.where(mask[..., None], start, pixels)
+    filled = pixels.copy()
+    filled[mask] = pixels[known].mean(0) if known.any() else 0.0
+    rows, columns = np.nonzero(mask)
+    above, below = np.maximum(rows - 1, 0), np.minimum(rows + 1, len(mask) - 1)
+    before, after = np.maximum(columns - 1, 0), np.minimum(columns + 1, mask.shape[1] - 1)
     for _ in range(SPREAD):
-        padded = np.pad(filled, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        mean = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 4
-        filled = np.where(mask[..., None], mean, pixels)
+        around = filled[above, columns] + filled[below, columns] + filled[rows, before] + filled[rows, after]
+        filled[rows, columns] = around / 4
     return filled
 
 

@@ -10,11 +10,13 @@ import csv
 import hashlib
 import io
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from mint.data.image_files import open_image
 from mint.errors import FileProblems, InputError
@@ -24,7 +26,9 @@ from mint.prefs.question_files import write_question_files
 LARGER = (0.03, 0.1)  # shares of the picture from which a lesion is moderate, and large
 TAUGHT, ASKED = 0.6, 0.2  # shares of the images; the others stay unseen
 ZONES = ("upper", "lower")
+SMALLEST_VIEW, LEAST_SEEN, TRIES = 0.6, 0.8, 20  # shares of the sides, and of the lesion, that a view must show
 NAMES = ["lesion", "mass"]
+DESCRIBE = "Describe the image."
 
 
 @dataclass(frozen=True)
@@ -66,56 +70,99 @@ def read_lesions(path: str | Path) -> list[Lesion]:
     return found
 
 
+def draw_views(lesions: Sequence[Lesion], count: int, folder: Path, seed: int = 0) -> list[Lesion]:
+    """``count`` views of each image, written to ``folder`` with their masks: the image as it is, then parts of it.
+
+    A part has 0.6 to 1 of both sides and shows four fifths of the lesion; every second one is mirrored. They depend on the
+    seed and the image's name alone. Raises InputError if the folder cannot be written.
+    """
+    views = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for lesion in lesions:
+            views.append(lesion)
+            image = open_image(lesion.image) if count > 1 else None
+            for number in range(1, count):
+                files = [folder / f"{lesion.image.stem}-view-{number}{end}.png" for end in ("", "-mask")]
+                view, mask = _view(image, lesion.mask, random.Random(f"{seed}/{lesion.image.name}/{number}"))
+                view.save(files[0])
+                Image.fromarray(mask).save(files[1])
+                views.append(Lesion(*files, lesion.label, mask))
+    except OSError as error:
+        raise InputError(f"views cannot be written to {folder}: {error}") from None
+    return views
+
+
+def _view(image: Image.Image, mask: np.ndarray, rng: random.Random) -> tuple[Image.Image, np.ndarray]:
+    for _ in range(TRIES):
+        width, height = (round(side * rng.uniform(SMALLEST_VIEW, 1)) for side in image.size)
+        left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+        seen = mask[top : top + height, left : left + width]
+        if seen.sum() >= LEAST_SEEN * mask.sum():
+            break
+    else:
+        left, top, width, height, seen = 0, 0, *image.size, mask
+    view = image.crop((left, top, left + width, top + height))
+    return (ImageOps.mirror(view), seen[:, ::-1].copy()) if rng.random() < 0.5 else (view, seen.copy())
+
+
 def ask(lesion: Lesion, kinds: Sequence[str], folder: Path) -> list[dict]:
-    """Whether there is a lesion, and of those where and how large they are and of what kind.
+    """Whether there is a lesion; of those where and how large they are and of what kind; and a description.
 
     kinds: the labels of lesions. folder: what the files are named relative to.
     """
-    fact, phrase = _describe(lesion.mask)
+    fact = _fact(lesion.mask)
     there = fact["present"]
     known = {"findings": [fact], "zones": list(ZONES)}
-    answers = [("Is there a lesion?", f"Yes, there is {phrase}." if there else "No, there is no lesion.", "closed")]
-    truths = [{**known, "answer": "yes" if there else "no"}]
+    asked = {**known, "about": NAMES[:1]}
+    answers = [("Is there a lesion?", "Yes, there is a lesion." if there else "No, there is no lesion.", "closed")]
+    truths = [{**asked, "answer": "yes" if there else "no"}]
     if there:
-        article = "an" if lesion.label[0].lower() in "aeiou" else "a"
-        answers.append(("Where is the lesion?", f"The lesion is in the {fact['zone']} {fact['side']} part.", "open"))
+        article, place = "an" if lesion.label[0].lower() in "aeiou" else "a", f"in the {fact['zone']} {fact['side']} part"
+        answers.append(("Where is the lesion?", f"The lesion is {place}.", "open"))
         answers.append(("How large is the lesion?", f"The lesion is {fact['degree']}.", "open"))
         answers.append(("What kind of lesion is it?", f"It is {article} {lesion.label} lesion.", "open"))
-        truths += [known, known, {**known, "terms": {"kind": lesion.label}, "kinds": {"kind": list(kinds)}}]
-    name, mask = (os.path.relpath(file, folder) for file in (lesion.image, lesion.mask_file))
+        answers.append((DESCRIBE, f"There is a {fact['degree']} {lesion.label} lesion {place}.", "open"))
+        of_kind = {"terms": {"kind": lesion.label}, "kinds": {"kind": list(kinds)}}
+        truths += [asked, asked, {**known, **of_kind}, {**asked, **of_kind}]
+    else:
+        answers.append((DESCRIBE, "There is no lesion.", "open"))
+        truths.append(asked)
     records = []
+    name, mask = (os.path.relpath(file, folder) for file in (lesion.image, lesion.mask_file))
     for place, ((question, answer, kind), truth) in enumerate(zip(answers, truths, strict=True)):
         record = {"id": f"{lesion.image.stem}-{place}", "image": name, "question": question, "answer": answer}
         records.append(record | {"answer_type": kind, "truth": truth} | ({"mask": mask} if there else {}))
     return records
 
 
-def _describe(mask: np.ndarray) -> tuple[dict, str]:
-    """(the fact, the finding in words)."""
+def _fact(mask: np.ndarray) -> dict:
     if not mask.any():
-        return {"names": NAMES, "present": False}, ""
+        return {"names": NAMES, "present": False}
     rows, columns = np.nonzero(mask)
     side = "left" if columns.mean() < mask.shape[1] / 2 else "right"
     zone = ZONES[int(rows.mean() >= mask.shape[0] / 2)]
     degree = DEGREES[0][int(sum(mask.mean() >= share for share in LARGER))]
-    fact = {"names": NAMES, "present": True, "side": side, "zone": zone, "degree": degree}
-    return fact, f"a {degree} lesion in the {zone} {side} part"
+    return {"names": NAMES, "present": True, "side": side, "zone": zone, "degree": degree}
 
 
-def write_lesion_questions(table: str | Path, folder: str | Path, seed: int = 0) -> dict[str, int]:
+def write_lesion_questions(table: str | Path, folder: str | Path, seed: int = 0, views: int = 1) -> dict[str, int]:
     """Writes the question files of a table's images, split by image; returns how many records each has.
 
     Of the images TAUGHT are for lessons, ASKED for the policy's own answers, the others stay unseen; which, decide their
-    names and the seed. Raises InputError if the files lie outside ``folder``'s reach: it must be the table's own, or above.
+    names and the seed. views: of each image that is not to stay unseen (``draw_views``, in ``folder/views``). Raises
+    InputError if the files lie outside ``folder``'s reach: it must be the table's own, or above; or for views below one.
     """
+    if views < 1:
+        raise InputError(f"at least one view of an image, not {views}")
     folder, lesions = Path(folder).resolve(), read_lesions(table)
     if not all(lesion.image.is_relative_to(folder) for lesion in lesions):
         raise InputError(f"the images do not lie in {folder}: give the table's own folder, or one above it")
     kinds = sorted({lesion.label for lesion in lesions if lesion.mask.any()})
-    parts: tuple[list, list, list] = [], [], []
+    parts: list[list[Lesion]] = [[], [], []]
     for lesion in lesions:
         digest = hashlib.sha256(f"{seed}/{lesion.image.name}".encode()).digest()
         place = int.from_bytes(digest[:8], "big") / 2**64
-        part = 0 if place < TAUGHT else 1 if place < TAUGHT + ASKED else 2
-        parts[part].extend(ask(lesion, kinds, folder))
-    return write_question_files(folder, *parts)
+        parts[0 if place < TAUGHT else 1 if place < TAUGHT + ASKED else 2].append(lesion)
+    parts = [draw_views(part, views, folder / "views", seed) for part in parts[:2]] + [parts[2]]
+    return write_question_files(folder, *([record for one in part for record in ask(one, kinds, folder)] for part in parts))

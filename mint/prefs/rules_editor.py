@@ -42,12 +42,15 @@ class Edit:
 def edit_answer(answer: str, truth: Truth, key: str) -> Edit | None:
     """The minimal edit of an answer: into the truth if it is wrong, into something wrong if it is right.
 
-    key: decides which wrong thing. None if the answer says nothing that the rules can judge.
+    key: decides which wrong thing. None if the answer says nothing that the rules can judge, or nothing of what is asked.
     """
+    claims = read_claims(answer, truth)[1]
+    if not _to_the_question(claims, truth):
+        return None
     true = make_true(answer, truth)
     if true != answer:
         return Edit(answer, true, right=False)
-    for false in mutations(truth, random.Random(key)):
+    for false in mutations(truth, claims, random.Random(key)):
         edited = make_true(answer, false)
         if edited != answer and contradictions(edited, truth):
             return Edit(answer, edited, right=True)
@@ -65,10 +68,18 @@ def contradictions(answer: str, truth: Truth) -> list[str]:
 
 
 def says_truth(answer: str, truth: Truth) -> bool:
-    """Whether an answer says something that the truth can judge, and nothing that it contradicts."""
+    """Whether an answer says something of what is asked that the truth can judge, and nothing that it contradicts."""
     words, claims = read_claims(answer, truth)
+    if not _to_the_question(claims, truth):
+        return False
     said = bool(claims) or bool(_terms(words, truth)) or (truth.answer in ("yes", "no") and yes_or_no(answer) is not None)
     return said and not contradictions(answer, truth)
+
+
+def _to_the_question(claims: Sequence[Claim], truth: Truth) -> bool:
+    """Whether an answer with these claims speaks of what is asked; a bare yes or no does."""
+    asked = [claim for claim in claims if set(claim.finding.names).intersection(truth.about)]
+    return bool(asked) or not truth.about or not claims and truth.answer is not None
 
 
 def make_true(answer: str, truth: Truth) -> str:
@@ -93,28 +104,36 @@ def make_true(answer: str, truth: Truth) -> str:
     return _apply(answer, changes)
 
 
-def mutations(truth: Truth, rng: random.Random) -> list[Truth]:
-    """The truth with one thing changed, in an order that ``rng`` decides; findings' properties before their presence."""
+def mutations(truth: Truth, claims: Sequence[Claim], rng: random.Random) -> list[Truth]:
+    """The truth with one thing changed, in an order that ``rng`` decides.
+
+    claims: the answer's. Where the question wants yes or no, that turns with the presence of what the answer speaks of, so
+    that a false answer does not contradict itself; every second time a property is tried before. Else properties come first.
+    """
     properties, presence = [], []
+    spoken = {claim.finding for claim in claims}
+    asked = {finding for finding in spoken if set(finding.names).intersection(truth.about)} or spoken
+    turns = truth.answer in ("yes", "no")
+    opposite = {"answer": "no" if truth.answer == "yes" else "yes"} if turns else {}
     for place, finding in enumerate(truth.findings):
 
-        def put(changed: Finding, place=place) -> Truth:
-            return dataclasses.replace(truth, findings=(*truth.findings[:place], changed, *truth.findings[place + 1 :]))
+        def put(changed: Finding, place=place, **also) -> Truth:
+            findings = (*truth.findings[:place], changed, *truth.findings[place + 1 :])
+            return dataclasses.replace(truth, findings=findings, **also)
 
         if finding.present:
             for facet, values in _alternatives(finding, truth).items():
                 properties += [put(dataclasses.replace(finding, **{facet: value})) for value in values]
-        presence.append(put(dataclasses.replace(finding, present=not finding.present)))
+        if finding in asked:
+            presence.append(put(dataclasses.replace(finding, present=not finding.present), **opposite))
     for kind, name in truth.terms.items():
         others = [other for other in truth.kinds[kind] if other.lower() != name.lower()]
         properties += [dataclasses.replace(truth, terms={**truth.terms, kind: other}) for other in others]
     rng.shuffle(properties)
     rng.shuffle(presence)
-    if truth.answer in ("yes", "no"):
-        opposite = "no" if truth.answer == "yes" else "yes"
-        flipped = [dataclasses.replace(other, answer=opposite) for other in presence]
-        return [*flipped, dataclasses.replace(truth, answer=opposite), *properties]
-    return [*properties, *presence]
+    if turns and not presence:  # a bare yes or no
+        presence = [dataclasses.replace(truth, **opposite)]
+    return [*presence, *properties] if turns and rng.random() < 0.5 else [*properties, *presence]
 
 
 def _alternatives(finding: Finding, truth: Truth) -> dict[str, list]:
@@ -221,13 +240,8 @@ def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim], affirm
 
 
 def _described(finding: Finding) -> str:
-    """What stands before the name of a finding that is there."""
-    if finding.count not in (None, 1):
-        return _number(finding.count)
-    words = [DEGREES[0][finding.degree]] if finding.degree is not None else []
-    if finding.side is not None:
-        words.append("bilateral" if finding.side == "both" else finding.side)
-    return " ".join(["a", *words])
+    """What stands before the name of a finding that is there: as little as can be, so that its form tells no truth from lie."""
+    return "a" if finding.count in (None, 1) else _number(finding.count)
 
 
 def _number(count: int) -> str:

@@ -77,8 +77,8 @@ def agrees(answer: str, truth: dict) -> bool:
 
 
 def test_answers_are_true_and_their_edits_false():
-    """By both checkers; of the words of an answer at least 80 % stay on average."""
-    kept = []
+    """By both checkers; of the answers' words at least 80 % stay, and a yes never stands before a denial."""
+    kept = words = 0
     for number, drawn in enumerate(DRAWN[:120]):
         for question in ask(drawn):
             truth = Truth.from_dict(question.truth)
@@ -86,13 +86,15 @@ def test_answers_are_true_and_their_edits_false():
             (edit,) = rules_editor([(_asked(question, f"{number}"), question.answer)])
             assert edit.right and contradictions(edit.edited, truth)
             assert not agrees(edit.edited, question.truth), edit
-            kept.append(share_kept(edit.answer, edit.edited))
-    assert np.mean(kept) >= 0.8 and min(kept) >= 0.5
+            assert not re.match(r"yes, there is no|no, there is an? ", edit.edited.lower()), edit
+            kept += share_kept(edit.answer, edit.edited) * len(edit.answer.split())
+            words += len(edit.answer.split())
+    assert kept / words >= 0.8
 
 
 def test_false_answers_become_true():
     """Answers that belong to other radiographs, edited into the truth of these."""
-    count = kept = 0
+    count = kept = words = 0
     for mine, other in zip(DRAWN[:120], DRAWN[120:240], strict=True):
         theirs = {question.text: question for question in ask(other)}
         for question in ask(mine):
@@ -104,8 +106,9 @@ def test_false_answers_become_true():
                 plain = {side: re.sub("</?mask>", "", pair[side]) for side in ("chosen", "rejected")}
                 assert agrees(plain["chosen"], question.truth) and not agrees(plain["rejected"], question.truth), plain
                 count += 1
-                kept += pair["edit"]["kept"]
-    assert count > 400 and kept / count >= 0.7  # a policy is right more often than another picture
+                kept += pair["edit"]["kept"] * len(answer.split())
+                words += len(answer.split())
+    assert count > 400 and kept / words >= 0.7  # a policy is right more often than another picture
 
 
 def _asked(question, name):

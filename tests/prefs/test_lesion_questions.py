@@ -71,11 +71,61 @@ def test_by_hand(tmp_path):
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     answers = [row.get("answer", row.get("chosen")) for row in rows]
     assert answers == [
-        "Yes, there is a moderate lesion in the lower right part.",
+        "Yes, there is a lesion.",
         "The lesion is in the lower right part.",
         "The lesion is moderate.",
         "It is a malignant lesion.",
+        "There is a moderate malignant lesion in the lower right part.",
     ]
+
+
+def test_views_have_the_truth_of_their_own_masks(table, tmp_path):
+    """Parts that show the lesion, some mirrored; unseen images stay alone; the same seed, the same views."""
+    rng = np.random.default_rng(1)
+    for number in range(30):  # pixels by which a part is found again
+        pixels = rng.integers(0, 200, (40, 60), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    assert generate_prefs.main(["questions", "--lesions", str(table), "--views", "6"]) == 0
+    sources = {lesion.image.stem: lesion for lesion in read_lesions(table)}
+    asked, mirrored = read_asked(tmp_path / "questions.jsonl"), 0
+    shown = {one.images[0]: one for one in asked}
+    assert len(shown) == 6 * len({name.split("/")[-1].split("-")[0].removesuffix(".png") for name in shown})
+    for name, one in shown.items():
+        view = np.asarray(Image.open(tmp_path / name))
+        source = sources[(tmp_path / name).stem.split("-")[0]]
+        whole = np.asarray(Image.open(source.image))
+        if "view" not in name:
+            continue
+        assert view.shape[0] >= 0.6 * 40 - 1 and view.shape[1] >= 0.6 * 60 - 1
+        place = [(p, flip) for flip in (False, True) if (p := _find(view[:, ::-1] if flip else view, whole)) is not None]
+        ((top, left), flip) = place[0]
+        mirrored += flip
+        seen = source.mask[top : top + view.shape[0], left : left + view.shape[1]]
+        assert seen.sum() >= 0.8 * source.mask.sum()
+        (fact,) = one.truth.findings
+        if fact.present:
+            x = np.nonzero(seen[:, ::-1] if flip else seen)[1]
+            assert (fact.side == "left") == (x.mean() < view.shape[1] / 2)
+            kept = np.asarray(Image.open(tmp_path / one.raw["mask"]))
+            assert np.array_equal(kept, seen[:, ::-1] if flip else seen)
+    assert 0.2 * len(shown) < mirrored < 0.7 * len(shown)
+    assert all("view" not in one.images[0] for one in read_asked(tmp_path / "test.jsonl"))
+    before = {name: (tmp_path / name).read_bytes() for name in shown}
+    write_lesion_questions(table, tmp_path, views=6)
+    assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
+    with pytest.raises(InputError, match="at least one view"):
+        write_lesion_questions(table, tmp_path, views=0)
+
+
+def _find(part, whole):
+    """Where a part lies in the whole, None if nowhere."""
+    height, width = part.shape[:2]
+    part = part if part.ndim == 2 else part[..., 0]
+    for top in range(whole.shape[0] - height + 1):
+        for left in range(whole.shape[1] - width + 1):
+            if np.array_equal(whole[top : top + height, left : left + width], part):
+                return top, left
+    return None
 
 
 def test_tables_that_cannot_be_used(table, tmp_path):
@@ -109,6 +159,6 @@ def test_real_ultrasounds(shared_data, tmp_path):
         archive.extractall(tmp_path, filter="data")
     (tmp_path / "labels.tsv").write_bytes((source / "labels.tsv").read_bytes())
     counts = write_lesion_questions(tmp_path / "labels.tsv", tmp_path)
-    assert sum(counts[name] for name in ("lessons.jsonl", "questions.jsonl", "test.jsonl")) == 4 * 457 + 96
+    assert sum(counts[name] for name in ("lessons.jsonl", "questions.jsonl", "test.jsonl")) == 5 * 457 + 2 * 96
     for one in read_asked(tmp_path / "test.jsonl"):
         assert not contradictions(one.answer, Truth.from_dict(one.raw["truth"]))

@@ -1,4 +1,4 @@
-"""The commands on answers about images: ``evaluate.py vqa``, ``sensitivity`` and ``inspect``."""
+"""The commands on answers about images: ``evaluate.py vqa``, ``report``, ``sensitivity`` and ``inspect``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from mint.data.pair_images import ImageReader, find_images
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
 from mint.data.vqa import read_questions
+from mint.data.vqa_files import SPLITS
 from mint.decoding import add_decoding_options, add_loading_options, load_with_eyes, sampling
 from mint.errors import InputError
-from mint.evaluation import inspection, sensitivity, vqa
+from mint.evaluation import inspection, reports, sensitivity, vqa
 from mint.files import write_aside
 from mint.models import load_language_model
 from mint.models.lora import load_adapter
@@ -27,7 +28,7 @@ def add_vqa(commands) -> None:
     parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
     parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
-    parser.add_argument("--questions", required=True, metavar="FILE", help="of VQA-RAD, of SLAKE, or JSON Lines")
+    parser.add_argument("--questions", required=True, metavar="FILE", help="of VQA-RAD, SLAKE or PathVQA, or JSON Lines")
     parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside the questions)")
     parser.add_argument("--language", default="en", help="of SLAKE's questions (default en)")
     parser.add_argument("--instruction", default="", help="a line below every question")
@@ -51,6 +52,38 @@ def run_vqa(args: argparse.Namespace) -> None:
     vqa.save_answers(Path(args.out), name, questions, answers, scores, means, settings)
     print(vqa.format_means(name, means, vqa.yes_no_scores(answers, questions)))
     print(f"{len(questions)} questions; saved in {args.out}")
+
+
+def add_report(commands) -> None:
+    parser = commands.add_parser("report", help="written reports: BLEU, ROUGE-L, METEOR, and the findings they state")
+    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
+    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    parser.add_argument("--reports", required=True, metavar="FILE", help="IU-Xray's annotation.json, or JSON Lines")
+    parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside the reports)")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="of annotation.json (default test)")
+    parser.add_argument("--findings", metavar="FILE.tsv", help="a finding a line, its names between tabs (default: of the chest)")
+    parser.add_argument("--instruction", default="", help="a line below every request")
+    parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy")
+    add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=256, batch_size=16)
+    parser.add_argument("--out", default="runs/report", metavar="DIR", help="default runs/report")
+    parser.set_defaults(run=run_report)
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """Decodes, scores, prints and saves."""
+    findings = reports.read_findings(args.findings) if args.findings else reports.read_findings()
+    questions, read = read_questions(args.reports, args.images, split=args.split)
+    print(f"{args.reports}: {read}")
+    model, tokenizer, reader = load_with_eyes(args)
+    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    told = vqa.answer_questions(model, tokenizer, reader, questions, args.instruction, **sampling(args))
+    scores = [reports.score_report(text, question.answer, findings) for text, question in zip(told, questions, strict=True)]
+    means = reports.summarize(scores)
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    reports.save_reports(Path(args.out), name, questions, told, scores, means, findings, settings)
+    print(reports.format_means(name, means))
+    print(f"{len(questions)} reports; saved in {args.out}")
 
 
 def add_sensitivity(commands) -> None:

@@ -1,23 +1,24 @@
-"""Questions about medical images, from the files of VQA-RAD and SLAKE, and from JSON Lines.
+"""Questions about medical images, from the files of VQA-RAD, SLAKE, PathVQA and IU-Xray, and from JSON Lines.
 
 * VQA-RAD: a JSON list of ``image_name``, ``question``, ``answer``, ``answer_type``, ``qid``, ``image_organ``.
 * SLAKE: a JSON list of ``img_name``, ``question``, ``answer``, ``answer_type``, ``q_lang``, ``qid``, ``location`` and more.
-* JSON Lines of ``image``, ``question``, ``answer``, and where known ``id``, ``answer_type`` and ``truth``.
+* PathVQA and IU-Xray: see :mod:`mint.data.vqa_files`; a report is the answer to a request to describe.
+* JSON Lines of ``image`` (a name, or a list of them), ``question``, ``answer``, and where known ``id``, ``answer_type`` and
+  ``truth``.
 
-Any of them may be gzipped. Images lie in a folder that is named, or beside the file (``images``, ``imgs``, the file's own).
+Images lie in a folder that is named, or beside the file (``images``, ``imgs``, the file's own). A name without an ending
+is looked for as .jpg, .png, and in the folder that its first part names ("val_0261": ``val``).
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mint.data.image_files import open_image
+from mint.data.vqa_files import read_records
 from mint.errors import FileProblems, InputError
 
 IMAGE_KEYS = ("image_name", "img_name", "image")
@@ -25,13 +26,15 @@ ID_KEYS = ("qid", "id")
 TRAITS = ("image_organ", "location", "modality", "question_type", "content_type", "phrase_type")
 KINDS = ("closed", "open")
 BESIDE = ("images", "imgs", ".")
+ENDINGS = (".jpg", ".png", "")
 
 
 @dataclass(frozen=True)
 class Question:
     """kind: closed (yes or no, or one of few) or open. traits: what the data set says of it, such as the organ.
 
-    truth: what is true of the image, in the form of ``mint.prefs.claims``, where that is known.
+    truth: what is true of the image, in the form of ``mint.prefs.claims``, where that is known. others: further images, as
+    the second view of a chest.
     """
 
     id: str
@@ -41,16 +44,25 @@ class Question:
     kind: str
     traits: dict[str, str] = field(default_factory=dict)
     truth: dict | None = None
+    others: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> list[str]:
+        """The files of all its images."""
+        return [str(self.image), *map(str, self.others)]
 
 
-def read_questions(path: str | Path, images: str | Path | None = None, language: str = "en") -> tuple[list[Question], str]:
+def read_questions(
+    path: str | Path, images: str | Path | None = None, language: str = "en", split: str = "test"
+) -> tuple[list[Question], str]:
     """(the questions, what was read in words).
 
     images: the folder that image names are relative to. language: of SLAKE's questions; the others are passed over.
+    split: of files that hold several (IU-Xray's).
     Every image is opened once. Raises FileProblems naming every bad record, InputError if nothing can be read.
     """
     path = Path(path)
-    records = _records(path)
+    records = read_records(path, split)
     folders = [Path(images)] if images else [path.parent / name for name in BESIDE]
     roots = [folder.resolve() for folder in folders if folder.is_dir()]
     if not roots:
@@ -78,28 +90,12 @@ def read_questions(path: str | Path, images: str | Path | None = None, language:
     return questions, f"{len(questions)} questions on {len({q.image for q in questions})} images ({words}){other}"
 
 
-def _records(path: Path) -> list[tuple[int, object]]:
-    """(number, record) of a JSON list or of JSON Lines."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            text = file.read().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    try:
-        if text.lstrip().startswith("["):
-            return list(enumerate(json.loads(text), 1))
-        return [(number, json.loads(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    except ValueError as error:
-        raise InputError(f"{path} is neither a JSON list nor JSON Lines: {error}") from None
-
-
 def _question(record: object, number: int, roots: Sequence[Path], found: dict[str, Path | str]) -> Question:
     if not isinstance(record, dict):
         raise InputError("a record must be an object")
-    name = next((record[key] for key in IMAGE_KEYS if isinstance(record.get(key), str)), None)
-    if name is None:
+    named = next((record[key] for key in IMAGE_KEYS if record.get(key)), None)
+    names = named if isinstance(named, list) else [named]
+    if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"no image ({', '.join(IMAGE_KEYS)})")
     texts = {}
     for key in ("question", "answer"):
@@ -110,18 +106,24 @@ def _question(record: object, number: int, roots: Sequence[Path], found: dict[st
     kind = str(record.get("answer_type") or ("closed" if yes_or_no(texts["answer"]) else "open")).strip().lower()
     if kind not in KINDS:
         raise InputError(f"answer_type {kind!r} is none of {', '.join(KINDS)}")
-    if name not in found:
-        found[name] = _find(name, roots)
-    if isinstance(found[name], str):
-        raise InputError(found[name])
+    for name in names:
+        if name not in found:
+            found[name] = _find(name, roots)
+        if isinstance(found[name], str):
+            raise InputError(found[name])
+    places = [found[name] for name in names]
     identity = next((record[key] for key in ID_KEYS if isinstance(record.get(key), (str, int))), number)
     traits = {key: str(record[key]) for key in TRAITS if record.get(key)}
-    return Question(str(identity), found[name], texts["question"], texts["answer"], kind, traits, record.get("truth"))
+    told = texts["question"], texts["answer"], kind, traits, record.get("truth")
+    return Question(str(identity), places[0], *told, tuple(places[1:]))
 
 
 def _find(name: str, roots: Sequence[Path]) -> Path | str:
     """The image's place, or what is wrong with it."""
-    inside = [root / name for root in roots if (root / name).resolve().is_relative_to(root)]
+    spelt = [name]
+    if not Path(name).suffix:
+        spelt = [f"{folder}{name}{end}" for folder in ("", f"{name.split('_')[0]}/") for end in ENDINGS]
+    inside = [root / other for other in spelt for root in roots if (root / other).resolve().is_relative_to(root)]
     if not inside:
         return f"the image {name} is outside the folder of images"
     path = next((place for place in inside if place.is_file()), inside[0])
@@ -145,7 +147,7 @@ def read_mmedpo(path: str | Path, images: str | Path) -> list[dict]:
     """
     path, root = Path(path), Path(images).resolve()
     rows, problems, found = [], [], {}
-    for number, record in _records(path):
+    for number, record in read_records(path):
         try:
             (asked, chosen), (again, rejected) = (
                 [turn["value"] for turn in record[name]] for name in ("conversations", "rejected_conversations")

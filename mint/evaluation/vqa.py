@@ -146,8 +146,8 @@ def answer_questions(
     return generate(
         model,
         tokenizer,
-        [encode_with_images(tokenizer, question_messages(q, instruction), [str(q.image)], slots) for q in questions],
-        images=lambda places: reader([str(questions[i].image) for i in places]),
+        [encode_with_images(tokenizer, question_messages(q, instruction), q.images, slots) for q in questions],
+        images=lambda places: reader([file for i in places for file in questions[i].images]),
         progress=True,
         **decoding,
     )

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import pickle
 import tarfile
 
 import pytest
@@ -11,6 +13,7 @@ import generate_prefs
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
 from mint.data.vqa import read_mmedpo, read_questions, yes_or_no
+from mint.data.vqa_files import read_boxes
 from mint.errors import FileProblems, InputError
 
 RAD = {
@@ -144,3 +147,46 @@ def test_real_questions(shared_data, tmp_path):
     assert len(pairs) == 1375
     sides = [mark_changes(pair["chosen"], pair["rejected"]) for pair in pairs]
     assert all("<mask>" in chosen + rejected for chosen, rejected in sides)
+
+
+def test_path_vqa(folder):
+    """Pickles of plain records; images by their first part's folder, without an ending."""
+    (folder / "images" / "val").mkdir()
+    Image.new("RGB", (8, 6)).save(folder / "images" / "val" / "val_0261.jpg")
+    rows = [
+        {"image": "val_0261", "question": "What have lost their nuclei?", "answer": "neutrophils"},
+        {"image": "val_0261", "question": "Are they intact?", "answer": "no"},
+    ]
+    (folder / "val_qa.pkl").write_bytes(pickle.dumps(rows))
+    questions, report = read_questions(folder / "val_qa.pkl")
+    assert [(q.answer, q.kind) for q in questions] == [("neutrophils", "open"), ("no", "closed")]
+    assert questions[0].image == folder / "images" / "val" / "val_0261.jpg" and report.startswith("2 questions on 1 images")
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harmed",)
+
+
+def test_a_pickle_cannot_run_anything(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "bad.pkl").write_bytes(pickle.dumps([Harmful()]))
+    with pytest.raises(InputError, match="not a pickle of plain records: it wants"):
+        read_questions(folder / "bad.pkl")
+    assert not (folder / "harmed").exists()
+    (folder / "cut.pkl").write_bytes(pickle.dumps([{"image": "a"}])[:-4])
+    with pytest.raises(InputError, match="not a pickle of plain records"):
+        read_questions(folder / "cut.pkl")
+    (folder / "one.pkl").write_bytes(pickle.dumps({"image": "a"}))
+    with pytest.raises(InputError, match="no list of records"):
+        read_questions(folder / "one.pkl")
+
+
+def test_boxes_of_slake(folder):
+    image = folder / "imgs" / "xmlab1" / "source.jpg"
+    assert read_boxes(image) == {}
+    image.with_name("detection.json").write_text('[{"Liver": [1, 2, 3.5, 4]}, {"Lung": [0, 0, 2, 2]}, {"Lung": [4, 0, 2, 2]}]')
+    assert read_boxes(image) == {"Liver": [[1, 2, 4.5, 6]], "Lung": [[0, 0, 2, 2], [4, 0, 6, 2]]}
+    image.with_name("detection.json").write_text('[{"Liver": [1, 2]}]')
+    with pytest.raises(InputError, match="not of SLAKE's form"):
+        read_boxes(image)

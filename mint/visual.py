@@ -62,7 +62,7 @@ def add_report(commands) -> None:
     parser.add_argument("--reports", required=True, metavar="FILE", help="IU-Xray's annotation.json, or JSON Lines")
     parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside the reports)")
     parser.add_argument("--split", default="test", choices=SPLITS, help="of annotation.json (default test)")
-    parser.add_argument("--findings", metavar="FILE.tsv", help="a finding a line, its names between tabs (default: of the chest)")
+    parser.add_argument("--findings", metavar="FILE.tsv", help="a finding a line, its names by tabs (default: of the chest)")
     parser.add_argument("--instruction", default="", help="a line below every request")
     parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy")
     add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=256, batch_size=16)

@@ -71,9 +71,8 @@ def _reports(path: Path, whole: dict, split: str) -> list[tuple[int, object]]:
     rows = []
     for number, record in enumerate(whole[split], 1):
         if isinstance(record, dict) and "report" in record:
-            record = {"id": record.get("id", number), "question": DESCRIBE, "answer": record["report"], "answer_type": "open"} | {
-                "image": record.get("image_path")
-            }
+            told = {"question": DESCRIBE, "answer": record["report"], "answer_type": "open"}
+            record = {"id": record.get("id", number), "image": record.get("image_path"), **told}
         rows.append((number, record))
     return rows
 
@@ -90,7 +89,8 @@ def read_boxes(image: Path) -> dict[str, list[list[float]]]:
     try:
         for entry in json.loads(path.read_text(encoding="utf-8-sig")):
             for name, (x, y, width, height) in entry.items():
-                found.setdefault(str(name), []).append([float(x), float(y), float(x) + float(width), float(y) + float(height)])
+                corners = [float(x), float(y), float(x) + float(width), float(y) + float(height)]
+                found.setdefault(str(name), []).append(corners)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not of SLAKE's form: {error}") from None
     return found

@@ -140,8 +140,9 @@ def summarize(scores: Sequence[ReportScore]) -> dict[str, Estimate]:
     found = {f"bleu_{n + 1}": e for n, e in enumerate(_of_sums(counts, bleu))}
     for name in ("rouge_l", "meteor"):
         found[name] = bootstrap(np.array([[getattr(s, name) for s in scores]]))
-    found |= zip(("precision", "recall", "f1"), _of_sums(np.array([s.found for s in scores], dtype=float), agreement), strict=True)
-    found["denied"] = _of_sums(np.array([s.denied for s in scores], dtype=float), agreement)[2]
+    there, denied = (np.array([getattr(s, name) for s in scores], dtype=float) for name in ("found", "denied"))
+    found |= zip(("precision", "recall", "f1"), _of_sums(there, agreement), strict=True)
+    found["denied"] = _of_sums(denied, agreement)[2]
     return found
 
 

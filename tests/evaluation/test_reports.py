@@ -93,7 +93,8 @@ def test_the_command_on_iu_xray(tmp_path, capsys):
         ],
     }
     (tmp_path / "annotation.json").write_text(json.dumps(rows))
-    model = write_base(tmp_path / "model", [REFERENCE, TOLD, "user assistant system"], "demo", 300, vision={**TOWER, "patch_size": 16})
+    texts = [REFERENCE, TOLD, "user assistant system"]
+    model = write_base(tmp_path / "model", texts, "demo", 300, vision={**TOWER, "patch_size": 16})
     command = ["report", "--model", f"{model}", "--reports", f"{tmp_path}/annotation.json", "--max-new-tokens", "8"]
     assert evaluate.main([*command, "--device", "cpu", "--name", "tiny", "--out", f"{tmp_path}/out"]) == 0
     printed = capsys.readouterr().out

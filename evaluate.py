@@ -6,6 +6,7 @@ python evaluate.py tissue --model DIR [--adapter DIR] --cases TILES --teacher CL
 python evaluate.py vqa --model DIR [--adapter DIR] --questions FILE.json
 python evaluate.py report --model DIR [--adapter DIR] --reports annotation.json
 python evaluate.py sensitivity --model DIR [--adapter DIR] --data PAIRS.jsonl
+python evaluate.py attention --model DIR [--adapter DIR] --data PAIRS.jsonl
 python evaluate.py inspect --model DIR --adapter DIR --data PAIRS.jsonl --row N
 python evaluate.py compare RUN RUN ... --out DIR
 """
@@ -46,7 +47,7 @@ from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.ranking import Ranker
 from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
 from mint.tissue import add_tile_options, read_tile_options
-from mint.visual import add_inspect, add_report, add_sensitivity, add_vqa
+from mint.visual import add_attention, add_inspect, add_report, add_sensitivity, add_vqa
 
 DECODING = ("greedy", "sample", "constrained", "rank")
 
@@ -245,7 +246,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    commands = [add_disease, add_tissue, add_vqa, add_report, add_sensitivity, add_inspect, add_compare]
+    commands = [add_disease, add_tissue, add_vqa, add_report, add_sensitivity, add_attention, add_inspect, add_compare]
     return run_command(__doc__.splitlines()[0], commands, argv)
 
 

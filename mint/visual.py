@@ -1,4 +1,4 @@
-"""The commands on answers about images: ``evaluate.py vqa``, ``report``, ``sensitivity`` and ``inspect``."""
+"""The commands on answers about images: ``evaluate.py vqa``, ``report``, ``sensitivity``, ``attention`` and ``inspect``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mint.data.vqa import read_questions
 from mint.data.vqa_files import SPLITS
 from mint.decoding import add_decoding_options, add_loading_options, load_with_eyes, sampling
 from mint.errors import InputError
-from mint.evaluation import inspection, reports, sensitivity, vqa
+from mint.evaluation import inspection, looking, reports, sensitivity, vqa
 from mint.files import write_aside
 from mint.models import load_language_model
 from mint.models.lora import load_adapter
@@ -113,6 +113,32 @@ def run_sensitivity(args: argparse.Namespace) -> None:
     sensitivity.save(out, name, pairs, means, settings)
     print(sensitivity.format_means(name, means))
     print(f"{len(pairs)} pairs of {len(preferences)}; saved in {out}")
+
+
+def add_attention(commands) -> None:
+    parser = commands.add_parser("attention", help="where a model looks while it answers, against where the lesion is")
+    parser.add_argument("--model", required=True, metavar="DIR|ID", help="whose images stand among its tokens")
+    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
+    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    parser.add_argument("--data", required=True, metavar="FILE", help="pairs with images, and mask, boxes or polygons")
+    parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
+    add_loading_options(parser)
+    parser.add_argument("--out", default="runs/attention", metavar="DIR", help="default runs/attention")
+    parser.set_defaults(run=run_attention)
+
+
+def run_attention(args: argparse.Namespace) -> None:
+    """Measures, prints and saves."""
+    file = Path(args.data)
+    preferences = find_images(read_preferences(file), file, args.images_anywhere)
+    model, tokenizer, reader = load_with_eyes(args)
+    looks = looking.look(model, tokenizer, reader, preferences, file)
+    means = looking.summarize(looks, {preference.id: preference.images[0] for preference in preferences if preference.images})
+    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    looking.save(Path(args.out), name, looks, means, settings)
+    print(looking.format_means(name, means))
+    print(f"{len(looks)} records of {len(preferences)}; saved in {args.out}")
 
 
 def add_inspect(commands) -> None:

@@ -45,7 +45,7 @@ def ask(drawn: Radiograph) -> list[DrawnQuestion]:
     for kind in KINDS:
         finding, asked = found.get(kind), {**known, "about": [kind]}
         article = "an" if kind[0] in "aeiou" else "a"
-        there = f"Yes, there is {article} {kind}." if finding else f"No, there is no {kind}."
+        there = f"{f'Yes, there is {article}' if finding else 'No, there is no'} {kind} on this radiograph."
         truth = {**asked, "answer": "yes" if finding else "no"}
         mask = finding.mask if finding else None
         questions.append(DrawnQuestion(f"Is there {article} {kind}?", there, "closed", truth, mask))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from mint.data.batch import CHOSEN, REJECTED, collate, encode_pairs
 from mint.data.pair_images import ImageReader, ImageSlots
 from mint.data.preferences import Preference
 from mint.data.spans import parse_spans
-from mint.evaluation.page import embed_picture, html_page, html_table, number_cell, text_cell
+from mint.errors import InputError
+from mint.evaluation.looking import attention_map, encode_plain, overlay, token_grid
+from mint.evaluation.page import embed_image, embed_picture, html_page, html_table, number_cell, text_cell
 from mint.losses import AnswerStats, Loss, Needs, load_loss
 from mint.objective import answer_stats, predicted_stats
 
@@ -25,12 +28,16 @@ WIDEST = 420  # pixels of the images
 
 @dataclass(frozen=True)
 class Inspection:
-    """One pair's numbers. sides: of SIDES, those there are, [1, L] each. pieces: the answers' texts by token."""
+    """One pair's numbers. sides: of SIDES, those there are, [1, L] each. pieces: the answers' texts by token.
+
+    looks: of the clean and the corrupted image, what the model sees and where it looks; empty where that cannot be told.
+    """
 
     preference: Preference
     pieces: dict[str, list[str]]
     sides: dict[str, AnswerStats]
     terms: dict[str, float]
+    looks: dict[str, Image.Image] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -58,7 +65,26 @@ def inspect(
     pieces = {
         side: _pieces(tokenizer, getattr(preference, side), len(getattr(pair, side)), chat) for side in ("chosen", "rejected")
     }
-    return Inspection(preference, pieces, sides, _terms(loss, sides))
+    looks = _looks(model, tokenizer, reader, preference, slots, max_length) if reader else {}
+    return Inspection(preference, pieces, sides, _terms(loss, sides), looks)
+
+
+def _looks(
+    model: nn.Module, tokenizer, reader: ImageReader, preference: Preference, slots: ImageSlots, max_length: int
+) -> dict[str, Image.Image]:
+    """Where the model looks for the chosen answer's marked words, on the first clean and corrupted image."""
+    found = {}
+    for title, files in (("clean", preference.images), ("corrupted", preference.corrupted_images)):
+        if not files:
+            continue
+        try:
+            pair, plain = encode_plain(replace(preference, images=files, corrupted_images=()), tokenizer, slots, max_length)
+            grid = token_grid(reader.processor, files[0], slots.of(files[0]))
+            weights = attention_map(model, reader, pair, plain).reshape(grid)
+            found[f"attention, {title}"] = overlay(files[0], reader.processor, weights)
+        except InputError:  # a model or processor whose attention is not followed back to the image
+            return {}
+    return found
 
 
 def _pieces(tokenizer, text: str, count: int, chat: bool) -> list[str]:
@@ -89,6 +115,10 @@ def page(found: Inspection) -> str:
         f"<figure>{embed_picture(Path(name), title, WIDEST)}<figcaption>{escape(title)}</figcaption></figure>"
         for names, title in ((record.images, "clean"), (record.corrupted_images, "corrupted"))
         for name in names
+    ]
+    pictures += [
+        f"<figure>{embed_image(image, title, WIDEST)}<figcaption>{escape(title)}</figcaption></figure>"
+        for title, image in found.looks.items()
     ]
     parts = [
         f"<h1>{escape(record.id)}</h1>",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from PIL import Image
+
 from mint.data.image_files import open_image
 from mint.errors import InputError
 
@@ -53,9 +55,13 @@ def number_cell(value: str) -> str:
 def embed_picture(path: Path, alt: str, widest: int = WIDEST) -> str:
     """The image as a PNG in the page, reduced to ``widest`` pixels; nothing for a file that cannot be read."""
     try:
-        image = open_image(path)
+        return embed_image(open_image(path), alt, widest)
     except InputError:
         return ""
+
+
+def embed_image(image: Image.Image, alt: str, widest: int = WIDEST) -> str:
+    """An image as a PNG in the page, reduced to ``widest`` pixels."""
     image.thumbnail((widest, widest))
     content = io.BytesIO()
     image.save(content, "PNG")

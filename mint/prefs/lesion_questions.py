@@ -1,7 +1,7 @@
 """Questions about images of which a table knows the label and a mask the lesion, such as BUSI's breast ultrasounds.
 
 The table (.csv, or .tsv with tabs) has ``image``, ``mask`` and ``label``; a mask without a pixel means that there is no lesion.
-Left and right, upper and lower are those of the picture.
+Left and right, upper and lower are those of the picture; what lies between them is neither, and is not asked.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mint.prefs.claims import DEGREES
 from mint.prefs.question_files import write_question_files
 
 LARGER = (0.03, 0.1)  # shares of the picture from which a lesion is moderate, and large
+BETWEEN = 0.05  # of the picture's side: a lesion whose centre is nearer to the middle line lies on neither side of it
 TAUGHT, ASKED = 0.6, 0.2  # shares of the images; the others stay unseen
 ZONES = ("upper", "lower")
 SMALLEST_VIEW, LEAST_SEEN, TRIES = 0.6, 0.8, 20  # shares of the sides, and of the lesion, that a view must show
@@ -115,16 +116,20 @@ def ask(lesion: Lesion, kinds: Sequence[str], folder: Path) -> list[dict]:
     there = fact["present"]
     known = {"findings": [fact], "zones": list(ZONES)}
     asked = {**known, "about": NAMES[:1]}
-    answers = [("Is there a lesion?", "Yes, there is a lesion." if there else "No, there is no lesion.", "closed")]
+    answers = [("Is there a lesion?", f"{'Yes, there is a' if there else 'No, there is no'} lesion on this image.", "closed")]
     truths = [{**asked, "answer": "yes" if there else "no"}]
     if there:
-        article, place = "an" if lesion.label[0].lower() in "aeiou" else "a", f"in the {fact['zone']} {fact['side']} part"
-        answers.append(("Where is the lesion?", f"The lesion is {place}.", "open"))
+        article = "an" if lesion.label[0].lower() in "aeiou" else "a"
+        place = " ".join(fact[name] for name in ("zone", "side") if name in fact)
+        where = f" in the {place} part" if place else ""
+        of_kind = {"terms": {"kind": lesion.label}, "kinds": {"kind": list(kinds)}}
+        if place:
+            answers.append(("Where is the lesion?", f"The lesion is{where}.", "open"))
+            truths.append(asked)
         answers.append(("How large is the lesion?", f"The lesion is {fact['degree']}.", "open"))
         answers.append(("What kind of lesion is it?", f"It is {article} {lesion.label} lesion.", "open"))
-        answers.append((DESCRIBE, f"There is a {fact['degree']} {lesion.label} lesion {place}.", "open"))
-        of_kind = {"terms": {"kind": lesion.label}, "kinds": {"kind": list(kinds)}}
-        truths += [asked, asked, {**known, **of_kind}, {**asked, **of_kind}]
+        answers.append((DESCRIBE, f"There is a {fact['degree']} {lesion.label} lesion{where}.", "open"))
+        truths += [asked, {**known, **of_kind}, {**asked, **of_kind}]
     else:
         answers.append((DESCRIBE, "There is no lesion.", "open"))
         truths.append(asked)
@@ -139,11 +144,13 @@ def ask(lesion: Lesion, kinds: Sequence[str], folder: Path) -> list[dict]:
 def _fact(mask: np.ndarray) -> dict:
     if not mask.any():
         return {"names": NAMES, "present": False}
-    rows, columns = np.nonzero(mask)
-    side = "left" if columns.mean() < mask.shape[1] / 2 else "right"
-    zone = ZONES[int(rows.mean() >= mask.shape[0] / 2)]
-    degree = DEGREES[0][int(sum(mask.mean() >= share for share in LARGER))]
-    return {"names": NAMES, "present": True, "side": side, "zone": zone, "degree": degree}
+    down, across = ((np.nonzero(mask)[axis].mean() + 0.5) / mask.shape[axis] - 0.5 for axis in (0, 1))
+    fact = {"names": NAMES, "present": True, "degree": DEGREES[0][int(sum(mask.mean() >= share for share in LARGER))]}
+    if abs(across) >= BETWEEN:
+        fact["side"] = "left" if across < 0 else "right"
+    if abs(down) >= BETWEEN:
+        fact["zone"] = ZONES[int(down > 0)]
+    return fact
 
 
 def write_lesion_questions(table: str | Path, folder: str | Path, seed: int = 0, views: int = 1) -> dict[str, int]:

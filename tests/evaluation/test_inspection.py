@@ -42,7 +42,8 @@ def test_the_page(pictured, capsys):  # noqa: F811
     text = (pictured / "pair.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
-    assert not page.open and not page.scripts and len(page.links) == 2
+    assert not page.open and not page.scripts and len(page.links) == 4  # two images, and where the model looks on them
+    assert "attention, clean" in text and "attention, corrupted" in text
     assert text.count("under the corrupted image") == 2 and "KL(pi || ref)" in text and "border-bottom" in text
     assert inspect(pictured, "--row", "2") == 0  # without a corrupted image
     assert (pictured / "pair.html").read_text().count("under the corrupted image") == 0

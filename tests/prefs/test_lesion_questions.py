@@ -48,7 +48,9 @@ def test_the_truth_is_that_of_the_mask(table, tmp_path, capsys):
         assert not contradictions(one.answer, one.truth) and fact.present == (lesion.label != "normal")
         if fact.present:
             y, x = np.nonzero(lesion.mask)
-            assert (fact.side == "left") == (x.mean() < 30) and (fact.zone == "upper") == (y.mean() < 20)
+            across, down = (x.mean() + 0.5) / 60 - 0.5, (y.mean() + 0.5) / 40 - 0.5
+            assert fact.side == (None if abs(across) < 0.05 else "left" if across < 0 else "right")
+            assert fact.zone == (None if abs(down) < 0.05 else "upper" if down < 0 else "lower")
             assert fact.degree == (0 if lesion.mask.mean() < 0.03 else 1 if lesion.mask.mean() < 0.1 else 2)
         if "kind" in one.truth.terms:
             assert lesion.label in one.answer and set(one.truth.kinds["kind"]) == {"benign", "malignant"}
@@ -71,7 +73,7 @@ def test_by_hand(tmp_path):
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     answers = [row.get("answer", row.get("chosen")) for row in rows]
     assert answers == [
-        "Yes, there is a lesion.",
+        "Yes, there is a lesion on this image.",
         "The lesion is in the lower right part.",
         "The lesion is moderate.",
         "It is a malignant lesion.",
@@ -105,7 +107,8 @@ def test_views_have_the_truth_of_their_own_masks(table, tmp_path):
         (fact,) = one.truth.findings
         if fact.present:
             x = np.nonzero(seen[:, ::-1] if flip else seen)[1]
-            assert (fact.side == "left") == (x.mean() < view.shape[1] / 2)
+            across = (x.mean() + 0.5) / view.shape[1] - 0.5
+            assert fact.side == (None if abs(across) < 0.05 else "left" if across < 0 else "right")
             kept = np.asarray(Image.open(tmp_path / one.raw["mask"]))
             assert np.array_equal(kept, seen[:, ::-1] if flip else seen)
     assert 0.2 * len(shown) < mirrored < 0.7 * len(shown)
@@ -159,6 +162,10 @@ def test_real_ultrasounds(shared_data, tmp_path):
         archive.extractall(tmp_path, filter="data")
     (tmp_path / "labels.tsv").write_bytes((source / "labels.tsv").read_bytes())
     counts = write_lesion_questions(tmp_path / "labels.tsv", tmp_path)
-    assert sum(counts[name] for name in ("lessons.jsonl", "questions.jsonl", "test.jsonl")) == 5 * 457 + 2 * 96
+    shares = [np.argwhere(one.mask).mean(0) / one.mask.shape for one in read_lesions(tmp_path / "labels.tsv") if one.mask.any()]
+    central = sum(bool((abs(share - 0.5) < 0.05).all()) for share in shares)  # neither left nor right, upper nor lower
+    assert len(shares) == 457 and central < 30
+    asked = sum(counts[name] for name in ("lessons.jsonl", "questions.jsonl", "test.jsonl"))
+    assert abs(asked - (5 * 457 + 2 * 96 - central)) <= 1  # half a pixel lies between both ways to find the centre
     for one in read_asked(tmp_path / "test.jsonl"):
         assert not contradictions(one.answer, Truth.from_dict(one.raw["truth"]))

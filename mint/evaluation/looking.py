@@ -1,0 +1,202 @@
+"""Where a model looks while it answers, against where the lesion is.
+
+The attention of the positions that predict an answer's marked words to the image's tokens, mean over heads and layers, taken
+against the attention under a question that asks for nothing in particular (as VGMED does for the last prompt token,
+arXiv 2606.12590's metric): what every question looks at cancels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from mint.data.batch import EncodedPair, encode_pairs
+from mint.data.image_files import open_image
+from mint.data.images import Processor
+from mint.data.pair_images import ImageReader, ImageSlots
+from mint.data.preferences import Preference, write_jsonl
+from mint.data.processors.clip import ClipImageProcessor
+from mint.data.processors.qwen_vl import QwenVLImageProcessor
+from mint.errors import FileProblems, InputError
+from mint.evaluation.statistics import Estimate, bootstrap
+from mint.files import make_folder, write_aside
+from mint.models.attention_maps import attention_to
+from mint.prefs.corrupt import record_mask
+
+PLAIN = "Describe the image."
+SMALL = 1e-8
+COLUMNS = {"ratio": "ratio", "share": "attention on the lesion", "area": "its area", "kl": "KL", "js": "JS"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of one record: attention against the lesion on the grid of image tokens. ratio: log of the mean attention on the
+    lesion over that elsewhere. share: of the attention, on the lesion; area: of the grid. kl: from the lesion, spread evenly,
+    to the attention; js: between both; in nats.
+    """
+
+    id: str
+    ratio: float
+    share: float
+    area: float
+    kl: float
+    js: float
+
+
+def seen_part(picture: Image.Image, processor: Processor, resample: Image.Resampling) -> Image.Image:
+    """What a processor keeps of a picture: all of it, or the middle.
+
+    Raises InputError for a processor that pads, tiles or is none of a model with image tokens.
+    """
+    if isinstance(processor, QwenVLImageProcessor):
+        return picture
+    if not isinstance(processor, ClipImageProcessor):
+        raise InputError(f"{type(processor).__name__} is not followed back to the image")
+    picture = picture.resize(processor.seen_size(*picture.size), resample)
+    if processor.crop is None:
+        return picture
+    height, width = processor.crop
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def seen_mask(mask: np.ndarray, processor: Processor, grid: tuple[int, int]) -> np.ndarray:
+    """[rows, columns]: the share of each image token's part of the image that a mask [height, width] covers."""
+    part = seen_part(Image.fromarray((mask * 255).astype(np.uint8)), processor, Image.Resampling.BOX)
+    return np.asarray(part.resize(grid[::-1], Image.Resampling.BOX), dtype=float) / 255
+
+
+def overlay(file: str, processor: Processor, weights: np.ndarray) -> Image.Image:
+    """What the model sees of an image, redder where it looks more. weights: [rows, columns] >= 0."""
+    part = seen_part(open_image(file).convert("RGB"), processor, Image.Resampling.BICUBIC)
+    heat = Image.fromarray((255 * 0.7 * weights / weights.max()).astype(np.uint8)).resize(part.size, Image.Resampling.BILINEAR)
+    return Image.composite(Image.new("RGB", part.size, (220, 40, 30)), part, heat)
+
+
+def token_grid(processor: Processor, file: str, count: int) -> tuple[int, int]:
+    """(rows, columns) of an image's ``count`` tokens. Raises InputError if they are no grid."""
+    if isinstance(processor, QwenVLImageProcessor):
+        rows, columns = processor.grid(*open_image(file).size)
+        return rows // processor.merge, columns // processor.merge
+    side = round(count**0.5)
+    if side * side != count:
+        raise InputError(f"the {count} tokens of an image are no square")
+    return side, side
+
+
+def compare_maps(attention: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """ratio, share, area, kl and js (:class:`Look`) of maps [rows, columns] >= 0; mask in 0 to 1, with both sides there."""
+    attention = attention / attention.sum()
+    lesion = mask / mask.sum()
+    inside, outside = (attention * mask).sum() / mask.sum(), (attention * (1 - mask)).sum() / (1 - mask).sum()
+    middle = (attention + lesion) / 2
+    return {
+        "ratio": float(np.log(max(inside, SMALL) / max(outside, SMALL))),
+        "share": float((attention * mask).sum()),
+        "area": float(mask.mean()),
+        "kl": _kl(lesion, attention),
+        "js": 0.5 * _kl(lesion, middle) + 0.5 * _kl(attention, middle),
+    }
+
+
+def _kl(p: np.ndarray, q: np.ndarray) -> float:
+    there = p > 0
+    return float((p[there] * np.log(p[there] / np.maximum(q[there], SMALL))).sum())
+
+
+def attention_map(model: nn.Module, reader: ImageReader, pair: EncodedPair, plain: EncodedPair | None) -> np.ndarray:
+    """[image tokens of the first image]: the attention of what predicts the chosen answer's marked words, of all without marks.
+
+    plain: the same answer after a question that asks for nothing in particular, against which it is taken.
+    """
+    maps = [_of_pair(model, reader, one) for one in (pair, plain) if one is not None]
+    return maps[0] if plain is None else maps[0] / np.maximum(maps[1], SMALL)
+
+
+def _of_pair(model: nn.Module, reader: ImageReader, pair: EncodedPair) -> np.ndarray:
+    device, (token, _) = model.head_weight.device, model.image_slots
+    tokens = torch.tensor([*pair.prompt, *pair.chosen], device=device)
+    keys = (tokens == token).nonzero().flatten()
+    count = len(keys) // len(pair.images)
+    marked = [i for i, inside in enumerate(pair.chosen_span) if inside] if pair.chosen_span else []
+    queries = torch.tensor(marked or range(len(pair.chosen)), device=device) + len(pair.prompt) - 1
+    images = {name: value.to(device) for name, value in reader(pair.images).items()}
+    weights = attention_to(model, tokens[None], queries, keys[:count], images)
+    return weights.mean((0, 1)).double().cpu().numpy()
+
+
+def encode_plain(preference: Preference, tokenizer, slots: ImageSlots, limit: int) -> tuple[EncodedPair, EncodedPair]:
+    """(the record, the same answers after ``PLAIN``) as token ids. Raises InputError if it does not fit into the model."""
+    plain = dataclasses.replace(preference, prompt=[{"role": "user", "content": PLAIN}])
+    pairs = [encode_pairs([one], tokenizer, limit, "error", slots=slots)[0][0] for one in (preference, plain)]
+    return pairs[0], pairs[1]
+
+
+def look(
+    model: nn.Module, tokenizer, reader: ImageReader, preferences: Sequence[Preference], file: Path, max_length: int = 4096
+) -> list[Look]:
+    """Where the model looks on every record that tells where its lesion is; the others are left out.
+
+    preferences: with whole image paths (``find_images``); file: what their other names are relative to. Raises FileProblems
+    naming every record whose fields cannot be used, InputError if none tells a place that the model sees.
+    """
+    root, slots, problems, found = file.resolve().parent, ImageSlots(*model.image_slots, reader.processor), [], []
+    limit = min(max_length, model.config.max_position_embeddings)
+    model.eval()
+    for preference in tqdm(preferences, desc="looking", unit="record", disable=None):
+        if not preference.images:
+            continue
+        try:
+            mask, _ = record_mask(preference, open_image(preference.images[0]).size, root)
+        except InputError as error:
+            problems.append(f"{file}:{preference.line}: {error}")
+            continue
+        if mask is None:
+            continue
+        pair, plain = encode_plain(preference, tokenizer, slots, limit)
+        grid = token_grid(reader.processor, preference.images[0], slots.of(preference.images[0]))
+        seen = seen_mask(mask, reader.processor, grid)
+        if 0 < seen.sum() < seen.size:
+            weights = attention_map(model, reader, pair, plain).reshape(grid)
+            found.append(Look(preference.id, **compare_maps(weights, seen)))
+    if problems:
+        raise FileProblems(file, problems)
+    if not found:
+        raise InputError(f"{file}: no record with images tells where its evidence is (mask, boxes or polygons)")
+    return found
+
+
+def summarize(looks: Sequence[Look], groups: dict[str, str]) -> dict[str, Estimate]:
+    """The mean of every number with its interval; groups: id -> image, whose records are drawn together."""
+    images = [groups[one.id] for one in looks]
+    return {name: bootstrap(np.array([[getattr(one, name) for one in looks]]), groups=images) for name in COLUMNS}
+
+
+def format_means(name: str, means: dict[str, Estimate]) -> str:
+    """A table: the ratio as such (the geometric mean), shares in per cent, divergences in nats."""
+    cells = []
+    for column, e in means.items():
+        if column == "ratio":
+            cells.append(f"{np.exp(e.value):.2f} ({np.exp(e.low):.2f} to {np.exp(e.high):.2f})")
+        else:
+            scale, form = (1, ".3f") if column in ("kl", "js") else (100, ".1f")
+            cells.append(f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})")
+    head = "| | " + " | ".join(COLUMNS[column] for column in means) + " |"
+    return "\n".join([head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"])
+
+
+def save(folder: Path, name: str, looks: Sequence[Look], means: dict[str, Estimate], settings: dict) -> None:
+    """Writes looks.jsonl, and metrics.json last. Raises InputError if the folder cannot be written."""
+    make_folder(folder)
+    write_jsonl(folder / "looks.jsonl", map(dataclasses.asdict, looks))
+    record = {"settings": settings, "name": name, "scores": {key: dataclasses.asdict(e) for key, e in means.items()}}
+    write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")

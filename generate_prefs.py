@@ -5,6 +5,7 @@ python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.js
 python generate_prefs.py mml --cases PATH --teacher TEACHER --out prefs.jsonl
 python generate_prefs.py clip --cases PATH --teacher vinid/plip --out prefs.jsonl
 python generate_prefs.py questions --lesions TABLE --out DIR
+python generate_prefs.py questions --vqa FILE --images DIR --out DIR
 python generate_prefs.py edit --questions FILE.jsonl --model DIR --out prefs.jsonl
 python generate_prefs.py mmedpo --pairs FILE.json --images DIR --out prefs.jsonl
 python generate_prefs.py corrupt --data prefs.jsonl --out corrupted.jsonl
@@ -29,7 +30,8 @@ from mint.data.cases import Case
 from mint.data.pair_images import find_images
 from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.views import draw_views
-from mint.data.vqa import read_mmedpo
+from mint.data.vqa import read_mmedpo, read_questions
+from mint.data.vqa_files import SPLITS
 from mint.demo.faces import fit_faces
 from mint.edits import add_edit
 from mint.errors import InputError
@@ -41,6 +43,7 @@ from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
 from mint.prefs.lesion_questions import write_lesion_questions
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
+from mint.prefs.question_files import ask_again
 from mint.prefs.ranking import Ranker
 from mint.prefs.saliency import ClipSaliency
 from mint.prefs.tissue_pairs import make_tissue_pairs
@@ -184,18 +187,28 @@ def run_clip(args: argparse.Namespace) -> None:
 
 
 def add_questions(commands) -> None:
-    parser = commands.add_parser("questions", help="questions with answers and truths, from labels and lesion masks")
-    parser.add_argument("--lesions", required=True, metavar="TABLE", help="a .csv or .tsv of image, mask and label")
-    parser.add_argument("--out", metavar="DIR", help="where the files are written (default: the table's folder)")
+    parser = commands.add_parser("questions", help="questions with answers and truths, from labels and masks or a VQA set")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--lesions", metavar="TABLE", help="a .csv or .tsv of image, mask and label")
+    what.add_argument("--vqa", metavar="FILE", help="of VQA-RAD, SLAKE, PathVQA or IU-Xray: the questions that are answered")
+    parser.add_argument("--out", metavar="DIR", help="where the files are written (default: the folder of what is read)")
     parser.add_argument("--views", type=int, default=1, help="of every image but the unseen: parts of it, mirrored (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the split of the images, and the views")
+    parser.add_argument("--images", metavar="DIR", help="of --vqa: where the images lie (default: beside the file)")
+    parser.add_argument("--language", default="en", help="of --vqa with SLAKE (default en)")
+    parser.add_argument("--split", default="train", choices=SPLITS, help="of --vqa with IU-Xray (default train)")
     parser.set_defaults(run=run_questions)
 
 
 def run_questions(args: argparse.Namespace) -> None:
-    """Writes lessons, questions, test questions and contrasts."""
-    folder = args.out or Path(args.lesions).parent
-    counts = write_lesion_questions(args.lesions, folder, args.seed, args.views)
+    """Writes lessons, questions, test questions and contrasts; of a VQA set the questions."""
+    folder = Path(args.out or Path(args.lesions or args.vqa).parent)
+    if args.lesions:
+        counts = write_lesion_questions(args.lesions, folder, args.seed, args.views)
+    else:
+        questions, report = read_questions(args.vqa, args.images, args.language, args.split)
+        print(f"{args.vqa}: {report}")
+        counts = {"questions.jsonl": write_jsonl(folder / "questions.jsonl", ask_again(questions, folder))}
     print(f"{folder}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
 
 

@@ -2,6 +2,7 @@
 
     python train.py --loss orpo                                      the embedded default, nothing needed
     python train.py --loss orpo --demo tissue                        the one with images
+    python train.py --loss fire --demo radiograph                    the one of FiRe-MPO
     python train.py --loss orpo --model DIR --data pairs.jsonl       your model, your pairs
 
 Read ``train`` from top to bottom; each line calls a function whose name says the rest.
@@ -39,7 +40,7 @@ from mint.data.images import Processor, load_processor
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
-from mint.demo import first_start, tissue_start
+from mint.demo import first_start, radiograph_start, tissue_start
 from mint.errors import InputError
 from mint.image_features import check_image_features, image_reader
 from mint.losses import Loss, load_loss
@@ -52,7 +53,7 @@ from mint.plots import plot_curves
 from mint.run import RunDirectory, load_checkpoint
 
 FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
-DEMOS = {"disease": first_start, "tissue": tissue_start}
+DEMOS = {"disease": first_start, "tissue": tissue_start, "radiograph": radiograph_start}
 ROW_MULTIPLE = 128  # FlexAttention's block size, of which static row lengths are a multiple
 
 

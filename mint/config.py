@@ -27,7 +27,7 @@ class TrainConfig:
     """Settings of ``train.py``; the resolved form is saved as ``config.toml`` in the run directory."""
 
     loss: str = option("orpo", "orpo, dpo, sft, rrpo, fire, mask-dpo, mdpo, simpo, cpo, or FILE.py:FUNCTION")
-    demo: str = option("disease", "embedded default, where no --model is given", choices=("disease", "tissue"))
+    demo: str = option("disease", "embedded default, where no --model is given", choices=("disease", "tissue", "radiograph"))
     model: str | None = option(None, "model directory or hub id; without it the embedded default runs", metavar="DIR|ID")
     data: str | None = option(None, "preference pairs, JSON Lines (.jsonl, .jsonl.gz, .parquet)", metavar="FILE")
     eval_data: str | None = option(None, "pairs to evaluate on, in the same form", metavar="FILE")

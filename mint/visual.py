@@ -21,6 +21,7 @@ from mint.files import write_aside
 from mint.models import load_language_model
 from mint.models.lora import load_adapter
 from mint.prefs.corrupt import INSIDE
+from mint.prefs.instructed_editor import ChatEndpoint
 
 
 def add_vqa(commands) -> None:
@@ -34,6 +35,10 @@ def add_vqa(commands) -> None:
     parser.add_argument("--instruction", default="", help="a line below every question")
     parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy")
     add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=64, batch_size=16)
+    parser.add_argument("--judge", metavar="MODEL", help="a chat model that says whether answers agree with the references")
+    parser.add_argument("--url", help="of --judge: an OpenAI-compatible address, as https://api.openai.com/v1")
+    parser.add_argument("--key-name", default="OPENAI_API_KEY", help="of --judge: the variable that holds the key")
+    parser.add_argument("--per-minute", type=float, default=60, help="of --judge: requests a minute (default 60)")
     parser.add_argument("--out", default="runs/vqa", metavar="DIR", help="default runs/vqa")
     parser.set_defaults(run=run_vqa)
 
@@ -43,10 +48,17 @@ def run_vqa(args: argparse.Namespace) -> None:
     questions, report = read_questions(args.questions, args.images, args.language)
     print(f"{args.questions}: {report}")
     vqa.check_truths(questions)
+    if args.judge and not args.url:
+        raise InputError("--judge needs --url")
+    replies = Path(args.out) / "replies"
+    judge = ChatEndpoint(args.url, args.judge, replies, args.per_minute, args.key_name) if args.judge else None
     model, tokenizer, reader = load_with_eyes(args)
     name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
     answers = vqa.answer_questions(model, tokenizer, reader, questions, args.instruction, **sampling(args))
     scores = [vqa.score_answer(answer, question) for answer, question in zip(answers, questions, strict=True)]
+    if judge:
+        verdicts = vqa.judge_answers(questions, answers, judge)
+        scores = [dataclasses.replace(score, judged=verdict) for score, verdict in zip(scores, verdicts, strict=True)]
     means = vqa.summarize(scores, questions)
     settings = {key: value for key, value in vars(args).items() if key != "run"}
     vqa.save_answers(Path(args.out), name, questions, answers, scores, means, settings)

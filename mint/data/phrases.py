@@ -16,19 +16,22 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 BREAKS, COMMAS = Regex(r"\n\d+\. |\n+|[;:] |\. "), Regex(r", (and |or )?")
 
 
-def train_phrases(texts: Iterable[str], vocabulary: int, control: Sequence[str], form: str) -> Tokenizer:
+def train_phrases(
+    texts: Iterable[str], vocabulary: int, control: Sequence[str], form: str, words: bool = False
+) -> Tokenizer:
     """A byte-level BPE of at most ``vocabulary`` entries over the clauses of ``texts``, control tokens included.
 
-    form: how a single text is wrapped, "$A" between control tokens ("[CLS] $A [SEP]").
+    form: how a single text is wrapped, "$A" between control tokens ("[CLS] $A [SEP]"). words: no token is longer than a
+    word, for models whose single words are rewarded.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(BREAKS, "isolated"),
-            pre_tokenizers.Split(COMMAS, "merged_with_next"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    by_clause = [
+        pre_tokenizers.Split(BREAKS, "isolated"),
+        pre_tokenizers.Split(COMMAS, "merged_with_next"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    by_word = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(by_word if words else by_clause)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(control),

@@ -36,15 +36,17 @@ def write_base(
     vocabulary: int = 10_000,
     seed: int = 0,
     vision: dict | None = None,
+    words: bool = False,
 ) -> Path:
     """Writes a model directory with a tokenizer trained on ``texts`` and random weights; returns its path.
 
     shape: a key of ``SHAPES``. The head is tied to the embedding, the context is 1,024 tokens. vision: ``vision_config``
-    of a CLIP image tower; with it, the model is a LLaVA that reads whole images, brought to the tower's size.
+    of a CLIP image tower; with it, the model is a LLaVA that reads whole images, brought to the tower's size. words: no
+    token is longer than a word.
     """
     folder = Path(folder)
     control = CONTROL if vision is None else (*CONTROL, IMAGE)
-    tokenizer = train_phrases(texts, vocabulary, control, f"{BOS} $A")
+    tokenizer = train_phrases(texts, vocabulary, control, f"{BOS} $A", words)
     ids = {token: tokenizer.token_to_id(token) for token in control}
     config = {
         "model_type": "llama",

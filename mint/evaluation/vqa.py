@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from mint.prefs.rules_editor import says_truth
 
 COLUMNS = {  # score -> heading of the printed table
     "clinical": "clinically right",
+    "judged": "right to the judge",
     "closed": "closed accuracy",
     "open": "open recall",
     "exact": "exact match",
@@ -33,6 +34,10 @@ COLUMNS = {  # score -> heading of the printed table
     "bleu_1": "BLEU-1",
     "unparsed": "unparsed",
 }
+JUDGE = (
+    "You compare an answer to a question about a medical image with the reference answer. Say whether the answer means the "
+    "same as the reference as far as the question asks. Reply with yes or no and nothing else."
+)
 YES_NO = ("accuracy", "precision", "recall", "f1", "yes_rate")
 
 
@@ -40,7 +45,8 @@ YES_NO = ("accuracy", "precision", "recall", "f1", "yes_rate")
 class AnswerScore:
     """closed, open: of a question of that kind, else None. unparsed: of a yes-no question, whether no answer was found.
 
-    clinical: where the truth is known, whether the answer says something and nothing false.
+    clinical: where the truth is known, whether the answer says something and nothing false. judged: what a judge says, if
+    there is one; None where its reply could not be read.
     """
 
     clinical: float | None
@@ -50,6 +56,7 @@ class AnswerScore:
     f1: float
     bleu_1: float
     unparsed: float | None
+    judged: float | None = None
 
 
 def words(text: str) -> list[str]:
@@ -88,6 +95,24 @@ def score_answer(answer: str, question: Question) -> AnswerScore:
         bleu_1=precision * short,
         unparsed=unparsed,
     )
+
+
+def judge_answers(
+    questions: Sequence[Question], answers: Sequence[str], complete: Callable[[Sequence[list[dict]]], Iterator[str]]
+) -> list[float | None]:
+    """Of each answer, whether a chat model finds that it agrees with the reference; None where its reply is no verdict.
+
+    complete: messages -> replies, one after the other.
+    """
+    asked = [
+        [
+            {"role": "system", "content": JUDGE},
+            {"role": "user", "content": f"Question: {q.text}\nReference: {q.answer}\nAnswer: {answer}"},
+        ]
+        for q, answer in zip(questions, answers, strict=True)
+    ]
+    verdicts = {"yes": 1.0, "no": 0.0, None: None}
+    return [verdicts[yes_or_no(reply)] for reply in complete(asked)]
 
 
 def check_truths(questions: Sequence[Question]) -> None:

@@ -26,7 +26,8 @@ def test_numbers_by_hand():
     assert found["ratio"] == pytest.approx(math.log(0.5 / (0.5 / 3)))
     assert found["kl"] == pytest.approx(math.log(1 / 0.5))
     middle = [0.75, 0.125, 0.0625, 0.0625]
-    js = 0.5 * math.log(1 / 0.75) + 0.5 * sum(a * math.log(a / m) for a, m in zip((0.5, 0.25, 0.125, 0.125), middle, strict=True))
+    given = zip((0.5, 0.25, 0.125, 0.125), middle, strict=True)
+    js = 0.5 * math.log(1 / 0.75) + 0.5 * sum(a * math.log(a / m) for a, m in given)
     assert found["js"] == pytest.approx(js)
     even = compare_maps(np.ones((2, 2)), mask)
     assert even["ratio"] == pytest.approx(0) and even["share"] == pytest.approx(even["area"])

@@ -10,6 +10,7 @@ import evaluate
 from mint.data.vqa import Question
 from mint.errors import InputError
 from mint.evaluation.vqa import format_means, score_answer, summarize, yes_no_scores
+from tests.prefs.test_edit_pairs import Server, address  # noqa: F401
 from tests.test_train_images import become, setting  # noqa: F401
 
 
@@ -97,3 +98,23 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
         assert [line["question"] for line in lines] == [row["question"] for row in rows]
         assert record["scores"]["closed"]["value"] == sum(line["closed"] for line in lines) / 3
         assert all((tmp_path / family / line["image"]).is_file() for line in lines)
+
+
+def test_a_judge(setting, tmp_path, address, capsys):  # noqa: F811
+    """Over a real connection: every answer beside its reference, a reply without a verdict is none."""
+    rows = [{"image": "tiles/red.png", "question": f"What is {c}?", "answer": f"the {c} one"} for c in "abc"]
+    (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["vqa", "--model", f"{setting}/model", "--questions", f"{setting}/questions.jsonl", "--images", str(setting)]
+    command += ["--device", "cpu", "--max-new-tokens", "4", "--judge", "some-model"]
+    assert evaluate.main(command) == 2 and "--judge needs --url" in capsys.readouterr().err
+    Server.reply = "Yes."
+    command += ["--url", address, "--per-minute", "100000"]
+    assert evaluate.main([*command, "--out", f"{tmp_path}/out"]) == 0
+    assert "right to the judge" in capsys.readouterr().out
+    asked = [body["messages"][1]["content"] for _, _, body in Server.bodies]
+    assert all(f"Reference: the {c} one" in text for c, text in zip("abc", asked, strict=True))
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"]["judged"]["value"] == 1.0
+    Server.reply = "Perhaps."
+    assert evaluate.main([*command, "--out", f"{tmp_path}/other"]) == 0
+    assert "right to the judge" not in capsys.readouterr().out
+    assert evaluate.main([*command, "--out", f"{tmp_path}/out"]) == 0 and len(Server.bodies) == 6  # replies are kept

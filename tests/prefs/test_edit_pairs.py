@@ -202,12 +202,13 @@ class Server(BaseHTTPRequestHandler):
     """An OpenAI-compatible chat model: fails as ``failures`` say, then answers."""
 
     failures, bodies = [], []
+    reply = VERDICT = "VERDICT: WRONG\nEDIT: There is an effusion on the left."
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         type(self).bodies.append((self.path, self.headers["Authorization"], body))
         status = self.failures.pop(0) if self.failures else 200
-        message = {"role": "assistant", "content": "VERDICT: WRONG\nEDIT: There is an effusion on the left."}
+        message = {"role": "assistant", "content": self.reply}
         content = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
         content["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
         content["usage"] = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -224,7 +225,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address():
-    Server.failures, Server.bodies = [], []
+    Server.failures, Server.bodies, Server.reply = [], [], Server.VERDICT
     server = HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1"

@@ -1,0 +1,106 @@
+"""The ways of alignment that FiRe-MPO's comparison sets beside each other, on the same pairs of one policy; and their table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mint.config import TrainConfig
+from mint.demo.radiograph_start import score
+from mint.evaluation.statistics import Estimate, bootstrap, paired_p
+from mint.files import write_aside
+from train import train
+
+METHODS = {
+    "SFT": {"loss": "sft"},
+    "DPO": {"loss": "dpo"},
+    "RRPO": {"loss": "rrpo"},
+    "mDPO": {"loss": "mdpo"},
+    "MASK-DPO": {"loss": "mask-dpo"},
+    "FiRe": {"loss": "fire"},
+}
+ABLATIONS = {
+    "FiRe, no forward KL": {"loss": "fire", "lam": 0.0},
+    "FiRe, no reverse KL": {"loss": "fire", "lam": 1.0},
+    "FiRe, no KL": {"loss": "fire", "alpha": 0.0},
+    "FiRe, no image term": {"loss": "fire", "gamma": 0.0},
+    "FiRe, visual pair of the chosen": {"loss": "fire", "visual": "chosen"},
+    "FiRe, visual pair of the rejected": {"loss": "fire", "visual": "rejected"},
+}
+ANSWERS = {"clinical": "clinically right", "closed": "closed accuracy", "open": "open recall"}
+LOOKING = {"drop_lesion": "drop, lesion", "difference": "lesion - elsewhere", "flip_lesion": "flips, lesion"}
+OURS = "FiRe"
+
+
+def align(
+    model: str, pairs: Path, unseen: Path, out: Path, methods: dict[str, dict], common: dict
+) -> Iterator[tuple[str, Path]]:
+    """(row, folder of its scores on ``unseen``) of every method, each trained from ``model`` on the file ``pairs``."""
+    for row, settings in methods.items():
+        folder = out / row.lower().replace(",", "").replace(" ", "-")
+        where = {"model": model, "data": str(pairs), "out": str(folder), "device": "cpu"}
+        train(TrainConfig(**{**common, **settings, **where}))
+        print(score(row, model, folder / "adapter", folder / "scores", unseen), flush=True)
+        yield row, folder / "scores"
+
+
+def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """score -> ([runs, items], the image of each item), of several runs of one row; an item without the score is left out."""
+    found = {}
+    for names, file in ((ANSWERS, "predictions.jsonl"), (LOOKING, "sensitivity/pairs.jsonl")):
+        runs = [[json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()] for folder in folders]
+        for name in names:
+            had = [i for i in range(len(runs[0])) if all(run[i][name] is not None for run in runs)]
+            images = [runs[0][i].get("image", runs[0][i]["id"].rpartition("-")[0]) for i in had]
+            found[name] = np.array([[run[i][name] for i in had] for run in runs]), images
+    return found
+
+
+def compare(rows: dict[str, list[Path]], out: Path) -> str:
+    """The table of all rows and FiRe's lead over each, as text; saved in ``out`` as table.md and table.json.
+
+    Intervals draw images (with all their questions) and, where a row has several, seeds. Flips are of pairs that were right
+    in every run, so their items differ from row to row and are not compared pair by pair.
+    """
+    scores = {row: read_scores(folders) for row, folders in rows.items()}
+    columns = ANSWERS | LOOKING
+    estimates = {
+        row: {name: bootstrap(some[name][0], groups=some[name][1]) for name in columns} for row, some in scores.items()
+    }
+    lines = ["| | runs | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
+    for row, found in estimates.items():
+        cells = [_cell(found[name], name) for name in columns]
+        lines.append(f"| {row} | {len(rows[row])} | " + " | ".join(cells) + " |")
+    compared = ("clinical", "difference")
+    leads = {}
+    lines += ["", f"| {OURS}'s lead over | " + " | ".join(f"{columns[name]} | p" for name in compared) + " |"]
+    lines.append("|---" * (2 * len(compared) + 1) + "|")
+    for row in rows:
+        if row == OURS or OURS not in rows:
+            continue
+        cells = []
+        for name in compared:
+            (ours, images), (theirs, _) = scores[OURS][name], scores[row][name]
+            gap = ours - theirs if len(ours) == len(theirs) else (ours.mean(0) - theirs.mean(0))[None]
+            lead, p = bootstrap(gap, groups=images), paired_p(ours.mean(0), theirs.mean(0), groups=images)
+            leads.setdefault(row, {})[name] = {**vars(lead), "p": p}
+            cells.append(f"{_cell(lead, name, sign='+')} | {p:.4f}")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    text = "\n".join(lines) + "\n"
+    record = {
+        "rows": {row: {name: vars(e) for name, e in found.items()} for row, found in estimates.items()},
+        "by_seed": {row: {name: some[name][0].mean(1).tolist() for name in columns} for row, some in scores.items()},
+        "leads": leads,
+    }
+    write_aside(out / "table.json", json.dumps(record, indent=2) + "\n")
+    write_aside(out / "table.md", text)
+    return text
+
+
+def _cell(e: Estimate, name: str, sign: str = "") -> str:
+    nats = name in ("drop_lesion", "difference")
+    scale, form = (1, f"{sign}.2f") if nats else (100, f"{sign}.1f")
+    return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"

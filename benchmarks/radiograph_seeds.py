@@ -1,0 +1,66 @@
+"""FiRe-MPO's comparison on drawn radiographs over several seeds, unattended.
+
+Every seed draws its own patients; the cached policy is asked about them, its answers are edited, the lesions painted over,
+and each method starts from the policy with the same pairs. All are scored on the same unseen radiographs.
+
+    python -m benchmarks.radiograph_seeds --out DIR [--seeds 5] [--no-ablations]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.fire_methods import ABLATIONS, METHODS, align, compare
+from mint.data.preferences import write_jsonl
+from mint.demo.radiograph_set import write_set
+from mint.demo.radiograph_start import ALIGN, ASKED, make_pairs, prepare, score
+from mint.errors import InputError
+from mint.prefs.question_files import contrasts
+from train import train
+
+UNSEEN = (300, 77)  # images and seed; not those of the demo, on which the rates were chosen
+RATES = {}  # of methods whose best learning rate is not the recipe's
+
+
+def run_seeds(out: Path, seeds: int, methods: dict[str, dict]) -> str:
+    """Trains and scores all methods; returns the table. Raises InputError for fewer than one seed."""
+    if seeds < 1:
+        raise InputError(f"at least one seed, not {seeds}")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; give another folder")
+    model, unseen = str(prepare(train) / "model"), out / "unseen"
+    records = write_set(unseen, "unseen", *UNSEEN)
+    write_jsonl(unseen / "test.jsonl", records)
+    write_jsonl(unseen / "contrasts.jsonl", contrasts(records))
+    print(score("base", model, None, out / "base", unseen))
+    rows = {"base": [out / "base"]}
+    for seed in range(seeds):
+        folder = out / f"seed-{seed}"
+        write_jsonl(folder / "questions.jsonl", write_set(folder, "asked", ASKED[0], 100 + seed))
+        make_pairs(folder, Path(model))
+        for row, scores in align(model, folder / "pairs.jsonl", unseen, folder, methods, {**ALIGN, "seed": seed}):
+            rows.setdefault(row, []).append(scores)
+        print(compare(rows, out), flush=True)
+    return compare(rows, out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--no-ablations", action="store_true", help="the methods alone")
+    args = parser.parse_args()
+    methods = {row: {**settings, **RATES.get(row, {})} for row, settings in METHODS.items()}
+    if not args.no_ablations:
+        methods |= ABLATIONS
+    try:
+        print(run_seeds(Path(args.out), args.seeds, methods))
+    except InputError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

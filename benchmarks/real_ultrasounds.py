@@ -1,0 +1,70 @@
+"""FiRe-MPO on real breast ultrasounds (BUSI): a small policy, its own answers, their edits, scores on unseen images.
+
+    python generate_prefs.py questions --lesions labels.tsv --views 12        # beside the images
+    python -m benchmarks.real_ultrasounds --set DIR --out OUT [--seeds 3]
+
+The policy is the embedded default's model that describes drawn radiographs, taught on the lessons of the set (descriptions,
+then answers). It answers the set's questions; its answers are edited, the lesions painted over inside their true masks; every
+method starts from it with the same pairs. Scored on the images that neither lessons nor questions show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.fire_methods import METHODS, align, compare
+from benchmarks.radiograph_seeds import RATES
+from mint.data.preferences import write_jsonl
+from mint.demo.radiograph_start import ALIGN, DESCRIBING, TEACH, make_pairs, prepare, score, teach
+from mint.errors import InputError
+from mint.prefs.lesion_questions import DESCRIBE
+from train import train
+
+ROWS = ("SFT", "DPO", "RRPO", "FiRe")
+
+
+def run(folder: Path, out: Path, seeds: int) -> str:
+    """Teaches, asks, aligns, scores; returns the table. Raises InputError for a folder without its files, or one in use."""
+    if seeds < 1:
+        raise InputError(f"at least one seed, not {seeds}")
+    missing = [name for name in ("lessons.jsonl", "questions.jsonl", "test.jsonl") if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} has no {missing[0]}: write it with generate_prefs.py questions --lesions TABLE")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; give another folder")
+    lessons = [json.loads(line) for line in (folder / "lessons.jsonl").read_text(encoding="utf-8").splitlines()]
+    descriptions = folder / "descriptions.jsonl"  # beside the lessons, whose images it names
+    write_jsonl(descriptions, (lesson for lesson in lessons if lesson["prompt"][0]["content"] == DESCRIBE))
+    start = out / "policy"
+    start.parent.mkdir(parents=True, exist_ok=True)
+    start.symlink_to((prepare(train) / "model").resolve())
+    model = str(teach(teach(start, descriptions, DESCRIBING, train), folder / "lessons.jsonl", TEACH, train))
+    print(score("base", model, None, out / "base", folder))
+    make_pairs(folder, Path(model))
+    rows = {"base": [out / "base"]}
+    methods = {row: {**METHODS[row], **RATES.get(row, {})} for row in ROWS}
+    for seed in range(seeds):
+        for row, scores in align(model, folder / "pairs.jsonl", folder, out / f"seed-{seed}", methods, {**ALIGN, "seed": seed}):
+            rows.setdefault(row, []).append(scores)
+        print(compare(rows, out), flush=True)
+    return compare(rows, out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", required=True, metavar="DIR", help="where the question files and images lie")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    try:
+        print(run(Path(args.set), Path(args.out), args.seeds))
+    except InputError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

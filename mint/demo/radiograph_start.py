@@ -1,0 +1,134 @@
+"""The embedded default of FiRe-MPO: ``python train.py --loss fire --demo radiograph``.
+
+1. Radiographs are drawn (``radiographs``), with questions about them (``radiograph_set``).
+2. A tokenizer and a tiny LLaVA are made. It is taught to describe radiographs of all kinds of patients, then to answer
+   questions about those of one ward, where most findings are large, low and on the left: the policy. It can see, but
+   where it is in doubt it says what was usual there.
+3. It answers questions about other patients. The rules' editor, which knows the truth, edits every answer minimally; the
+   lesions of these images are painted over with what surrounds them. All of this is cached.
+4. The chosen loss aligns the policy on its own answers and their edits. It is scored on unseen radiographs, before and
+   after: what it says, and whether that rests on the lesion.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from mint.config import TrainConfig
+from mint.data.chat import load_tokenizer
+from mint.data.images import load_processor
+from mint.data.pair_images import ImageReader, find_images
+from mint.data.preferences import read_preferences, write_jsonl
+from mint.data.vqa import Question, read_questions
+from mint.demo.base import TOWER, write_base
+from mint.demo.cache import cached
+from mint.demo.first_start import Train, align
+from mint.demo.radiograph_set import DESCRIBE, write_set
+from mint.demo.radiographs import EVERYONE, Patients
+from mint.evaluation import sensitivity, vqa
+from mint.models import load_model
+from mint.models.lora import load_adapter, merge_lora
+from mint.prefs.corrupt import CorruptReport, corrupt_records
+from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor
+from mint.prefs.question_files import lessons, write_question_files
+
+# radiographs and seed: those described to the model, those of the ward, those it is asked about, the unseen ones
+SHOWN, TAUGHT, ASKED, UNSEEN = (5000, 30), (1500, 31), (600, 32), (200, 33)
+WARD = Patients(present=0.7, left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7))
+PATCH = 16
+DESCRIBING = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+TEACH = {**DESCRIBING, "steps": 400, "lr": 5e-4}
+ALIGN = {"steps": 240, "batch_size": 16, "lr": 1e-4, "lora_rank": 64, "lora_alpha": 128.0}
+ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
+MODE = "surroundings"  # the tower's patches average single pixels' noise away
+SOURCES = ["base.py", "radiograph_set.py", "radiograph_start.py", "radiographs.py"]
+DECODING = {"max_new_tokens": 60, "batch_size": 64}
+
+
+def run(config: TrainConfig, train: Train) -> None:
+    """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
+    align(config, train, ALIGN, prepare(train), compare)
+
+
+def prepare(train: Train) -> Path:
+    """The cache, built if it is not there."""
+    return cached("radiograph", SOURCES, lambda folder: build(folder, train))
+
+
+def build(folder: Path, train: Train) -> None:
+    """Images, policy, its answers and their edits, corrupted images."""
+    shown = write_set(folder, "shown", *SHOWN, EVERYONE, masks=False)
+    taught = write_set(folder, "taught", *TAUGHT, WARD, masks=False)
+    asked, unseen = write_set(folder, "asked", *ASKED), write_set(folder, "unseen", *UNSEEN)
+    write_jsonl(folder / "descriptions.jsonl", lessons([record for record in shown if record["question"] == DESCRIBE]))
+    write_question_files(folder, taught, asked, unseen)
+    write_base(folder / "blank", texts(taught), "demo", 500, vision={**TOWER, "patch_size": PATCH}, words=True)
+    describing = teach(folder / "blank", folder / "descriptions.jsonl", DESCRIBING, train)
+    answering = teach(describing, folder / "lessons.jsonl", TEACH, train)
+    answering.rename(folder / "model")
+    shutil.rmtree(folder / "blank.taught")
+    make_pairs(folder, folder / "model")
+
+
+def teach(model: Path, data: Path, recipe: dict, train: Train) -> Path:
+    """The directory of ``model`` trained on all of the answers of ``data``."""
+    where = {"model": str(model), "data": str(data), "out": f"{model}.taught"}
+    return train(TrainConfig(loss="sft", full=True, device="cpu", **where, **recipe)).path / "model"
+
+
+def texts(records: Sequence[dict]) -> list[str]:
+    """What the tokenizer is trained on: questions, answers, roles."""
+    return [text for record in records for text in (record["question"], record["answer"], "system", "user", "assistant")]
+
+
+def make_pairs(folder: Path, model: Path) -> None:
+    """The policy's answers to ``questions.jsonl`` there, edited (``edited.jsonl``), with corrupted images (``pairs.jsonl``)."""
+    file = folder / "questions.jsonl"
+    answers = answer(str(model), None, read_questions(file, folder)[0])
+    report, rejects = EditReport(), []
+    write_jsonl(folder / "edited.jsonl", edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
+    print(f"pairs: {report}")
+    edited = read_preferences(folder / "edited.jsonl")
+    located, out, corrupted = find_images(edited, folder / "edited.jsonl"), folder / "pairs.jsonl", CorruptReport()
+    rows = [json.loads(line) for line in (folder / "edited.jsonl").read_text(encoding="utf-8").splitlines()]
+    names = corrupt_records(located, folder / "edited.jsonl", out, MODE, corrupted)
+    write_jsonl(out, ({**row, "corrupted_images": files} for row, (_, files) in zip(rows, names, strict=True)))
+    print(f"corrupted: {corrupted}")
+
+
+def answer(model_dir: str, adapter: Path | None, questions: Sequence[Question]) -> list[str]:
+    """A model's answers, without random choices."""
+    return vqa.answer_questions(*load(model_dir, adapter), questions, **DECODING)
+
+
+def load(model_dir: str, adapter: Path | None) -> tuple:
+    """(model with its adapter merged, tokenizer, reader of its images)."""
+    model = load_model(model_dir)
+    if adapter is not None:
+        merge_lora(load_adapter(model, adapter), drop=True)
+    return model, load_tokenizer(model_dir), ImageReader(load_processor(model.source_dir))
+
+
+def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
+    """Scores the policy before and after on unseen radiographs; prints the tables, saves them with the run."""
+    after = (str(folder / "model"), None) if config.full else (config.model, folder / "adapter")
+    for name, model in (("before", (config.model, None)), ("after", after)):
+        print(f"\n{score(name, *model, folder / f'scores-{name}', cache)}\n")
+
+
+def score(name: str, model_dir: str, adapter: Path | None, folder: Path, unseen: Path) -> str:
+    """The scores of a model on the unseen radiographs of a folder, as text; saved in ``folder``."""
+    questions, _ = read_questions(unseen / "test.jsonl", unseen)
+    answers = answer(model_dir, adapter, questions)
+    scores = [vqa.score_answer(text, question) for text, question in zip(answers, questions, strict=True)]
+    means = vqa.summarize(scores, questions)
+    vqa.save_answers(folder, name, questions, answers, scores, means, {"questions": len(questions)})
+    pairs = find_images(read_preferences(unseen / "contrasts.jsonl"), unseen / "contrasts.jsonl")
+    records = sensitivity.corrupt_both(pairs, unseen / "contrasts.jsonl", folder / "images", MODE)
+    found = sensitivity.measure(*load(model_dir, adapter), records, batch_size=32)
+    looked = sensitivity.summarize(found, {record.id: record.images[0] for record in records["lesion"]})
+    sensitivity.save(folder / "sensitivity", name, found, looked, {"mode": MODE})
+    return f"{vqa.format_means(name, means, None)}\n\n{sensitivity.format_means(name, looked)}"

@@ -36,14 +36,17 @@ OURS = "FiRe"
 
 
 def align(
-    model: str, pairs: Path, unseen: Path, out: Path, methods: dict[str, dict], common: dict
+    model: str, pairs: Path, out: Path, methods: dict[str, dict], common: dict, unseen: Path, records: dict
 ) -> Iterator[tuple[str, Path]]:
-    """(row, folder of its scores on ``unseen``) of every method, each trained from ``model`` on the file ``pairs``."""
+    """(row, folder of its scores) of every method, each trained from ``model`` on the file ``pairs``.
+
+    unseen, records: what they are scored on, as ``score`` takes it.
+    """
     for row, settings in methods.items():
         folder = out / row.lower().replace(",", "").replace(" ", "-")
         where = {"model": model, "data": str(pairs), "out": str(folder), "device": "cpu"}
         train(TrainConfig(**{**common, **settings, **where}))
-        print(score(row, model, folder / "adapter", folder / "scores", unseen), flush=True)
+        print(score(row, model, folder / "adapter", folder / "scores", unseen, records), flush=True)
         yield row, folder / "scores"
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from benchmarks.fire_methods import ABLATIONS, METHODS, align, compare
 from mint.data.preferences import write_jsonl
 from mint.demo.radiograph_set import write_set
-from mint.demo.radiograph_start import ALIGN, ASKED, make_pairs, prepare, score
+from mint.demo.radiograph_start import ALIGN, ASKED, contrast_images, make_pairs, prepare, score
 from mint.errors import InputError
 from mint.prefs.question_files import contrasts
 from train import train
 
-UNSEEN = (300, 77)  # images and seed; not those of the demo, on which the rates were chosen
+UNSEEN = (150, 77)  # images and seed; not those of the demo, on which the rates were chosen
 RATES = {}  # of methods whose best learning rate is not the recipe's
 
 
@@ -34,13 +34,15 @@ def run_seeds(out: Path, seeds: int, methods: dict[str, dict]) -> str:
     records = write_set(unseen, "unseen", *UNSEEN)
     write_jsonl(unseen / "test.jsonl", records)
     write_jsonl(unseen / "contrasts.jsonl", contrasts(records))
-    print(score("base", model, None, out / "base", unseen))
+    painted = contrast_images(unseen, out / "contrasts")
+    print(score("base", model, None, out / "base", unseen, painted))
     rows = {"base": [out / "base"]}
     for seed in range(seeds):
         folder = out / f"seed-{seed}"
         write_jsonl(folder / "questions.jsonl", write_set(folder, "asked", ASKED[0], 100 + seed))
         make_pairs(folder, Path(model))
-        for row, scores in align(model, folder / "pairs.jsonl", unseen, folder, methods, {**ALIGN, "seed": seed}):
+        common = {**ALIGN, "seed": seed}
+        for row, scores in align(model, folder / "pairs.jsonl", folder, methods, common, unseen, painted):
             rows.setdefault(row, []).append(scores)
         print(compare(rows, out), flush=True)
     return compare(rows, out)

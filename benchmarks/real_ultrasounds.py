@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.fire_methods import METHODS, align, compare
 from benchmarks.radiograph_seeds import RATES
 from mint.data.preferences import write_jsonl
-from mint.demo.radiograph_start import ALIGN, DESCRIBING, TEACH, make_pairs, prepare, score, teach
+from mint.demo.radiograph_start import ALIGN, DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score, teach
 from mint.errors import InputError
 from mint.prefs.lesion_questions import DESCRIBE
 from train import train
@@ -42,12 +42,14 @@ def run(folder: Path, out: Path, seeds: int) -> str:
     start.parent.mkdir(parents=True, exist_ok=True)
     start.symlink_to((prepare(train) / "model").resolve())
     model = str(teach(teach(start, descriptions, DESCRIBING, train), folder / "lessons.jsonl", TEACH, train))
-    print(score("base", model, None, out / "base", folder))
+    painted = contrast_images(folder, out / "contrasts")
+    print(score("base", model, None, out / "base", folder, painted))
     make_pairs(folder, Path(model))
     rows = {"base": [out / "base"]}
     methods = {row: {**METHODS[row], **RATES.get(row, {})} for row in ROWS}
     for seed in range(seeds):
-        for row, scores in align(model, folder / "pairs.jsonl", folder, out / f"seed-{seed}", methods, {**ALIGN, "seed": seed}):
+        place, common = out / f"seed-{seed}", {**ALIGN, "seed": seed}
+        for row, scores in align(model, folder / "pairs.jsonl", place, methods, common, folder, painted):
             rows.setdefault(row, []).append(scores)
         print(compare(rows, out), flush=True)
     return compare(rows, out)

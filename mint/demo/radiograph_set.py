@@ -28,11 +28,10 @@ DESCRIBE = "Describe the radiograph."
 
 @dataclass(frozen=True)
 class DrawnQuestion:
-    """A question about a drawn radiograph. kind: closed or open; mask: what it is about, where that is there."""
+    """A question about a drawn radiograph. mask: what it is about, where that is there."""
 
     text: str
     answer: str
-    kind: str
     truth: dict
     mask: np.ndarray | None
 
@@ -45,21 +44,20 @@ def ask(drawn: Radiograph) -> list[DrawnQuestion]:
     for kind in KINDS:
         finding, asked = found.get(kind), {**known, "about": [kind]}
         article = "an" if kind[0] in "aeiou" else "a"
-        there = f"{f'Yes, there is {article}' if finding else 'No, there is no'} {kind} on this radiograph."
-        truth = {**asked, "answer": "yes" if finding else "no"}
+        there = f"There is {article if finding else 'no'} {kind} on this radiograph."  # one word decides
         mask = finding.mask if finding else None
-        questions.append(DrawnQuestion(f"Is there {article} {kind}?", there, "closed", truth, mask))
+        questions.append(DrawnQuestion(f"Is there {article} {kind}?", there, asked, mask))
         if finding:
             where = f"The {kind} is {_place(finding)}."
-            questions.append(DrawnQuestion(f"Where is the {kind}?", where, "open", asked, mask))
+            questions.append(DrawnQuestion(f"Where is the {kind}?", where, asked, mask))
             size = f"The {kind} is {finding.degree}."
-            questions.append(DrawnQuestion(f"How large is the {kind}?", size, "open", asked, mask))
+            questions.append(DrawnQuestion(f"How large is the {kind}?", size, asked, mask))
     seen = [f"There is a {found[kind].degree} {kind} {_place(found[kind])}." for kind in KINDS if kind in found]
     absent = [kind for kind in KINDS if kind not in found]
     if absent:
         seen.append(f"There is no {', '.join(absent[:-1])}{' or ' if absent[1:] else ''}{absent[-1]}.")
     together = np.logical_or.reduce([finding.mask for finding in drawn.findings]) if found else None
-    questions.append(DrawnQuestion(DESCRIBE, " ".join(seen), "open", known, together))
+    questions.append(DrawnQuestion(DESCRIBE, " ".join(seen), known, together))
     return questions
 
 
@@ -90,7 +88,7 @@ def write_set(
         drawn.image.save(folder / "images" / f"{stem}.png")
         for place, question in enumerate(ask(drawn)):
             record = {"id": f"{stem}-{place}", "image": f"images/{stem}.png", "question": question.text}
-            record |= {"answer": question.answer, "answer_type": question.kind, "truth": question.truth}
+            record |= {"answer": question.answer, "answer_type": "open", "truth": question.truth}
             if masks and question.mask is not None:
                 record["mask"] = f"masks/{stem}-{place}.png"
                 Image.fromarray(question.mask).save(folder / record["mask"])

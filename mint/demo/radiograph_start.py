@@ -21,8 +21,8 @@ from mint.config import TrainConfig
 from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, find_images
-from mint.data.preferences import read_preferences, write_jsonl
-from mint.data.vqa import Question, read_questions
+from mint.data.preferences import Preference, read_preferences, write_jsonl
+from mint.data.vqa import read_questions
 from mint.demo.base import TOWER, write_base
 from mint.demo.cache import cached
 from mint.demo.first_start import Train, align
@@ -87,7 +87,7 @@ def texts(records: Sequence[dict]) -> list[str]:
 def make_pairs(folder: Path, model: Path) -> None:
     """The policy's answers to ``questions.jsonl`` there, edited (``edited.jsonl``), with corrupted images (``pairs.jsonl``)."""
     file = folder / "questions.jsonl"
-    answers = answer(str(model), None, read_questions(file, folder)[0])
+    answers = vqa.answer_questions(*load(str(model), None), read_questions(file, folder)[0], **DECODING)
     report, rejects = EditReport(), []
     write_jsonl(folder / "edited.jsonl", edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
     print(f"pairs: {report}")
@@ -97,11 +97,6 @@ def make_pairs(folder: Path, model: Path) -> None:
     names = corrupt_records(located, folder / "edited.jsonl", out, MODE, corrupted)
     write_jsonl(out, ({**row, "corrupted_images": files} for row, (_, files) in zip(rows, names, strict=True)))
     print(f"corrupted: {corrupted}")
-
-
-def answer(model_dir: str, adapter: Path | None, questions: Sequence[Question]) -> list[str]:
-    """A model's answers, without random choices."""
-    return vqa.answer_questions(*load(model_dir, adapter), questions, **DECODING)
 
 
 def load(model_dir: str, adapter: Path | None) -> tuple:
@@ -115,20 +110,28 @@ def load(model_dir: str, adapter: Path | None) -> tuple:
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     """Scores the policy before and after on unseen radiographs; prints the tables, saves them with the run."""
     after = (str(folder / "model"), None) if config.full else (config.model, folder / "adapter")
+    records = contrast_images(cache, folder / "contrasts")
     for name, model in (("before", (config.model, None)), ("after", after)):
-        print(f"\n{score(name, *model, folder / f'scores-{name}', cache)}\n")
+        print(f"\n{score(name, *model, folder / f'scores-{name}', cache, records)}\n")
 
 
-def score(name: str, model_dir: str, adapter: Path | None, folder: Path, unseen: Path) -> str:
-    """The scores of a model on the unseen radiographs of a folder, as text; saved in ``folder``."""
+def contrast_images(unseen: Path, folder: Path) -> dict[str, list[Preference]]:
+    """The contrasts of a folder's unseen radiographs with the lesion painted over, and elsewhere; images in ``folder``."""
+    file = unseen / "contrasts.jsonl"
+    return sensitivity.corrupt_both(find_images(read_preferences(file), file), file, folder, MODE)
+
+
+def score(
+    name: str, model_dir: str, adapter: Path | None, folder: Path, unseen: Path, records: dict[str, list[Preference]]
+) -> str:
+    """The scores of a model on the unseen images of a folder, as text; saved in ``folder``. records: ``contrast_images``."""
     questions, _ = read_questions(unseen / "test.jsonl", unseen)
-    answers = answer(model_dir, adapter, questions)
+    loaded = load(model_dir, adapter)
+    answers = vqa.answer_questions(*loaded, questions, **DECODING)
     scores = [vqa.score_answer(text, question) for text, question in zip(answers, questions, strict=True)]
     means = vqa.summarize(scores, questions)
     vqa.save_answers(folder, name, questions, answers, scores, means, {"questions": len(questions)})
-    pairs = find_images(read_preferences(unseen / "contrasts.jsonl"), unseen / "contrasts.jsonl")
-    records = sensitivity.corrupt_both(pairs, unseen / "contrasts.jsonl", folder / "images", MODE)
-    found = sensitivity.measure(*load(model_dir, adapter), records, batch_size=32)
+    found = sensitivity.measure(*loaded, records, batch_size=32)
     looked = sensitivity.summarize(found, {record.id: record.images[0] for record in records["lesion"]})
     sensitivity.save(folder / "sensitivity", name, found, looked, {"mode": MODE})
     return f"{vqa.format_means(name, means, None)}\n\n{sensitivity.format_means(name, looked)}"

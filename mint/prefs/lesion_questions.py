@@ -116,28 +116,28 @@ def ask(lesion: Lesion, kinds: Sequence[str], folder: Path) -> list[dict]:
     there = fact["present"]
     known = {"findings": [fact], "zones": list(ZONES)}
     asked = {**known, "about": NAMES[:1]}
-    answers = [("Is there a lesion?", f"{'Yes, there is a' if there else 'No, there is no'} lesion on this image.", "closed")]
-    truths = [{**asked, "answer": "yes" if there else "no"}]
+    answers = [("Is there a lesion?", f"There is {'a' if there else 'no'} lesion on this image.")]  # one word decides
+    truths = [asked]
     if there:
         article = "an" if lesion.label[0].lower() in "aeiou" else "a"
         place = " ".join(fact[name] for name in ("zone", "side") if name in fact)
         where = f" in the {place} part" if place else ""
         of_kind = {"terms": {"kind": lesion.label}, "kinds": {"kind": list(kinds)}}
         if place:
-            answers.append(("Where is the lesion?", f"The lesion is{where}.", "open"))
+            answers.append(("Where is the lesion?", f"The lesion is{where}."))
             truths.append(asked)
-        answers.append(("How large is the lesion?", f"The lesion is {fact['degree']}.", "open"))
-        answers.append(("What kind of lesion is it?", f"It is {article} {lesion.label} lesion.", "open"))
-        answers.append((DESCRIBE, f"There is a {fact['degree']} {lesion.label} lesion{where}.", "open"))
+        answers.append(("How large is the lesion?", f"The lesion is {fact['degree']}."))
+        answers.append(("What kind of lesion is it?", f"It is {article} {lesion.label} lesion."))
+        answers.append((DESCRIBE, f"There is a {fact['degree']} {lesion.label} lesion{where}."))
         truths += [asked, {**known, **of_kind}, {**asked, **of_kind}]
     else:
-        answers.append((DESCRIBE, "There is no lesion.", "open"))
+        answers.append((DESCRIBE, "There is no lesion."))
         truths.append(asked)
     records = []
     name, mask = (os.path.relpath(file, folder) for file in (lesion.image, lesion.mask_file))
-    for place, ((question, answer, kind), truth) in enumerate(zip(answers, truths, strict=True)):
+    for place, ((question, answer), truth) in enumerate(zip(answers, truths, strict=True)):
         record = {"id": f"{lesion.image.stem}-{place}", "image": name, "question": question, "answer": answer}
-        records.append(record | {"answer_type": kind, "truth": truth} | ({"mask": mask} if there else {}))
+        records.append(record | {"answer_type": "open", "truth": truth} | ({"mask": mask} if there else {}))
     return records
 
 

@@ -18,7 +18,8 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(radiograph_start, name, drawn)
     for recipe in (radiograph_start.DESCRIBING, radiograph_start.TEACH, radiograph_start.ALIGN):
         monkeypatch.setitem(recipe, "steps", 2)
-    monkeypatch.setattr(radiograph_start, "answer", lambda model, adapter, questions: [q.answer for q in questions])
+    true = lambda model, tokenizer, reader, questions, **_: [q.answer for q in questions]  # noqa: E731
+    monkeypatch.setattr(radiograph_start.vqa, "answer_questions", true)
     return tmp_path
 
 

@@ -63,7 +63,7 @@ def stated(answer: str) -> dict[str, tuple | None]:
 
 
 def agrees(answer: str, truth: dict) -> bool:
-    """Another checker than the editor's: every stated facet is the truth's, and so is a leading yes or no."""
+    """Another checker than the editor's: every stated facet is the truth's."""
     facts = {fact["names"][-1]: fact for fact in truth["findings"]}
     for kind, facets in stated(answer).items():
         fact = facts[kind]
@@ -72,12 +72,11 @@ def agrees(answer: str, truth: dict) -> bool:
         known = (fact.get("degree"), fact.get("side"), fact.get("zone"))
         if facets and any(told is not None and told != real for told, real in zip(facets, known, strict=True)):
             return False
-    first = re.match(r"(yes|no)\b[,.]?", answer.lower())
-    return not (first and "answer" in truth and first.group(1) != truth["answer"])
+    return True
 
 
 def test_answers_are_true_and_their_edits_false():
-    """By both checkers; of the answers' words at least 80 % stay, and a yes never stands before a denial."""
+    """By both checkers; of the answers' words at least 80 % stay, in nearly all one word decides."""
     kept = words = 0
     for number, drawn in enumerate(DRAWN[:120]):
         for question in ask(drawn):
@@ -86,7 +85,6 @@ def test_answers_are_true_and_their_edits_false():
             (edit,) = rules_editor([(_asked(question, f"{number}"), question.answer)])
             assert edit.right and contradictions(edit.edited, truth)
             assert not agrees(edit.edited, question.truth), edit
-            assert not re.match(r"yes, there is no|no, there is an? ", edit.edited.lower()), edit
             kept += share_kept(edit.answer, edit.edited) * len(edit.answer.split())
             words += len(edit.answer.split())
     assert kept / words >= 0.8
@@ -124,7 +122,7 @@ def test_the_files_are_what_the_commands_read(tmp_path, capsys):
     asked = read_asked(folder / "questions.jsonl")
     assert len({one.images for one in asked}) == 5 and len(asked) >= 25
     questions, report = read_questions(folder / "test.jsonl", folder)
-    assert "on 6 images" in report and {question.kind for question in questions} == {"closed", "open"}
+    assert "on 6 images" in report and {question.kind for question in questions} == {"open"}
     assert len(read_preferences(folder / "lessons.jsonl", require_rejected=False)) >= 20
     for pair in read_preferences(folder / "contrasts.jsonl"):
         assert (folder / pair.extra["mask"]).is_file() and "<mask>" in pair.chosen + pair.rejected

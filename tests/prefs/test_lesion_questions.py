@@ -55,7 +55,7 @@ def test_the_truth_is_that_of_the_mask(table, tmp_path, capsys):
         if "kind" in one.truth.terms:
             assert lesion.label in one.answer and set(one.truth.kinds["kind"]) == {"benign", "malignant"}
     questions, report = read_questions(tmp_path / "test.jsonl", tmp_path)
-    assert {q.kind for q in questions} == {"closed", "open"} and all(q.truth for q in questions)
+    assert all(q.kind == "open" and q.truth for q in questions)
     for pair in read_preferences(tmp_path / "contrasts.jsonl"):
         truth = next(one.truth for one in asked if one.id == pair.id)
         plain = [side.replace("<mask>", "").replace("</mask>", "") for side in (pair.chosen, pair.rejected)]
@@ -73,7 +73,7 @@ def test_by_hand(tmp_path):
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     answers = [row.get("answer", row.get("chosen")) for row in rows]
     assert answers == [
-        "Yes, there is a lesion on this image.",
+        "There is a lesion on this image.",
         "The lesion is in the lower right part.",
         "The lesion is moderate.",
         "It is a malignant lesion.",

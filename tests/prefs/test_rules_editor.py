@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mint.errors import InputError
-from mint.prefs.claims import Truth
-from mint.prefs.rules_editor import contradictions, edit_answer, make_true, share_kept
+from mint.prefs.claims import Finding, Truth
+from mint.prefs.rules_editor import contradictions, edit_answer, make_true, says_truth, share_kept
 
 NAMES = {"effusion": ["pleural effusion", "effusion"]}
 KINDS = {"modality": ["CT", "MRI", "X-ray", "ultrasound"], "organ": ["chest", "brain", "abdomen"]}
@@ -114,3 +114,28 @@ def test_no_text_is_too_odd():
         assert (edited == answer) or contradictions(answer, known)
         edit_answer(answer, known, "x")
         make_true(edited, known)
+
+
+def test_a_false_answer_does_not_contradict_itself():
+    """Yes and no turn with the presence of what the answer speaks of, not with that of other findings."""
+    findings = (Finding(("nodule",), True, degree=0), Finding(("effusion",), False), Finding(("mass",), True))
+    for asked, answer, wanted in (
+        ("nodule", "Yes, there is a nodule.", "No, there is no nodule."),
+        ("effusion", "No, there is no effusion.", "Yes, there is an effusion."),
+        ("nodule", "Yes.", "No."),
+    ):
+        truth = Truth(findings, answer=answer[:-1].split(",")[0].lower(), about=(asked,))
+        assert {edit_answer(answer, truth, str(key)).edited for key in range(20)} == {wanted}
+    truth = Truth(findings, answer="yes", about=("nodule",))
+    edits = {edit_answer("Yes, there is a small nodule.", truth, str(key)).edited for key in range(40)}
+    others = {f"Yes, there is a {degree} nodule." for degree in ("moderate", "large")}
+    assert edits == {"No, there is no small nodule.", *others}
+
+
+def test_an_answer_to_another_question_is_none():
+    truth = Truth((Finding(("nodule",), False), Finding(("effusion",), False)), answer="no", about=("nodule",))
+    assert says_truth("No, there is no nodule.", truth) and says_truth("No.", truth)
+    assert not says_truth("No, there is no effusion.", truth)
+    assert edit_answer("No, there is no effusion.", truth, "x") is None
+    with pytest.raises(InputError, match="asked about 'mass', which no finding is called"):
+        Truth.from_dict({"findings": [{"name": "nodule", "present": True}], "about": ["mass"]})

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mint.config import TrainConfig
-from mint.demo.radiograph_start import score
+from mint.demo.radiograph_start import recipe, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import write_aside
 from train import train
@@ -40,12 +40,12 @@ def align(
 ) -> Iterator[tuple[str, Path]]:
     """(row, folder of its scores) of every method, each trained from ``model`` on the file ``pairs``.
 
-    unseen, records: what they are scored on, as ``score`` takes it.
+    common: settings beside the recipe's. unseen, records: what they are scored on, as ``score`` takes it.
     """
     for row, settings in methods.items():
         folder = out / row.lower().replace(",", "").replace(" ", "-")
         where = {"model": model, "data": str(pairs), "out": str(folder), "device": "cpu"}
-        train(TrainConfig(**{**common, **settings, **where}))
+        train(TrainConfig(**{**recipe(settings["loss"]), **common, **settings, **where}))
         print(score(row, model, folder / "adapter", folder / "scores", unseen, records), flush=True)
         yield row, folder / "scores"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.fire_methods import METHODS, align, compare
 from benchmarks.radiograph_seeds import RATES
 from mint.data.preferences import write_jsonl
-from mint.demo.radiograph_start import ALIGN, DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score, teach
+from mint.demo.radiograph_start import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score, teach
 from mint.errors import InputError
 from mint.prefs.lesion_questions import DESCRIBE
 from train import train
@@ -48,8 +48,8 @@ def run(folder: Path, out: Path, seeds: int) -> str:
     rows = {"base": [out / "base"]}
     methods = {row: {**METHODS[row], **RATES.get(row, {})} for row in ROWS}
     for seed in range(seeds):
-        place, common = out / f"seed-{seed}", {**ALIGN, "seed": seed}
-        for row, scores in align(model, folder / "pairs.jsonl", place, methods, common, folder, painted):
+        place = out / f"seed-{seed}"
+        for row, scores in align(model, folder / "pairs.jsonl", place, methods, {"seed": seed}, folder, painted):
             rows.setdefault(row, []).append(scores)
         print(compare(rows, out), flush=True)
     return compare(rows, out)

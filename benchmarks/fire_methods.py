@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,20 +34,23 @@ ABLATIONS = {
 ANSWERS = {"clinical": "clinically right", "closed": "closed accuracy", "open": "open recall"}
 LOOKING = {"drop_lesion": "drop, lesion", "difference": "lesion - elsewhere", "flip_lesion": "flips, lesion"}
 OURS = "FiRe"
+LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
 
 
 def align(
     model: str, pairs: Path, out: Path, methods: dict[str, dict], common: dict, unseen: Path, records: dict
 ) -> Iterator[tuple[str, Path]]:
-    """(row, folder of its scores) of every method, each trained from ``model`` on the file ``pairs``.
+    """(row, folder of its scores) of every method, each trained from ``model`` on the file ``pairs``; what is done stays.
 
     common: settings beside the recipe's. unseen, records: what they are scored on, as ``score`` takes it.
     """
     for row, settings in methods.items():
         folder = out / row.lower().replace(",", "").replace(" ", "-")
-        where = {"model": model, "data": str(pairs), "out": str(folder), "device": "cpu"}
-        train(TrainConfig(**{**recipe(settings["loss"]), **common, **settings, **where}))
-        print(score(row, model, folder / "adapter", folder / "scores", unseen, records), flush=True)
+        if not (folder / LAST).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            where = {"model": model, "data": str(pairs), "out": str(folder), "device": "cpu"}
+            train(TrainConfig(**{**recipe(settings["loss"]), **common, **settings, **where}))
+            print(score(row, model, folder / "adapter", folder / "scores", unseen, records), flush=True)
         yield row, folder / "scores"
 
 

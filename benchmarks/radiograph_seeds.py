@@ -1,9 +1,10 @@
 """FiRe-MPO's comparison on drawn radiographs over several seeds, unattended.
 
 Every seed draws its own patients; the cached policy is asked about them, its answers are edited, the lesions painted over,
-and each method starts from the policy with the same pairs. All are scored on the same unseen radiographs.
+and each method starts from the policy with the same pairs. All are scored on the same unseen radiographs. A stopped run goes on;
+``--rows`` picks methods, whose table is made of what they have.
 
-    python -m benchmarks.radiograph_seeds --out DIR [--seeds 5] [--no-ablations]
+    python -m benchmarks.radiograph_seeds --out DIR [--seeds 5] [--rows DPO FiRe]
 """
 
 from __future__ import annotations
@@ -21,26 +22,25 @@ from mint.prefs.question_files import contrasts
 from train import train
 
 UNSEEN = (100, 77)  # images and seed; not those of the demo, on which the rates were chosen
-RATES = {}  # of methods whose best learning rate is not the recipe's
 
 
 def run_seeds(out: Path, seeds: int, methods: dict[str, dict]) -> str:
     """Trains and scores all methods; returns the table. Raises InputError for fewer than one seed."""
     if seeds < 1:
         raise InputError(f"at least one seed, not {seeds}")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; give another folder")
     model, unseen = str(prepare(train) / "model"), out / "unseen"
-    records = write_set(unseen, "unseen", *UNSEEN)
-    write_jsonl(unseen / "test.jsonl", records)
-    write_jsonl(unseen / "contrasts.jsonl", contrasts(records))
+    if not (unseen / "contrasts.jsonl").is_file():
+        records = write_set(unseen, "unseen", *UNSEEN)
+        write_jsonl(unseen / "test.jsonl", records)
+        write_jsonl(unseen / "contrasts.jsonl", contrasts(records))
     painted = contrast_images(unseen, out / "contrasts")
     print(score("base", model, None, out / "base", unseen, painted))
     rows = {"base": [out / "base"]}
     for seed in range(seeds):
         folder = out / f"seed-{seed}"
-        write_jsonl(folder / "questions.jsonl", write_set(folder, "asked", ASKED[0], 100 + seed))
-        make_pairs(folder, Path(model))
+        if not (folder / "pairs.jsonl").is_file():
+            write_jsonl(folder / "questions.jsonl", write_set(folder, "asked", ASKED[0], 100 + seed))
+            make_pairs(folder, Path(model))
         for row, scores in align(model, folder / "pairs.jsonl", folder, methods, {"seed": seed}, unseen, painted):
             rows.setdefault(row, []).append(scores)
         print(compare(rows, out), flush=True)
@@ -51,13 +51,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--no-ablations", action="store_true", help="the methods alone")
+    known = METHODS | ABLATIONS
+    parser.add_argument("--rows", nargs="+", choices=known, default=list(known), metavar="ROW", help=", ".join(known))
     args = parser.parse_args()
-    methods = {row: {**settings, **RATES.get(row, {})} for row, settings in METHODS.items()}
-    if not args.no_ablations:
-        methods |= ABLATIONS
     try:
-        print(run_seeds(Path(args.out), args.seeds, methods))
+        print(run_seeds(Path(args.out), args.seeds, {row: known[row] for row in args.rows}))
     except InputError as error:
         parser.error(str(error))
     return 0

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 from benchmarks.fire_methods import METHODS, align, compare
-from benchmarks.radiograph_seeds import RATES
 from mint.data.preferences import write_jsonl
 from mint.demo.radiograph_start import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score, teach
 from mint.errors import InputError
@@ -46,7 +45,7 @@ def run(folder: Path, out: Path, seeds: int) -> str:
     print(score("base", model, None, out / "base", folder, painted))
     make_pairs(folder, Path(model))
     rows = {"base": [out / "base"]}
-    methods = {row: {**METHODS[row], **RATES.get(row, {})} for row in ROWS}
+    methods = {row: METHODS[row] for row in ROWS}
     for seed in range(seeds):
         place = out / f"seed-{seed}"
         for row, scores in align(model, folder / "pairs.jsonl", place, methods, {"seed": seed}, folder, painted):

@@ -24,7 +24,7 @@ details { border: 1px solid #d5dae1; border-radius: 6px; margin: .5rem 0; paddin
 summary { cursor: pointer; } .case { display: flex; gap: 1.2rem; flex-wrap: wrap; margin-top: .6rem; }
 .case ol { margin: .2rem 0 0; padding-left: 1.5rem; } .list { min-width: 14rem; flex: 1; } .note { max-width: 34rem; }
 .hit { background: #d6f0de; font-weight: 600; } .shared { color: #2f6db3; } img { border-radius: 6px; width: 168px; }
-.figure img { width: auto; max-width: 100%; }
+.figure img { width: auto; min-width: 11rem; max-width: 100%; }
 .mark { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .3rem; }
 """
 

@@ -12,7 +12,7 @@ import numpy as np
 from mint.config import TrainConfig
 from mint.demo.radiograph_start import recipe, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
-from mint.files import write_aside
+from mint.files import make_folder, write_aside
 from train import train
 
 METHODS = {
@@ -55,12 +55,14 @@ def align(
 
 
 def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """score -> ([runs, items], the image of each item), of several runs of one row; an item without the score is left out."""
+    """score -> ([runs, items], the image of each item), of several runs of one row; what has no score is left out."""
     found = {}
     for names, file in ((ANSWERS, "predictions.jsonl"), (LOOKING, "sensitivity/pairs.jsonl")):
         runs = [[json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()] for folder in folders]
         for name in names:
             had = [i for i in range(len(runs[0])) if all(run[i][name] is not None for run in runs)]
+            if not had:
+                continue
             images = [runs[0][i].get("image", runs[0][i]["id"].rpartition("-")[0]) for i in had]
             found[name] = np.array([[run[i][name] for i in had] for run in runs]), images
     return found
@@ -73,7 +75,7 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
     in every run, so their items differ from row to row and are not compared pair by pair.
     """
     scores = {row: read_scores(folders) for row, folders in rows.items()}
-    columns = ANSWERS | LOOKING
+    columns = {name: title for name, title in (ANSWERS | LOOKING).items() if all(name in some for some in scores.values())}
     estimates = {
         row: {name: bootstrap(some[name][0], groups=some[name][1]) for name in columns} for row, some in scores.items()
     }
@@ -102,6 +104,7 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
         "by_seed": {row: {name: some[name][0].mean(1).tolist() for name in columns} for row, some in scores.items()},
         "leads": leads,
     }
+    make_folder(out)
     write_aside(out / "table.json", json.dumps(record, indent=2) + "\n")
     write_aside(out / "table.md", text)
     return text

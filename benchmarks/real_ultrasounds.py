@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,32 +27,43 @@ ROWS = ("SFT", "DPO", "RRPO", "FiRe")
 
 
 def run(folder: Path, out: Path, seeds: int) -> str:
-    """Teaches, asks, aligns, scores; returns the table. Raises InputError for a folder without its files, or one in use."""
+    """Teaches, asks, aligns, scores; returns the table; a stopped run goes on. Raises InputError for a folder without files."""
     if seeds < 1:
         raise InputError(f"at least one seed, not {seeds}")
     missing = [name for name in ("lessons.jsonl", "questions.jsonl", "test.jsonl") if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} has no {missing[0]}: write it with generate_prefs.py questions --lesions TABLE")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty; give another folder")
     lessons = [json.loads(line) for line in (folder / "lessons.jsonl").read_text(encoding="utf-8").splitlines()]
     descriptions = folder / "descriptions.jsonl"  # beside the lessons, whose images it names
     write_jsonl(descriptions, (lesson for lesson in lessons if lesson["prompt"][0]["content"] == DESCRIBE))
-    start = out / "policy"
-    start.parent.mkdir(parents=True, exist_ok=True)
-    start.symlink_to((prepare(train) / "model").resolve())
-    model = str(teach(teach(start, descriptions, DESCRIBING, train), folder / "lessons.jsonl", TEACH, train))
+    out.mkdir(parents=True, exist_ok=True)
+    model = str(teach_policy(folder, descriptions, out))
     painted = contrast_images(folder, out / "contrasts")
     print(score("base", model, None, out / "base", folder, painted))
-    make_pairs(folder, Path(model))
+    pairs, kept = folder / "pairs.jsonl", out / "pairs.jsonl"  # beside the images, and of which policy they are
+    if not (kept.is_file() and pairs.is_file() and kept.read_bytes() == pairs.read_bytes()):
+        make_pairs(folder, Path(model))
+        shutil.copyfile(pairs, kept)
     rows = {"base": [out / "base"]}
     methods = {row: METHODS[row] for row in ROWS}
     for seed in range(seeds):
         place = out / f"seed-{seed}"
-        for row, scores in align(model, folder / "pairs.jsonl", place, methods, {"seed": seed}, folder, painted):
+        for row, scores in align(model, pairs, place, methods, {"seed": seed}, folder, painted):
             rows.setdefault(row, []).append(scores)
         print(compare(rows, out), flush=True)
     return compare(rows, out)
+
+
+def teach_policy(folder: Path, descriptions: Path, out: Path) -> Path:
+    """The directory of the taught policy, from ``out`` if it is there."""
+    done = out / "policy.taught" / "model.taught" / "model"
+    if (done / "config.json").is_file():
+        return done
+    shutil.rmtree(out / "policy.taught", ignore_errors=True)
+    start = out / "policy"
+    if not start.is_symlink():
+        start.symlink_to((prepare(train) / "model").resolve())
+    return teach(teach(start, descriptions, DESCRIBING, train), folder / "lessons.jsonl", TEACH, train)
 
 
 def main() -> int:

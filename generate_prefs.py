@@ -244,6 +244,7 @@ def add_corrupt(commands) -> None:
     parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="the pairs with corrupted_images")
     parser.add_argument("--mode", choices=MODES, default="noise", help="inside the mask (default noise; without one: global)")
     parser.add_argument("--clip", metavar="DIR|ID", help="where nothing tells the place: where this CLIP finds the phrase")
+    parser.add_argument("--placed-only", action="store_true", help="no corrupted image where nothing tells the place")
     parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
     parser.add_argument("--sheet", type=int, default=20, help="records on the contact sheet (default 20)")
     parser.add_argument("--seed", type=int, default=0)
@@ -259,7 +260,7 @@ def run_corrupt(args: argparse.Namespace) -> None:
     pictured = [preference.id for preference in preferences if preference.images]
     shown = {name: [] for name in pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet]} if args.sheet > 0 else {}
     report = CorruptReport()
-    changed = corrupt_records(preferences, file, out, args.mode, report, args.seed, saliency, shown)
+    changed = corrupt_records(preferences, file, out, args.mode, report, args.seed, saliency, shown, args.placed_only)
     bar = tqdm(changed, total=len(preferences), desc="corrupting", unit="record", disable=None)
     write_jsonl(out, (as_record(preference, names, file.resolve().parent, out.resolve().parent) for preference, names in bar))
     if shown:

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +44,7 @@ ALIGN = {"steps": 160, "batch_size": 16, "lr": 2e-4, "lora_rank": 64, "lora_alph
 ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
 # of losses that hold to a reference: trained far, a policy moves by log-odds / beta, and 0.1 would make ten nats of one
 HOLDING, BETA = ("dpo", "rrpo", "fire", "mask-dpo", "mdpo"), 1.0
+GAMMA = 0.5  # of fire
 MODE = "surroundings"  # the tower's patches average single pixels' noise away
 SOURCES = ["base.py", "radiograph_set.py", "radiograph_start.py", "radiographs.py"]
 DECODING = {"max_new_tokens": 60, "batch_size": 64}
@@ -56,8 +56,8 @@ def run(config: TrainConfig, train: Train) -> None:
 
 
 def recipe(loss: str) -> dict:
-    """``ALIGN``, with ``BETA`` for losses that hold to a reference."""
-    return {**ALIGN, "beta": BETA} if loss in HOLDING else ALIGN
+    """``ALIGN``, with ``BETA`` for losses that hold to a reference, and ``GAMMA`` for ``fire``."""
+    return {**ALIGN, **({"beta": BETA} if loss in HOLDING else {}), **({"gamma": GAMMA} if loss == "fire" else {})}
 
 
 def prepare(train: Train) -> Path:
@@ -92,17 +92,16 @@ def texts(records: Sequence[dict]) -> list[str]:
 
 
 def make_pairs(folder: Path, model: Path) -> None:
-    """The policy's answers to ``questions.jsonl`` there, edited (``edited.jsonl``), with corrupted images (``pairs.jsonl``)."""
-    file = folder / "questions.jsonl"
+    """The policy's answers to a folder's questions, edited (``edited.jsonl``) and with corrupted images (``pairs.jsonl``)."""
+    file, edited = folder / "questions.jsonl", folder / "edited.jsonl"
     answers = vqa.answer_questions(*load(str(model), None), read_questions(file, folder)[0], **DECODING)
-    report, rejects = EditReport(), []
-    write_jsonl(folder / "edited.jsonl", edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
+    report, rejects, corrupted = EditReport(), [], CorruptReport()
+    rows = list(edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
+    write_jsonl(edited, rows)
     print(f"pairs: {report}")
-    edited = read_preferences(folder / "edited.jsonl")
-    located, out, corrupted = find_images(edited, folder / "edited.jsonl"), folder / "pairs.jsonl", CorruptReport()
-    rows = [json.loads(line) for line in (folder / "edited.jsonl").read_text(encoding="utf-8").splitlines()]
-    names = corrupt_records(located, folder / "edited.jsonl", out, MODE, corrupted)
-    write_jsonl(out, ({**row, "corrupted_images": files} for row, (_, files) in zip(rows, names, strict=True)))
+    located, out = find_images(read_preferences(edited), edited), folder / "pairs.jsonl"
+    hidden = corrupt_records(located, edited, out, MODE, corrupted, placed_only=True)  # a denial has no lesion to hide
+    write_jsonl(out, ({**row, "corrupted_images": names} for row, (_, names) in zip(rows, hidden, strict=True)))
     print(f"corrupted: {corrupted}")
 
 

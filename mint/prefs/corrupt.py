@@ -155,11 +155,13 @@ def corrupt_records(
     seed: int = 0,
     saliency: Saliency | None = None,
     shown: dict[str, list] | None = None,
+    placed_only: bool = False,
 ) -> Iterator[tuple[Preference, list[str]]]:
     """(record, names of its corrupted images relative to ``out``'s folder); PNG files are written beside ``out``.
 
     preferences: with whole image paths (``find_images``). file: where their other names are relative to. saliency: finds
-    the place of a record's ``phrase`` (default: its question) where no field tells it. shown: takes (clean, mask,
+    the place of a record's ``phrase`` (default: its question) where no field tells it. placed_only: where nothing tells the
+    place, there is no corrupted image (default: weak noise everywhere). shown: takes (clean, mask,
     corrupted) of the images of the records that it has a list for. Raises FileProblems naming every record whose fields
     cannot be used, before anything is written, and InputError if nothing has images or a file cannot be written.
     """
@@ -186,6 +188,9 @@ def corrupt_records(
                     mask, source = saliency(image, _phrase(preference)), "by the phrase"
                 if mask is not None and not mask.any():
                     mask, source = None, "without a place"
+                if mask is None and place == 0 and placed_only:
+                    report.sources["left alone, without a place"] += 1
+                    break
                 corrupted = corrupt_image(image, mask, mode, f"{seed}/{preference.id}/{place}")
                 target = folder / f"{number:06d}-{place}.png"
                 temporary = target.with_suffix(".tmp")

@@ -131,6 +131,14 @@ def test_fields_that_cannot_be_used(folder, capsys, fields, message):
     assert "pairs.jsonl:4:" in error and re.search(message, error) and not (folder / "out.jsonl").exists()
 
 
+def test_what_has_no_place_can_be_left_alone(folder, capsys):
+    command = ["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl", "--placed-only"]
+    assert generate_prefs.main(command) == 0
+    assert "1 left alone, without a place" in capsys.readouterr().out
+    counts = {"a": 1, "b": 1, "c": 1, "d": 0, "text": 0}
+    assert {r.id: len(r.corrupted_images) for r in read_preferences(folder / "out.jsonl")} == counts
+
+
 def test_records_without_images(folder, capsys):
     write_jsonl(folder / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     assert generate_prefs.main(["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl"]) == 2

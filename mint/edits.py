@@ -61,7 +61,8 @@ def run_edit(args: argparse.Namespace) -> None:
     count = write_jsonl(out, (_from_here(record, source.resolve().parent, folder) for record in records))
     write_jsonl(f"{out}.rejected.jsonl", rejects)
     flags = {name: value for name, value in vars(args).items() if name != "run"}
-    write_aside(f"{out}.report.json", json.dumps({"settings": flags, "fates": report.fates}, indent=2) + "\n")
+    record = {"settings": flags, "fates": report.fates, "words": report.words, "kept_words": report.kept_words}
+    write_aside(f"{out}.report.json", json.dumps(record, indent=2) + "\n")
     print(f"{out}: {report}")
     if not count:
         raise InputError(f"no answer gave a pair; {out}.rejected.jsonl says why")

@@ -41,13 +41,16 @@ Editor = Callable[[Sequence[tuple[Asked, str]]], Iterator["Edit | None"]]  # (qu
 
 @dataclass
 class EditReport:
-    """What became of the answers."""
+    """What became of the answers. words, kept_words: of those that gave a pair."""
 
     fates: Counter = field(default_factory=Counter)
+    words: int = 0
+    kept_words: float = 0.0
 
     def __str__(self) -> str:
         kept = self.fates["right"] + self.fates["wrong"]
-        share = f" ({100 * self.fates['right'] / kept:.1f} % right as they stood)" if kept else ""
+        right, words = 100 * self.fates["right"] / max(1, kept), 100 * self.kept_words / max(1, self.words)
+        share = f" ({right:.1f} % right as they stood; {words:.1f} % of their words kept)" if kept else ""
         others = [f"{count} {fate}" for fate, count in self.fates.most_common() if fate not in ("right", "wrong")]
         return f"{kept} pairs{share}" + "".join(f"; {other}" for other in others)
 
@@ -136,6 +139,9 @@ def edit_pairs(
             rejects.append({"id": question.id, "answer": answer, "edited": edit and edit.edited, "why": problem})
             continue
         report.fates["right" if edit.right else "wrong"] += 1
+        stays = share_kept(edit.answer, edit.edited)
+        report.words += len(edit.answer.split())
+        report.kept_words += stays * len(edit.answer.split())
         sides = (edit.answer, edit.edited) if edit.right else (edit.edited, edit.answer)
         chosen, rejected = mark_changes(*sides)
         yield {
@@ -150,7 +156,7 @@ def edit_pairs(
                 "edited": edit.edited,
                 "editor": name,
                 "right": edit.right,
-                "kept": round(share_kept(edit.answer, edit.edited), 4),
+                "kept": round(stays, 4),
             },
         }
 

@@ -56,7 +56,9 @@ def test_pairs_by_hand(asked):
     assert second["edit"]["right"] and second["chosen"].replace("<mask>", "").replace("</mask>", "") == ANSWERS["right"]
     assert (third["chosen"], third["rejected"]) == ("<mask>No</mask>", "<mask>Yes</mask>")
     assert rejects == [{"id": "other", "answer": ANSWERS["other"], "edited": None, "why": "are not judged by the editor"}]
-    assert str(report) == "3 pairs (33.3 % right as they stood); 1 answers that are not judged by the editor"
+    assert str(report) == (
+        "3 pairs (33.3 % right as they stood; 80.0 % of their words kept); 1 answers that are not judged by the editor"
+    )  # of 7, 7 and 1 words all but one
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_the_command(setting, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(edits, "decoder", lambda *_: lambda some: [ANSWERS[one.id] for one in some])
     command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model"]
     assert generate_prefs.main([*command, "--out", f"{setting}/out.jsonl"]) == 0
-    assert "3 pairs (33.3 % right as they stood)" in capsys.readouterr().out
+    assert "3 pairs (33.3 % right as they stood; 80.0 %" in capsys.readouterr().out
     pairs = read_preferences(setting / "out.jsonl")
     assert [pair.images for pair in pairs] == [("tiles/red.png",)] * 3
     (reject,) = [json.loads(line) for line in (setting / "out.jsonl.rejected.jsonl").read_text().splitlines()]

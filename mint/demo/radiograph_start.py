@@ -44,7 +44,6 @@ ALIGN = {"steps": 160, "batch_size": 16, "lr": 2e-4, "lora_rank": 64, "lora_alph
 ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
 # of losses that hold to a reference: trained far, a policy moves by log-odds / beta, and 0.1 would make ten nats of one
 HOLDING, BETA = ("dpo", "rrpo", "fire", "mask-dpo", "mdpo"), 1.0
-GAMMA = 0.5  # of fire
 MODE = "surroundings"  # the tower's patches average single pixels' noise away
 SOURCES = ["base.py", "radiograph_set.py", "radiograph_start.py", "radiographs.py"]
 DECODING = {"max_new_tokens": 60, "batch_size": 64}
@@ -56,8 +55,8 @@ def run(config: TrainConfig, train: Train) -> None:
 
 
 def recipe(loss: str) -> dict:
-    """``ALIGN``, with ``BETA`` for losses that hold to a reference, and ``GAMMA`` for ``fire``."""
-    return {**ALIGN, **({"beta": BETA} if loss in HOLDING else {}), **({"gamma": GAMMA} if loss == "fire" else {})}
+    """``ALIGN``, with ``BETA`` for losses that hold to a reference."""
+    return {**ALIGN, "beta": BETA} if loss in HOLDING else ALIGN
 
 
 def prepare(train: Train) -> Path:

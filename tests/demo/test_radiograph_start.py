@@ -35,7 +35,7 @@ def test_the_whole_of_it(small, capsys):
     assert all("<mask>" in pair.chosen + pair.rejected for pair in pairs)
     assert not list(cache.glob("*taught")) and (cache / "model" / "config.json").is_file()
     rows = [json.loads(line) for line in (small / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 2 and 0.693147 < rows[0]["loss"] < 1.5 * 0.693147  # ln 2, and of some half of it
+    assert len(rows) == 2 and 0.693147 < rows[0]["loss"] < 1.1 * 0.693147  # ln 2, and of some a tenth of it
     assert train.main(["--loss", "mdpo", "--demo", "radiograph", "--out", f"{small}/again", "--device", "cpu"]) == 0
     assert "building the embedded default" not in capsys.readouterr().out
     for name in ("before", "after"):

@@ -130,11 +130,13 @@ def train(config: TrainConfig) -> RunDirectory:
             run.save_checkpoint(step, model, optimizer, config.keep)
         if stop.asked and step < total:
             progress.close()
+            stop.restore()
             if images:
                 images.close()
             print(f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}")
             return run
     progress.close()
+    stop.restore()
     if images:
         images.close()
 
@@ -293,8 +295,12 @@ class StopSignal:
 
     def __init__(self):
         self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore(self) -> None:
+        """Gives both back to who had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number, frame) -> None:
         self.asked = True

@@ -183,6 +183,13 @@ def test_sigterm_saves_and_exits_cleanly(setting, tmp_path):
     assert checkpoint.name == f"step-{max(losses(tmp_path / 'run'))}"
 
 
+def test_signals_are_given_back(setting, tmp_path):
+    """What runs after a training run can be stopped as before it."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run(*settings(setting, tmp_path / "run", "--steps", "1"))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
 def test_resuming_full_fine_tuning(setting, tmp_path):
     common = ("--full", "--lr", "1e-3", "--steps", "6", "--save-every", "3")
     run(*settings(setting, tmp_path / "whole", *common))

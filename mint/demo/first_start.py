@@ -25,6 +25,7 @@ from mint.demo.cache import cached
 from mint.demo.cohort import load_syndromes, sample_cohort
 from mint.demo.cohort_folder import draw_cohort
 from mint.demo.faces import fit_faces
+from mint.errors import InputError
 from mint.evaluation.disease import (
     average,
     format_table,
@@ -81,6 +82,13 @@ def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
     return dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
 
 
+def trained_model(run: RunDirectory) -> Path:
+    """The model that a run of the build ended with. Raises InputError if it was stopped before."""
+    if not (run.path / "model").is_dir():
+        raise InputError("stopped while the embedded default was being built: it begins anew with the next start")
+    return run.path / "model"
+
+
 def prepare(train: Train) -> Path:
     """The cache, built if it is not there."""
     return cached("demo", SOURCES, lambda folder: build(folder, train))
@@ -117,7 +125,7 @@ def build_base(folder: Path, train: Train) -> None:
             **TEACH,
         )
     )
-    (run.path / "model").rename(folder / "model")
+    trained_model(run).rename(folder / "model")
     shutil.rmtree(run.path)
 
 

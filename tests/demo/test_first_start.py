@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
+
+import pytest
 
 import train
 from mint.config import TrainConfig
 from mint.demo import first_start
 from mint.demo.cache import cache_folder
+from mint.errors import InputError
 
 
 def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsys):
@@ -40,3 +44,10 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     assert "building" not in capsys.readouterr().out
     steps = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in steps if "loss" in row] == [1, 2]  # the user's settings win
+
+
+def test_a_build_that_is_stopped_does_not_go_on(tmp_path):
+    with pytest.raises(InputError, match="stopped while the embedded default was being built"):
+        first_start.trained_model(SimpleNamespace(path=tmp_path))
+    (tmp_path / "model").mkdir()
+    assert first_start.trained_model(SimpleNamespace(path=tmp_path)) == tmp_path / "model"

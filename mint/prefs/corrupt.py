@@ -87,6 +87,7 @@ MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndar
     "global": corrupt_global,
 }
 INSIDE = tuple(mode for mode in MODES if mode not in ("crop", "global"))  # those that change the mask alone
+WITHOUT_CHANCE = ("blur", "surroundings", "black")  # those whose result image and mask decide
 
 
 def corrupt_image(image: Image.Image, mask: np.ndarray | None, mode: str, key: str) -> Image.Image:
@@ -179,6 +180,7 @@ def corrupt_records(
     folder = out.with_name(f"{out.stem}.images")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        last: tuple[tuple | None, Image.Image] | None = None  # questions about one lesion follow each other
         for number, preference in enumerate(preferences):
             names = []
             for place, name in enumerate(preference.images):
@@ -191,7 +193,10 @@ def corrupt_records(
                 if mask is None and place == 0 and placed_only:
                     report.sources["left alone, without a place"] += 1
                     break
-                corrupted = corrupt_image(image, mask, mode, f"{seed}/{preference.id}/{place}")
+                key = (name, mask.tobytes()) if mask is not None and mode in WITHOUT_CHANCE else None
+                if key is None or last is None or last[0] != key:
+                    last = key, corrupt_image(image, mask, mode, f"{seed}/{preference.id}/{place}")
+                corrupted = last[1]
                 target = folder / f"{number:06d}-{place}.png"
                 temporary = target.with_suffix(".tmp")
                 corrupted.save(temporary, "PNG")

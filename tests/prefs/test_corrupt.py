@@ -139,6 +139,24 @@ def test_what_has_no_place_can_be_left_alone(folder, capsys):
     assert {r.id: len(r.corrupted_images) for r in read_preferences(folder / "out.jsonl")} == counts
 
 
+def test_questions_about_one_lesion_share_its_image(folder, monkeypatch):
+    """Without chance the work is done once in a row; another mask, another image or noise are done anew."""
+    from mint.prefs import corrupt as module
+
+    one = json.loads((folder / "pairs.jsonl").read_text().splitlines()[0])
+    boxed = {**{key: value for key, value in one.items() if key != "mask"}, "boxes": [[0, 0, 5, 5]]}
+    rows = [one, {**one, "id": "a2"}, {**boxed, "id": "a3"}, {**one, "images": ["images/b.png"], "id": "a4"}]
+    write_jsonl(folder / "pairs.jsonl", rows)
+    done, own = [], module.corrupt_image
+    monkeypatch.setattr(module, "corrupt_image", lambda *given: done.append(given[3]) or own(*given))
+    for mode, count in (("surroundings", 3), ("noise", 4)):
+        done.clear()
+        records, changed = corrupt(folder, "--mode", mode)
+        assert len(done) == count and len(records) == 4
+        assert (np.array_equal(changed["a"][1], changed["a2"][1])) == (mode == "surroundings")
+        assert not np.array_equal(changed["a"][1], changed["a3"][1])
+
+
 def test_records_without_images(folder, capsys):
     write_jsonl(folder / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     assert generate_prefs.main(["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl"]) == 2

@@ -24,11 +24,22 @@ from mint.prefs.corrupt import INSIDE
 from mint.prefs.instructed_editor import ChatEndpoint
 
 
-def add_vqa(commands) -> None:
-    parser = commands.add_parser("vqa", help="answers to questions about medical images")
-    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
+def _add_policy(parser: argparse.ArgumentParser, what: str = "a vision-language model") -> None:
+    """The flags that tell which model is scored."""
+    parser.add_argument("--model", required=True, metavar="DIR|ID", help=what)
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
     parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+
+
+def _row(args: argparse.Namespace) -> tuple[str, dict]:
+    """(the name of the row, the settings as they are saved)."""
+    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    return name, {key: value for key, value in vars(args).items() if key != "run"}
+
+
+def add_vqa(commands) -> None:
+    parser = commands.add_parser("vqa", help="answers to questions about medical images")
+    _add_policy(parser)
     parser.add_argument("--questions", required=True, metavar="FILE", help="of VQA-RAD, SLAKE or PathVQA, or JSON Lines")
     parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside the questions)")
     parser.add_argument("--language", default="en", help="of SLAKE's questions (default en)")
@@ -53,14 +64,13 @@ def run_vqa(args: argparse.Namespace) -> None:
     replies = Path(args.out) / "replies"
     judge = ChatEndpoint(args.url, args.judge, replies, args.per_minute, args.key_name) if args.judge else None
     model, tokenizer, reader = load_with_eyes(args)
-    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    name, settings = _row(args)
     answers = vqa.answer_questions(model, tokenizer, reader, questions, args.instruction, **sampling(args))
     scores = [vqa.score_answer(answer, question) for answer, question in zip(answers, questions, strict=True)]
     if judge:
         verdicts = vqa.judge_answers(questions, answers, judge)
         scores = [dataclasses.replace(score, judged=verdict) for score, verdict in zip(scores, verdicts, strict=True)]
     means = vqa.summarize(scores, questions)
-    settings = {key: value for key, value in vars(args).items() if key != "run"}
     vqa.save_answers(Path(args.out), name, questions, answers, scores, means, settings)
     print(vqa.format_means(name, means, vqa.yes_no_scores(answers, questions)))
     print(f"{len(questions)} questions; saved in {args.out}")
@@ -68,9 +78,7 @@ def run_vqa(args: argparse.Namespace) -> None:
 
 def add_report(commands) -> None:
     parser = commands.add_parser("report", help="written reports: BLEU, ROUGE-L, METEOR, and the findings they state")
-    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
-    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
-    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    _add_policy(parser)
     parser.add_argument("--reports", required=True, metavar="FILE", help="IU-Xray's annotation.json, or JSON Lines")
     parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside the reports)")
     parser.add_argument("--split", default="test", choices=SPLITS, help="of annotation.json (default test)")
@@ -88,11 +96,10 @@ def run_report(args: argparse.Namespace) -> None:
     questions, read = read_questions(args.reports, args.images, split=args.split)
     print(f"{args.reports}: {read}")
     model, tokenizer, reader = load_with_eyes(args)
-    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
+    name, settings = _row(args)
     told = vqa.answer_questions(model, tokenizer, reader, questions, args.instruction, **sampling(args))
     scores = [reports.score_report(text, question.answer, findings) for text, question in zip(told, questions, strict=True)]
     means = reports.summarize(scores)
-    settings = {key: value for key, value in vars(args).items() if key != "run"}
     reports.save_reports(Path(args.out), name, questions, told, scores, means, findings, settings)
     print(reports.format_means(name, means))
     print(f"{len(questions)} reports; saved in {args.out}")
@@ -100,9 +107,7 @@ def run_report(args: argparse.Namespace) -> None:
 
 def add_sensitivity(commands) -> None:
     parser = commands.add_parser("sensitivity", help="whether answers rest on the evidence: corrupted there, and elsewhere")
-    parser.add_argument("--model", required=True, metavar="DIR|ID", help="a vision-language model")
-    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
-    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    _add_policy(parser)
     parser.add_argument("--data", required=True, metavar="FILE", help="pairs with images, and mask, boxes or polygons")
     parser.add_argument("--mode", choices=INSIDE, default="noise", help="what is done inside the mask (default noise)")
     parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
@@ -120,8 +125,7 @@ def run_sensitivity(args: argparse.Namespace) -> None:
     records = sensitivity.corrupt_both(preferences, file, out / "images", args.mode)
     pairs = sensitivity.measure(model, tokenizer, reader, records, batch_size=args.batch_size)
     means = sensitivity.summarize(pairs, {record.id: record.images[0] for record in records["lesion"]})
-    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
-    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    name, settings = _row(args)
     sensitivity.save(out, name, pairs, means, settings)
     print(sensitivity.format_means(name, means))
     print(f"{len(pairs)} pairs of {len(preferences)}; saved in {out}")
@@ -129,9 +133,7 @@ def run_sensitivity(args: argparse.Namespace) -> None:
 
 def add_attention(commands) -> None:
     parser = commands.add_parser("attention", help="where a model looks while it answers, against where the lesion is")
-    parser.add_argument("--model", required=True, metavar="DIR|ID", help="whose images stand among its tokens")
-    parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
-    parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    _add_policy(parser, "whose images stand among its tokens")
     parser.add_argument("--data", required=True, metavar="FILE", help="pairs with images, and mask, boxes or polygons")
     parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
     add_loading_options(parser)
@@ -146,8 +148,7 @@ def run_attention(args: argparse.Namespace) -> None:
     model, tokenizer, reader = load_with_eyes(args)
     looks = looking.look(model, tokenizer, reader, preferences, file)
     means = looking.summarize(looks, {preference.id: preference.images[0] for preference in preferences if preference.images})
-    name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
-    settings = {key: value for key, value in vars(args).items() if key != "run"}
+    name, settings = _row(args)
     looking.save(Path(args.out), name, looks, means, settings)
     print(looking.format_means(name, means))
     print(f"{len(looks)} records of {len(preferences)}; saved in {args.out}")

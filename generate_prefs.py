@@ -206,6 +206,8 @@ def run_questions(args: argparse.Namespace) -> None:
     if args.lesions:
         counts = write_lesion_questions(args.lesions, folder, args.seed, args.views)
     else:
+        if args.views != 1:
+            raise InputError("--views is of --lesions: an answer of a VQA set may not hold for a part of its image")
         questions, report = read_questions(args.vqa, args.images, args.language, args.split)
         print(f"{args.vqa}: {report}")
         counts = {"questions.jsonl": write_jsonl(folder / "questions.jsonl", ask_again(questions, folder))}

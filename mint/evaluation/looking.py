@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mint.data.batch import EncodedPair, encode_pairs
-from mint.data.image_files import open_image
+from mint.data.image_files import image_size, open_image
 from mint.data.images import Processor
 from mint.data.pair_images import ImageReader, ImageSlots
 from mint.data.preferences import Preference, write_jsonl
@@ -85,7 +85,7 @@ def overlay(file: str, processor: Processor, weights: np.ndarray) -> Image.Image
 def token_grid(processor: Processor, file: str, count: int) -> tuple[int, int]:
     """(rows, columns) of an image's ``count`` tokens. Raises InputError if they are no grid."""
     if isinstance(processor, QwenVLImageProcessor):
-        rows, columns = processor.grid(*open_image(file).size)
+        rows, columns = processor.grid(*image_size(file))
         return rows // processor.merge, columns // processor.merge
     side = round(count**0.5)
     if side * side != count:
@@ -113,13 +113,12 @@ def _kl(p: np.ndarray, q: np.ndarray) -> float:
     return float((p[there] * np.log(p[there] / np.maximum(q[there], SMALL))).sum())
 
 
-def attention_map(model: nn.Module, reader: ImageReader, pair: EncodedPair, plain: EncodedPair | None) -> np.ndarray:
+def attention_map(model: nn.Module, reader: ImageReader, pair: EncodedPair, plain: EncodedPair) -> np.ndarray:
     """[image tokens of the first image]: the attention of what predicts the chosen answer's marked words, of all without marks.
 
     plain: the same answer after a question that asks for nothing in particular, against which it is taken.
     """
-    maps = [_of_pair(model, reader, one) for one in (pair, plain) if one is not None]
-    return maps[0] if plain is None else maps[0] / np.maximum(maps[1], SMALL)
+    return _of_pair(model, reader, pair) / np.maximum(_of_pair(model, reader, plain), SMALL)
 
 
 def _of_pair(model: nn.Module, reader: ImageReader, pair: EncodedPair) -> np.ndarray:
@@ -156,7 +155,7 @@ def look(
         if not preference.images:
             continue
         try:
-            mask, _ = record_mask(preference, open_image(preference.images[0]).size, root)
+            mask, _ = record_mask(preference, image_size(preference.images[0]), root)
         except InputError as error:
             problems.append(f"{file}:{preference.line}: {error}")
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -193,9 +194,10 @@ def save_reports(
         for q, report, score in zip(questions, told, scores, strict=True)
     )
     write_jsonl(folder / "predictions.jsonl", rows)
-    lines = ["finding,shared,told,true"]
-    for row in by_finding(told, [q.answer for q in questions], findings):
-        lines.append(f'"{row["finding"]}",{row["shared"]},{row["told"]},{row["true"]}')
-    write_aside(folder / "findings.csv", "\n".join(lines) + "\n")
+    counts = io.StringIO()
+    writer = csv.DictWriter(counts, ("finding", "shared", "told", "true"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(by_finding(told, [q.answer for q in questions], findings))
+    write_aside(folder / "findings.csv", counts.getvalue())
     record = {"settings": settings, "name": name, "scores": {key: dataclasses.asdict(e) for key, e in means.items()}}
     write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")

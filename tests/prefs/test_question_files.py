@@ -47,6 +47,11 @@ def test_the_folder_must_hold_the_images(slake, capsys):
     assert not (slake / "other" / "questions.jsonl").exists()
 
 
+def test_views_need_masks(slake, capsys):
+    assert generate_prefs.main(["questions", "--vqa", f"{slake}/train.json", "--views", "3"]) == 2
+    assert "--views is of --lesions" in capsys.readouterr().err
+
+
 def test_both_sources_at_once_are_refused(slake):
     with pytest.raises(SystemExit):
         generate_prefs.main(["questions", "--vqa", "a.json", "--lesions", "b.tsv"])

@@ -31,7 +31,12 @@ ABLATIONS = {
     "FiRe, visual pair of the chosen": {"loss": "fire", "visual": "chosen"},
     "FiRe, visual pair of the rejected": {"loss": "fire", "visual": "rejected"},
 }
-ANSWERS = {"clinical": "clinically right", "closed": "closed accuracy", "open": "open recall"}
+ANSWERS = {
+    "clinical": "clinically right",
+    "facts": "F1 of facts in reports",
+    "closed": "closed accuracy",
+    "open": "open recall",
+}
 LOOKING = {"drop_lesion": "drop, lesion", "difference": "lesion - elsewhere", "flip_lesion": "flips, lesion"}
 OURS = "FiRe"
 LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
@@ -60,7 +65,7 @@ def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str
     for names, file in ((ANSWERS, "predictions.jsonl"), (LOOKING, "sensitivity/pairs.jsonl")):
         runs = [[json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()] for folder in folders]
         for name in names:
-            had = [i for i in range(len(runs[0])) if all(run[i][name] is not None for run in runs)]
+            had = [i for i in range(len(runs[0])) if all(run[i].get(name) is not None for run in runs)]
             if not had:
                 continue
             images = [runs[0][i].get("image", runs[0][i]["id"].rpartition("-")[0]) for i in had]
@@ -83,7 +88,7 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
     for row, found in estimates.items():
         cells = [_cell(found[name], name) for name in columns]
         lines.append(f"| {row} | {len(rows[row])} | " + " | ".join(cells) + " |")
-    compared = ("clinical", "difference")
+    compared = [name for name in ("clinical", "facts", "difference") if name in columns]
     leads = {}
     lines += ["", f"| {OURS}'s lead over | " + " | ".join(f"{columns[name]} | p" for name in compared) + " |"]
     lines.append("|---" * (2 * len(compared) + 1) + "|")

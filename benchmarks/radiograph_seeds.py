@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.fire_methods import ABLATIONS, METHODS, align, compare
 from mint.data.preferences import write_jsonl
 from mint.demo.radiograph_set import write_set
-from mint.demo.radiograph_start import ASKED, contrast_images, make_pairs, prepare, score
+from mint.demo.radiograph_start import contrast_images, make_pairs, prepare, score, write_asked
 from mint.errors import InputError
 from mint.prefs.question_files import contrasts
 from train import train
@@ -39,7 +39,7 @@ def run_seeds(out: Path, seeds: int, methods: dict[str, dict]) -> str:
     for seed in range(seeds):
         folder = out / f"seed-{seed}"
         if not (folder / "pairs.jsonl").is_file():
-            write_jsonl(folder / "questions.jsonl", write_set(folder, "asked", ASKED[0], 100 + seed))
+            write_jsonl(folder / "questions.jsonl", write_asked(folder, 100 + seed))
             make_pairs(folder, Path(model))
         for row, scores in align(model, folder / "pairs.jsonl", folder, methods, {"seed": seed}, unseen, painted):
             rows.setdefault(row, []).append(scores)

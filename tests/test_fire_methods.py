@@ -10,7 +10,8 @@ from mint.data.preferences import write_jsonl
 
 def scored(folder, clinical, drops):
     """A run's files: questions on three images, contrasts on two."""
-    told = [{"clinical": value, "closed": None, "open": value} for value in clinical]
+    told = [{"clinical": value, "facts": None, "closed": None, "open": value} for value in clinical]
+    told[0]["facts"] = sum(clinical) / 4  # of the one report
     write_jsonl(folder / "predictions.jsonl", [{"id": str(i), "image": f"{i % 3}.png", **one} for i, one in enumerate(told)])
     looked = [{"drop_lesion": drop, "difference": drop - 0.5, "flip_lesion": None} for drop in drops]
     pairs = [{"id": f"{i % 2}-{i}", **one} for i, one in enumerate(looked)]
@@ -32,5 +33,6 @@ def test_the_table_by_hand(tmp_path):
     assert found["by_seed"]["DPO"]["clinical"] == [0.5, 0.25]
     assert found["leads"]["DPO"]["clinical"]["value"] == pytest.approx(3 / 8)
     assert found["leads"]["base"]["difference"]["value"] == pytest.approx((2.0 + 1.0 + 0.0) / 3)
+    assert found["by_seed"]["DPO"]["facts"] == [0.5, 0.25] and found["leads"]["DPO"]["facts"]["value"] == pytest.approx(3 / 8)
     assert "| FiRe | 2 | 75.0 (" in text and "| DPO | +37.5 (" in text and "lead over" in text
     assert "closed" not in found["rows"]["base"] and (tmp_path / "out" / "table.md").read_text() == text

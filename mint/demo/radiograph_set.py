@@ -52,10 +52,10 @@ def ask(drawn: Radiograph) -> list[DrawnQuestion]:
             questions.append(DrawnQuestion(f"Where is the {kind}?", where, asked, mask))
             size = f"The {kind} is {finding.degree}."
             questions.append(DrawnQuestion(f"How large is the {kind}?", size, asked, mask))
-    seen = [f"There is a {found[kind].degree} {kind} {_place(found[kind])}." for kind in KINDS if kind in found]
-    absent = [kind for kind in KINDS if kind not in found]
-    if absent:
-        seen.append(f"There is no {', '.join(absent[:-1])}{' or ' if absent[1:] else ''}{absent[-1]}.")
+    seen = [
+        f"There is a {found[kind].degree} {kind} {_place(found[kind])}." if kind in found else f"There is no {kind}."
+        for kind in KINDS
+    ]
     together = np.logical_or.reduce([finding.mask for finding in drawn.findings]) if found else None
     questions.append(DrawnQuestion(DESCRIBE, " ".join(seen), known, together))
     return questions

@@ -4,8 +4,8 @@
 2. A tokenizer and a tiny LLaVA are made. It is taught to describe radiographs of all kinds of patients, then to answer
    questions about those of one ward, where most findings are large, low and on the left: the policy. It can see, but
    where it is in doubt it says what was usual there.
-3. It answers questions about other patients. The rules' editor, which knows the truth, edits every answer minimally; the
-   lesions of these images are painted over with what surrounds them. All of this is cached.
+3. It answers questions about other patients and reports on more. The rules' editor, which knows the truth, edits every
+   answer minimally; the lesions of these images are painted over with what surrounds them. All of this is cached.
 4. The chosen loss aligns the policy on its own answers and their edits. It is scored on unseen radiographs, before and
    after: what it says, and whether that rests on the lesion.
 """
@@ -34,8 +34,9 @@ from mint.prefs.corrupt import CorruptReport, corrupt_records
 from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor
 from mint.prefs.question_files import lessons, write_question_files
 
-# radiographs and seed: those described to the model, those of the ward, those it is asked about, the unseen ones
-SHOWN, TAUGHT, ASKED, UNSEEN = (5000, 30), (1500, 31), (300, 32), (100, 33)
+# radiographs and seed: those described to the model, those of the ward, the unseen ones
+SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
+ASKED, REPORTED, ASKING = 150, 1000, 32  # radiographs that it is asked everything about, those it reports on, their seed
 WARD = Patients(present=0.7, left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7))
 PATCH = 16
 DESCRIBING = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
@@ -68,8 +69,8 @@ def build(folder: Path, train: Train) -> None:
     """Images, policy, its answers and their edits, corrupted images."""
     shown = write_set(folder, "shown", *SHOWN, EVERYONE, masks=False)
     taught = write_set(folder, "taught", *TAUGHT, WARD, masks=False)
-    asked, unseen = write_set(folder, "asked", *ASKED), write_set(folder, "unseen", *UNSEEN)
-    write_jsonl(folder / "descriptions.jsonl", lessons([record for record in shown if record["question"] == DESCRIBE]))
+    asked, unseen = write_asked(folder, ASKING), write_set(folder, "unseen", *UNSEEN)
+    write_jsonl(folder / "descriptions.jsonl", lessons(reports(shown)))
     write_question_files(folder, taught, asked, unseen)
     write_base(folder / "blank", texts(taught), "demo", 500, vision={**TOWER, "patch_size": PATCH}, words=True)
     describing = teach(folder / "blank", folder / "descriptions.jsonl", DESCRIBING, train)
@@ -77,6 +78,17 @@ def build(folder: Path, train: Train) -> None:
     answering.rename(folder / "model")
     shutil.rmtree(folder / "blank.taught")
     make_pairs(folder, folder / "model")
+
+
+def write_asked(folder: Path, seed: int) -> list[dict]:
+    """Draws patients of all kinds; returns the questions for the policy's own answers: all about some, reports on others."""
+    asked = write_set(folder, "asked", ASKED, seed)
+    return asked + reports(write_set(folder, "reported", REPORTED, 1000 + seed))
+
+
+def reports(records: Sequence[dict]) -> list[dict]:
+    """Those that ask for a description."""
+    return [record for record in records if record["question"] == DESCRIBE]
 
 
 def teach(model: Path, data: Path, recipe: dict, train: Train) -> Path:

@@ -18,6 +18,7 @@ from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
 from mint.data.preferences import write_jsonl
 from mint.data.vqa import Question, yes_or_no
 from mint.errors import InputError
+from mint.evaluation.facts import facts_f1
 from mint.evaluation.statistics import Estimate, bootstrap
 from mint.files import make_folder, write_aside
 from mint.models.generate import generate
@@ -26,6 +27,7 @@ from mint.prefs.rules_editor import says_truth
 
 COLUMNS = {  # score -> heading of the printed table
     "clinical": "clinically right",
+    "facts": "F1 of facts",
     "judged": "right to the judge",
     "closed": "closed accuracy",
     "open": "open recall",
@@ -45,8 +47,8 @@ YES_NO = ("accuracy", "precision", "recall", "f1", "yes_rate")
 class AnswerScore:
     """closed, open: of a question of that kind, else None. unparsed: of a yes-no question, whether no answer was found.
 
-    clinical: where the truth is known, whether the answer says something and nothing false. judged: what a judge says, if
-    there is one; None where its reply could not be read.
+    clinical: where the truth is known, whether the answer says something and nothing false. facts: of a description, see
+    ``facts_f1``. judged: what a judge says, if there is one; None where its reply could not be read.
     """
 
     clinical: float | None
@@ -56,6 +58,7 @@ class AnswerScore:
     f1: float
     bleu_1: float
     unparsed: float | None
+    facts: float | None = None
     judged: float | None = None
 
 
@@ -83,11 +86,13 @@ def score_answer(answer: str, question: Question) -> AnswerScore:
             closed, unparsed = float(found == wanted), float(found is None)
         else:
             closed = float(f" {' '.join(truth)} " in f" {' '.join(told)} ")
-    clinical = None
+    clinical = facts = None
     if question.truth is not None:
-        clinical = float(says_truth(answer, Truth.from_dict(question.truth)))
+        known = Truth.from_dict(question.truth)
+        clinical, facts = float(says_truth(answer, known)), facts_f1(answer, known)
     return AnswerScore(
         clinical=clinical,
+        facts=facts,
         closed=closed,
         open=recall if question.kind == "open" else None,
         exact=float(told == truth),

@@ -14,7 +14,7 @@ from mint.demo import radiograph_start
 def small(monkeypatch, tmp_path):
     """A few images and steps; the policy is too little taught to answer, so the true answers stand for its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name, drawn in (("SHOWN", (5, 1)), ("TAUGHT", (6, 1)), ("ASKED", (8, 2)), ("UNSEEN", (5, 3))):
+    for name, drawn in (("SHOWN", (5, 1)), ("TAUGHT", (6, 1)), ("ASKED", 6), ("REPORTED", 2), ("UNSEEN", (5, 3))):
         monkeypatch.setattr(radiograph_start, name, drawn)
     for recipe in (radiograph_start.DESCRIBING, radiograph_start.TEACH, radiograph_start.ALIGN):
         monkeypatch.setitem(recipe, "steps", 2)
@@ -32,6 +32,7 @@ def test_the_whole_of_it(small, capsys):
     pairs = read_preferences(cache / "pairs.jsonl")
     assert all(len(pair.corrupted_images) == ("mask" in pair.extra) for pair in pairs)  # a denial has nothing to hide
     assert all((cache / name).is_file() for pair in pairs for name in pair.corrupted_images)
+    assert sum(pair.id.startswith("reported") for pair in pairs) == 2
     assert all("<mask>" in pair.chosen + pair.rejected for pair in pairs)
     assert not list(cache.glob("*taught")) and (cache / "model" / "config.json").is_file()
     rows = [json.loads(line) for line in (small / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -1,31 +1,35 @@
-"""All vocabulary-sized work: from hidden states and the LM head to per-token numbers, in chunks.
+"""All vocabulary-sized work: from hidden states and the LM head to per-token numbers, block by block.
 
 Logits [N, V] are the largest tensor of a language model (2,840 positions of Llama 3's vocabulary are 1.5 GB in
-float32), and a loss wants one or three numbers a row. So rows are taken a chunk at a time, and no tensor of size
-N x V outlives its chunk.
+float32), and a loss wants one or three numbers a row. So rows are taken a chunk at a time and, of each, a block of words
+at a time, small enough for a CPU's cache; no tensor larger than C x W is made. Sums over the vocabulary are kept relative
+to the largest logit seen so far, and brought up to date when a later block has a larger one.
 
 The gradient needs no second pass while the head is frozen: log pi(t), KL(ref || pi) and KL(pi || ref) are scalars
 of a row, so the loss sends back one weight for each, and each weight multiplies a vector of size H that the forward
-pass can take while the row's logits are at hand:
+pass can sum up while the logits are at hand. With p, q the softmax of the policy's logits a and the reference's b, and
+E_p[W] the mean of the head's rows under p:
 
-    d log pi(t) / dh = W[t] - p W      d KL(ref || pi) / dh = (p - q) W      d KL(pi || ref) / dh = (p * (log p/q - KL)) W
+    log pi(t)      = a[t] - lse(a)                           d/dh = W[t] - E_p[W]
+    KL(ref || pi)  = E_q[b - a] - lse(b) + lse(a)            d/dh = E_p[W] - E_q[W]
+    KL(pi || ref)  = E_p[a - b] - lse(a) + lse(b)            d/dh = E_p[(a - b) W] - E_p[a - b] E_p[W]
 
-with p = softmax(W h), q the reference's. A trainable head also needs sum_n weight_n * (row's gradient) x h_n, for
-which the weights must be known: then the backward pass recomputes the chunks.
+A trainable head also needs sum_n weight_n * (row's gradient) x h_n, for which the weights must be known: then the backward
+pass goes over the blocks again.
 
-Legend: N positions, H width, V vocabulary, C rows of a chunk.
+Legend: N positions, H width, V vocabulary, C rows of a chunk, W words of a block, K rows of a chunk that want the KL.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}  # C * V: 64 MB and 512 MB of float32
-CHUNK_ROWS = 128  # at least: matrix products of fewer rows are slow
+BLOCK = {"cpu": (1024, 2048), "cuda": (4096, 16384)}  # rows and words worked on at a time: 8 MB and 256 MB of float32
 
 
 class TokenStats(NamedTuple):
@@ -49,13 +53,13 @@ def token_stats(
     kl_forward: bool = False,
     kl_reverse: bool = False,
     kl_positions: Tensor | None = None,
-    chunk_rows: int | None = None,
+    block: tuple[int, int] | None = None,
 ) -> TokenStats:
     """log pi(target) at every position and, against a reference, log ref(target) and the KL in either direction.
 
     hidden: [N, H], the policy's states at the predicting positions.      head: [V, H], the LM head's weight.
     targets: [N] int64 in [0, V).     ref_hidden: [N, H]; ref_head: [V, H], default ``head``: the frozen reference's.
-    kl_positions: [N] bool, where the KL is wanted (default everywhere). chunk_rows: rows worked on at a time.
+    kl_positions: [N] bool, where the KL is wanted (default everywhere). block: rows and words worked on at a time.
     Gradients flow to ``hidden`` and ``head``, never to the reference. The sums run in float32 at least.
     Raises ValueError if a KL is asked for without ``ref_hidden``.
     """
@@ -67,9 +71,9 @@ def token_stats(
     wanted = None
     if kl_forward or kl_reverse:
         wanted = torch.ones_like(targets, dtype=torch.bool) if kl_positions is None else kl_positions
-    rows = chunk_rows or max(CHUNK_ROWS, CHUNK_ELEMENTS.get(hidden.device.type, 2**24) // head.shape[0])
+    block = block or BLOCK["cuda" if hidden.is_cuda else "cpu"]
     logps, ref_logps, forward, reverse = _TokenStats.apply(
-        hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, rows
+        hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block
     )
     return TokenStats(
         logps,
@@ -81,114 +85,166 @@ def token_stats(
 
 class _TokenStats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, rows):
-        ctx.directions, ctx.rows = (kl_forward, kl_reverse), rows
-        head_grad, hidden_grad = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
-        take_gradient = hidden_grad and not head_grad
-        wide = _accumulation_dtype(hidden)
-        stats = hidden.new_zeros(4, len(targets), dtype=wide)
+    def forward(ctx, hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block):
+        ctx.directions, ctx.block = (kl_forward, kl_reverse), block
+        ctx.recompute = ctx.needs_input_grad[1]
+        take_gradient = ctx.needs_input_grad[0] and not ctx.recompute
+        stats = hidden.new_zeros(4, len(targets), dtype=_accumulation_dtype(hidden))
+        normalisers = torch.zeros_like(stats[:2])  # of policy and reference
         grads = [None, None, None]  # of logps, kl_forward, kl_reverse with respect to hidden, each [N, H]
         if take_gradient:
             grads = [torch.zeros_like(hidden) if asked else None for asked in (True, kl_forward, kl_reverse)]
         head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
-        buffer = _buffer(head_wide, min(rows, len(targets)))
-        for start in range(0, len(targets), rows):
-            c = slice(start, start + rows)
-            chunk = _Chunk(c, hidden, head_wide, targets, ref_hidden, ref_wide, wanted, buffer)
-            stats[0, c] = chunk.logps
-            if ref_hidden is not None:
-                stats[1, c] = chunk.ref_logps
-            if chunk.kl_rows is not None:
-                stats[2, c].index_copy_(0, chunk.kl_rows, chunk.kl_forward())
-                stats[3, c].index_copy_(0, chunk.kl_rows, chunk.kl_reverse())
+        for rows in _slices(len(targets), block[0]):
+            policy = _Softmax(hidden[rows], head_wide, targets[rows])
+            ref = None if ref_hidden is None else _Softmax(ref_hidden[rows], ref_wide, targets[rows])
+            chunk = _Chunk(policy, ref, _indices(wanted, rows), grads)
+            for words in _slices(len(head), block[1]):
+                chunk.read(words)
+            stats[0, rows], normalisers[0, rows] = policy.logps(), policy.normaliser()
+            if ref is not None:
+                stats[1, rows], normalisers[1, rows] = ref.logps(), ref.normaliser()
+            if chunk.keep is not None:
+                stats[2:, rows].index_copy_(1, chunk.keep, chunk.divergences())
             if take_gradient:
-                chunk.write_hidden_gradients(grads, c)
+                chunk.write_gradients(rows)
         if take_gradient:
             ctx.save_for_backward(*grads)
-        elif head_grad:
-            ctx.save_for_backward(hidden, head, targets, ref_hidden, ref_head, wanted)
-        ctx.recompute = head_grad
+        elif ctx.recompute:
+            ctx.save_for_backward(hidden, head, targets, ref_hidden, ref_head, wanted, normalisers, stats[3])
         logps, ref_logps, forward, reverse = (row.clone() for row in stats)
         ctx.mark_non_differentiable(ref_logps)
         return logps, ref_logps, forward, reverse
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, logps_grad, _, forward_grad, reverse_grad):
-        weights = (logps_grad, forward_grad, reverse_grad)  # each [N]
-        if not ctx.recompute:
-            hidden_grad = None
-            for weight, grad in zip(weights, ctx.saved_tensors, strict=True):
-                if grad is not None:
-                    part = weight.to(grad.dtype).unsqueeze(1) * grad
-                    hidden_grad = part if hidden_grad is None else hidden_grad + part
-            return hidden_grad, *[None] * 8
-        hidden, head, targets, ref_hidden, ref_head, wanted = ctx.saved_tensors
-        hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        head_grad = torch.zeros_like(head, dtype=_accumulation_dtype(head))
-        head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
-        buffer = _buffer(head_wide, min(ctx.rows, len(targets)))
-        for start in range(0, len(targets), ctx.rows):
-            c = slice(start, start + ctx.rows)
-            chunk = _Chunk(c, hidden, head_wide, targets, ref_hidden, ref_wide, wanted, buffer)
-            logits_grad = chunk.logits_gradient(*(weight[c] for weight in weights), ctx.directions)
-            if hidden_grad is not None:
-                hidden_grad[c] = _matmul(logits_grad.to(head_wide.dtype), head_wide).to(hidden.dtype)
-            head_grad += _matmul(logits_grad.t().to(head_wide.dtype), hidden[c].to(head_wide.dtype))
-        return hidden_grad, head_grad.to(head.dtype), *[None] * 7
+    def backward(ctx, *weights):  # one for each statistic, each [N]
+        if ctx.recompute:
+            return *_gradients_of_both(ctx, weights), *[None] * 7
+        hidden_grad = None
+        for weight, grad in zip((weights[0], *weights[2:]), ctx.saved_tensors, strict=True):
+            if grad is not None:
+                part = weight.to(grad.dtype).unsqueeze(1) * grad
+                hidden_grad = part if hidden_grad is None else hidden_grad + part
+        return hidden_grad, *[None] * 8
+
+
+class _Softmax:
+    """The softmax of C rows of one network, read block by block; its sums are of exp(logit - top), top the largest so far."""
+
+    def __init__(self, hidden: Tensor, head: Tensor, targets: Tensor):
+        self.hidden, self.head, self.targets = hidden.to(head.dtype), head, targets.unsqueeze(1)
+        self.picked = self.total = hidden.new_zeros(len(hidden), 1, dtype=_accumulation_dtype(hidden))
+        self.top = torch.full_like(self.total, -torch.inf)
+
+    def logits(self, words: slice) -> Tensor:
+        return _matmul(self.hidden, self.head[words].t())
+
+    def add(self, logits: Tensor, words: slice) -> tuple[Tensor, Tensor]:
+        """(exp(logits - top) [C, W] in the place of ``logits``, the factor [C, 1] that brings older sums up to date)."""
+        place = self.targets - words.start
+        here = (place >= 0) & (place < logits.shape[1])
+        self.picked = torch.where(here, logits.gather(1, place.clamp(0, logits.shape[1] - 1)), self.picked)
+        top = torch.maximum(self.top, logits.amax(-1, keepdim=True))
+        factor, self.top = (self.top - top).exp_(), top
+        exps = logits.sub_(top).exp_()
+        self.total = self.total * factor + exps.sum(-1, keepdim=True)
+        return exps, factor
+
+    def logps(self) -> Tensor:
+        return (self.picked - self.top - self.total.log()).squeeze(1)
+
+    def normaliser(self) -> Tensor:
+        return (self.top + self.total.log()).squeeze(1)
 
 
 class _Chunk:
-    """C rows, and what can be read off their logits; ``buffer`` holds one [C, V] matrix from chunk to chunk."""
+    """What is read off C rows in one pass over the vocabulary: both divergences of the rows ``keep``, and gradients.
 
-    def __init__(self, c, hidden, head, targets, ref_hidden, ref_head, wanted, buffer):
-        self.head, self.targets = head, targets[c].unsqueeze(1)
-        self.kl_rows = None
-        if wanted is not None and wanted[c].any():
-            self.kl_rows = wanted[c].nonzero().squeeze(1)
-        if ref_hidden is not None:
-            ref_logits = _matmul(ref_hidden[c].to(ref_head.dtype), ref_head.t(), buffer)
-            self.ref_logps, _, _, self.log_q = _softmax(ref_logits, self.targets, self.kl_rows)
-        logits = _matmul(hidden[c].to(head.dtype), head.t(), buffer)
-        self.logps, self.exps, self.total, log_p = _softmax(logits, self.targets, self.kl_rows)
-        if self.kl_rows is not None:
-            self.q, self.p_kl = self.log_q.exp(), log_p.exp()
-            self.log_ratio = log_p.sub_(self.log_q)  # log p/q; the last use of log_p
+    grads: where the gradients of logps, kl_forward, kl_reverse go, None for those not wanted.
+    """
 
-    def kl_forward(self) -> Tensor:
-        return -(self.q * self.log_ratio).sum(-1)
+    def __init__(self, policy: _Softmax, ref: _Softmax | None, keep: Tensor | None, grads: list[Tensor | None]):
+        self.policy, self.ref, self.keep, self.grads = policy, ref, keep, grads
+        self.p_head = self.q_head = self.p_ratio_head = self.p_ratio = self.q_ratio = 0.0
 
-    def kl_reverse(self) -> Tensor:
-        return (self.p_kl * self.log_ratio).sum(-1)
+    def read(self, words: slice) -> None:
+        """Takes a block of words into the sums. Ratio is a - b, log p/q but for a constant of the row."""
+        head, logits = self.policy.head[words], self.policy.logits(words)
+        if self.ref is not None:
+            ref_logits = self.ref.logits(words)
+            ratio = None if self.keep is None else logits[self.keep] - ref_logits[self.keep]
+            ref_exps, ref_factor = self.ref.add(ref_logits, words)
+        exps, factor = self.policy.add(logits, words)
+        if self.grads[0] is not None:
+            self.p_head = _weigh(exps, head).add_(self.p_head * factor)
+        if self.keep is None:
+            return
+        p_ratio, q, factor, ref_factor = exps[self.keep] * ratio, ref_exps[self.keep], factor[self.keep], ref_factor[self.keep]
+        self.p_ratio = self.p_ratio * factor + p_ratio.sum(-1, keepdim=True)
+        self.q_ratio = self.q_ratio * ref_factor + (q * ratio).sum(-1, keepdim=True)
+        if self.grads[1] is not None:
+            self.q_head = _weigh(q, head).add_(self.q_head * ref_factor)
+        if self.grads[2] is not None:
+            self.p_ratio_head = _weigh(p_ratio, head).add_(self.p_ratio_head * factor)
 
-    def _kl_gradients(self) -> tuple[Tensor, Tensor]:
-        """Of both divergences with respect to the logits of ``kl_rows``."""
-        reverse = self.p_kl * (self.log_ratio - self.kl_reverse().unsqueeze(1))
-        return self.p_kl - self.q, reverse
+    def divergences(self) -> Tensor:
+        """[2, K]: KL(ref || pi) and KL(pi || ref)."""
+        shift = (self.policy.normaliser() - self.ref.normaliser())[self.keep]
+        forward = shift - (self.q_ratio / self.ref.total[self.keep]).squeeze(1)
+        return torch.stack((forward, (self.p_ratio / self.policy.total[self.keep]).squeeze(1) - shift))
 
-    def write_hidden_gradients(self, grads: list[Tensor | None], c: slice) -> None:
-        """The gradient of each statistic with respect to hidden, for weights of one, into rows ``c`` of ``grads``."""
-        dtype = grads[0].dtype
-        if self.kl_rows is not None:
-            rows = self.kl_rows + c.start
-            for grad, logits_grad in zip(grads[1:], self._kl_gradients(), strict=True):
-                if grad is not None:
-                    grad[rows] = _matmul(logits_grad.to(self.head.dtype), self.head).to(dtype)
-        target_rows = self.head[self.targets.squeeze(1)].to(self.exps.dtype)
-        mean_row = _matmul(self.exps.to(self.head.dtype), self.head).div_(self.total)
-        grads[0][c] = (target_rows - mean_row).to(dtype)
+    def write_gradients(self, rows: slice) -> None:
+        """The gradient of each statistic with respect to hidden, for weights of one, into ``rows`` of ``grads``."""
+        mean = self.p_head / self.policy.total
+        self.grads[0][rows] = self.policy.head[self.policy.targets.squeeze(1)] - mean
+        if self.keep is None:
+            return
+        at, mean, total = self.keep + rows.start, mean[self.keep], self.policy.total[self.keep]
+        if self.grads[1] is not None:
+            self.grads[1][at] = (mean - self.q_head / self.ref.total[self.keep]).to(self.grads[1].dtype)
+        if self.grads[2] is not None:
+            self.grads[2][at] = ((self.p_ratio_head - self.p_ratio * mean) / total).to(self.grads[2].dtype)
 
-    def logits_gradient(self, logps_weight, forward_weight, reverse_weight, directions) -> Tensor:
-        """[C, V]: sum over the statistics of weight x gradient with respect to the logits."""
-        if self.kl_rows is not None:
-            kl = zip(directions, self._kl_gradients(), (forward_weight, reverse_weight), strict=True)
-            kl_grad = sum(g * w[self.kl_rows].unsqueeze(1) for asked, g, w in kl if asked)
-        weight = logps_weight.unsqueeze(1)
-        gradient = self.exps.mul_(-weight / self.total)  # the last use of exps
-        gradient.scatter_add_(1, self.targets, weight.to(gradient.dtype))
-        if self.kl_rows is not None:
-            gradient.index_add_(0, self.kl_rows, kl_grad)
-        return gradient
+
+def _gradients_of_both(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor]:
+    """With respect to hidden and head, from the normalisers that the forward pass found."""
+    hidden, head, targets, ref_hidden, ref_head, wanted, normalisers, kl_reverse = ctx.saved_tensors
+    head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
+    hidden_grad = torch.zeros_like(hidden, dtype=normalisers.dtype) if ctx.needs_input_grad[0] else None
+    head_grad = torch.zeros_like(head, dtype=normalisers.dtype)
+    for rows in _slices(len(targets), ctx.block[0]):
+        own, at = hidden[rows].to(head_wide.dtype), targets[rows].unsqueeze(1)
+        logps_weight, _, forward_weight, reverse_weight = (weight[rows].unsqueeze(1) for weight in weights)
+        normaliser, ref_normaliser = normalisers[:, rows].unsqueeze(2)
+        keep = _indices(wanted, rows)
+        for words in _slices(len(head), ctx.block[1]):
+            log_p = _matmul(own, head_wide[words].t()).sub_(normaliser)
+            p = log_p.exp()
+            gradient = p * -logps_weight  # of the logits
+            here = (at >= words.start) & (at < words.start + p.shape[1])
+            gradient.scatter_add_(1, (at - words.start).clamp(0, p.shape[1] - 1), (logps_weight * here).to(p.dtype))
+            if keep is not None:
+                log_q = _matmul(ref_hidden[rows][keep].to(ref_wide.dtype), ref_wide[words].t()).sub_(ref_normaliser[keep])
+                p, ratio = p[keep], log_p[keep] - log_q
+                if ctx.directions[0]:
+                    gradient.index_add_(0, keep, (p - log_q.exp()) * forward_weight[keep])
+                if ctx.directions[1]:
+                    reverse = p * (ratio - kl_reverse[rows][keep].unsqueeze(1))
+                    gradient.index_add_(0, keep, reverse * reverse_weight[keep])
+            if hidden_grad is not None:
+                hidden_grad[rows] += _weigh(gradient, head_wide[words])
+            head_grad[words] += _matmul(gradient.t().to(own.dtype), own)
+    return None if hidden_grad is None else hidden_grad.to(hidden.dtype), head_grad.to(head.dtype)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _indices(wanted: Tensor | None, rows: slice) -> Tensor | None:
+    """[K]: which of ``rows`` are wanted; None for none."""
+    return wanted[rows].nonzero().squeeze(1) if wanted is not None and wanted[rows].any() else None
 
 
 def _accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -200,22 +256,13 @@ def _operand(weight: Tensor) -> Tensor:
     return weight if weight.is_cuda else weight.to(_accumulation_dtype(weight))
 
 
-def _softmax(logits: Tensor, targets: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """(log p of the targets [C], exp(logits - max) in the place of ``logits``, its sums [C, 1], log p of rows ``keep``)."""
-    logits -= logits.amax(-1, keepdim=True)
-    picked, kept = logits.gather(1, targets), None if keep is None else logits[keep]
-    total = logits.exp_().sum(-1, keepdim=True)
-    log_total = total.log()
-    return (picked - log_total).squeeze(1), logits, total, None if keep is None else kept.sub_(log_total[keep])
+def _weigh(weights: Tensor, head: Tensor) -> Tensor:
+    """[C, H]: rows of the head [W, H], summed under ``weights`` [C, W]."""
+    return _matmul(weights.to(head.dtype), head)
 
 
-def _buffer(head: Tensor, rows: int) -> Tensor | None:
-    """Room for the logits of one chunk. CUDA's allocator finds it by itself; the CPU's asks the system every time."""
-    return None if head.is_cuda else head.new_empty(rows, head.shape[0])
-
-
-def _matmul(a: Tensor, b: Tensor, buffer: Tensor | None = None) -> Tensor:
-    """a @ b with a float32 result (float64 for float64), also from bfloat16 operands; in ``buffer`` where there is one."""
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b with a float32 result (float64 for float64), also from bfloat16 operands."""
     if a.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a, b, out=None if buffer is None else buffer[: len(a)])
+    return a @ b

@@ -28,10 +28,10 @@ def plain(hidden, head, targets, ref_hidden, ref_head):
     )
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 3, 100])
-def test_values_equal_the_plain_computation(case, chunk_rows):
+@pytest.mark.parametrize("block", [(1, 1), (3, 4), (100, 100)])
+def test_values_equal_the_plain_computation(case, block):
     hidden, head, targets, ref_hidden, ref_head, wanted = case
-    stats = token_stats(hidden, head, targets, ref_hidden, ref_head, True, True, wanted, chunk_rows)
+    stats = token_stats(hidden, head, targets, ref_hidden, ref_head, True, True, wanted, block)
     logps, ref_logps, forward, reverse = plain(hidden, head, targets, ref_hidden, ref_head)
     torch.testing.assert_close(stats.logps, logps)
     torch.testing.assert_close(stats.ref_logps, ref_logps)
@@ -46,7 +46,7 @@ def test_gradcheck(case, trainable_head):
     inputs = (hidden.requires_grad_(), head.requires_grad_(trainable_head))
 
     def numbers(hidden, head):
-        stats = token_stats(hidden, head, targets, ref_hidden, ref_head, True, True, wanted, 3)
+        stats = token_stats(hidden, head, targets, ref_hidden, ref_head, True, True, wanted, (3, 4))
         return stats.logps, stats.kl_forward, stats.kl_reverse
 
     assert torch.autograd.gradcheck(numbers, inputs)
@@ -61,7 +61,7 @@ def test_gradients_equal_the_plain_ones_for_what_is_asked(case, trainable_head, 
     for ours in (True, False):
         leaves = [hidden.clone().requires_grad_(), head.clone().requires_grad_(trainable_head)]
         if ours:
-            stats = token_stats(*leaves, targets, ref_hidden, ref_head, *directions, wanted, 2)
+            stats = token_stats(*leaves, targets, ref_hidden, ref_head, *directions, wanted, (2, 3))
             assert (stats.kl_forward is None, stats.kl_reverse is None) == tuple(not d for d in directions)
             kls = [stats.kl_forward, stats.kl_reverse]
             logps = stats.logps
@@ -123,9 +123,9 @@ class _Largest(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.parametrize("trainable_head", [False, True])
 def test_nothing_of_positions_times_vocabulary_is_made(trainable_head):
-    n, h, v, rows = 64, 4, 50, 8
+    n, h, v, block = 64, 4, 50, (20, 15)
     hidden, head = torch.randn(n, h, requires_grad=True), torch.randn(v, h, requires_grad=trainable_head)
     with _Largest() as watch:
-        stats = token_stats(hidden, head, torch.zeros(n, dtype=torch.int64), hidden, kl_forward=True, chunk_rows=rows)
+        stats = token_stats(hidden, head, torch.zeros(n, dtype=torch.int64), hidden, kl_forward=True, block=block)
         (stats.logps.sum() + stats.kl_forward.sum()).backward()
-    assert watch.elements == rows * v
+    assert watch.elements == block[0] * block[1]  # more than hidden and head have

@@ -18,7 +18,9 @@ from mint.errors import FileProblems, InputError
 
 LESION_SIGMA, GLOBAL_SIGMA = 45.0, 12.0  # of the noise, on a scale of 0 to 255
 SMALLEST_CROP, LARGEST_CROP = 0.01, 0.2  # shares of the image's area
-SPREAD = 200  # sweeps by which the surroundings grow into a hole
+SWEEPS = 50  # over a hole, at every size
+MARGIN = 0.03  # of the image's longer side: painted over around a lesion
+MEDIAN_OF_NORMAL = 0.6745  # of |x|, x standard normal
 Saliency = Callable[[Image.Image, str], np.ndarray]  # an image and a phrase -> the mask of where it is
 
 
@@ -46,17 +48,46 @@ def corrupt_blur(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator)
 
 
 def corrupt_surroundings(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Inside the mask, what surrounds it: each hidden pixel becomes the mean of its neighbours, again and again."""
-    known = ~mask
-    filled = pixels.copy()
-    filled[mask] = pixels[known].mean(0) if known.any() else 0.0
-    rows, columns = np.nonzero(mask)
-    above, below = np.maximum(rows - 1, 0), np.minimum(rows + 1, len(mask) - 1)
-    before, after = np.maximum(columns - 1, 0), np.minimum(columns + 1, mask.shape[1] - 1)
-    for _ in range(SPREAD):
+    """Inside the mask and a margin around it, what surrounds it: each hidden pixel becomes the mean of its neighbours, again
+    and again, and is then given the grain that the rest of the image has.
+
+    The margin takes away the lesion's soft edge, which would otherwise be spread into the hole; the grain, what would tell
+    a painted place from others.
+    """
+    width = 2 * max(1, round(MARGIN * max(mask.shape))) + 1
+    mask = np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(width))) > 0
+    filled = _spread(pixels, mask) if not mask.all() else np.zeros_like(pixels)
+    grain = rng.normal(0, _grain(pixels.mean(-1), ~mask), (*mask.shape, 1))
+    return np.where(mask[..., None], filled + grain, filled)
+
+
+def _spread(pixels: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """``pixels`` with the ``hole`` filled: first from an image of half the size, then by means of neighbours."""
+    if not hole.any():
+        return pixels
+    odd = [(0, size % 2) for size in hole.shape]
+    known = np.pad(~hole, odd, mode="edge")[..., None]
+    halves = (known.shape[0] // 2, 2, known.shape[1] // 2, 2, -1)
+    sums = (np.pad(pixels, [*odd, (0, 0)], mode="edge") * known).reshape(halves).sum((1, 3))
+    counts = known.reshape(halves).sum((1, 3))
+    coarse = _spread(sums / np.maximum(counts, 1), counts[..., 0] == 0)
+    filled, (rows, columns) = pixels.copy(), np.nonzero(hole)
+    filled[rows, columns] = coarse[rows // 2, columns // 2]
+    above, below = np.maximum(rows - 1, 0), np.minimum(rows + 1, len(hole) - 1)
+    before, after = np.maximum(columns - 1, 0), np.minimum(columns + 1, hole.shape[1] - 1)
+    for _ in range(SWEEPS):
         around = filled[above, columns] + filled[below, columns] + filled[rows, before] + filled[rows, after]
         filled[rows, columns] = around / 4
     return filled
+
+
+def _grain(grey: np.ndarray, known: np.ndarray) -> float:
+    """The standard deviation of a noise that is independent from pixel to pixel, from how far pixels lie from the mean of
+    their four neighbours (by the median, so that edges do not count)."""
+    inner = np.s_[1:-1, 1:-1]
+    around = (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4
+    off = np.abs(grey[inner] - around)[known[inner]]
+    return float(np.median(off)) / (MEDIAN_OF_NORMAL * np.sqrt(1 + 1 / 4)) if off.size else 0.0
 
 
 def corrupt_black(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -87,7 +118,7 @@ MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndar
     "global": corrupt_global,
 }
 INSIDE = tuple(mode for mode in MODES if mode not in ("crop", "global"))  # those that change the mask alone
-WITHOUT_CHANCE = ("blur", "surroundings", "black")  # those whose result image and mask decide
+WITHOUT_CHANCE = ("blur", "black")  # those whose result image and mask decide
 
 
 def corrupt_image(image: Image.Image, mask: np.ndarray | None, mode: str, key: str) -> Image.Image:

@@ -92,15 +92,32 @@ def test_every_mode(folder, mode):
     elif mode == "global":
         assert abs(gap[~inside].std() - GLOBAL_SIGMA) < 1
     else:
-        assert not gap[~inside].any() and gap[inside].any()
+        margin = 2 if mode == "surroundings" else 0
+        outside = np.ones_like(inside)
+        outside[10 - margin : 25 + margin, 30 - margin : 50 + margin] = False
+        assert not gap[outside].any() and gap[inside].any()
     if mode == "black":
         assert not after[inside].any()
-    if mode in ("blur", "surroundings"):  # smooth, as bright as what is around
+    if mode == "blur":  # smooth, as bright as what is around
         assert after[inside].std() < 8 and abs(after[inside].mean() - after[~inside].mean()) < 8
 
 
+def test_surroundings_have_the_grain_of_the_rest_and_nothing_of_the_edge():
+    """A bright disc with a soft edge on grainy, grey ground beside a brighter one: what is painted over it is the ground."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[0:100, 0:100]
+    away = np.hypot(y - 50, x - 40)
+    ground = 100 + 60 * (x > 70) + rng.normal(0, 6, (100, 100))
+    film = ground + 80 / (1 + np.exp(away - 12))
+    image = Image.fromarray(film.clip(0, 255).astype(np.uint8)).convert("RGB")
+    found = np.asarray(corrupt_image(image, away < 13, "surroundings", "x"), dtype=float)
+    hole = away < 13
+    assert abs(found[hole].mean() - 100) < 2 and abs(found[hole].std() - 6) < 1
+    assert (found[..., 0] == found[..., 1]).all() and not np.array_equal(found[hole], np.asarray(image)[hole])
+    assert np.array_equal(found[away > 18], np.asarray(image)[away > 18])
+
+
 def test_surroundings_are_harmonic():
-    """Between a dark and a bright side, a hole becomes the slope that joins them."""
+    """Between a dark and a bright side, a hole becomes the slope that joins them; where there is no grain, none is added."""
     pixels = np.tile(np.linspace(0, 240, 13), (9, 1))[..., None].repeat(3, 2)
     mask = np.zeros((9, 13), dtype=bool)
     mask[3:6, 4:9] = True
@@ -149,11 +166,11 @@ def test_questions_about_one_lesion_share_its_image(folder, monkeypatch):
     write_jsonl(folder / "pairs.jsonl", rows)
     done, own = [], module.corrupt_image
     monkeypatch.setattr(module, "corrupt_image", lambda *given: done.append(given[3]) or own(*given))
-    for mode, count in (("surroundings", 3), ("noise", 4)):
+    for mode, count in (("blur", 3), ("noise", 4)):
         done.clear()
         records, changed = corrupt(folder, "--mode", mode)
         assert len(done) == count and len(records) == 4
-        assert (np.array_equal(changed["a"][1], changed["a2"][1])) == (mode == "surroundings")
+        assert (np.array_equal(changed["a"][1], changed["a2"][1])) == (mode == "blur")
         assert not np.array_equal(changed["a"][1], changed["a3"][1])
 
 

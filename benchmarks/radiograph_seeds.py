@@ -21,7 +21,7 @@ from mint.errors import InputError
 from mint.prefs.question_files import contrasts
 from train import train
 
-UNSEEN = (150, 78)  # images and seed; not those of the demo, nor those that settings or the task were chosen on
+UNSEEN = (300, 80)  # images and seed; not those of the demo, nor those that settings or the task were chosen on
 
 
 def run_seeds(out: Path, seeds: int, methods: dict[str, dict]) -> str:
@@ -39,7 +39,7 @@ def run_seeds(out: Path, seeds: int, methods: dict[str, dict]) -> str:
     for seed in range(seeds):
         folder = out / f"seed-{seed}"
         if not (folder / "pairs.jsonl").is_file():
-            write_jsonl(folder / "questions.jsonl", write_asked(folder, 200 + seed))
+            write_jsonl(folder / "questions.jsonl", write_asked(folder, 210 + seed))
             make_pairs(folder, Path(model))
         for row, scores in align(model, folder / "pairs.jsonl", folder, methods, {"seed": seed}, unseen, painted):
             rows.setdefault(row, []).append(scores)

@@ -22,7 +22,7 @@ from mint.evaluation.statistics import Estimate, bootstrap
 from mint.files import make_folder, write_aside
 from mint.losses import Loss, Needs
 from mint.objective import answer_stats, predicted_stats
-from mint.prefs.corrupt import corrupt_image, record_mask
+from mint.prefs.corrupt import corrupt_image, grow, lesion_margin, record_mask
 
 PLACES = ("lesion", "elsewhere")
 TRIES = 400  # to find a place that is free
@@ -66,7 +66,7 @@ class PairSensitivity:
 
 
 def move_mask(mask: np.ndarray, key: str) -> np.ndarray:
-    """A mask of the same shape and size somewhere else in the image: where it meets the old one least.
+    """A mask of the same shape and size somewhere else in the image: where it meets the old one and its margin least.
 
     mask: [height, width] bool. key: what the draw depends on.
     """
@@ -76,12 +76,12 @@ def move_mask(mask: np.ndarray, key: str) -> np.ndarray:
     height, width = part.shape
     seed = int.from_bytes(hashlib.sha256(f"elsewhere {key}".encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)
-    best, least = mask, part.size + 1
+    taken, best, least = grow(mask, lesion_margin(mask)), mask, part.size + 1
     for _ in range(TRIES):
         y, x = rng.integers(0, mask.shape[0] - height + 1), rng.integers(0, mask.shape[1] - width + 1)
         moved = np.zeros_like(mask)
         moved[y : y + height, x : x + width] = part
-        shared = int((moved & mask).sum())
+        shared = int((moved & taken).sum())
         if shared < least:
             best, least = moved, shared
         if not shared:

@@ -2,8 +2,8 @@
 
 Logits [N, V] are the largest tensor of a language model (2,840 positions of Llama 3's vocabulary are 1.5 GB in
 float32), and a loss wants one or three numbers a row. So rows are taken a chunk at a time and, of each, a block of words
-at a time, small enough for a CPU's cache; no tensor larger than C x W is made. Sums over the vocabulary are kept relative
-to the largest logit seen so far, and brought up to date when a later block has a larger one.
+at a time, small enough for a CPU's cache; no logits outlive their block. Sums over the vocabulary are kept relative to the
+largest logit seen so far, and brought up to date when a later block has a larger one.
 
 The gradient needs no second pass while the head is frozen: log pi(t), KL(ref || pi) and KL(pi || ref) are scalars
 of a row, so the loss sends back one weight for each, and each weight multiplies a vector of size H that the forward
@@ -15,7 +15,8 @@ E_p[W] the mean of the head's rows under p:
     KL(pi || ref)  = E_p[a - b] - lse(a) + lse(b)            d/dh = E_p[(a - b) W] - E_p[a - b] E_p[W]
 
 A trainable head also needs sum_n weight_n * (row's gradient) x h_n, for which the weights must be known: then the backward
-pass goes over the blocks again.
+pass goes over the blocks again. So it does for a divergence under a head of half precision, where E_p[W] - E_q[W] would be
+the difference of two sums of rounded weights.
 
 Legend: N positions, H width, V vocabulary, C rows of a chunk, W words of a block, K rows of a chunk that want the KL.
 """
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = {"cpu": (1024, 2048), "cuda": (4096, 16384)}  # rows and words worked on at a time: 8 MB and 256 MB of float32
+HALVES = (torch.bfloat16, torch.float16)
 
 
 class TokenStats(NamedTuple):
@@ -61,10 +63,12 @@ def token_stats(
     targets: [N] int64 in [0, V).     ref_hidden: [N, H]; ref_head: [V, H], default ``head``: the frozen reference's.
     kl_positions: [N] bool, where the KL is wanted (default everywhere). block: rows and words worked on at a time.
     Gradients flow to ``hidden`` and ``head``, never to the reference. The sums run in float32 at least.
-    Raises ValueError if a KL is asked for without ``ref_hidden``.
+    Raises ValueError if a KL is asked for without ``ref_hidden``, or (on the CPU) for a target outside the vocabulary.
     """
     if (kl_forward or kl_reverse) and ref_hidden is None:
         raise ValueError("a KL divergence needs ref_hidden")
+    if not hidden.is_cuda and len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(head):
+        raise ValueError(f"targets must lie in [0, {len(head)})")
     if ref_hidden is not None:
         ref_hidden = ref_hidden.detach()
         ref_head = (head if ref_head is None else ref_head).detach()
@@ -87,14 +91,15 @@ class _TokenStats(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block):
         ctx.directions, ctx.block = (kl_forward, kl_reverse), block
-        ctx.recompute = ctx.needs_input_grad[1]
+        head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
+        rounded = head_wide.dtype in HALVES and (kl_forward or kl_reverse)
+        ctx.recompute = ctx.needs_input_grad[1] or (ctx.needs_input_grad[0] and rounded)
         take_gradient = ctx.needs_input_grad[0] and not ctx.recompute
         stats = hidden.new_zeros(4, len(targets), dtype=_accumulation_dtype(hidden))
         normalisers = torch.zeros_like(stats[:2])  # of policy and reference
         grads = [None, None, None]  # of logps, kl_forward, kl_reverse with respect to hidden, each [N, H]
         if take_gradient:
             grads = [torch.zeros_like(hidden) if asked else None for asked in (True, kl_forward, kl_reverse)]
-        head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
         for rows in _slices(len(targets), block[0]):
             policy = _Softmax(hidden[rows], head_wide, targets[rows])
             ref = None if ref_hidden is None else _Softmax(ref_hidden[rows], ref_wide, targets[rows])
@@ -105,7 +110,7 @@ class _TokenStats(torch.autograd.Function):
             if ref is not None:
                 stats[1, rows], normalisers[1, rows] = ref.logps(), ref.normaliser()
             if chunk.keep is not None:
-                stats[2:, rows].index_copy_(1, chunk.keep, chunk.divergences())
+                stats[2:, rows].index_copy_(1, chunk.keep, chunk.divergences().to(stats.dtype))
             if take_gradient:
                 chunk.write_gradients(rows)
         if take_gradient:
@@ -120,7 +125,7 @@ class _TokenStats(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *weights):  # one for each statistic, each [N]
         if ctx.recompute:
-            return *_gradients_of_both(ctx, weights), *[None] * 7
+            return *_recomputed_gradients(ctx, weights), *[None] * 7
         hidden_grad = None
         for weight, grad in zip((weights[0], *weights[2:]), ctx.saved_tensors, strict=True):
             if grad is not None:
@@ -190,9 +195,10 @@ class _Chunk:
 
     def divergences(self) -> Tensor:
         """[2, K]: KL(ref || pi) and KL(pi || ref)."""
-        shift = (self.policy.normaliser() - self.ref.normaliser())[self.keep]
-        forward = shift - (self.q_ratio / self.ref.total[self.keep]).squeeze(1)
-        return torch.stack((forward, (self.p_ratio / self.policy.total[self.keep]).squeeze(1) - shift))
+        policy, ref = self.policy, self.ref
+        shift = (policy.top - ref.top + (policy.total / ref.total).log())[self.keep].squeeze(1)  # of the normalisers
+        forward = shift - (self.q_ratio / ref.total[self.keep]).squeeze(1)
+        return torch.stack((forward, (self.p_ratio / policy.total[self.keep]).squeeze(1) - shift))
 
     def write_gradients(self, rows: slice) -> None:
         """The gradient of each statistic with respect to hidden, for weights of one, into ``rows`` of ``grads``."""
@@ -207,12 +213,12 @@ class _Chunk:
             self.grads[2][at] = ((self.p_ratio_head - self.p_ratio * mean) / total).to(self.grads[2].dtype)
 
 
-def _gradients_of_both(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor]:
+def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
     """With respect to hidden and head, from the normalisers that the forward pass found."""
     hidden, head, targets, ref_hidden, ref_head, wanted, normalisers, kl_reverse = ctx.saved_tensors
     head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
     hidden_grad = torch.zeros_like(hidden, dtype=normalisers.dtype) if ctx.needs_input_grad[0] else None
-    head_grad = torch.zeros_like(head, dtype=normalisers.dtype)
+    head_grad = torch.zeros_like(head, dtype=normalisers.dtype) if ctx.needs_input_grad[1] else None
     for rows in _slices(len(targets), ctx.block[0]):
         own, at = hidden[rows].to(head_wide.dtype), targets[rows].unsqueeze(1)
         logps_weight, _, forward_weight, reverse_weight = (weight[rows].unsqueeze(1) for weight in weights)
@@ -234,8 +240,9 @@ def _gradients_of_both(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | None,
                     gradient.index_add_(0, keep, reverse * reverse_weight[keep])
             if hidden_grad is not None:
                 hidden_grad[rows] += _weigh(gradient, head_wide[words])
-            head_grad[words] += _matmul(gradient.t().to(own.dtype), own)
-    return None if hidden_grad is None else hidden_grad.to(hidden.dtype), head_grad.to(head.dtype)
+            if head_grad is not None:
+                head_grad[words] += _matmul(gradient.t().to(own.dtype), own)
+    return tuple(None if grad is None else grad.to(like.dtype) for grad, like in ((hidden_grad, hidden), (head_grad, head)))
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:
@@ -263,6 +270,6 @@ def _weigh(weights: Tensor, head: Tensor) -> Tensor:
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b with a float32 result (float64 for float64), also from bfloat16 operands."""
-    if a.dtype in (torch.bfloat16, torch.float16):
+    if a.dtype in HALVES:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a @ b

@@ -49,16 +49,31 @@ def corrupt_blur(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator)
 
 def corrupt_surroundings(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Inside the mask and a margin around it, what surrounds it: each hidden pixel becomes the mean of its neighbours, again
-    and again, and is then given the grain that the rest of the image has.
+    and again, and is then given the grain that the image has around it.
 
     The margin takes away the lesion's soft edge, which would otherwise be spread into the hole; the grain, what would tell
     a painted place from others.
     """
-    width = 2 * max(1, round(MARGIN * max(mask.shape))) + 1
-    mask = np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(width))) > 0
-    filled = _spread(pixels, mask) if not mask.all() else np.zeros_like(pixels)
-    grain = rng.normal(0, _grain(pixels.mean(-1), ~mask), (*mask.shape, 1))
-    return np.where(mask[..., None], filled + grain, filled)
+    margin = lesion_margin(mask)
+    grown = grow(mask, margin)
+    hole = mask if grown.all() else grown
+    if hole.all():
+        return np.zeros_like(pixels)
+    grain = rng.normal(0, _grain(pixels.mean(-1), grow(hole, 2 * margin) & ~hole), (*hole.shape, 1))
+    return np.where(hole[..., None], _spread(pixels, hole) + grain, pixels)
+
+
+def lesion_margin(mask: np.ndarray) -> int:
+    """How many pixels around a lesion are painted over with it."""
+    return max(1, round(MARGIN * max(mask.shape)))
+
+
+def grow(mask: np.ndarray, margin: int) -> np.ndarray:
+    """The mask, and what is at most ``margin`` rows and columns away from it."""
+    for axis in (0, 1):
+        width = [(margin, margin) if one == axis else (0, 0) for one in (0, 1)]
+        mask = np.lib.stride_tricks.sliding_window_view(np.pad(mask, width), 2 * margin + 1, axis=axis).any(-1)
+    return mask
 
 
 def _spread(pixels: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -81,12 +96,12 @@ def _spread(pixels: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _grain(grey: np.ndarray, known: np.ndarray) -> float:
-    """The standard deviation of a noise that is independent from pixel to pixel, from how far pixels lie from the mean of
-    their four neighbours (by the median, so that edges do not count)."""
+def _grain(grey: np.ndarray, where: np.ndarray) -> float:
+    """The standard deviation of a noise that is independent from pixel to pixel, from how far the pixels ``where`` lie from
+    the mean of their four neighbours (by the median, so that edges do not count)."""
     inner = np.s_[1:-1, 1:-1]
     around = (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4
-    off = np.abs(grey[inner] - around)[known[inner]]
+    off = np.abs(grey[inner] - around)[where[inner]]
     return float(np.median(off)) / (MEDIAN_OF_NORMAL * np.sqrt(1 + 1 / 4)) if off.size else 0.0
 
 
@@ -117,7 +132,7 @@ MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndar
     "crop": corrupt_crop,
     "global": corrupt_global,
 }
-INSIDE = tuple(mode for mode in MODES if mode not in ("crop", "global"))  # those that change the mask alone
+INSIDE = tuple(mode for mode in MODES if mode not in ("crop", "global"))  # those that change the mask (and its margin) alone
 WITHOUT_CHANCE = ("blur", "black")  # those whose result image and mask decide
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mint.losses import logprobs
 from mint.losses.logprobs import token_stats
 
 N, H, V = 7, 5, 11
@@ -97,6 +98,51 @@ def test_kl_without_a_reference_is_refused(case):
     hidden, head, targets, *_ = case
     with pytest.raises(ValueError, match="ref_hidden"):
         token_stats(hidden, head, targets, kl_forward=True)
+
+
+def test_targets_outside_the_vocabulary_are_refused(case):
+    hidden, head, targets, *_ = case
+    for wrong in (-100, V):
+        with pytest.raises(ValueError, match="targets must lie in"):
+            token_stats(hidden, head, torch.where(targets == targets[0], wrong, targets))
+
+
+def test_no_position_at_all(case):
+    hidden, head, targets, ref_hidden, ref_head, wanted = case
+    hidden = hidden[:0].requires_grad_()
+    stats = token_stats(hidden, head, targets[:0], ref_hidden[:0], ref_head, True, True, wanted[:0])
+    (grad,) = torch.autograd.grad(sum(some.sum() for some in stats), hidden)
+    assert grad.shape == (0, H) and all(some.shape == (0,) for some in stats)
+
+
+def near_reference(apart):
+    """float64 states, head of 3,000 words, targets, and a reference whose KL is about ``apart`` squared."""
+    g = torch.Generator().manual_seed(1)
+    hidden, head = torch.randn(40, 16, generator=g, dtype=torch.float64), torch.randn(3000, 16, generator=g).double()
+    return hidden, head, torch.randint(3000, (40,), generator=g), hidden + apart * torch.randn(40, 16, generator=g)
+
+
+def test_small_divergences_keep_their_digits_in_float32():
+    hidden, head, targets, ref_hidden = near_reference(3e-4)
+    stats = token_stats(hidden.float(), head.float(), targets, ref_hidden.float(), kl_forward=True, kl_reverse=True)
+    exact = plain(hidden.float().double(), head, targets, ref_hidden.float().double(), head)
+    assert 1e-7 < exact[2].min() < exact[2].max() < 1e-5
+    for found, true in zip(stats[2:], exact[2:], strict=True):
+        assert (found - true).abs().max() < 5e-7
+
+
+def test_divergences_under_a_head_of_half_precision(monkeypatch):
+    """As on CUDA, products of bfloat16 summed in float32: the gradient keeps two digits although p and q are close."""
+    monkeypatch.setattr(logprobs, "_operand", lambda weight: weight)
+    monkeypatch.setattr(logprobs, "_matmul", lambda a, b: a.float() @ b.float())
+    hidden, head, targets, ref_hidden = (x.bfloat16() if x.is_floating_point() else x for x in near_reference(0.02))
+    results = []
+    for numbers in (lambda x: token_stats(x, head, targets, ref_hidden, kl_forward=True, kl_reverse=True)[2:], None):
+        states = (hidden if numbers else hidden.double()).clone().requires_grad_()
+        kls = numbers(states) if numbers else plain(states, head.double(), targets, ref_hidden.double(), head.double())[2:]
+        results.append([torch.autograd.grad(kl.sum(), states, retain_graph=True)[0].double() for kl in kls])
+    for found, true in zip(*results, strict=True):
+        assert (found - true).norm() < 0.01 * true.norm()
 
 
 def test_low_precision_states_are_summed_in_float32(case):

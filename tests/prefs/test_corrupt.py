@@ -116,6 +116,28 @@ def test_surroundings_have_the_grain_of_the_rest_and_nothing_of_the_edge():
     assert np.array_equal(found[away > 18], np.asarray(image)[away > 18])
 
 
+@pytest.mark.parametrize("size", [(1, 50), (50, 1), (3, 3), (63, 65), (101, 37)])
+def test_surroundings_of_masks_that_leave_little(size):
+    pixels = np.full((*size, 3), 90, dtype=np.uint8)
+    for known in (0, 1):  # pixels that the mask leaves
+        mask = np.ones(size, dtype=bool)
+        mask[0, :known] = False
+        found = np.asarray(corrupt_image(Image.fromarray(pixels), mask, "surroundings", "x"))
+        assert (found == (0 if mask.all() else 90)).all()
+
+
+def test_surroundings_reach_the_middle_of_a_large_hole():
+    """From dark to bright over 200 pixels, 120 of them hidden, beside flat black that must not silence the grain."""
+    slope = np.tile(np.linspace(40, 200, 200), (300, 1))
+    pixels = slope + np.random.default_rng(0).normal(0, 4, slope.shape)
+    pixels[200:] = 0
+    mask = np.zeros((300, 200), dtype=bool)
+    mask[40:160, 40:160] = True
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    gap = np.asarray(corrupt_image(image, mask, "surroundings", "x"))[mask][:, 0] - slope[mask]
+    assert abs(gap.mean()) < 3 and 3 < gap.std() < 6
+
+
 def test_surroundings_are_harmonic():
     """Between a dark and a bright side, a hole becomes the slope that joins them; where there is no grain, none is added."""
     pixels = np.tile(np.linspace(0, 240, 13), (9, 1))[..., None].repeat(3, 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mint.config import TrainConfig
-from mint.demo.radiograph_start import recipe, score
+from mint.demo.radiograph_start import RATES, recipe, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import make_folder, write_aside
 from train import train
@@ -30,6 +30,7 @@ ABLATIONS = {
     "FiRe, no image term": {"loss": "fire", "gamma": 0.0},
     "FiRe, visual pair of the chosen": {"loss": "fire", "visual": "chosen"},
     "FiRe, visual pair of the rejected": {"loss": "fire", "visual": "rejected"},
+    "FiRe, rate of RRPO": {"loss": "fire", "lr": RATES["rrpo"]},
 }
 ANSWERS = {
     "clinical": "clinically right",

@@ -224,6 +224,7 @@ def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | No
         logps_weight, _, forward_weight, reverse_weight = (weight[rows].unsqueeze(1) for weight in weights)
         normaliser, ref_normaliser = normalisers[:, rows].unsqueeze(2)
         keep = _indices(wanted, rows)
+        ref_own = None if keep is None else ref_hidden[rows][keep].to(ref_wide.dtype)
         for words in _slices(len(head), ctx.block[1]):
             log_p = _matmul(own, head_wide[words].t()).sub_(normaliser)
             p = log_p.exp()
@@ -231,7 +232,7 @@ def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | No
             here = (at >= words.start) & (at < words.start + p.shape[1])
             gradient.scatter_add_(1, (at - words.start).clamp(0, p.shape[1] - 1), (logps_weight * here).to(p.dtype))
             if keep is not None:
-                log_q = _matmul(ref_hidden[rows][keep].to(ref_wide.dtype), ref_wide[words].t()).sub_(ref_normaliser[keep])
+                log_q = _matmul(ref_own, ref_wide[words].t()).sub_(ref_normaliser[keep])
                 p, ratio = p[keep], log_p[keep] - log_q
                 if ctx.directions[0]:
                     gradient.index_add_(0, keep, (p - log_q.exp()) * forward_weight[keep])

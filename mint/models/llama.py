@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
+from mint.models.pointwise import rms_norm, rotate, swiglu
 from mint.models.recompute import run_layer
 
 QWEN = ("qwen2", "qwen3")
@@ -129,12 +129,6 @@ def rope_frequencies(config: LlamaConfig) -> Tensor:
     return keep * frequency + (1 - keep) * frequency / scaling["factor"]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding: pairs (i, i + D/2) of x [B, N, T, D] turned by the angles of cos, sin [B, 1, T, D]."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, the root mean square taken in float32."""
 
@@ -146,7 +140,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in (torch.bfloat16, torch.float16):
             return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class KeyValueCache:
@@ -198,22 +192,6 @@ class Attention(nn.Module):
         return self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) * up, keeping gate and up alone: silu is cheaper to take again than to keep."""
-
-    @staticmethod
-    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        up_grad = F.silu(gate).mul_(grad)
-        return torch.ops.aten.silu_backward(grad * up, gate), up_grad
-
-
 class MLP(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
@@ -222,7 +200,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(_SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class DecoderLayer(nn.Module):

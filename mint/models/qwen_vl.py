@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, put_features, rope_frequencies
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
+from mint.models.pointwise import swiglu
 from mint.models.recompute import run_layer
 
 OLDER_NAMES = (  # pattern, replacement
@@ -269,4 +270,4 @@ class PatchBlock(nn.Module):
         """[S, width]"""
         x = x + self.attn["proj"](attend_in_groups(self.attn["qkv"](self.norm1(x)), self.heads, rope, groups))
         y = self.norm2(x)
-        return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](y)) * self.mlp["up_proj"](y))
+        return x + self.mlp["down_proj"](swiglu(self.mlp["gate_proj"](y), self.mlp["up_proj"](y)))

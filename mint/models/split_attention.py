@@ -2,10 +2,10 @@
 
 A dense mask over ``prompt | chosen | rejected`` spends more than half its work on forbidden places. Here every pair is two
 causal runs, ``prompt + chosen`` and ``rejected`` behind the same prompt; a run is worked off in pieces of queries, each
-against no more keys than its last query sees. PyTorch's fused CPU kernel does the pieces; its ``is_causal`` saves nothing
-below 512 keys, so the pieces are cut here.
+against no more keys than its last query sees. A piece is four products of matrices, or eight with its gradients: its weights
+fit the cache, and are taken again in the backward pass, not kept.
 
-Legend: B rows, T row length, N heads, K key/value heads, D head size, P pairs.
+Legend: B rows, T row length, N heads, K key/value heads, G = N / K, D head size, P pairs, S keys seen, C queries of a piece.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 PIECE = 128  # queries of one piece
-_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class PairLayout(NamedTuple):
@@ -47,45 +45,54 @@ def split_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tens
 
     q: [B, N, T, D].   k, v: [B, K, T, D].
     """
-    return torch.ops.mint.split_attention(q, k, v, layout.bounds)[0]
+    return torch.ops.mint.split_attention(q, k, v, layout.bounds)
 
 
-class _Piece(NamedTuple):
-    """Queries [start, end) of a run that starts at ``run`` and continues ``prefix`` tokens from ``prompt``."""
+class _Run(NamedTuple):
+    """Tokens [start, end) of a row, which continue the ``prefix`` tokens from ``prompt`` on and see them all."""
 
     row: int
     prompt: int
     prefix: int
-    run: int
     start: int
     end: int
 
     def keys(self, x: Tensor) -> Tensor:
-        """[1, K, prefix + end - run, D]: what the last query of the piece sees."""
-        own = x[self.row, :, self.run : self.end]
+        """[K, prefix + end - start, D]: what the last token of the run sees, in float32 at least."""
+        own = x[self.row, :, self.start : self.end]
         if self.prefix:
             own = torch.cat((x[self.row, :, self.prompt : self.prompt + self.prefix], own), dim=1)
-        return own.unsqueeze(0)
-
-    def queries(self, x: Tensor) -> Tensor:
-        return x[self.row, :, self.start : self.end].unsqueeze(0)
-
-    def mask(self, like: Tensor) -> Tensor:
-        """[queries, keys]: 0 where seen, -inf where later."""
-        seen = self.prefix + self.start - self.run  # keys before the first query
-        count = self.end - self.start
-        return like.new_full((count, seen + count), -torch.inf).triu_(seen + 1)
+        return own.to(_wide(x))
 
     def add_keys(self, total: Tensor, part: Tensor) -> None:
-        total[self.row, :, self.prompt : self.prompt + self.prefix] += part[0, :, : self.prefix]
-        total[self.row, :, self.run : self.end] += part[0, :, self.prefix :]
+        """Adds ``part``, of the shape of :meth:`keys`, to where the keys lie in ``total``."""
+        total[self.row, :, self.prompt : self.prompt + self.prefix] += part[:, : self.prefix]
+        total[self.row, :, self.start : self.end] += part[:, self.prefix :]
+
+    def pieces(self) -> Iterator[tuple[slice, int]]:
+        """(queries, number of keys that the last of them sees)."""
+        for start in range(self.start, self.end, PIECE):
+            end = min(start + PIECE, self.end)
+            yield slice(start, end), self.prefix + end - self.start
+
+    def queries(self, x: Tensor, piece: slice, kv_heads: int) -> Tensor:
+        """[K, G C, D]: the heads that read the same keys and values one below the other, in float32 at least."""
+        return x[self.row, :, piece].to(_wide(x)).reshape(kv_heads, -1, x.shape[-1])
 
 
-def _pieces(bounds: Tensor) -> Iterator[_Piece]:
+def _runs(bounds: Tensor) -> Iterator[_Run]:
     for row, prompt, chosen, rejected, end in bounds.tolist():
-        for prefix, run, last in ((0, prompt, rejected), (chosen - prompt, rejected, end)):
-            for start in range(run, last, PIECE):
-                yield _Piece(row, prompt, prefix, run, start, min(start + PIECE, last))
+        yield _Run(row, prompt, 0, prompt, rejected)
+        yield _Run(row, prompt, chosen - prompt, rejected, end)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _later(x: Tensor) -> Tensor:
+    """[PIECE, PIECE]: 0 where a query of a piece sees a key of the same piece, -inf where the key comes later."""
+    return x.new_full((PIECE, PIECE), -torch.inf, dtype=_wide(x)).triu_(1)
 
 
 def _empty_like_heads(x: Tensor) -> Tensor:
@@ -93,53 +100,61 @@ def _empty_like_heads(x: Tensor) -> Tensor:
     return x.new_zeros(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
 
+def _weights(queries: Tensor, keys: Tensor, later: Tensor, count: int) -> Tensor:
+    """[K, G C, S]: the softmax of a piece's scores. queries: [K, G C, D]; keys: [K, S, D]; count: C."""
+    scores = torch.baddbmm(queries.new_empty(()), queries, keys.mT, beta=0, alpha=keys.shape[-1] ** -0.5)
+    scores.view(len(keys), -1, count, keys.shape[1])[..., -count:] += later[:count, :count]
+    return scores.softmax(-1)
+
+
 @torch.library.custom_op("mint::split_attention", mutates_args=())
-def _forward(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
-    out = _empty_like_heads(q)
-    normaliser = q.new_zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))  # log sum exp of the scores
-    for piece in _pieces(bounds):
-        mask = piece.mask(q)
-        part, lse = _attention(piece.queries(q), piece.keys(k), piece.keys(v), attn_mask=mask)
-        piece.queries(out).copy_(part)
-        normaliser[piece.row, :, piece.start : piece.end] = lse[0]
-    return out, normaliser
+def _forward(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Tensor:
+    out, later = _empty_like_heads(q), _later(q)
+    for run in _runs(bounds):
+        keys, values = run.keys(k), run.keys(v)
+        for piece, seen in run.pieces():
+            weights = _weights(run.queries(q, piece, len(keys)), keys[:, :seen], later, piece.stop - piece.start)
+            part = torch.bmm(weights, values[:, :seen])
+            out[run.row, :, piece] = part.view(q.shape[1], -1, q.shape[3])
+    return out
 
 
 @_forward.register_fake
 def _(q, k, v, bounds):
-    return _empty_like_heads(q), q.new_zeros(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+    return _empty_like_heads(q)
 
 
 @torch.library.custom_op("mint::split_attention_backward", mutates_args=())
-def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, normaliser: Tensor, bounds: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    q_grad, k_grad, v_grad = (_empty_like_heads(x) for x in (q, k, v))
-    for piece in _pieces(bounds):
-        lse = normaliser[piece.row, :, piece.start : piece.end].unsqueeze(0).contiguous()
-        parts = _attention_backward(
-            *(piece.queries(grad), piece.queries(q), piece.keys(k), piece.keys(v), piece.queries(out), lse),
-            *(0.0, False),  # dropout, is_causal
-            attn_mask=piece.mask(q),
-        )
-        piece.queries(q_grad).copy_(parts[0])
-        piece.add_keys(k_grad, parts[1])
-        piece.add_keys(v_grad, parts[2])
+def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    (q_grad, k_grad, v_grad), later = (_empty_like_heads(x) for x in (q, k, v)), _later(q)
+    scale = q.shape[-1] ** -0.5
+    for run in _runs(bounds):
+        keys, values = run.keys(k), run.keys(v)
+        key_grads, value_grads = torch.zeros_like(keys), torch.zeros_like(values)
+        for piece, seen in run.pieces():
+            own, own_grad = (run.queries(x, piece, len(keys)) for x in (q, grad))
+            weights = _weights(own, keys[:, :seen], later, piece.stop - piece.start)
+            value_grads[:, :seen].baddbmm_(weights.mT, own_grad)
+            weights_grad = torch.bmm(own_grad, values[:, :seen].mT)
+            scores_grad = torch._softmax_backward_data(weights_grad, weights, -1, weights.dtype).mul_(scale)
+            key_grads[:, :seen].baddbmm_(scores_grad.mT, own)
+            q_grad[run.row, :, piece] = torch.bmm(scores_grad, keys[:, :seen]).view(q.shape[1], -1, q.shape[3])
+        run.add_keys(k_grad, key_grads)
+        run.add_keys(v_grad, value_grads)
     return q_grad, k_grad, v_grad
 
 
 @_backward.register_fake
-def _(grad, q, k, v, out, normaliser, bounds):
+def _(grad, q, k, v, bounds):
     return tuple(_empty_like_heads(x) for x in (q, k, v))
 
 
 def _keep(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:3], *output, inputs[3])
+    ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx, grad, _):
-    q, k, v, out, normaliser, bounds = ctx.saved_tensors
-    return *_backward(grad, q, k, v, out, normaliser, bounds), None
+def _differentiate(ctx, grad):
+    return *_backward(grad, *ctx.saved_tensors), None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

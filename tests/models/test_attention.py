@@ -123,3 +123,16 @@ def test_split_equals_dense_over_several_pieces(compiled):
     gradients = (torch.autograd.grad((x * x).sum(), (q, k, v)) for x in (split, dense))
     for got, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
+
+
+def test_split_in_bfloat16_rounds_only_what_comes_in_and_goes_out():
+    segments, positions = packed_rows([(20, 9, 13)])
+    inputs = [x.detach().bfloat16() for x in random_qkv(1, 4, 2, segments.shape[1], 8)]
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        qkv = [x.to(dtype).requires_grad_() for x in inputs]
+        out = attend(*qkv, make_mask(segments, positions, backend="split"))
+        results.append([out, *torch.autograd.grad(out.sum(), qkv)])
+    for low, high in zip(*results, strict=True):
+        assert low.dtype == torch.bfloat16
+        torch.testing.assert_close(low.float(), high, rtol=2**-7, atol=2**-10)

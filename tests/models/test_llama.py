@@ -159,8 +159,9 @@ def pairs():
     return [EncodedPair(str(i), draw(4 + i), draw(3 + 2 * i), draw(6 - i)) for i in range(4)]
 
 
-@pytest.mark.parametrize("backend", ["dense", "flex"])
-@pytest.mark.parametrize("name", ["llama3", "mistral"])
+@pytest.mark.parametrize(
+    "name, backend", [("llama3", "dense"), ("llama3", "flex"), ("llama3", "split"), ("mistral", "dense"), ("mistral", "flex")]
+)
 @torch.no_grad()
 def test_packed_hidden_states_equal_those_of_each_sequence_alone(name, backend, tmp_path):
     model = load_model(write_directory(name, tmp_path))
@@ -180,7 +181,7 @@ def test_packed_hidden_states_equal_those_of_each_sequence_alone(name, backend, 
     assert compared == sum(len(p.chosen) + len(p.rejected) for p in pairs())
 
 
-@pytest.mark.parametrize("backend", ["dense", "flex"])
+@pytest.mark.parametrize("backend", ["dense", "flex", "split"])
 @torch.no_grad()
 def test_the_rejected_answer_never_sees_the_chosen_one(backend):
     model = init_model(TINY_LLAMA)

@@ -30,6 +30,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mint.products import product
+
 BLOCK = {"cpu": (1024, 2048), "cuda": (4096, 16384)}  # rows and words worked on at a time: 8 MB and 256 MB of float32
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -143,7 +145,7 @@ class _Softmax:
         self.top = torch.full_like(self.total, -torch.inf)
 
     def logits(self, words: slice) -> Tensor:
-        return _matmul(self.hidden, self.head[words].t())
+        return _product(self.hidden, self.head[words])
 
     def add(self, logits: Tensor, words: slice) -> tuple[Tensor, Tensor]:
         """(exp(logits - top) [C, W] in the place of ``logits``, the factor [C, 1] that brings older sums up to date)."""
@@ -226,13 +228,13 @@ def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | No
         keep = _indices(wanted, rows)
         ref_own = None if keep is None else ref_hidden[rows][keep].to(ref_wide.dtype)
         for words in _slices(len(head), ctx.block[1]):
-            log_p = _matmul(own, head_wide[words].t()).sub_(normaliser)
+            log_p = _product(own, head_wide[words]).sub_(normaliser)
             p = log_p.exp()
             gradient = p * -logps_weight  # of the logits
             here = (at >= words.start) & (at < words.start + p.shape[1])
             gradient.scatter_add_(1, (at - words.start).clamp(0, p.shape[1] - 1), (logps_weight * here).to(p.dtype))
             if keep is not None:
-                log_q = _matmul(ref_own, ref_wide[words].t()).sub_(ref_normaliser[keep])
+                log_q = _product(ref_own, ref_wide[words]).sub_(ref_normaliser[keep])
                 p, ratio = p[keep], log_p[keep] - log_q
                 if ctx.directions[0]:
                     gradient.index_add_(0, keep, (p - log_q.exp()) * forward_weight[keep])
@@ -242,7 +244,7 @@ def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | No
             if hidden_grad is not None:
                 hidden_grad[rows] += _weigh(gradient, head_wide[words])
             if head_grad is not None:
-                head_grad[words] += _matmul(gradient.t().to(own.dtype), own)
+                head_grad[words] += _product(gradient.t().to(own.dtype), own.t())
     return tuple(None if grad is None else grad.to(like.dtype) for grad, like in ((hidden_grad, hidden), (head_grad, head)))
 
 
@@ -266,11 +268,11 @@ def _operand(weight: Tensor) -> Tensor:
 
 def _weigh(weights: Tensor, head: Tensor) -> Tensor:
     """[C, H]: rows of the head [W, H], summed under ``weights`` [C, W]."""
-    return _matmul(weights.to(head.dtype), head)
+    return _product(weights.to(head.dtype), head.t())
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b with a float32 result (float64 for float64), also from bfloat16 operands."""
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T with a float32 result (float64 for float64), also from bfloat16 operands."""
     if a.dtype in HALVES:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a @ b
+        return torch.mm(a, b.t(), out_dtype=torch.float32)
+    return product(a, b)

@@ -23,8 +23,10 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mint.errors import InputError
+from mint.products import linear, product
 
 PREFIX = "base_model.model."  # PEFT's wrapper around the network
 ALL_LINEAR = "all-linear"
@@ -73,36 +75,34 @@ class LoRALinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        factors = self.factors()
+        flat, factors = x.reshape(-1, self.in_features), self.factors()
         if factors is None:
-            return F.linear(x, self.weight, self.bias)
-        if self._folding_is_cheaper(x):
-            return F.linear(x, self.effective_weight(), self.bias)
-        a, b = (factor.to(x.dtype) for factor in factors)
-        low = F.linear(F.dropout(x, self.dropout, self.training), a).flatten(0, -2)  # [T, r]
-        base = F.linear(x, self.weight, self.bias)
-        return torch.addmm(base.flatten(0, -2), low, b.t(), alpha=self.scaling).view(base.shape)
+            y = linear(flat, self.weight, self.bias)
+        elif self._folding_is_cheaper(len(flat)):
+            y = _Folded.apply(flat, self.weight, self.bias, *factors, self.scaling)
+        else:
+            a, b = (factor.to(x.dtype) for factor in factors)
+            low = linear(F.dropout(flat, self.dropout, self.training), a)  # [T, r]
+            y = linear(flat, self.weight, self.bias).addmm_(low, b.t(), alpha=self.scaling)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def effective_weight(self) -> Tensor:
         """[out, in]: W + s B A in the weight's dtype; differentiable in A and B."""
         factors = self.factors()
         if factors is None:
             return self.weight
-        a, b = (factor.to(self.weight.dtype) for factor in factors)
-        return torch.addmm(self.weight, b, a, alpha=self.scaling)
+        return _fold(self.weight, *(factor.to(self.weight.dtype) for factor in factors), self.scaling)
 
-    def _folding_is_cheaper(self, x: Tensor) -> bool:
+    def _folding_is_cheaper(self, tokens: int) -> bool:
         """Whether W + s B A, built for this call, costs fewer operations forward and backward than A and B apart.
 
-        Apart: 6 T r (in + out). Folded: 6 r in out for the product, 2 T in out for the gradient of the weight.
-        Dropout acts between x and A, so it cannot be folded; and a low-precision weight would round the update away.
+        Apart, each takes 6 T r of a token's inputs and outputs. Dropout acts between x and A, so it cannot be folded; and a
+        low-precision weight would round the update away.
         """
         if (self.dropout and self.training) or self.weight.dtype in (torch.bfloat16, torch.float16):
             return False
-        tokens = x.numel() // self.in_features
-        both = self.in_features * self.out_features
-        apart = 6 * tokens * self.rank * (self.in_features + self.out_features)
-        return 6 * self.rank * both + 2 * tokens * both < apart
+        folded = 2 * self.rank * self.weight.numel() + min(_backward_operations(tokens, self.weight, self.rank))
+        return folded < 6 * tokens * self.rank * (self.in_features + self.out_features)
 
     @torch.no_grad()
     def fold(self, sign: int) -> None:
@@ -113,6 +113,46 @@ class LoRALinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}, alpha={self.alpha}, merged={self.merged}"
+
+
+def _fold(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    return torch.addmm(weight, b, a, alpha=scaling)
+
+
+def _backward_operations(tokens: int, weight: Tensor, rank: int) -> tuple[int, int]:
+    """What the gradients of a folded A and B cost in two ways.
+
+    Through the products x A^T and g B (and the sum built again, for the gradient of x), or through the gradient g^T x of the
+    weight (and the sum kept).
+    """
+    narrow = 4 * tokens * rank * sum(weight.shape) + 2 * rank * weight.numel()
+    return narrow, 2 * tokens * weight.numel() + 4 * rank * weight.numel()
+
+
+class _Folded(torch.autograd.Function):
+    """x (W + s B A)^T + bias, the sum built for this call; of low rank, it is built again for the backward pass, not kept."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        narrow, dense = _backward_operations(len(x), weight, len(a))
+        ctx.narrow, ctx.scaling = narrow < dense, scaling
+        folded = _fold(weight, a, b, scaling)
+        ctx.save_for_backward(x, weight if ctx.narrow else folded, a, b)
+        return product(x, folded, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, folded, a, b = ctx.saved_tensors
+        if ctx.narrow:
+            folded = _fold(folded, a, b, ctx.scaling)
+            a_grad = (x.t() @ product(grad, b.t().contiguous())).t()
+            b_grad = grad.t() @ product(x, a)
+        else:
+            weight_grad = grad.t() @ x
+            a_grad, b_grad = b.t() @ weight_grad, weight_grad @ a.t()
+        x_grad = product(grad, folded.t()) if ctx.needs_input_grad[0] else None
+        return x_grad, None, None, a_grad * ctx.scaling, b_grad * ctx.scaling, None
 
 
 def _factor_dtype(weight: Tensor) -> torch.dtype:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mint.errors import InputError
-from mint.models import init_model, load_model, save_model
+from mint.models import init_model, load_model, lora, save_model
 from mint.models.lora import (
     LoRALinear,
     add_lora,
@@ -61,27 +61,46 @@ def test_forward_is_the_formula(rslora, scaling):
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_folded_and_separate_paths_agree_in_value_and_gradient():
-    layer = make_layer(rank=8, size=(16, 12))
+@pytest.mark.parametrize("tokens", [5, 70])  # the gradients of A and B through narrow products, and through the weight's
+def test_folded_and_separate_paths_agree_in_value_and_gradient(tokens):
+    layer = make_layer(rank=8, size=(16, 12)).double()
+    narrow, dense = lora._backward_operations(tokens, layer.weight, 8)
+    assert (narrow < dense) == (tokens == 5)
+    x = torch.randn(tokens, 16, dtype=torch.float64, requires_grad=True)
     results = []
     for folded in (True, False):
-        layer._folding_is_cheaper = lambda x, folded=folded: folded
-        x = torch.linspace(-1, 1, 7 * 16).view(7, 16).requires_grad_()
+        layer._folding_is_cheaper = lambda tokens, folded=folded: folded
         out = layer(x)
         grads = torch.autograd.grad(out.square().sum(), (x, layer.lora_A.weight, layer.lora_B.weight))
         results.append((out, *grads))
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_folding_is_chosen_by_cost_and_never_under_dropout_or_low_precision():
-    many = torch.zeros(4096, 512)
-    cost = {rank: make_layer(rank=rank, size=(512, 512))._folding_is_cheaper(many) for rank in (16, 256)}
-    assert cost == {16: False, 256: True}
-    assert not make_layer(rank=256, size=(512, 512))._folding_is_cheaper(torch.zeros(8, 512))
-    assert not make_layer(rank=256, dropout=0.1, size=(512, 512)).train()._folding_is_cheaper(many)
+    def folds(tokens, rank=16, **options):
+        return make_layer(rank=rank, size=(512, 512), **options).train()._folding_is_cheaper(tokens)
+
+    assert folds(4096) and folds(4096, rank=256) and folds(600)
+    assert not folds(8) and not folds(400) and not folds(8, rank=256)
+    assert not folds(4096, dropout=0.1)
     low = LoRALinear(torch.nn.Linear(512, 512).bfloat16(), 256, 1.0)
-    assert not low._folding_is_cheaper(many.bfloat16())
+    assert not low._folding_is_cheaper(4096)
+
+
+def test_compiled_blocks_give_the_same_numbers():
+    model = disturb(add_lora(tiny_llama(), rank=4, alpha=8))
+    for name, layer in lora_layers(model).items():  # both ways to compute are compiled
+        layer._folding_is_cheaper = lambda tokens, folded="self_attn" in name: folded
+    results = []
+    for compiled in (False, True):
+        if compiled:
+            model.compile_blocks()
+        logits = model(TOKENS)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        results.append((logits, *torch.autograd.grad(logits.square().mean(), trained)))
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_factors_are_float32_on_a_bfloat16_layer():

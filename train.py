@@ -28,6 +28,7 @@ from mint.config import TrainConfig, parse
 from mint.data.batch import (
     CHOSEN,
     PROMPT,
+    ROW_STEP,
     Batch,
     EncodedPair,
     encode_pairs,
@@ -201,7 +202,7 @@ def batch_shape(
     """The shape of all batches of the run, as ``mint.data.batch.collate`` takes it.
 
     compiled: one row length and row count for all, so that a step never recompiles. split: attention looks at pairs
-    alone (``mint.models.attention``), so long pairs lie in one row without padding.
+    alone (``mint.models.attention``), so long pairs lie in one row with hardly any padding.
     """
     lengths = [pair.lengths for pair in pairs]
     flat = [length for some in lengths for length in some]
@@ -214,7 +215,8 @@ def batch_shape(
     steps += [[pair.lengths for pair in eval_pairs[start : start + size]] for start in range(0, len(eval_pairs), size)]
     batches = [[length for some in step for length in some] for step in steps]
     longest = max(map(sum, batches)) if one_row else max(length for batch in batches for length in batch)
-    row_length = longest if split else math.ceil(longest / ROW_MULTIPLE) * ROW_MULTIPLE
+    multiple = ROW_STEP if split else ROW_MULTIPLE
+    row_length = math.ceil(longest / multiple) * multiple
     return {"row_length": row_length, "rows": max(len(pack(batch, row_length)) for batch in batches)}
 
 

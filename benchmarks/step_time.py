@@ -4,9 +4,10 @@
     python benchmarks/step_time.py --peer-python ~/trl/bin/python   with TRL in an environment of its own
     python benchmarks/step_time.py --vocab 128256 --dtype bfloat16 --compile
 
-Every variant runs in a fresh process, so that its peak memory is its own. Both sides get the same model, weights,
-adapter and pairs, and their first losses must agree before anything is reported. This file imports nothing but the
-standard library: a child inherits the peak memory of the process that started it.
+Every variant runs in a fresh process, so that its peak memory is its own; the sides take their steps in turn, so that a
+busy neighbour slows both. Both get the same model, weights, adapter and pairs, and their first losses must agree before
+anything is reported. This file imports nothing but the standard library: a child inherits the peak memory of the process
+that started it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import argparse
 import datetime
 import json
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 WORKER = Path(__file__).resolve().with_name("step_worker.py")
+READY = "ready\n"
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 HEADER = [
     "objective", "rank", "ours, s", "TRL, s", "ratio", "ours, CPU s", "TRL, CPU s",
@@ -33,32 +37,74 @@ def has_trl(python: str) -> bool:
     return subprocess.run([python, "-c", code]).returncode == 0
 
 
-def run_worker(python: str, worker: Path, variant: dict) -> dict:
-    """The worker's numbers for one variant, in a process of its own. Raises SystemExit with its error output if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(variant["threads"]), "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([python, str(worker), json.dumps(variant)], capture_output=True, text=True, env=environment)
-    what = " ".join(str(value) for value in list(variant.values())[:3])
-    if done.returncode:
-        raise SystemExit(f"{what} failed ({done.returncode}):\n{done.stderr[-3000:]}")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    print(
-        f"{what}: {result['seconds']:.2f} s ({result['fastest']:.2f} to {result['slowest']:.2f}), "
-        f"{result['peak_mib']:,.0f} MiB, loss {result['loss']:.6f}, load {os.getloadavg()[0]:.1f}",
-        file=sys.stderr,
-    )
-    return result
+class Worker:
+    """One variant in a process of its own, which says when it is ready for a step and waits for its turn."""
+
+    def __init__(self, python: str, script: Path, variant: dict):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(variant["threads"]), "TOKENIZERS_PARALLELISM": "false"}
+        self.name = " ".join(str(value) for value in list(variant.values())[:3])
+        self.last, self.errors = "", tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [python, str(script), json.dumps(variant)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment,
+        )  # fmt: skip
+
+    def ready(self) -> bool:
+        """Waits until the process is ready for a step (True) or has ended. Raises SystemExit with its errors if it failed."""
+        for line in self.process.stdout:
+            if line == READY:
+                return True
+            self.last = line
+        if self.process.wait():
+            self.errors.seek(0)
+            raise SystemExit(f"{self.name} failed ({self.process.returncode}):\n{self.errors.read()[-3000:]}")
+        return False
+
+    def step(self) -> bool:
+        """Lets it take a step; whether it has another to take."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.ready()
+
+    def result(self) -> dict:
+        """What it measured: the JSON object that it printed last."""
+        result = json.loads(self.last)
+        print(
+            f"{self.name}: {statistics.median(result['seconds']):.2f} s "
+            f"({min(result['seconds']):.2f} to {max(result['seconds']):.2f}), "
+            f"{result['peak_mib']:,.0f} MiB, loss {result['loss']:.6f}, load {os.getloadavg()[0]:.1f}",
+            file=sys.stderr,
+        )
+        return result
 
 
-def measure(python: str, side: str, objective: str, rank: int, options: argparse.Namespace) -> dict:
-    """The worker's numbers for one variant."""
+def run_in_turns(script: Path, jobs: list[tuple[str, dict]]) -> list[dict]:
+    """What each (interpreter, variant) measured, a step of each in turn: so a busy neighbour slows all of them alike."""
+    workers = [Worker(python, script, variant) for python, variant in jobs]
+    try:
+        waiting = [worker for worker in workers if worker.ready()]
+        while waiting:
+            waiting = [worker for worker in waiting if worker.step()]
+        return [worker.result() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.process.kill()
+
+
+def times(slower: dict, faster: dict) -> float:
+    """How many times as long a step of the one took as that of the other beside it: the median."""
+    return statistics.median(a / b for a, b in zip(slower["seconds"], faster["seconds"], strict=True))
+
+
+def variant(side: str, objective: str, rank: int, options: argparse.Namespace) -> dict:
+    """What the worker is told."""
     checkpoint = options.checkpoint_activations or (side == "trl" and options.peer_checkpoint)
-    variant = {
+    return {
         "side": side, "objective": objective, "rank": rank, "vocab": options.vocab, "layers": options.layers,
         "kv_heads": options.kv_heads, "dtype": options.dtype, "checkpoint": checkpoint,
         "compile": options.compile if side == "ours" else options.peer_compile,
         "warmup": options.warmup, "repeats": options.repeats, "threads": options.threads,
     }  # fmt: skip
-    return run_worker(python, WORKER, variant)
 
 
 def check_agreement(ours: dict, peer: dict, dtype: str) -> None:
@@ -75,14 +121,17 @@ def row(objective: str, rank: int, ours: dict, peer: dict | None) -> list[str]:
     """One line of the table; a ratio above 1 says how many times less ours takes."""
 
     def both(key: str, form: str) -> list[str]:
-        return [format(ours[key], form), format(peer[key], form) if peer else ""]
+        return [format(side[key], form) if side else "" for side in (ours, peer)]
+
+    def seconds(key: str) -> list[str]:
+        return [format(statistics.median(side[key]), ".2f") if side else "" for side in (ours, peer)]
 
     def ratio(key: str) -> str:
         return f"{peer[key] / ours[key]:.2f}" if peer else ""
 
     agreement = f"{ours['loss']:.5f}" + (f" ({ours['loss'] - peer['loss']:+.0e})" if peer else "")
     return [
-        objective, str(rank), *both("seconds", ".2f"), ratio("seconds"), *both("cpu_seconds", ".2f"),
+        objective, str(rank), *seconds("seconds"), f"{times(peer, ours):.2f}" if peer else "", *seconds("cpu_seconds"),
         *both("peak_mib", ",.0f"), ratio("peak_mib"),
         *both("peak_over_start_mib", ",.0f"), ratio("peak_over_start_mib"), agreement,
     ]  # fmt: skip
@@ -110,16 +159,17 @@ def main() -> None:
     with_peer = options.only != "ours" and has_trl(options.peer_python)
     if options.only == "trl" and not with_peer:
         raise SystemExit(f"{options.peer_python} has no trl, peft and datasets; give --peer-python")
+    sides = [options.only] if options.only else ["ours", *["trl"] * with_peer]
     lines = []
     for objective in options.objectives:
         for rank in options.ranks:
-            peer = measure(options.peer_python, "trl", objective, rank, options) if with_peer else None
+            pythons = {"ours": sys.executable, "trl": options.peer_python}
+            found = run_in_turns(WORKER, [(pythons[side], variant(side, objective, rank, options)) for side in sides])
             if options.only == "trl":
                 continue
-            ours = measure(sys.executable, "ours", objective, rank, options)
-            if peer:
-                check_agreement(ours, peer, options.dtype)
-            lines.append(row(objective, rank, ours, peer))
+            if with_peer:
+                check_agreement(*found, options.dtype)
+            lines.append(row(objective, rank, found[0], found[1] if with_peer else None))
     if lines:
         flags = " ".join(sys.argv[1:]) or "default options"
         print(f"\n{datetime.date.today()}, {flags}; medians of {options.repeats}\n")

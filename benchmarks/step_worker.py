@@ -11,7 +11,6 @@ import json
 import os
 import random
 import resource
-import statistics
 import sys
 import tempfile
 import time
@@ -92,26 +91,22 @@ def resident_mib() -> float:
 
 
 class Clock:
-    """Wall and processor seconds of steps, the first ``warmup`` left out."""
+    """Wall and processor seconds of steps, the first ``warmup`` left out; each step waits for a line on standard input."""
 
     def __init__(self, warmup: int):
         self.warmup, self.wall, self.cpu = warmup, [], []
 
     def start(self) -> None:
+        print("ready", flush=True)
+        sys.stdin.readline()
         self.at = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
         self.wall.append(time.perf_counter() - self.at[0])
         self.cpu.append(time.process_time() - self.at[1])
 
-    def result(self) -> dict[str, float]:
-        wall, cpu = self.wall[self.warmup :], self.cpu[self.warmup :]
-        return {
-            "seconds": statistics.median(wall),
-            "fastest": min(wall),
-            "slowest": max(wall),
-            "cpu_seconds": statistics.median(cpu),
-        }
+    def result(self) -> dict[str, list[float]]:
+        return {"seconds": self.wall[self.warmup :], "cpu_seconds": self.cpu[self.warmup :]}
 
 
 def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tuple[float, int]:

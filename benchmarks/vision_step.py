@@ -3,17 +3,19 @@
     python benchmarks/vision_step.py                                  without TRL
     python benchmarks/vision_step.py --peer-python ~/trl/bin/python   with TRL in an environment of its own
 
-The sides are described in ``vision_worker.py``. Every variant runs in a fresh process; all first losses must agree.
+The sides are described in ``vision_worker.py``. Every variant runs in a fresh process, and they take their steps in turn;
+all first losses must agree.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import statistics
 import sys
 from pathlib import Path
 
-from step_time import TOLERANCE, has_trl, run_worker
+from step_time import TOLERANCE, has_trl, run_in_turns, times
 
 WORKER = Path(__file__).resolve().with_name("vision_worker.py")
 CASES = [(objective, tower) for tower in ("frozen", "trained") for objective in ("orpo", "dpo", "fire")]
@@ -38,18 +40,18 @@ def main() -> None:
     with_peer, lines = has_trl(options.peer_python), []
     fixed = {"rank": options.rank, "warmup": options.warmup, "repeats": options.repeats, "threads": options.threads}
     for objective, tower in [case for case in CASES if case[0] in options.objectives]:
-        found = {}
-        for side in sides(objective, tower, with_peer):
-            python = options.peer_python if side == "trl" else sys.executable
-            found[side] = run_worker(python, WORKER, {"side": side, "objective": objective, "tower": tower, **fixed})
-            first, this = found["ours"], found[side]
-            if abs(first["loss"] - this["loss"]) > TOLERANCE["float32"] or first["trainable"] != this["trainable"]:
-                raise SystemExit(f"not the same problem: {first} and {this}")
-        for side, result in found.items():
-            time, memory = (result[key] / found["ours"][key] for key in ("seconds", "peak_mib"))
+        names = sides(objective, tower, with_peer)
+        pythons = [options.peer_python if side == "trl" else sys.executable for side in names]
+        variants = [{"side": side, "objective": objective, "tower": tower, **fixed} for side in names]
+        found = run_in_turns(WORKER, list(zip(pythons, variants, strict=True)))
+        ours = found[0]
+        for result in found:
+            if abs(ours["loss"] - result["loss"]) > TOLERANCE["float32"] or ours["trainable"] != result["trainable"]:
+                raise SystemExit(f"not the same problem: {ours} and {result}")
+        for side, result in zip(names, found, strict=True):
             lines.append(
-                f"| {objective} | {tower} | {side} | {result['seconds']:.2f} | {time:.2f} | "
-                f"{result['peak_mib']:,.0f} | {memory:.2f} | {result['loss']:.5f} |"
+                f"| {objective} | {tower} | {side} | {statistics.median(result['seconds']):.2f} | {times(result, ours):.2f} | "
+                f"{result['peak_mib']:,.0f} | {result['peak_mib'] / ours['peak_mib']:.2f} | {result['loss']:.5f} |"
             )
     print(f"\n{datetime.date.today()}, {' '.join(sys.argv[1:]) or 'default options'}; medians of {options.repeats}\n")
     print("| objective | tower | side | s | x ours | MiB | x ours | loss |\n|---|---|---|---|---|---|---|---|")

@@ -293,7 +293,7 @@ def test_resume_auto_needs_a_run(capsys):
     assert "--resume auto continues the run in --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("scale, split, expected", [(1, False, 128), (1, True, 90), (10, False, 1024), (10, True, 1800)])
+@pytest.mark.parametrize("scale, split, expected", [(1, False, 128), (1, True, 96), (10, False, 1024), (10, True, 1800)])
 def test_static_shapes_hold_every_batch_of_the_run(scale, split, expected):
     lengths = [scale * n for n in (10, 50, 70, 90, 20, 60, 30)]
     pairs = [EncodedPair(str(n), [1] * (n - 2), [2], [3]) for n in lengths]
@@ -305,10 +305,10 @@ def test_static_shapes_hold_every_batch_of_the_run(scale, split, expected):
     assert all(batch.tokens.shape == (shape["rows"], expected) for batch in make_batches(pairs, 3, **shape))
 
 
-def test_long_pairs_lie_in_one_row_without_padding():
+def test_long_pairs_lie_in_one_row_with_little_padding():
     pairs = [EncodedPair(str(n), [1] * (n - 2), [2], [3]) for n in (400, 200, 300)]
     shape = train.batch_shape(pairs, [], 8, TrainConfig(), compiled=False, split=True)
-    assert collate(pairs, **shape).tokens.shape == (1, 900)
+    assert collate(pairs, **shape).tokens.shape == (1, 904)  # the next multiple of 8
     assert train.batch_shape(pairs[1:2], [], 8, TrainConfig(), compiled=False, split=True) == {}
 
 

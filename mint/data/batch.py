@@ -10,6 +10,7 @@ Legend: B rows, T row length, P pairs, N predicted positions.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from mint.errors import InputError
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2  # roles; a segment is 3 * pair + role
 OVERLENGTH = ("drop", "error", "truncate-prompt")
+ROW_STEP = 8  # one row's length is a multiple: threads share its tokens out, and an odd number makes a product 10 % slower
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ def collate(
 ) -> Batch:
     """Packs pairs, and behind them their corrupted twins, into a batch.
 
-    row_length: T, default the longest pair, or with ``rows=1`` what holds all pairs without padding. rows: B, default
+    row_length: T, default the longest pair, or with ``rows=1`` all pairs, rounded up to ROW_STEP. rows: B, default
     as many as are needed; fixed values of both give every batch the same shape. prompt_targets: predict the prompt's
     own tokens too. Raises ValueError if the pairs do not fit.
     """
@@ -259,7 +261,7 @@ def collate(
     pairs = [*pairs, *(pairs[index].twin for index in twins)]
     lengths = [len(pair) for pair in pairs]
     if row_length is None:
-        row_length = sum(lengths) if rows == 1 else max(lengths)
+        row_length = math.ceil(sum(lengths) / ROW_STEP) * ROW_STEP if rows == 1 else max(lengths)
     if max(lengths) > row_length:
         raise ValueError(f"a pair of {max(lengths)} tokens does not fit a row of {row_length}")
     packed = pack(lengths, row_length)

@@ -146,8 +146,8 @@ class _Folded(torch.autograd.Function):
         x, folded, a, b = ctx.saved_tensors
         if ctx.narrow:
             folded = _fold(folded, a, b, ctx.scaling)
-            a_grad = (x.t() @ product(grad, b.t().contiguous())).t()
-            b_grad = grad.t() @ product(x, a)
+            low, back = product(x, a), product(grad, b.t().contiguous())  # [T, r]
+            a_grad, b_grad = product(back.t().contiguous(), x.t()), product(low.t().contiguous(), grad.t()).t()
         else:
             weight_grad = grad.t() @ x
             a_grad, b_grad = b.t() @ weight_grad, weight_grad @ a.t()

@@ -1,8 +1,8 @@
 """Matrix products in float32 on the CPU by oneDNN, which PyTorch brings along and keeps for other types.
 
-``torch.mm`` takes its products of float32 from the BLAS that PyTorch was built with. On processors with AVX-512 oneDNN's
-are faster, most of all where a factor is narrow, as LoRA's are (``benchmarks/README.md`` has the figures). Elsewhere, and
-under ``torch.compile``, these functions are PyTorch's own.
+``torch.mm`` takes its products of float32 from the BLAS that PyTorch was built with. With AVX-512 oneDNN's are faster, most
+of all where a factor is narrow, as LoRA's are (``benchmarks/README.md`` has the figures). For other devices and types, for
+an x whose rows are not contiguous, under autocast and under ``torch.compile``, these functions are PyTorch's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     rowwise = x.stride(-1) == 1  # it would copy another layout of x first; the weight may have any
     return plain and rowwise and _ONEDNN is not None and torch.backends.mkldnn.enabled and not torch.compiler.is_compiling()
 

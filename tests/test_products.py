@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mint import products
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
+HAS_ONEDNN = products._ONEDNN is not None
 
 
 def random(*shape, seed=0):
@@ -50,6 +50,8 @@ def test_what_onednn_would_copy_or_round_goes_to_pytorch(calls):
         out = products.product(x, weight.to(x.dtype))
         assert out.dtype == x.dtype
         torch.testing.assert_close(out, x @ weight.to(x.dtype).t())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products.product(random(7, 24), weight).dtype == products.linear(random(7, 24), weight).dtype == torch.bfloat16
     assert not calls
 
 

@@ -78,9 +78,11 @@ def token_stats(
     if kl_forward or kl_reverse:
         wanted = torch.ones_like(targets, dtype=torch.bool) if kl_positions is None else kl_positions
     block = block or BLOCK["cuda" if hidden.is_cuda else "cpu"]
-    logps, ref_logps, forward, reverse = _TokenStats.apply(
-        hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block
-    )
+    operand = _operand_dtype(head)
+    with torch.autocast(hidden.device.type, enabled=False):  # which would round the logits
+        logps, ref_logps, forward, reverse = _TokenStats.apply(
+            hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block, operand
+        )
     return TokenStats(
         logps,
         None if ref_hidden is None else ref_logps,
@@ -91,9 +93,9 @@ def token_stats(
 
 class _TokenStats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block):
-        ctx.directions, ctx.block = (kl_forward, kl_reverse), block
-        head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
+    def forward(ctx, hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block, operand):
+        ctx.directions, ctx.block, ctx.operand = (kl_forward, kl_reverse), block, operand
+        head_wide, ref_wide = head.to(operand), None if ref_head is None else ref_head.to(operand)
         rounded = head_wide.dtype in HALVES and (kl_forward or kl_reverse)
         ctx.recompute = ctx.needs_input_grad[1] or (ctx.needs_input_grad[0] and rounded)
         take_gradient = ctx.needs_input_grad[0] and not ctx.recompute
@@ -127,13 +129,13 @@ class _TokenStats(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *weights):  # one for each statistic, each [N]
         if ctx.recompute:
-            return *_recomputed_gradients(ctx, weights), *[None] * 7
+            return *_recomputed_gradients(ctx, weights), *[None] * 8
         hidden_grad = None
         for weight, grad in zip((weights[0], *weights[2:]), ctx.saved_tensors, strict=True):
             if grad is not None:
                 part = weight.to(grad.dtype).unsqueeze(1) * grad
                 hidden_grad = part if hidden_grad is None else hidden_grad + part
-        return hidden_grad, *[None] * 8
+        return hidden_grad, *[None] * 9
 
 
 class _Softmax:
@@ -218,7 +220,7 @@ class _Chunk:
 def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
     """With respect to hidden and head, from the normalisers that the forward pass found."""
     hidden, head, targets, ref_hidden, ref_head, wanted, normalisers, kl_reverse = ctx.saved_tensors
-    head_wide, ref_wide = _operand(head), None if ref_head is None else _operand(ref_head)
+    head_wide, ref_wide = head.to(ctx.operand), None if ref_head is None else ref_head.to(ctx.operand)
     hidden_grad = torch.zeros_like(hidden, dtype=normalisers.dtype) if ctx.needs_input_grad[0] else None
     head_grad = torch.zeros_like(head, dtype=normalisers.dtype) if ctx.needs_input_grad[1] else None
     for rows in _slices(len(targets), ctx.block[0]):
@@ -261,9 +263,11 @@ def _accumulation_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _operand(weight: Tensor) -> Tensor:
-    """The head as matrix products take it: bfloat16 stays so on CUDA, whose products accumulate in float32."""
-    return weight if weight.is_cuda else weight.to(_accumulation_dtype(weight))
+def _operand_dtype(head: Tensor) -> torch.dtype:
+    """Of what matrix products take: on CUDA, which sums in float32, as the head or autocast has it; elsewhere in full."""
+    if not head.is_cuda:
+        return _accumulation_dtype(head)
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else head.dtype
 
 
 def _weigh(weights: Tensor, head: Tensor) -> Tensor:

@@ -96,8 +96,8 @@ class LoRALinear(nn.Linear):
     def _folding_is_cheaper(self, tokens: int) -> bool:
         """Whether W + s B A, built for this call, costs fewer operations forward and backward than A and B apart.
 
-        Apart, each takes 6 T r of a token's inputs and outputs. Dropout acts between x and A, so it cannot be folded; and a
-        low-precision weight would round the update away.
+        Apart, they take 6 T r (in + out). Dropout acts between x and A, so it cannot be folded; and a low-precision weight
+        would round the update away.
         """
         if (self.dropout and self.training) or self.weight.dtype in (torch.bfloat16, torch.float16):
             return False
@@ -130,7 +130,7 @@ def _backward_operations(tokens: int, weight: Tensor, rank: int) -> tuple[int, i
 
 
 class _Folded(torch.autograd.Function):
-    """x (W + s B A)^T + bias, the sum built for this call; of low rank, it is built again for the backward pass, not kept."""
+    """x (W + s B A)^T + bias. Where narrow products are the cheaper way back, the sum is built again for it, else kept."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:

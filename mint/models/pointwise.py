@@ -40,7 +40,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         weight_grad = None
         if ctx.needs_input_grad[1]:
-            weight_grad = (grad * x).mul_(inverse).flatten(0, -2).sum(0)
+            weight_grad = (grad * x).mul_(inverse).reshape(-1, len(weight)).sum(0)
         inner = grad * weight
         along = (inner * x).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
         return inner.mul_(inverse).addcmul_(x, along, value=-1), weight_grad, None

@@ -83,7 +83,8 @@ class _Run(NamedTuple):
 def _runs(bounds: Tensor) -> Iterator[_Run]:
     for row, prompt, chosen, rejected, end in bounds.tolist():
         yield _Run(row, prompt, 0, prompt, rejected)
-        yield _Run(row, prompt, chosen - prompt, rejected, end)
+        if end > rejected:
+            yield _Run(row, prompt, chosen - prompt, rejected, end)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -95,7 +96,7 @@ def _later(x: Tensor) -> Tensor:
     return x.new_full((PIECE, PIECE), -torch.inf, dtype=_wide(x)).triu_(1)
 
 
-def _empty_like_heads(x: Tensor) -> Tensor:
+def _zeros_like_heads(x: Tensor) -> Tensor:
     """Zeros of x's shape [B, N, T, D], laid out so that joining the heads costs no copy."""
     return x.new_zeros(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
@@ -109,7 +110,7 @@ def _weights(queries: Tensor, keys: Tensor, later: Tensor, count: int) -> Tensor
 
 @torch.library.custom_op("mint::split_attention", mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Tensor:
-    out, later = _empty_like_heads(q), _later(q)
+    out, later = _zeros_like_heads(q), _later(q)
     for run in _runs(bounds):
         keys, values = run.keys(k), run.keys(v)
         for piece, seen in run.pieces():
@@ -121,12 +122,12 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Tensor:
 
 @_forward.register_fake
 def _(q, k, v, bounds):
-    return _empty_like_heads(q)
+    return _zeros_like_heads(q)
 
 
 @torch.library.custom_op("mint::split_attention_backward", mutates_args=())
 def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    (q_grad, k_grad, v_grad), later = (_empty_like_heads(x) for x in (q, k, v)), _later(q)
+    (q_grad, k_grad, v_grad), later = (_zeros_like_heads(x) for x in (q, k, v)), _later(q)
     scale = q.shape[-1] ** -0.5
     for run in _runs(bounds):
         keys, values = run.keys(k), run.keys(v)
@@ -146,7 +147,7 @@ def _backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> 
 
 @_backward.register_fake
 def _(grad, q, k, v, bounds):
-    return tuple(_empty_like_heads(x) for x in (q, k, v))
+    return tuple(_zeros_like_heads(x) for x in (q, k, v))
 
 
 def _keep(ctx, inputs, output) -> None:

@@ -133,7 +133,7 @@ def test_small_divergences_keep_their_digits_in_float32():
 
 def test_divergences_under_a_head_of_half_precision(monkeypatch):
     """As on CUDA, products of bfloat16 summed in float32: the gradient keeps two digits although p and q are close."""
-    monkeypatch.setattr(logprobs, "_operand", lambda weight: weight)
+    monkeypatch.setattr(logprobs, "_operand_dtype", lambda head: head.dtype)
     monkeypatch.setattr(logprobs, "_product", lambda a, b: a.float() @ b.float().t())
     hidden, head, targets, ref_hidden = (x.bfloat16() if x.is_floating_point() else x for x in near_reference(0.02))
     results = []
@@ -152,6 +152,19 @@ def test_low_precision_states_are_summed_in_float32(case):
     assert stats.logps.dtype == torch.float32
     expected = (low[0].double() @ low[1].double().T).log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(stats.logps.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("trainable_head", [False, True])
+def test_autocast_rounds_nothing_on_the_cpu(trainable_head):
+    hidden, head, targets, ref_hidden = (x.float() if x.is_floating_point() else x for x in near_reference(0.1))
+    inputs = [hidden.requires_grad_(), *[head.requires_grad_()] * trainable_head]
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            stats = token_stats(hidden, head, targets, ref_hidden, kl_forward=True, kl_reverse=True)
+        results.append([*stats, *torch.autograd.grad(sum(x.sum() for x in (stats[0], *stats[2:])), inputs)])
+    for plainly, cast in zip(*results, strict=True):
+        assert torch.equal(plainly, cast)
 
 
 class _Largest(torch.utils._python_dispatch.TorchDispatchMode):

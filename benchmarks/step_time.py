@@ -5,14 +5,15 @@
     python benchmarks/step_time.py --vocab 128256 --dtype bfloat16 --compile
 
 Every variant runs in a fresh process, so that its peak memory is its own; the sides take their steps in turn, so that a
-busy neighbour slows both. Both get the same model, weights, adapter and pairs, and their first losses must agree before
-anything is reported. This file imports nothing but the standard library: a child inherits the peak memory of the process
-that started it.
+busy neighbour slows both, and so need their memory at once. Both get the same model, weights, adapter and pairs, and their
+first losses must agree before anything is reported. This file imports nothing but the standard library: a child inherits
+the peak memory of the process that started it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -62,8 +63,9 @@ class Worker:
 
     def step(self) -> bool:
         """Lets it take a step; whether it has another to take."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died since, for want of memory for one: ready() says so
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         return self.ready()
 
     def result(self) -> dict:

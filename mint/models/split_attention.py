@@ -2,8 +2,8 @@
 
 A dense mask over ``prompt | chosen | rejected`` spends more than half its work on forbidden places. Here every pair is two
 causal runs, ``prompt + chosen`` and ``rejected`` behind the same prompt; a run is worked off in pieces of queries, each
-against no more keys than its last query sees. A piece is four products of matrices, or eight with its gradients: its weights
-fit the cache, and are taken again in the backward pass, not kept.
+against no more keys than its last query sees. A piece is two products of matrices forward and five backward: its weights fit
+the cache, and are taken again for the backward pass, not kept.
 
 Legend: B rows, T row length, N heads, K key/value heads, G = N / K, D head size, P pairs, S keys seen, C queries of a piece.
 """

@@ -22,8 +22,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mint.cohorts import add_cohort_options, read_cohort
 from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case
@@ -48,6 +46,7 @@ from mint.prefs.ranking import Ranker
 from mint.prefs.saliency import ClipSaliency
 from mint.prefs.tissue_pairs import make_tissue_pairs
 from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
+from mint.progress import Progress
 from mint.tissue import add_tile_options, read_tile_options
 
 
@@ -117,7 +116,7 @@ def run_mml(args: argparse.Namespace) -> None:
     report = PairReport()
     records = make_pairs(cases, ranker, settings, report, held_out=bool(args.fit_cases))
     total = len(cases) * args.variants * args.rejected_samples
-    write_jsonl(args.out, tqdm(records, total=total, desc="ranking", unit="pair", disable=None))
+    write_jsonl(args.out, Progress(records, total=total, desc="ranking", unit="pair"))
     print(f"{args.out}: {report}")
     save_report(Path(f"{args.out}.report.json"), args, count(cases), report)
 
@@ -180,7 +179,7 @@ def run_clip(args: argparse.Namespace) -> None:
     records = make_tissue_pairs(
         tiles, ranker, out.parent, report, args.top_k, args.bottom_q, args.label_first, args.answer
     )
-    write_jsonl(out, tqdm(records, total=len(tiles), desc="ranking", unit="tile", disable=None))
+    write_jsonl(out, Progress(records, total=len(tiles), desc="ranking", unit="tile"))
     print(f"{out}: {report}")
     say_if_outside([tile.image for tile in tiles], out)
     save_report(Path(f"{out}.report.json"), args, {"tiles": len(tiles), "tissues": list(tissues)}, report)
@@ -263,7 +262,7 @@ def run_corrupt(args: argparse.Namespace) -> None:
     shown = {name: [] for name in pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet]} if args.sheet > 0 else {}
     report = CorruptReport()
     changed = corrupt_records(preferences, file, out, args.mode, report, args.seed, saliency, shown, args.placed_only)
-    bar = tqdm(changed, total=len(preferences), desc="corrupting", unit="record", disable=None)
+    bar = Progress(changed, total=len(preferences), desc="corrupting", unit="record")
     write_jsonl(out, (as_record(preference, names, file.resolve().parent, out.resolve().parent) for preference, names in bar))
     if shown:
         contact_sheet(shown).save(f"{out}.sheet.png")

@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mint.data.cases import Case, read_term_ids
 from mint.data.gmdb import read_gmdb
 from mint.data.phenopackets import read_phenopackets
 from mint.data.splits import split_by_patient
 from mint.demo.portrait import KNOWN_FINDINGS, draw_portrait
 from mint.errors import InputError
+from mint.progress import Progress
 
 TABLES = (".csv", ".tsv")
 
@@ -86,7 +85,7 @@ def draw_portraits(cases: Sequence[Case], folder: Path) -> list[Case]:
     result = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for case in tqdm(cases, desc="portraits", unit="case", disable=None, leave=False):
+        for case in Progress(cases, desc="portraits", unit="case", leave=False):
             findings = [term.id for term in case.facial if term.id in KNOWN_FINDINGS]
             unknown.update(f"{term.label} ({term.id})" for term in case.facial if term.id not in KNOWN_FINDINGS)
             if case.image is None and findings:

@@ -1,30 +1,72 @@
-"""What the commands share: sub-commands, one message for a mistake, the device, files of lines."""
+"""What the commands share: the argument parser, exit statuses, the device, files of lines."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from mint.errors import InputError
+from mint.errors import InputError, Stopped
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviated flags, and with one line for a mistake: the closest flag for an unknown one."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+            hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
+            self.error(f"unknown argument {unknown[0]!r}; {hint}")
+        return namespace, unknown
+
+    def error(self, message: str):
+        """Prints ``message`` without the usage, and exits with status 2."""
+        self.exit(2, f"error: {message}\n")
 
 
 def guard(job: Callable[[], None]) -> int:
-    """Runs ``job``; a mistake of the user's becomes one line on stderr and exit status 2."""
+    """Runs ``job`` and returns the exit status of the command.
+
+    0: success. 2: an InputError, printed as one line. 130 and 143: interrupted by Ctrl-C and by SIGTERM; both reach
+    ``job`` as an exception (KeyboardInterrupt, of which ``Stopped`` is one), so its ``finally`` blocks run.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if main_thread else None
     try:
         job()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        print(str(stop) or "interrupted", file=sys.stderr)
+        return 128 + number
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 
-def run_command(description: str, add_commands: Sequence[Callable], argv: Sequence[str] | None, prog: str | None = None) -> int:
-    """Parses ``argv`` with the sub-commands that ``add_commands`` declare (each sets ``run``), and runs the one asked for."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+def _terminate(number: int, frame) -> None:
+    raise Stopped(number)
+
+
+def run_command(
+    description: str, add_commands: Sequence[Callable], argv: Sequence[str] | None, prog: str | None = None
+) -> int:
+    """Parses ``argv`` with the sub-commands that ``add_commands`` declare (each sets ``run``), and runs one."""
+    parser = Parser(prog=prog, description=description)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in add_commands:
         add(commands)

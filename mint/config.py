@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mint.command import Parser
 from mint.errors import InputError
 
 
@@ -102,7 +103,7 @@ def parse(config_class: type, argv: Sequence[str] | None, description: str):
 
     Raises InputError for a file that cannot be read, keys that are no setting and values of the wrong type.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     parser.add_argument("--config", metavar="FILE", help="TOML file with any of these settings")
     kinds = {name: _kind(hint) for name, hint in typing.get_type_hints(config_class).items() if name.islower()}
     for field in dataclasses.fields(config_class):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
-from tqdm import tqdm
 
 from mint.data.chat import ChatTokenizer
 from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images, find_images
@@ -21,6 +20,7 @@ from mint.files import write_aside
 from mint.models.generate import generate
 from mint.prefs.edit_pairs import Answers, Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor
 from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor
+from mint.progress import Progress
 
 EDITORS = ("rules", "model", "chat")
 
@@ -110,7 +110,7 @@ def decoder(
 ) -> Callable[[Sequence[Asked]], list[str]]:
     """The policy's answers to some questions, as one batch; draws depend on the seed and the first question's id."""
     slots = ImageSlots(*model.image_slots, reader.processor)
-    bar = tqdm(desc="answering", unit="question", disable=None)
+    bar = Progress(desc="answering", unit="question")
 
     def decode(some: Sequence[Asked]) -> list[str]:
         prompts = [

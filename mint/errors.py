@@ -1,11 +1,19 @@
-"""The one exception for mistakes that the person at the keyboard can mend.
+"""Errors the user can fix, and the end of a command by a signal.
 
-Commands print its message as ``error: ...`` and exit with status 2; everything else is a bug and shows a traceback.
+Commands print an InputError as ``error: ...`` and exit with status 2; any other error is a bug and shows a traceback.
 """
 
 
 class InputError(ValueError):
     """Bad input: the message says what was wrong, where, and what to do about it."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Stopped by a signal; ``number`` is the signal's. Commands exit with status 128 + number."""
+
+    def __init__(self, number: int, message: str = ""):
+        super().__init__(message)
+        self.number = number
 
 
 SHOWN = 50  # problems listed in full

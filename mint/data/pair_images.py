@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mint.data.feature_store import FeatureStore
 from mint.data.image_files import image_size, open_image
 from mint.data.images import Processor
 from mint.data.preferences import Preference, PreferenceErrors
 from mint.errors import InputError
+from mint.progress import Progress
 
 KEPT_BYTES = 2**30  # of read images, kept between steps
 Encode = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -53,7 +53,7 @@ def find_images(
     root = file.resolve().parent
     found: dict[str, Path | str] = {}  # name -> path, or what is wrong with it
     problems, located = [], []
-    for preference in tqdm(preferences, desc="images", unit="record", leave=False, disable=None):
+    for preference in Progress(preferences, desc="images", unit="record", leave=False):
         names = (*preference.images, *preference.corrupted_images)
         for name in names:
             if name not in found:

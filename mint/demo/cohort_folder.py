@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mint.data.cases import Case, Term
 from mint.demo.cohort import sample_cohort
 from mint.demo.portrait import draw_portrait
 from mint.demo.table import write_table
 from mint.errors import InputError
+from mint.progress import Progress
 
 COLUMNS = (
     "image_id filename disease disease_id present_features absent_features facial_features age_year sex patient_id split"
@@ -24,7 +23,7 @@ def draw_cohort(patients: int, seed: int, folder: str | Path, split: str = "") -
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
-    for case in tqdm(sample_cohort(patients, seed), desc="portraits", unit="case", disable=None, leave=False):
+    for case in Progress(sample_cohort(patients, seed), desc="portraits", unit="case", leave=False):
         name = f"{seed}-{case.id}"
         path = folder / f"{name}.png"
         draw_portrait([term.id for term in case.facial], name, case.age_years, case.sex).save(path)

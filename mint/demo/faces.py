@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from mint.data.cases import Case, Term
 from mint.demo.face import read_findings
 from mint.demo.portrait import draw_portrait
 from mint.errors import InputError
 from mint.prefs.fusion_fit import FusionSettings, fit_teacher, write_blank
+from mint.progress import Progress
 
 DROP, ADD = 0.15, 0.3  # chance that a face lacks a finding of the case it follows, and that it has a strange one
 SETTINGS = FusionSettings(
@@ -32,7 +32,7 @@ def draw_faces(count: int, folder: Path, sets: Sequence[Sequence[str]], seed: in
     folder.mkdir(parents=True, exist_ok=True)
     every = sorted({term for findings in sets for term in findings})
     cases = []
-    for number in tqdm(range(count), desc="drawing faces", unit="face", disable=None):
+    for number in Progress(range(count), desc="drawing faces", unit="face"):
         rng = random.Random(f"face {seed} {number}")
         shown = {term for term in rng.choice(sets) if rng.random() >= DROP}
         shown |= {rng.choice(every)} if rng.random() < ADD or not shown else set()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from mint.demo.radiographs import (
     EVERYONE,
@@ -21,6 +20,7 @@ from mint.demo.radiographs import (
 )
 from mint.errors import InputError
 from mint.prefs.question_files import write_question_files
+from mint.progress import Progress
 
 NAMES = {"effusion": ["pleural effusion", "effusion"]}  # the others are called by their kind
 DESCRIBE = "Describe the radiograph."
@@ -82,7 +82,7 @@ def write_set(
     folder, records = Path(folder), []
     for part in ("images", "masks")[: 1 + masks]:
         (folder / part).mkdir(parents=True, exist_ok=True)
-    for number in tqdm(range(count), desc=name, unit="image", leave=False, disable=None):
+    for number in Progress(range(count), desc=name, unit="image", leave=False):
         stem = f"{name}-{number:05d}"
         drawn = draw_radiograph(f"{seed}/{number}", patients)
         drawn.image.save(folder / "images" / f"{stem}.png")

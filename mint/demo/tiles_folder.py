@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mint.data.tiles import Tile
 from mint.demo.table import write_table
 from mint.demo.tissue_tiles import draw_tile, load_tissues
 from mint.errors import InputError
+from mint.progress import Progress
 
 
 def draw_tiles(per_tissue: int, seed: int, folder: str | Path, split: str = "") -> list[Tile]:
@@ -18,7 +17,7 @@ def draw_tiles(per_tissue: int, seed: int, folder: str | Path, split: str = "") 
     folder.mkdir(parents=True, exist_ok=True)
     tiles = []
     work = [(number, tissue) for number in range(per_tissue) for tissue in load_tissues()]
-    for number, tissue in tqdm(work, desc="tiles", unit="tile", disable=None, leave=False):
+    for number, tissue in Progress(work, desc="tiles", unit="tile", leave=False):
         name = f"{seed}-{number}-{''.join(c for c in tissue.tissue if c.isalpha())}"
         draw_tile(tissue, f"{seed}/{number}").save(folder / f"{name}.png")
         tiles.append(Tile(name, folder / f"{name}.png", tissue.tissue, split=split))

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
 from mint.data.batch import EncodedPair, encode_pairs
 from mint.data.image_files import image_size, open_image
@@ -31,6 +30,7 @@ from mint.evaluation.statistics import Estimate, bootstrap
 from mint.files import make_folder, write_aside
 from mint.models.attention_maps import attention_to
 from mint.prefs.corrupt import record_mask
+from mint.progress import Progress
 
 PLAIN = "Describe the image."
 SMALL = 1e-8
@@ -151,7 +151,7 @@ def look(
     root, slots, problems, found = file.resolve().parent, ImageSlots(*model.image_slots, reader.processor), [], []
     limit = min(max_length, model.config.max_position_embeddings)
     model.eval()
-    for preference in tqdm(preferences, desc="looking", unit="record", disable=None):
+    for preference in Progress(preferences, desc="looking", unit="record"):
         if not preference.images:
             continue
         try:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mint.data.cases import HEADER
 from mint.errors import InputError
@@ -19,6 +18,7 @@ from mint.evaluation.constrained import ListGrammar
 from mint.evaluation.metrics import normalize
 from mint.losses.logprobs import token_stats
 from mint.models.llama import KeyValueCache
+from mint.progress import Progress
 
 NAMES = 64  # scored at a time
 
@@ -44,7 +44,7 @@ def rank_names(
     training = model.training
     model.eval()
     scores = torch.full((len(prompts), len(grammar.names)), -torch.inf)
-    for row, messages in enumerate(tqdm(prompts, desc="ranking", unit="prompt", disable=None if progress else True)):
+    for row, messages in enumerate(Progress(prompts, desc="ranking", unit="prompt", show=progress)):
         prompt = tokenizer.encode_prompt(messages) + opening
         if len(prompt) + longest > model.config.max_position_embeddings:
             raise InputError(f"prompt {row + 1} leaves no room for a name: it has {len(prompt)} tokens")

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mint.data.batch import CHOSEN, REJECTED, encode_pairs, make_batches
 from mint.data.image_files import open_image
@@ -23,6 +22,7 @@ from mint.files import make_folder, write_aside
 from mint.losses import Loss, Needs
 from mint.objective import answer_stats, predicted_stats
 from mint.prefs.corrupt import corrupt_image, grow, lesion_margin, record_mask
+from mint.progress import Progress
 
 PLACES = ("lesion", "elsewhere")
 TRIES = 400  # to find a place that is free
@@ -96,7 +96,7 @@ def corrupt_both(preferences: Sequence[Preference], file: Path, folder: Path, mo
     """
     root, problems, found = file.resolve().parent, [], {place: [] for place in PLACES}
     make_folder(folder)
-    for number, preference in enumerate(tqdm(preferences, desc="corrupting", unit="record", leave=False, disable=None)):
+    for number, preference in enumerate(Progress(preferences, desc="corrupting", unit="record", leave=False)):
         if not preference.images or preference.rejected is None:
             continue
         image = open_image(preference.images[0])
@@ -135,7 +135,7 @@ def measure(
     numbers: dict[str, dict[str, float]] = {}
     for place in PLACES:
         pairs, _ = encode_pairs(records[place], tokenizer, limit, slots=slots, corrupted=("chosen", "rejected"))
-        bar = tqdm(total=len(pairs), desc=place, unit="pair", disable=None)
+        bar = Progress(total=len(pairs), desc=place, unit="pair")
         for batch in make_batches(pairs, batch_size):
             batch = dataclasses.replace(batch, images=reader(batch.image_files)).to(model.head_weight.device)
             stats = predicted_stats(model, batch, COLLECT)

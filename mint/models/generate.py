@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mint.errors import InputError
 from mint.models.llama import KeyValueCache
+from mint.progress import Progress
 
 Prompt = str | list[dict] | list[int]
 
@@ -83,7 +83,7 @@ def generate(
     answers: list[str] = [""] * len(encoded)
     training = model.training
     model.eval()
-    bar = tqdm(total=len(encoded), desc="decoding", unit="prompt", disable=None if progress else True)
+    bar = Progress(total=len(encoded), desc="decoding", unit="prompt", show=progress)
     for start in range(0, len(order), batch_size):
         members = order[start : start + batch_size]
         rooms = [min(max_new_tokens, limit - len(encoded[i])) for i in members]

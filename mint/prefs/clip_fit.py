@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mint.data.image_files import open_image
 from mint.data.images import load_processor
@@ -28,6 +27,7 @@ from mint.models import init_model, load_model, save_model
 from mint.models.clip import Clip
 from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.prefs.zero_shot import TEMPLATES, ZeroShotRanker
+from mint.progress import Progress
 
 SIDE, PATCH, TEXT_LENGTH = 64, 8, 32
 TOWERS = {
@@ -125,12 +125,12 @@ def _train(
 ) -> list[dict]:
     """Trains in place; returns what every epoch gave."""
     processor, encoder = load_processor(folder), TextEncoder(folder, TEXT_LENGTH)
-    reading = tqdm(train, desc="images", unit="tile", disable=None, leave=False)
+    reading = Progress(train, desc="images", unit="tile", leave=False)
     pixels = torch.cat([processor([open_image(tile.image)])["pixel_values"] for tile in reading])
     group = torch.tensor([list(tissues).index(tile.tissue) for tile in train])
     optimizer, device = make_optimizer(model, settings), model.logit_scale.device
     total, step, epochs = -(-len(train) // settings.batch_size) * settings.epochs, 0, []
-    bar = tqdm(total=total, desc="clip", unit="step", disable=None)
+    bar = Progress(total=total, desc="clip", unit="step")
     for epoch in range(settings.epochs):
         rng = random.Random(f"{settings.seed}/{epoch}")
         order = rng.sample(range(len(train)), len(train))
@@ -160,7 +160,7 @@ def _train(
             right = [tissues[i] == tile.tissue for i, tile in zip(scores.argmax(1).tolist(), held_out, strict=True)]
             row["held_out_top_1"] = sum(right) / len(right)
         epochs.append(row)
-        bar.set_postfix({name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})
+        bar.update(0, {name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})
     bar.close()
     return epochs
 

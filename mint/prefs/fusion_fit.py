@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from mint.data.cases import Case, vary
 from mint.data.phrases import train_phrases
@@ -30,6 +29,7 @@ from mint.models import init_model, load_model, save_model
 from mint.models.vilt import Vilt, label_settings, small_config
 from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.prefs.fusion import FOLDS, NO_TEXT, FoldedRanker, FusionInputs, FusionRanker, describe
+from mint.progress import Progress
 
 CONTROL = ("[PAD]", "[CLS]", "[SEP]")
 # Of the network that is trained from scratch. With a few thousand aligned portraits large patches learn faster and better.
@@ -194,7 +194,7 @@ class _Fit:
         self.label = {name: i for i, name in enumerate(model.config.labels)}
         train, held_out = hold_out(cases, settings.held_out, settings.seed)
         self.train, self.held_out = train, held_out
-        reading = tqdm([*train, *held_out], desc=f"{title}: images", unit="case", disable=None, leave=False)
+        reading = Progress([*train, *held_out], desc=f"{title}: images", unit="case", leave=False)
         self.images = {case.id: self.inputs.read_image(case) for case in reading}  # bytes: 38 KB each at 112 x 112
         self.views = [view for i, case in enumerate(train) for view in self._views(i, case)]
 
@@ -211,7 +211,7 @@ class _Fit:
         optimizer = make_optimizer(self.model, settings)
         total, step = len(self._batches(random.Random(0))) * settings.epochs, 0
         best, best_state, epochs = float("inf"), None, []
-        bar = tqdm(total=total, desc=self.title, unit="step", disable=None)
+        bar = Progress(total=total, desc=self.title, unit="step")
         for epoch in range(settings.epochs):
             rng = random.Random(f"{settings.seed}/{epoch}")
             self.model.train()
@@ -229,7 +229,7 @@ class _Fit:
                 bar.update()
             row = {"epoch": epoch + 1, "loss": float(np.mean(losses)), **self._evaluate()}
             epochs.append(row)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})
+            bar.update(0, {name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})
             if row.get("held_out_loss", -epoch) < best:  # nobody held out: the last epoch counts
                 best, best_state = row.get("held_out_loss", -epoch), copy.deepcopy(self.model.state_dict())
             elif epoch + 1 - self._best_epoch(epochs) >= settings.patience:

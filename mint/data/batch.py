@@ -197,9 +197,9 @@ def _encode(preference: Preference, tokenizer, slots: ImageSlots | None, corrupt
             marks[-1] = mark + [False] * (len(ids) - len(mark))  # the end of the turn is never in a span
     if any(mark is not None for mark in marks):
         marks = [mark or [False] * len(ids) for mark, ids in zip(marks, sides, strict=True)]
-    if not preference.images:
-        return EncodedPair(preference.id, tokenizer.encode_prompt(preference.prompt), *sides, *marks)
     try:
+        if not preference.images:
+            return EncodedPair(preference.id, tokenizer.encode_prompt(preference.prompt), *sides, *marks)
         prompts = [
             encode_with_images(tokenizer, preference.prompt, files, slots) if files else []
             for files in (preference.images, preference.corrupted_images if corrupted else ())

@@ -1,8 +1,7 @@
 """From messages and answers to token ids.
 
-One promise matters most: text from data can never become a control token. So there are two kinds of encoder over the
-same vocabulary: control tokens are looked up by name, and only where the template itself wrote them (``template``);
-everything else goes through an encoder that knows no control tokens at all (``encoders``).
+Text from data never becomes a control token. Control tokens are looked up by name, and only where the template itself
+wrote them (``template``); all other text is encoded by encoders without control tokens (``encoders``).
 """
 
 from __future__ import annotations
@@ -20,10 +19,12 @@ from mint.data.template import LLAMA3_TEMPLATE, AnswerForm, ChatTemplate
 from mint.errors import InputError
 from mint.hub import TOKENIZER_FILES, resolve_dir
 
-CHAT_DATE = "26 Jul 2024"  # the date Llama 3.2's template prints when it is told none
+CHAT_DATE = "26 Jul 2024"  # the date that Llama 3.2's template prints by default
 RUN_CACHE_LENGTH = 24  # characters up to which the ids of a run are remembered
 LLAMA3_CONTROL = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+PROCESSOR_TEMPLATES = ("chat_template.json", "processor_config.json")
 SAVED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.*", "generation_config.json")
 
 
@@ -58,19 +59,31 @@ def _settings(folder: Path) -> dict:
     for name in NAMES:
         if isinstance(settings.get(name), dict):
             settings[name] = settings[name].get("content")
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        settings["chat_template"] = template.read_text(encoding="utf-8")
-    settings.setdefault("chat_template", _read_json(folder / "chat_template.json").get("chat_template"))
-    if isinstance(settings["chat_template"], list):  # several templates by name
-        named = {entry.get("name"): entry.get("template") for entry in settings["chat_template"]}
-        settings["chat_template"] = named.get("default")
-    if not isinstance(settings["chat_template"], str | None):
-        raise InputError(f"{folder / 'tokenizer_config.json'}: chat_template must be a string or a list of named ones")
+    settings["chat_template"] = _find_template(folder, settings.get("chat_template"))
     ends = [_read_json(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json")]
     ends = next((end for end in ends if end is not None), [])
     settings["eos_token_ids"] = ends if isinstance(ends, list) else [ends]
     return settings
+
+
+def _find_template(folder: Path, of_tokenizer: str | list | None) -> str | None:
+    """The text of the chat template: ``chat_template.jinja``, else that of the processor or the tokenizer.
+
+    In a vision-language directory, which has files of a processor, the processor's template comes first: that in
+    ``tokenizer_config.json`` may know no images. Elsewhere the tokenizer's comes first.
+    """
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    sources = [(name, _read_json(folder / name).get("chat_template")) for name in PROCESSOR_TEMPLATES]
+    has_processor = any((folder / name).is_file() for name in PROCESSOR_FILES)
+    sources.insert(len(sources) if has_processor else 0, ("tokenizer_config.json", of_tokenizer))
+    name, template = next((source for source in sources if source[1] is not None), ("", None))
+    if isinstance(template, list):  # several templates by name
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    if not isinstance(template, str | None):
+        raise InputError(f"{folder / name}: chat_template must be a string or a list of named ones")
+    return template
 
 
 def _read_json(path: Path) -> dict:
@@ -109,12 +122,13 @@ class ChatTokenizer:
         return None if token is None else self._full.token_to_id(token)
 
     def _find_bos(self) -> int | None:
-        """The token the tokenizer itself puts before a text."""
-        bos = self._id(self._settings.get("bos_token"))
-        if self._settings.get("add_bos_token") is not None:
-            return bos if self._settings["add_bos_token"] else None
-        begun = self._full.encode("a").ids
-        return bos if bos is not None and begun[:1] == [bos] else None
+        """The token that the tokenizer puts before a text, by ``add_bos_token`` or else by its post-processor."""
+        begun = self._full.encode("a")
+        first = begun.ids[0] if begun.special_tokens_mask[:1] == [1] else None
+        add, bos = self._settings.get("add_bos_token"), self._id(self._settings.get("bos_token"))
+        if add is None:
+            return first
+        return (first if bos is None else bos) if add else None
 
     def _load_template(self, control: list[dict], date: datetime) -> ChatTemplate | None:
         names = {name: self._settings.get(name) or "" for name in NAMES}
@@ -147,17 +161,20 @@ class ChatTokenizer:
         return self.encode_chat(prompt)
 
     def encode_chat(self, messages: list[dict], add_generation_prompt: bool = True) -> list[int]:
-        """Ids of a conversation; ``add_generation_prompt`` opens the assistant's turn. No second BOS.
+        """Ids of a conversation; ``add_generation_prompt`` opens the assistant's turn.
 
         messages: {"role": "system" | "user" | "assistant", "content": str, or a list of text and image parts}.
-        Raises InputError if the model has no chat template, or the template refuses the messages.
+        They begin with one BOS if the template writes it or the tokenizer adds it. Raises InputError if the model has
+        no chat template, or the template refuses the messages or omits the text of one.
         """
         if self._template is None:
             raise InputError(f"{self._folder} has no chat template; give prompts as strings, or add a template")
+        runs = self._template.runs(messages, add_generation_prompt)
         ids: list[int] = []
-        for run in self._template.runs(messages, add_generation_prompt):
+        for run in runs:
             ids += [run] if isinstance(run, int) else self._encode_run(run, first=not ids)
-        return ids
+        written = next((run for run in runs if isinstance(run, int) or not run.isspace()), None)
+        return ids if self.bos_id in (None, written) else [self.bos_id, *ids]
 
     def _encode_run(self, text: str, first: bool) -> list[int]:
         if (text, first) in self._runs:
@@ -203,5 +220,5 @@ class ChatTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() == self._folder.resolve():
             return
-        for path in (path for pattern in SAVED for path in self._folder.glob(pattern)):
+        for path in (path for pattern in (*SAVED, *PROCESSOR_FILES) for path in self._folder.glob(pattern)):
             shutil.copyfile(path, folder / path.name)

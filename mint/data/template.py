@@ -1,8 +1,12 @@
 """A model's own chat template: from messages to runs of text and control tokens.
 
-The template is a program from the checkpoint, so it runs in Jinja2's sandbox; what it fills in is data, so no control
-token may come out of that. A character that could begin a control token's name gets a marker behind it before the
-template sees it: the names that remain whole in the template's output are the ones the template itself wrote.
+The template is a program from the checkpoint, so it runs in Jinja2's sandbox. The texts it fills in are data and must
+not produce control tokens: a marker follows every character of them that could begin a control token's name, so the
+names that remain whole in the output are those that the template itself wrote. For the same reason a template cannot
+act on control names in the data: one that cuts ``<think>...</think>`` out of earlier answers leaves them in as text.
+
+Some templates render contents given as strings, some lists of parts, some both. A probe finds out which (by role), and
+messages are converted to the form that is rendered. A text that is still missing from the prompt is an error.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from textwrap import shorten
 
 import jinja2
 from jinja2 import nodes
@@ -22,7 +27,9 @@ from mint.data.preferences import ROLES
 from mint.errors import InputError
 
 PRIVATE_USE = range(0xE000, 0xF900)  # characters that stand for nothing; one of them marks broken names
-PROBE = "7f3a-probe"  # an answer that no template holds or changes
+PROBE = "7f3a-probe"  # a text that no template holds or changes
+SECOND_PROBE = "5c1e-probe"
+SPACES = {False: "", True: r"\s*"}  # what a control token with lstrip or rstrip swallows
 
 LLAMA3_TEMPLATE = (
     "{{- bos_token }}"
@@ -44,8 +51,8 @@ Run = str | int  # text, or the id of a control token
 class AnswerForm:
     """How the template writes the assistant's answer after the prompt it opens with ``add_generation_prompt``.
 
-    end: the control token behind the answer, None if there is none. prefix, suffix: text that stands between the
-    prompt and the answer, and between the answer and ``end``. continues: the prompt ends in text, not a control token.
+    end: the control token after the answer, None if there is none. prefix, suffix: the text between the prompt and
+    the answer, and between the answer and ``end``. continues: the prompt ends in text, not in a control token.
     """
 
     end: int | None = None
@@ -70,30 +77,29 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlock]
         )
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        environment.filters["tojson"] = _to_json
         environment.globals.update(raise_exception=_raise_exception, strftime_now=date.strftime)
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise InputError(f"the chat template of {where} is not valid: {error}") from None
+        self._forms: dict[str, set[type]] = {}
+        self._find_forms()
 
     def runs(self, messages: Sequence[dict], add_generation_prompt: bool) -> list[Run]:
         """The conversation in order; texts are never empty.
 
-        Raises InputError for messages of another form than {"role", "content"}, an unknown role, or if the template
-        refuses them.
+        Contents are given to the template in the form that it renders. Raises InputError for messages of another form
+        than {"role", "content"}, an unknown role, if the template refuses the messages, or if the text of one is
+        missing from the prompt.
         """
         marker = self._unused_character(messages)
         safe = [self._safe(number, message, marker) for number, message in enumerate(messages, 1)]
         try:
-            text = self._template.render(
-                messages=safe,
-                add_generation_prompt=add_generation_prompt,
-                date_string=self._date.strftime("%d %b %Y"),
-                **self._names,
-            )
+            text = self._render([self._in_accepted_form(message) for message in safe], add_generation_prompt)
         except Exception as error:  # someone else's program: whatever it raises is its refusal
             raise InputError(f"the chat template of {self._where} refuses the messages: {error}") from None
+        self._check_complete(messages, text.replace(marker, ""))
         runs: list[Run] = []
         last = 0
         for match in self._control.finditer(text) if self._control else ():
@@ -101,6 +107,62 @@ class ChatTemplate:
             last = match.end()
         runs.append(text[last:].replace(marker, ""))
         return [run for run in runs if run != ""]
+
+    def _render(self, messages: list[dict], add_generation_prompt: bool) -> str:
+        return self._template.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            date_string=self._date.strftime("%d %b %Y"),
+            **self._names,
+        )
+
+    def _check_complete(self, messages: Sequence[dict], text: str) -> None:
+        """Raises InputError if ``text`` lacks a text of a message; whitespace does not count, since templates trim.
+
+        A text that occurs n times in the messages must occur n times, so that one cannot stand in for another.
+        """
+        wanted = [(i, part, "".join(part.split())) for i, message in enumerate(messages, 1) for part in _texts(message)]
+        rendered = "".join(text.split())
+        for number, part, letters in wanted:
+            if letters and rendered.count(letters) < sum(other.count(letters) for _, _, other in wanted):
+                raise InputError(
+                    f"the chat template of {self._where} omits or changes the text of message {number} "
+                    f"({messages[number - 1]['role']}): {shorten(part, 60)!r}; remove it from the message, or put a "
+                    "template that renders it into the model's directory (chat_template.jinja comes first)"
+                )
+
+    def _find_forms(self) -> None:
+        """Finds, for each role, the types of content (str, list) that the template renders in full.
+
+        None for a role that it refuses: its own error message then says so.
+        """
+        contents = {str: f"{PROBE} {SECOND_PROBE}", list: [_text_part(PROBE), _text_part(SECOND_PROBE)]}
+        for role in ("user", "system", "assistant"):  # the user first: the others are probed beside a question
+            question = self._in_accepted_form({"role": "user", "content": "question"})
+            accepted = set()
+            for kind, content in contents.items():
+                probe = {"role": role, "content": content}
+                messages = {"user": [probe], "system": [probe, question], "assistant": [question, probe]}[role]
+                try:
+                    text = self._render(messages, add_generation_prompt=role != "assistant")
+                except Exception:  # refused, as in ``runs``
+                    continue
+                if re.search(f"{PROBE}[^'\"]*{SECOND_PROBE}", text):  # quotes: the list itself was printed
+                    accepted.add(kind)
+            self._forms[role] = accepted
+
+    def _in_accepted_form(self, message: dict) -> dict:
+        """The message with its content as a string or as a list of parts, whichever the template renders."""
+        content, accepted = message["content"], self._forms.get(message["role"], ())
+        if type(content) in accepted or not accepted:
+            return message
+        if isinstance(content, str):
+            return {**message, "content": [_text_part(content)]}
+        if any(part["type"] != "text" for part in content):
+            return message  # only a list can hold an image
+        return {**message, "content": "".join(_texts(message))}
 
     def answer_form(self) -> AnswerForm:
         """Found by rendering a conversation; empty where the template does not take one or changes the answer."""
@@ -141,19 +203,29 @@ class ChatTemplate:
         if kind == "image":
             return {"type": "image"}
         if kind == "text" and isinstance(part.get("text"), str):
-            return {"type": "text", "text": self._break(part["text"], marker)}
+            return _text_part(self._break(part["text"], marker))
         raise InputError(f"message {number} has a part that is neither an image nor a text")
 
     def _break(self, text: str, marker: str) -> str:
-        # Behind every such character, not only in whole names: one must not arise at the seam with the template.
+        # After every such character, not only in whole names: one must not arise at the seam with the template.
         return self._starts.sub(rf"\g<1>{marker}", text) if self._starts else text
+
+
+def _text_part(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def _texts(message: dict) -> list[str]:
+    """The texts of a message in order, without its images."""
+    content = message["content"]
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
 
 
 def _control_pattern(control: Sequence[dict]) -> re.Pattern | None:
     """Matches a control token's name, the longest first, with the spaces that it swallows; the name is its group."""
     ordered = sorted(control, key=lambda token: -len(token["content"]))
     alternatives = [
-        (r"\s*" if token.get("lstrip") else "") + f"({re.escape(token['content'])})" + (r"\s*" if token.get("rstrip") else "")
+        f"{SPACES[bool(token.get('lstrip'))]}({re.escape(token['content'])}){SPACES[bool(token.get('rstrip'))]}"
         for token in ordered
     ]
     return re.compile("|".join(alternatives)) if alternatives else None
@@ -168,6 +240,11 @@ class _GenerationBlock(Extension):
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body).set_lineno(line)
+
+
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    """The ``tojson`` filter of chat templates: unlike Jinja2's own it escapes no HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str):

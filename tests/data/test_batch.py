@@ -29,6 +29,15 @@ A = EncodedPair("a", [1, 10, 11], [20, 21, 2], [30, 2])
 B = EncodedPair("b", [1, 12], [22, 2], [31, 32, 2])
 
 
+def test_a_prompt_that_the_template_refuses_is_named():
+    class Refusing(LetterTokenizer):
+        def encode_prompt(self, prompt):
+            raise InputError("the chat template omits the text")
+
+    with pytest.raises(InputError, match=r"^line 3 \(3\): the chat template omits the text"):
+        encode_pairs([preference("3", "ill?", "yes")], Refusing(), 40)
+
+
 def test_layout_of_a_packed_row():
     batch = collate([A, B], row_length=18, prompt_targets=True)
     assert batch.tokens.tolist() == [[1, 10, 11, 20, 21, 2, 30, 2, 1, 12, 22, 2, 31, 32, 2, 0, 0, 0]]

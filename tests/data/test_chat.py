@@ -1,18 +1,22 @@
 """Chat encoding: template by template, and that no text of the data ever becomes a control token."""
 
-import gzip
 import json
-import shutil
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mint.data.chat import load_tokenizer
 from mint.errors import InputError
+from tests.reference.template_inputs import model_dir
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+PARTS = (  # as llava-1.5: lists of parts, one text run, no BOS
+    "{% for m in messages %}{% if m.role != 'system' %}{{ m.role.upper() + ': ' }}{% endif %}"
+    "{% for part in m.content | selectattr('type', 'equalto', 'text') %}{{ part.text + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 LLAMA2 = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}"
@@ -40,12 +44,12 @@ def write_tokenizer(folder, family, **settings):
     return folder
 
 
-def sentencepiece(folder, prepend, template=LLAMA2):
+def sentencepiece(folder, prepend, template=LLAMA2, **settings):
     """A tokenizer of Llama 2's kind: characters, the space mark, and control tokens inside the vocabulary.
 
-    prepend: how the space before a text comes about, "normalizer" (as first converted), or a scheme of Metaspace.
+    prepend: what writes the space before a text: "normalizer" (as first converted), or a scheme of Metaspace.
     """
-    characters = sorted(set("▁abcdefghijklmnopqrstuvwxyzINST[]/<>.?"))
+    characters = sorted(set("▁abcdefghijklmnopqrstuvwxyzAEINRSTU[]/<>.?:"))
     vocabulary = {token: i for i, token in enumerate([*CONTROL["llama2"], *characters, "</", "s>"])}
     merges = [("<", "/"), ("s", ">"), ("</", "s>")]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True))
@@ -58,7 +62,7 @@ def sentencepiece(folder, prepend, template=LLAMA2):
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL["llama2"]])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": template}
+    settings = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": template, **settings}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return load_tokenizer(folder)
 
@@ -74,12 +78,7 @@ def pieces(tokenizer, ids):
 @pytest.fixture(scope="module")
 def llama3_folder(shared_data, tmp_path_factory):
     """Llama 3's own tokenizer, with the chat template of 3.2 in ``tokenizer_config.json``."""
-    folder = tmp_path_factory.mktemp("llama3")
-    source = shared_data / "tokenizers"
-    with gzip.open(source / "llama3" / "tokenizer.json.gz") as file:
-        (folder / "tokenizer.json").write_bytes(file.read())
-    shutil.copyfile(source / "llama3_2_vision" / "tokenizer_config.json", folder / "tokenizer_config.json")
-    return folder
+    return model_dir("llama3", shared_data / "published_dirs", tmp_path_factory.mktemp("published") / "llama3")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +146,37 @@ def test_chatml(tmp_path):
     assert tokenizer.eos_ids == {256, 258}
 
 
+@pytest.mark.parametrize(
+    "files, processor, expected",
+    [
+        (("jinja", "json", "config"), True, "jinja"),
+        (("json", "config"), True, "json"),  # the processor's, which knows images
+        (("processor", "config"), True, "processor"),
+        (("json", "processor"), True, "json"),
+        (("config",), True, "config"),
+        (("jinja", "json", "config"), False, "jinja"),
+        (("json", "config"), False, "config"),  # a model of text has no processor that would read the other
+        (("json",), False, "json"),
+    ],
+)
+@pytest.mark.parametrize("processor_file", ["preprocessor_config.json", "processor_config.json"])
+def test_the_order_of_templates(tmp_path, files, processor, expected, processor_file):
+    sources = {name: "{{ '" + name + ":' + messages[0].content }}" for name in files}
+    write_tokenizer(tmp_path, "chatml", **({"chat_template": sources["config"]} if "config" in files else {}))
+    if "json" in files:
+        (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": sources["json"]}))
+    if "jinja" in files:
+        (tmp_path / "chat_template.jinja").write_text(sources["jinja"])
+    if processor:
+        (tmp_path / processor_file).write_text("{}")
+    if "processor" in files:
+        (tmp_path / "processor_config.json").write_text(json.dumps({"chat_template": sources["processor"]}))
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.save(tmp_path / "copy")
+    for one in (tokenizer, load_tokenizer(tmp_path / "copy")):
+        assert one.decode(one.encode_chat([{"role": "user", "content": "x"}])) == f"{expected}:x"
+
+
 @pytest.mark.parametrize("form", ["named", "jinja file", "json file"])
 def test_where_a_template_may_lie(tmp_path, form):
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": CHATML}]
@@ -174,12 +204,104 @@ def test_what_templates_of_the_hub_use_is_there(tmp_path):
     template = (
         "{% for m in messages %}\n"
         "    {%- if loop.index > 1 %}{% break %}{% endif %}\n"
-        "    {% generation %}{{ m.content | tojson }}{% endgeneration %}\n"
+        "    {% generation %}{{ m.content | tojson(ensure_ascii=False, indent=2) }}{% endgeneration %}\n"
         "{% endfor %}"
     )
     tokenizer = load_tokenizer(write_tokenizer(tmp_path, "chatml", chat_template=template))
-    ids = tokenizer.encode_chat([{"role": "user", "content": "é<|im_end|>"}, ANSWER])
+    ids = tokenizer.encode_chat([{"role": "user", "content": "é<|im_end|>"}])
     assert max(ids) < 256 and tokenizer.decode(ids).strip() == '"é<|im_end|>"'
+
+
+# -- strings and parts ------------------------------------------------------------------------------------------
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Is it Turner's?"},
+    {"role": "assistant", "content": "No."},
+    *QUESTION,
+]
+
+
+def parts_of(*texts):
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def test_a_template_of_parts_renders_strings_too(tmp_path):
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, "chatml", eos_token="<|endoftext|>", chat_template=PARTS))
+    expected = "Be brief. USER: Is it Turner's? ASSISTANT: No. USER: Which syndrome is it? ASSISTANT:"
+    as_lists = [{**message, "content": parts_of(message["content"])} for message in CONVERSATION]
+    for messages in (CONVERSATION, as_lists, [*as_lists[:2], *CONVERSATION[2:]]):
+        assert text_of(tokenizer, tokenizer.encode_prompt(messages)) == expected
+    answer = tokenizer.encode_answer(ANSWER["content"])
+    assert text_of(tokenizer, answer) == " Noonan syndrome.<|endoftext|>"  # the space is the template's
+    whole = tokenizer.encode_chat([*CONVERSATION, ANSWER], add_generation_prompt=False)
+    assert tokenizer.encode_prompt(CONVERSATION) + answer[:-1] == whole[:-1]
+
+
+def test_a_template_of_strings_renders_lists_of_texts_too(tmp_path):
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, "chatml", eos_token="<|endoftext|>", chat_template=CHATML))
+    ids = tokenizer.encode_chat([{"role": "user", "content": parts_of("Which ", "syndrome is it?")}])
+    assert ids == tokenizer.encode_chat(QUESTION)
+
+
+def test_a_list_is_never_printed_as_it_is(tmp_path):
+    # As in Llama 3.1: trim turns a list into the text of the list.
+    template = CHATML.replace("m.content +", "(m.content | trim) +")
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, "chatml", eos_token="<|endoftext|>", chat_template=template))
+    ids = tokenizer.encode_chat([{"role": "user", "content": parts_of(" Which ", "syndrome is it?")}])
+    assert ids == tokenizer.encode_chat(QUESTION)
+
+
+def test_each_role_has_its_own_form(tmp_path):
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ m.content | trim }}"
+        "{% else %}{% for part in m.content %}[{{ part.text }}]{% endfor %}{% endif %}{% endfor %}"
+    )
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, "chatml", chat_template=template))
+    text = tokenizer.decode(tokenizer.encode_chat(CONVERSATION))
+    assert text == "Be brief.[Is it Turner's?][No.][Which syndrome is it?]"
+
+
+@pytest.mark.parametrize(
+    "template, number, role",
+    [
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", 1, "system"),
+        ("{{ messages[0].content }} No. {{ messages[-1].content }}", 2, "user"),
+        ("{% for m in messages if m.role != 'assistant' %}{{ m.content }} {% endfor %}", 3, "assistant"),
+        ("{% for m in messages %}{{ m.content[:20] }} {% endfor %}", 4, "user"),
+        ("{% for m in messages %}{{ m.content.split('brief')[-1] }} {% endfor %}", 1, "system"),
+    ],
+)
+def test_a_missing_text_is_an_error(tmp_path, template, number, role):
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, "chatml", chat_template=template))
+    with pytest.raises(InputError, match=rf"omits or changes the text of message {number} \({role}\): "):
+        tokenizer.encode_chat(CONVERSATION)
+
+
+def test_one_text_does_not_stand_in_for_another(tmp_path):
+    texts = (("user", "yes"), ("assistant", "yes"), ("user", "oh yes"))
+    twice = [{"role": role, "content": text} for role, text in texts]
+    write_tokenizer(tmp_path, "chatml", chat_template="{% for m in messages %}{{ m.content }}|{% endfor %}")
+    assert load_tokenizer(tmp_path).encode_chat(twice)
+    write_tokenizer(tmp_path, "chatml", chat_template="{% for m in messages[1:] %}{{ m.content }}|{% endfor %}")
+    with pytest.raises(InputError, match="omits or changes the text of message 1"):
+        load_tokenizer(tmp_path).encode_chat(twice)
+
+
+def test_trimmed_and_reordered_texts_are_not_missing(tmp_path):
+    template = "{% for m in messages | reverse %}{{ m.content | trim | replace('\n', ' ') }}|{% endfor %}"
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, "chatml", chat_template=template))
+    texts = (("user", " a\nb\t"), ("assistant", ""), ("user", "b"))
+    messages = [{"role": role, "content": text} for role, text in texts]
+    assert tokenizer.decode(tokenizer.encode_chat(messages)) == "b||a b|"
+
+
+def test_thoughts_of_earlier_answers_stay_in_the_prompt(tmp_path):
+    # Templates of reasoning models cut at "</think>"; they see no control names in the data, so nothing is dropped.
+    template = CHATML.replace("m.content +", "m.content.split('</think>')[-1] +")
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, "chatml", eos_token="<|im_end|>", chat_template=template))
+    messages = [QUESTION[0], {"role": "assistant", "content": "<think>short</think>No."}, QUESTION[0]]
+    assert "<think>short</think>No." in tokenizer.decode(tokenizer.encode_chat(messages))
 
 
 def test_parts_of_text_and_images(tmp_path):
@@ -249,6 +371,15 @@ def test_only_the_start_of_a_text_gets_a_space(tmp_path, prepend, start):
     assert pieces(tokenizer, tokenizer.encode_answer(" noonan.", chat=False)) == "▁noonan.</s>"
 
 
+@pytest.mark.parametrize("prepend", ["normalizer", "first", "always"])
+def test_an_answer_after_text_begins_as_in_the_whole_conversation(tmp_path, prepend):
+    tokenizer = sentencepiece(tmp_path, prepend, PARTS)
+    question, answer = {"role": "user", "content": "ill?"}, {"role": "assistant", "content": "noonan."}
+    prompt, ids = tokenizer.encode_prompt([question]), tokenizer.encode_answer("noonan.")
+    assert pieces(tokenizer, prompt) == "<s>▁USER:▁ill?▁ASSISTANT:" and pieces(tokenizer, ids) == "▁noonan.</s>"
+    assert prompt + ids[:-1] == tokenizer.encode_chat([question, answer], add_generation_prompt=False)[:-1]
+
+
 def test_offsets_are_those_of_the_answer_alone(tmp_path):
     tokenizer = sentencepiece(tmp_path, "first")
     ids, offsets = tokenizer.answer_offsets("ill.")
@@ -272,6 +403,26 @@ def test_bos_comes_once(tmp_path):
     tokenizer = sentencepiece(tmp_path, "first", template)
     assert tokenizer.encode_chat([{"role": "user", "content": "ill"}])[:2].count(1) == 1
     assert tokenizer.bos_id == 1 and tokenizer.encode_prompt("ill").count(1) == 1
+
+
+@pytest.mark.parametrize(
+    "template, settings",
+    [
+        ("{{ messages[0].content }}", {}),  # the tokenizer adds it
+        ("{{ messages[0].content }}", {"add_bos_token": True}),
+        ("{{ messages[0].content }}", {"bos_token": None}),  # only the post-processor names it
+        ("{{ '\n' + bos_token + messages[0].content }}", {}),
+    ],
+)
+def test_bos_comes_once_whoever_writes_it(tmp_path, template, settings):
+    tokenizer = sentencepiece(tmp_path, "first", template, **settings)
+    ids = tokenizer.encode_chat([{"role": "user", "content": "ill"}])
+    assert ids.count(1) == 1 and pieces(tokenizer, ids).endswith("<s>ill" if "bos" in template else "<s>▁ill")
+
+
+def test_no_bos_where_the_settings_forbid_it(tmp_path):
+    tokenizer = sentencepiece(tmp_path, "first", "{{ messages[0].content }}", add_bos_token=False)
+    assert tokenizer.encode_chat([{"role": "user", "content": "ill"}]) == tokenizer.encode("ill")
 
 
 def test_no_bos_where_the_tokenizer_adds_none(tmp_path):

@@ -16,7 +16,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,8 +26,6 @@ from tqdm import tqdm
 from mint.command import choose_device, guard
 from mint.config import TrainConfig, parse
 from mint.data.batch import (
-    CHOSEN,
-    PROMPT,
     ROW_STEP,
     Batch,
     EncodedPair,
@@ -35,6 +33,7 @@ from mint.data.batch import (
     make_batches,
     pack,
     pair_order,
+    tokens_per_pair,
 )
 from mint.data.chat import load_tokenizer
 from mint.data.images import Processor, load_processor
@@ -44,7 +43,8 @@ from mint.data.spans import mark_changes
 from mint.demo import first_start, radiograph_start, tissue_start
 from mint.errors import InputError
 from mint.image_features import check_image_features, image_reader
-from mint.losses import Loss, load_loss
+from mint.losses import Loss, LossOutput, load_loss
+from mint.losses.check import check_loss
 from mint.models import load_language_model
 from mint.models.attention import SPLIT_FROM
 from mint.models.lora import add_lora, keep_as_reference, load_adapter, lora_layers, merge_lora
@@ -60,9 +60,7 @@ ROW_MULTIPLE = 128  # FlexAttention's block size, of which static row lengths ar
 
 def train(config: TrainConfig) -> RunDirectory:
     """One training run; returns its directory. Raises InputError for anything the user can mend."""
-    loss = load_loss(config.loss, config.loss_options())
-    if config.nll_over == "sequence" and not loss.needs.prompt:
-        raise InputError(f"--nll-over sequence is for losses with an NLL over the prompt, which {config.loss} is not")
+    loss = choose_loss(config)
     device, dtype = choose_device(config.device, config.dtype)
     compiled = device.type == "cuda" if config.compile is None else config.compile
     torch.manual_seed(config.seed)
@@ -88,7 +86,7 @@ def train(config: TrainConfig) -> RunDirectory:
     optimizer = make_optimizer(model, config)
     run = RunDirectory(config)
     images = image_reader(model, processor, config.image_features, run.path) if processor else None
-    work = Work(model, frozen, loss, device, precision or contextlib.nullcontext(), config.nll_over == "sequence", images)
+    work = Work(model, frozen, loss, device, precision or contextlib.nullcontext(), reads_prompt(config, loss), images)
     checkpoint = run.find_checkpoint(config)
     if checkpoint:
         run.check_settings(config)
@@ -147,6 +145,20 @@ def train(config: TrainConfig) -> RunDirectory:
     return run
 
 
+def choose_loss(config: TrainConfig) -> Loss:
+    """The loss of the run. Raises InputError if it does not work with these settings; nothing else is loaded yet."""
+    loss = load_loss(config.loss, config.loss_options())
+    if config.nll_over == "sequence" and not loss.needs.prompt:
+        raise InputError(f"--nll-over sequence is for losses with an NLL over the prompt, which {config.loss} is not")
+    check_loss(loss, reads_prompt(config, loss))
+    return load_loss(config.loss, config.loss_options())  # a custom one anew, as if it had not been called yet
+
+
+def reads_prompt(config: TrainConfig, loss: Loss) -> bool:
+    """Whether the prompt's own tokens are predicted: where that was asked for, and for losses that require them."""
+    return loss.needs.prompt and (config.nll_over == "sequence" or loss.requires("prompt"))
+
+
 def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The model to train: frozen under an adapter in float32, or with ``--full`` all of it in float32."""
     model = load_language_model(config.model, dtype=torch.float32 if config.full else dtype, device=device)
@@ -171,7 +183,7 @@ def read_pairs(
     path: str, config: TrainConfig, model: nn.Module, loss: Loss, processor: Processor | None
 ) -> list[EncodedPair]:
     """The pairs of a file as token ids, every problem reported before anything trains."""
-    preferences = read_preferences(path, require_rejected=loss.needs.rejected)
+    preferences = read_preferences(path, require_rejected=loss.needs.rejected, fields=loss.needs.fields)
     if not loss.needs.rejected:
         preferences = [replace(preference, rejected=None) for preference in preferences]
     corrupted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
@@ -183,7 +195,9 @@ def read_pairs(
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
     vocabulary = model.decoder.embed_tokens.num_embeddings
     limit = min(config.max_length, model.config.max_position_embeddings)
-    pairs, report = encode_pairs(preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots, corrupted)
+    pairs, report = encode_pairs(
+        preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots, corrupted, loss.needs.fields
+    )
     largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)
     if largest >= vocabulary:
         raise InputError(f"the tokenizer gives id {largest}, the model knows {vocabulary}: they do not belong together")
@@ -229,14 +243,26 @@ class Work:
     loss: Loss
     device: torch.device
     precision: contextlib.AbstractContextManager
-    whole_sequence: bool
+    prompt_targets: bool
     images: ImageReader | None
 
-    def __call__(self, batch: Batch, tokens_per_pair: float | None = None):
+    def __call__(self, batch: Batch, tokens: dict[str, float]) -> LossOutput:
+        """tokens: per pair, by side, over all pairs that the batch is a part of."""
         if batch.image_files:
             batch = replace(batch, images=self.images(batch.image_files))
         with self.precision:
-            return preference_loss(self.model, batch.to(self.device), self.loss, self.frozen, tokens_per_pair)
+            return preference_loss(self.model, batch.to(self.device), self.loss, self.frozen, tokens)
+
+    def parts(
+        self, pairs: Sequence[EncodedPair], batch_size: int, shape: dict[str, int]
+    ) -> Iterator[tuple[Batch, LossOutput, float]]:
+        """(batch, its loss, its share of the pairs) of each part of ``batch_size`` pairs.
+
+        The losses, each times its share, sum to that of one large batch; so do the metrics.
+        """
+        tokens = tokens_per_pair(pairs, self.prompt_targets)
+        for batch in make_batches(pairs, batch_size, **shape, prompt_targets=self.prompt_targets):
+            yield batch, self(batch, tokens), batch.pairs / len(pairs)
 
 
 def accumulate_gradients(
@@ -246,28 +272,24 @@ def accumulate_gradients(
 
     Returns the mean metrics and the number of tokens computed.
     """
-    batches = list(make_batches(chosen, batch_size, **shape, prompt_targets=work.whole_sequence))
-    nll_sides = (CHOSEN, PROMPT) if work.whole_sequence else (CHOSEN,)
-    nll_tokens = sum(int((batch.clean & (batch.side == side)).sum()) for batch in batches for side in nll_sides)
     mean: dict[str, float] = {}
-    for batch in batches:
-        output = work(batch, nll_tokens / len(chosen))
-        share = batch.pairs / len(chosen)
+    computed = 0
+    for batch, output, share in work.parts(chosen, batch_size, shape):
         (output.loss * share).backward()
         for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
             mean[name] = mean.get(name, 0.0) + share * float(value)
-    return mean, sum(batch.token_total for batch in batches)
+        computed += batch.token_total
+    return mean, computed
 
 
 @torch.no_grad()
 def evaluate(work: Work, pairs: Sequence[EncodedPair], batch_size: int, shape: dict[str, int]) -> dict[str, float]:
-    """Mean loss and metrics over the evaluation pairs, named ``eval/...``."""
+    """Loss and metrics of the evaluation pairs, named ``eval/...``; they do not depend on ``batch_size``."""
     work.model.eval()
     mean: dict[str, float] = {}
-    for batch in make_batches(pairs, batch_size, **shape, prompt_targets=work.whole_sequence):
-        output = work(batch)
+    for _, output, share in work.parts(pairs, batch_size, shape):
         for name, value in {"loss": output.loss, **output.metrics}.items():
-            mean[f"eval/{name}"] = mean.get(f"eval/{name}", 0.0) + float(value) * batch.pairs / len(pairs)
+            mean[f"eval/{name}"] = mean.get(f"eval/{name}", 0.0) + share * float(value)
     work.model.train()
     return mean
 
@@ -311,8 +333,10 @@ class StopSignal:
 
 def run(argv: Sequence[str] | None) -> None:
     config = parse(TrainConfig, argv, __doc__.splitlines()[0])
+    loss = choose_loss(config)
     if config.model is None:
-        DEMOS[config.demo].run(config, train)
+        demo = config.demo or ("radiograph" if loss.needs.corrupted_image else "disease")
+        DEMOS[demo].run(config, train)
     else:
         train(config)
 

@@ -6,6 +6,7 @@ A field is declared once, with :func:`option`; the flag, its help and the check 
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import tomllib
 import types
@@ -16,19 +17,28 @@ from pathlib import Path
 
 from mint.command import Parser
 from mint.errors import InputError
+from mint.losses import Setting, loss_names
 
 
 def option(default, help: str, choices: Sequence[str] | None = None, metavar: str | None = None):
-    """A dataclass field that is also a flag."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
+    """A dataclass field that is also a flag; a dictionary is filled by a flag that may be repeated."""
+    metadata = {"help": help, "choices": choices, "metavar": metavar}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass
 class TrainConfig:
     """Settings of ``train.py``; the resolved form is saved as ``config.toml`` in the run directory."""
 
-    loss: str = option("orpo", "orpo, dpo, sft, rrpo, fire, mask-dpo, mdpo, simpo, cpo, or FILE.py:FUNCTION")
-    demo: str = option("disease", "embedded default, where no --model is given", choices=("disease", "tissue", "radiograph"))
+    loss: str = option("orpo", f"{', '.join(loss_names())}, or FILE.py:FUNCTION")
+    loss_args: dict[str, Setting] = option({}, "a setting of the loss, as tau=2; repeatable", metavar="NAME=VALUE")
+    demo: str | None = option(
+        None,
+        "embedded default, where no --model is given (default: disease, or radiograph for losses that contrast images)",
+        choices=("disease", "tissue", "radiograph"),
+    )
     model: str | None = option(None, "model directory or hub id; without it the embedded default runs", metavar="DIR|ID")
     data: str | None = option(None, "preference pairs, JSON Lines (.jsonl, .jsonl.gz, .parquet)", metavar="FILE")
     eval_data: str | None = option(None, "pairs to evaluate on, in the same form", metavar="FILE")
@@ -76,9 +86,19 @@ class TrainConfig:
 
     LOSS_OPTIONS: typing.ClassVar[tuple[str, ...]] = ("beta", "alpha", "gamma", "lam", "label_smoothing", "kind", "visual")
 
-    def loss_options(self) -> dict[str, float | str]:
-        """The loss's own settings that were given."""
-        return {name: value for name in self.LOSS_OPTIONS if (value := getattr(self, name)) is not None}
+    def loss_options(self) -> dict[str, Setting]:
+        """The settings of the loss that were given. Raises InputError for one given twice, or of another type."""
+        for name, value in self.loss_args.items():
+            if not isinstance(value, (bool, int, float, str)):
+                raise InputError(f"{name} of the loss must be a number, a boolean or a string, not {value!r}")
+            if name == "name":
+                raise InputError("a setting of a loss cannot be called name, which stands for the loss in a TOML file")
+        flags = {name: value for name in self.LOSS_OPTIONS if (value := getattr(self, name)) is not None}
+        for name in flags:
+            if name in self.loss_args:
+                flag = f"--{name.replace('_', '-')} {flags[name]}"
+                raise InputError(f"{flag} and --loss-arg {name}={self.loss_args[name]} set the same: leave one out")
+        return {**flags, **self.loss_args}
 
     def check(self) -> None:
         """Raises InputError for values out of range."""
@@ -113,22 +133,43 @@ def parse(config_class: type, argv: Sequence[str] | None, description: str):
             if kind is bool
             else {"type": kind, "choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
         )
+        if kind is dict:
+            flag, extra = flag.removesuffix("s"), {"action": "append", "metavar": field.metadata["metavar"]}
         text = field.metadata["help"]
-        if field.default is not None and kind is not bool:
+        if field.default is not None and kind not in (bool, dict):
             text += f" (default {field.default})"
         parser.add_argument(flag, dest=field.name, default=argparse.SUPPRESS, help=text, **extra)
     given = vars(parser.parse_args(argv))
     path = given.pop("config", None)
-    config = config_class(**{**(_read_toml(path, config_class, kinds) if path else {}), **given})
+    values = _read_toml(path, config_class, kinds) if path else {}
+    for name in [name for name in given if kinds[name] is dict]:
+        given[name] = values.get(name, {}) | _assignments(f"--{name.removesuffix('s').replace('_', '-')}", given[name])
+    config = config_class(**{**values, **given})
     config.check()
     return config
+
+
+def _assignments(flag: str, texts: Sequence[str]) -> dict:
+    """{name: value} from NAME=VALUE: a number, true or false, or else a string. Raises InputError for another form."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"{flag} takes NAME=VALUE, as tau=2, not {text!r}")
+        if name in values:
+            raise InputError(f"{flag} {name} is given twice")
+        try:
+            values[name] = value == "true" if value in ("true", "false") else ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            values[name] = value
+    return values
 
 
 def _kind(hint) -> type:
     """The plain type of an annotation such as ``int | None``."""
     if isinstance(hint, types.UnionType):
         return next(part for part in hint.__args__ if part is not types.NoneType)
-    return hint
+    return typing.get_origin(hint) or hint
 
 
 def _read_toml(path: str, config_class: type, kinds: dict[str, type]) -> dict:
@@ -137,6 +178,10 @@ def _read_toml(path: str, config_class: type, kinds: dict[str, type]) -> dict:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"--config {path} cannot be read: {error}") from None
     fields = {field.name: field for field in dataclasses.fields(config_class)}
+    if isinstance(values.get("loss"), dict):  # a table: the loss's name, and its settings
+        settings = values.pop("loss")
+        values |= {"loss": settings.pop("name")} if "name" in settings else {}
+        values["loss_args"] = settings
     for name, value in values.items():
         if name not in fields:
             raise InputError(f"{path}: {name!r} is not a setting; see --help for the names")
@@ -150,18 +195,22 @@ def _read_toml(path: str, config_class: type, kinds: dict[str, type]) -> dict:
 
 
 def to_toml(config) -> str:
-    """The settings as TOML, one line each; settings that are None are left out."""
-    lines = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            text = str(value).lower()
-        elif isinstance(value, str):
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-            text = '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
-        else:
-            text = repr(value)
-        lines.append(f"{field.name} = {text}")
-    return "\n".join(lines) + "\n"
+    """The settings as TOML, one line each; settings that are None are left out. A loss with settings is a table."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values = {name: value for name, value in values.items() if value is not None}
+    settings = values.pop("loss_args", {})
+    if settings:
+        values["loss"] = {"name": values["loss"], **settings}
+    return "".join(f"{name} = {_toml_value(value)}\n" for name, value in values.items())
+
+
+def _toml_value(value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
+    if isinstance(value, dict):
+        keys = {name: name if name.isascii() else _toml_value(name) for name in value}  # identifiers
+        return "{" + ", ".join(f"{keys[name]} = {_toml_value(item)}" for name, item in value.items()) + "}"
+    return repr(value)

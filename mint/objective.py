@@ -5,10 +5,12 @@ Legend: B rows, T row length, H width, P pairs, L answer length, N predicted pos
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
-from mint.data.batch import CHOSEN, PROMPT, REJECTED, Batch
+from mint.data.batch import CHOSEN, PROMPT, SIDES, Batch
 from mint.image_features import share_features
 from mint.losses import AnswerStats, Loss, LossOutput
 from mint.losses.logprobs import TokenStats, token_stats
@@ -20,25 +22,24 @@ def preference_loss(
     batch: Batch,
     loss: Loss,
     frozen: nn.Module | None = None,
-    tokens_per_pair: float | None = None,
+    tokens_per_pair: dict[str, float] | None = None,
 ) -> LossOutput:
     """The loss of one packed batch, with gradients to the trainable parameters of ``model``.
 
     frozen: the reference as a network of its own (full fine-tuning); by default the reference is ``model`` with its
-    adapter as training found it. tokens_per_pair: predicted tokens on the NLL's side per pair over the whole update,
-    when the batch is one of several micro-batches of equal size (see ``AnswerStats.token_count``).
+    adapter as training found it. tokens_per_pair: predicted tokens per pair of each side, over all pairs of the update
+    or evaluation that the batch is a part of (``mint.data.batch.tokens_per_pair``). The losses of the parts, weighted
+    by their share of the pairs, then add up to the loss of all pairs at once. By default the batch is the whole.
+    A side without tokens in this batch, such as a corrupted one where no pair has a twin, has an empty mask.
     """
     stats = predicted_stats(model, batch, loss, frozen)
-    sides = {"chosen": answer_stats(batch, stats, CHOSEN, tokens_per_pair)}
-    if loss.needs.rejected:
-        sides["rejected"] = answer_stats(batch, stats, REJECTED, tokens_per_pair)
-    if loss.needs.corrupted_image and len(batch.twins):
-        sides["corrupted_chosen"] = answer_stats(batch, stats, CHOSEN, corrupted=True)
-        if loss.needs.corrupted_rejected:
-            sides["corrupted_rejected"] = answer_stats(batch, stats, REJECTED, corrupted=True)
-    if loss.needs.prompt and bool((batch.side == PROMPT).any()):
-        sides["prompt"] = answer_stats(batch, stats, PROMPT, 0.0 if tokens_per_pair is not None else None)
-    return loss(**sides)
+    with_prompt = bool((batch.side == PROMPT).any()) if tokens_per_pair is None else "prompt" in tokens_per_pair
+    sides = {}
+    for name in loss.needs.statistics:
+        if name != "prompt" or with_prompt:
+            count = None if tokens_per_pair is None else tokens_per_pair[name] * batch.pairs
+            sides[name] = answer_stats(batch, stats, *SIDES[name], count)
+    return loss(**sides, **batch.fields)
 
 
 def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Module | None = None) -> TokenStats:
@@ -47,14 +48,12 @@ def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Modul
     if frozen is None:
         batch = share_features(model, batch)
     hidden = _predicting(model, batch)
-    ref_hidden = ref_head = kl_positions = None
+    ref_hidden = ref_head = ref_update = kl_positions = None
     if wants.reference:
-        with torch.no_grad():
-            if frozen is not None:
-                ref_hidden, ref_head = _predicting(frozen, batch), frozen.head_weight
-            else:
-                with reference(model):
-                    ref_hidden, ref_head = _predicting(model, batch), model.head_weight
+        network = model if frozen is None else frozen
+        with torch.no_grad(), reference(model) if frozen is None else nullcontext():
+            ref_hidden, ref_head = _predicting(network, batch), network.head_weight
+            ref_update = network.head_update(ref_hidden)
     if wants.kl_forward or wants.kl_reverse:
         kl_positions = (batch.side == CHOSEN) & batch.clean
         if wants.kl_over == "span" and batch.span is not None:
@@ -68,6 +67,8 @@ def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Modul
         kl_forward=wants.kl_forward,
         kl_reverse=wants.kl_reverse,
         kl_positions=kl_positions,
+        update=model.head_update(hidden),
+        ref_update=ref_update,
     )
 
 
@@ -77,9 +78,12 @@ def _predicting(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def answer_stats(
-    batch: Batch, stats: TokenStats, side: int, tokens_per_pair: float | None = None, corrupted: bool = False
+    batch: Batch, stats: TokenStats, side: int, corrupted: bool = False, token_count: float | None = None
 ) -> AnswerStats:
-    """The numbers of one side as dense [P, L] tensors; corrupted: under the corrupted images, empty for pairs without."""
+    """The numbers of one side as dense [P, L] tensors; corrupted: under the corrupted images, empty for pairs without.
+
+    token_count: as in ``AnswerStats``.
+    """
     here = ((batch.side == side) & (batch.clean != corrupted)).nonzero().squeeze(1)
     pair, column = batch.pair[here], batch.column[here]
     if corrupted:
@@ -93,12 +97,13 @@ def answer_stats(
         return table.index_put((pair, column), values[here])
 
     real = torch.ones_like(batch.targets, dtype=torch.bool)
+    has_kl = side == CHOSEN and not corrupted  # where predicted_stats computes it
     return AnswerStats(
         logps=dense(stats.logps),
         mask=dense(real),
         ref_logps=dense(stats.ref_logps),
         span=dense(batch.span),
-        kl_forward=dense(stats.kl_forward),
-        kl_reverse=dense(stats.kl_reverse),
-        token_count=None if tokens_per_pair is None else tokens_per_pair * batch.pairs,
+        kl_forward=dense(stats.kl_forward) if has_kl else None,
+        kl_reverse=dense(stats.kl_reverse) if has_kl else None,
+        token_count=token_count,
     )

@@ -1,5 +1,8 @@
 """Model, batch and loss together: against TRL's numbers, and against running every sequence on its own."""
 
+import contextlib
+import dataclasses
+import inspect
 import json
 import math
 from pathlib import Path
@@ -8,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mint.data.batch import CHOSEN, EncodedPair, collate
-from mint.losses import load_loss
+import train
+from mint.data.batch import EncodedPair, collate, make_batches, tokens_per_pair
+from mint.losses import Loss, LossOutput, Needs, load_loss, nll
 from mint.models import init_model
-from mint.models.lora import add_lora, keep_as_reference, lora_layers
+from mint.models.lora import add_lora, keep_as_reference, lora_layers, reference
 from mint.objective import preference_loss
 from tests.reference.weights import TINY_LLAMA, reference_adapter, reference_weights
 
@@ -30,6 +34,9 @@ OURS = {
     "cpo": ("cpo", {"beta": 0.1, "alpha": 1.0}),
     "simpo": ("simpo", {"beta": 2.0, "gamma": 0.5}),
 }
+
+
+ALL = Needs(corrupted_image=True, prompt=True)
 
 
 def tiny_llama():
@@ -113,6 +120,23 @@ def test_first_dpo_loss_is_ln2_also_from_a_loaded_adapter(loaded, rank):
     assert output.loss.item() == pytest.approx(math.log(2), abs=1e-6)
 
 
+def test_an_adapter_on_the_head_is_part_of_policy_and_reference():
+    model, pairs = add_lora(tiny_llama(), rank=4, alpha=8, targets="q_proj,lm_head"), random_pairs(3)
+    set_factors_constant(model)
+    keep_as_reference(model)
+    model.lm_head.lora_B.weight.data.mul_(1.5)
+    output = preference_loss(model, collate(pairs), load_loss("dpo", {"beta": 0.5}))
+    margins = []
+    for pair in pairs:
+        policy = [plain_logps(model, pair.prompt, answer).sum() for answer in (pair.chosen, pair.rejected)]
+        with reference(model):
+            start = [plain_logps(model, pair.prompt, answer).sum() for answer in (pair.chosen, pair.rejected)]
+        margins.append(policy[0] - start[0] - policy[1] + start[1])
+    expected = -torch.nn.functional.logsigmoid(0.5 * torch.stack(margins)).mean()
+    torch.testing.assert_close(output.loss, expected, atol=1e-5, rtol=1e-5)
+    assert abs(output.loss.item() - math.log(2)) > 1e-3
+
+
 @pytest.mark.parametrize("name", ["rrpo", "fire"])
 def test_span_losses_on_text(name):
     """KL terms and rewards are those of whole tables computed the plain way."""
@@ -149,21 +173,114 @@ def test_frozen_copy_as_reference_equals_the_adapter_switched_off():
     assert with_adapter.loss.item() == pytest.approx(with_copy.loss.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("name, whole", [("orpo", False), ("orpo", True), ("sft", True), ("dpo", False)])
+CUSTOM = {  # a loss over each side, and what it should be: (sum over tokens, tokens) of each side -> number
+    "chosen": (lambda chosen, rejected: nll(chosen), lambda s: s["chosen"][0] / s["chosen"][1]),
+    "rejected": (lambda chosen, rejected: nll(rejected), lambda s: s["rejected"][0] / s["rejected"][1]),
+    "both": (
+        lambda chosen, rejected: nll(chosen, rejected),
+        lambda s: (s["chosen"][0] + s["rejected"][0]) / (s["chosen"][1] + s["rejected"][1]),
+    ),
+    "chosen and a tenth of the prompt": (
+        lambda chosen, rejected, prompt: nll(chosen) + 0.1 * nll(prompt),
+        lambda s: s["chosen"][0] / s["chosen"][1] + 0.1 * s["prompt"][0] / s["prompt"][1],
+    ),
+    "the whole sequence": (
+        lambda chosen, rejected, prompt: nll(chosen, prompt),
+        lambda s: (s["chosen"][0] + s["prompt"][0]) / (s["chosen"][1] + s["prompt"][1]),
+    ),
+}
+
+
+def custom(name):
+    function = CUSTOM[name][0]
+    wants = Needs(prompt="prompt" in inspect.signature(function).parameters)
+    return Loss(name, lambda **sides: LossOutput(function(**sides)), wants, {})
+
+
+def uneven_pairs():
+    """Five pairs of random lengths; the prompt of the last has one token, so that none of it is predicted."""
+    pairs = random_pairs(5)
+    return [*pairs[:4], dataclasses.replace(pairs[4], prompt=pairs[4].prompt[:1])]
+
+
+def by_hand(model, pairs):
+    """{side: (sum of -log pi, number of tokens)}, one sequence at a time."""
+    sums = {}
+    for side in ("chosen", "rejected", "prompt"):
+        runs = [((p.prompt[:1], p.prompt[1:]) if side == "prompt" else (p.prompt, getattr(p, side))) for p in pairs]
+        logps = torch.cat([plain_logps(model, *run) for run in runs if run[1]])
+        sums[side] = (-logps.sum().item(), len(logps))
+    return sums
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+def test_a_mean_over_tokens_of_any_side_is_that_of_the_whole_update(name):
+    model, pairs, loss = tiny_llama().double(), uneven_pairs(), custom(name)
+    expected = CUSTOM[name][1](by_hand(model, pairs))
+    results = []
+    for size in (5, 4, 3, 2, 1):  # the last micro-batch is mostly smaller
+        losses, gradients = accumulate(model, pairs, size, loss, "prompt" in name or "whole" in name)
+        assert losses == pytest.approx(expected, rel=1e-9)
+        results.append(gradients)
+    for gradients in results[1:]:
+        for ours, whole in zip(gradients, results[0], strict=True):
+            torch.testing.assert_close(ours, whole, rtol=1e-7, atol=1e-9)
+
+
+ACCUMULATED = [("orpo", False), ("orpo", True), ("sft", True), ("dpo", False), ("cpo", False)]
+
+
+@pytest.mark.parametrize("name, whole", ACCUMULATED)
 def test_micro_batches_add_up_to_one_large_batch(name, whole):
-    pairs, loss = random_pairs(4), load_loss(name)
-    gradients = []
-    for size in (4, 2, 1):
-        model = add_lora(tiny_llama(), rank=4, alpha=8, targets="q_proj,down_proj")
-        set_factors_constant(model)
-        batches = [collate(pairs[i : i + size], prompt_targets=whole) for i in range(0, 4, size)]
-        tokens = sum(int(((b.side == CHOSEN) | (b.side == 0)).sum()) for b in batches)
-        for batch in batches:
-            (preference_loss(model, batch, loss, tokens_per_pair=tokens / 4).loss * size / 4).backward()
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
-    for name in gradients[0]:
-        for other in gradients[1:]:
-            torch.testing.assert_close(other[name], gradients[0][name], rtol=1e-4, atol=1e-6)
+    model = add_lora(tiny_llama().double(), 4, 8, targets="q_proj,down_proj")
+    pairs, loss = uneven_pairs(), load_loss(name)
+    set_factors_constant(model)
+    at_once = preference_loss(model, collate(pairs, prompt_targets=whole), loss)
+    gradients = torch.autograd.grad(at_once.loss, [p for p in model.parameters() if p.requires_grad])
+    for size in (5, 2):
+        total, ours = accumulate(model, pairs, size, loss, whole)
+        assert total == pytest.approx(at_once.loss.item(), rel=1e-9)
+        for part, expected in zip(ours, gradients, strict=True):
+            torch.testing.assert_close(part, expected, rtol=1e-7, atol=1e-9)
+
+
+def work_on(model, loss, prompt_targets):
+    return train.Work(model, None, loss, torch.device("cpu"), contextlib.nullcontext(), prompt_targets, None)
+
+
+def accumulate(model, pairs, size, loss, prompt_targets):
+    """(loss, gradients) as the training loop accumulates them."""
+    model.zero_grad()
+    metrics, tokens = train.accumulate_gradients(work_on(model, loss, prompt_targets), pairs, size, {})
+    assert tokens == sum(map(len, pairs))
+    return metrics["loss"], [p.grad.clone() for p in model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("name, whole", [("sft", False), ("orpo", True), ("dpo", False), ("rejected", False)])
+def test_the_evaluation_loss_does_not_depend_on_the_batch_size(name, whole):
+    model, loss = tiny_llama().double(), custom(name) if name in CUSTOM else load_loss(name)
+    work, pairs = work_on(model, loss, whole), uneven_pairs()
+    found = [train.evaluate(work, pairs, size, {}) for size in (5, 4, 2, 1)]
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-7)  # accuracies are in float32
+    if name == "sft":
+        total, tokens = by_hand(model, pairs)["chosen"]
+        assert found[0]["eval/loss"] == pytest.approx(total / tokens, rel=1e-9)
+
+
+def test_tokens_are_counted_as_they_are_predicted():
+    """Also of corrupted twins, and without the prompt's image tokens."""
+    pairs = [dataclasses.replace(pair, image_token=pair.prompt[2]) for pair in random_pairs(3)]
+    pairs[1] = dataclasses.replace(pairs[1], twin=dataclasses.replace(pairs[1], rejected=[]))
+    loss = Loss("any", lambda **sides: LossOutput(sum(side.logp_sum.sum() for side in sides.values()), sides), ALL, {})
+    for prompt_targets in (False, True):
+        counts = tokens_per_pair(pairs, prompt_targets)
+        sides = preference_loss(tiny_llama(), collate(pairs, prompt_targets=prompt_targets), loss).metrics
+        assert {n: int(side.mask.sum()) for n, side in sides.items()} == {n: round(3 * c) for n, c in counts.items()}
+        batches = make_batches(pairs, 2)
+        parts = [preference_loss(tiny_llama(), batch, loss, tokens_per_pair=counts).metrics for batch in batches]
+        for name in set(counts) - {"prompt"}:
+            assert sum(part[name].token_count for part in parts) == pytest.approx(3 * counts[name])
 
 
 def set_factors_constant(model):

@@ -23,6 +23,13 @@ from mint.data.spans import TAG, parse_spans, span_tokens
 from mint.errors import InputError
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2  # roles; a segment is 3 * pair + role
+SIDES = {  # what a loss calls the tokens of a role -> (the role, whether the corrupted twin's)
+    "prompt": (PROMPT, False),
+    "chosen": (CHOSEN, False),
+    "rejected": (REJECTED, False),
+    "corrupted_chosen": (CHOSEN, True),
+    "corrupted_rejected": (REJECTED, True),
+}
 OVERLENGTH = ("drop", "error", "truncate-prompt")
 ROW_STEP = 8  # one row's length is a multiple: threads share its tokens out, and an odd number makes a product 10 % slower
 
@@ -33,6 +40,7 @@ class EncodedPair:
 
     ``images``: files, in the order of their tokens in the prompt; ``image_token``: the token that stands for an image.
     ``twin``: the same answers behind the same prompt with corrupted images, where a loss asks for them.
+    ``fields``: the record's numbers that the loss asks for, by name.
     """
 
     id: str
@@ -44,6 +52,7 @@ class EncodedPair:
     images: tuple[str, ...] = ()
     image_token: int = -1
     twin: EncodedPair | None = None
+    fields: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.chosen) + len(self.rejected)
@@ -87,6 +96,7 @@ class Batch:
     twins: [W], the pair that each corrupted twin belongs to; twin w is numbered P + w in ``pair`` and ``segments``.
     image_files: in the order of their image tokens in ``tokens``.     images: what the model's image processor makes of
     them (``mint.data.pair_images``), None until that is done, and for text.
+    fields: the records' numbers that the loss asks for, each [P] float32, by name.
     """
 
     tokens: Tensor
@@ -102,6 +112,7 @@ class Batch:
     twins: Tensor
     image_files: tuple[str, ...] = ()
     images: dict[str, Tensor] | None = None
+    fields: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def pairs(self) -> int:
@@ -124,8 +135,9 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        if self.images is not None:
-            moved["images"] = {name: value.to(device, non_blocking=True) for name, value in self.images.items()}
+        for name in ("images", "fields"):
+            if (tensors := getattr(self, name)) is not None:
+                moved[name] = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
         return dataclasses.replace(self, **moved)
 
 
@@ -137,6 +149,7 @@ def encode_pairs(
     drop_spanless: bool = False,
     slots: ImageSlots | None = None,
     corrupted: Sequence[str] = (),
+    fields: Sequence[str] = (),
 ) -> tuple[list[EncodedPair], EncodeReport]:
     """Token ids of every record, the prompt encoded once and the answers appended as ids.
 
@@ -144,8 +157,9 @@ def encode_pairs(
     record, raise an ``error`` naming all of them, or ``truncate-prompt``: keep the first token and the end of the
     prompt. An answer is never cut, nor an image: such a record is dropped. drop_spanless: leave out records in which
     neither answer marks a span, if any record does. slots: what an image becomes, for models that read images. corrupted:
-    the answers that are wanted under the corrupted images too. Raises InputError if nothing is left, and for images
-    without ``slots``.
+    the answers that are wanted under the corrupted images too. fields: names of the numbers that the loss reads; every
+    record has them (``read_preferences`` checks that). Raises InputError if nothing is left, and for images without
+    ``slots``.
     """
     pairs, report, too_long = [], EncodeReport(), []
     marked = drop_spanless and any(TAG.search(p.chosen + (p.rejected or "")) for p in preferences)
@@ -168,7 +182,7 @@ def encode_pairs(
                 continue
             pair = dataclasses.replace(pair, prompt=pair.prompt[:1] + pair.prompt[len(pair.prompt) - room + 1 :])
             report.truncated.append(pair.id)
-        pairs.append(pair)
+        pairs.append(dataclasses.replace(pair, fields={name: float(preference.extra[name]) for name in fields}))
     if too_long:
         shown = "\n  ".join(too_long[:50]) + (f"\n  and {len(too_long) - 50} more" if len(too_long) > 50 else "")
         raise InputError(f"{len(too_long)} pairs are longer than --max-length {max_length}:\n  {shown}")
@@ -298,6 +312,7 @@ def collate(
         ids,
         torch.tensor(twins, dtype=torch.int64),
         tuple(file for members in packed for index in members for file in pairs[index].images),
+        fields={name: torch.tensor([pair.fields[name] for pair in pairs[:count]]) for name in pairs[0].fields},
     )
 
 
@@ -315,6 +330,23 @@ def _targets(pair: EncodedPair, index: int, start: int, prompt_targets: bool) ->
         for column, token in enumerate(answer):
             predict = last if column == 0 else cell + column - 1
             yield predict, token, index, role, column, int(marks is None or marks[column])
+
+
+def tokens_per_pair(pairs: Sequence[EncodedPair], prompt_targets: bool = False) -> dict[str, float]:
+    """The mean number of predicted tokens by side (the keys of ``SIDES``), over all pairs that make one update.
+
+    It counts what ``collate`` predicts; the prompt is among the sides where its tokens are predicted.
+    """
+    twins = [pair.twin for pair in pairs if pair.twin is not None]
+    totals = {
+        "chosen": sum(len(pair.chosen) for pair in pairs),
+        "rejected": sum(len(pair.rejected) for pair in pairs),
+        "corrupted_chosen": sum(len(twin.chosen) for twin in twins),
+        "corrupted_rejected": sum(len(twin.rejected) for twin in twins),
+    }
+    if prompt_targets:
+        totals["prompt"] = sum(token != pair.image_token for pair in pairs for token in pair.prompt[1:])
+    return {side: total / len(pairs) for side, total in totals.items()}
 
 
 def make_batches(

@@ -6,8 +6,8 @@
 A message is {"role": "system" | "user" | "assistant", "content": str}. An answer is a string, one assistant message, or
 the conversation that ends in it. Without ``prompt`` it is implicit: what both conversations share before their last
 message, or the whole words with which two strings begin alike; as elsewhere in the field, the space between prompt and
-answer goes to the answer. A field that is null counts as absent. Every bad line is reported, all at once, before
-anything else happens.
+answer goes to the answer. Other fields are kept in ``Preference.extra``; a loss can ask for those that are numbers. A
+field that is null counts as absent. Every bad line is reported, all at once, before anything else happens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from mint.data.spans import TAG, parse_spans
 from mint.errors import FileProblems, InputError
 
 ROLES = ("system", "user", "assistant")
+LARGEST = 3.4e38  # what float32 holds
 FIELDS = {"prompt", "chosen", "rejected", "images", "corrupted_images", "id"}
 
 
@@ -50,19 +51,25 @@ class _Problem(Exception):
     """What is wrong with one record."""
 
 
-def read_preferences(path: str | Path, require_rejected: bool = True) -> list[Preference]:
+def read_preferences(path: str | Path, require_rejected: bool = True, fields: Sequence[str] = ()) -> list[Preference]:
     """The records of a preference file, in order.
 
     require_rejected: False for losses that only read the chosen answer; a record may then lack ``rejected``.
-    Raises PreferenceErrors naming every bad line, InputError if the file cannot be read or holds no record.
+    fields: names of further fields that every record must have as a finite number; they are in ``Preference.extra``.
+    Raises PreferenceErrors naming every bad line, InputError if the file cannot be read or holds no record, or if a
+    name of ``fields`` has a meaning of its own.
     """
     path = Path(path)
+    if taken := FIELDS.intersection(fields):
+        raise InputError(f"a loss cannot ask for the fields {', '.join(sorted(taken))}: their meaning is fixed")
     records: list[Preference] = []
     problems: list[str] = []
     lines_by_id: dict[str, int] = {}
     for number, content in _lines(path):
         try:
             record = _parse(content, number, require_rejected)
+            for name in fields:
+                _check_number(record, name)
             if record.id in lines_by_id:
                 raise _Problem(f"id {record.id!r} is that of line {lines_by_id[record.id]} too")
             lines_by_id[record.id] = number
@@ -130,6 +137,16 @@ def _parse(content: bytes | dict, line: int, require_rejected: bool) -> Preferen
         raise _Problem(f"corrupted_images must hold one for each of images: {len(corrupted)} for {len(images)}")
     extra = {key: value for key, value in raw.items() if key not in FIELDS}
     return Preference(str(identity), line, prompt, texts["chosen"], texts.get("rejected"), images, corrupted, extra)
+
+
+def _check_number(record: Preference, name: str) -> None:
+    if name not in record.extra:
+        raise _Problem(f"the loss reads the field {name!r}, which the record lacks")
+    value = record.extra[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _Problem(f"the field {name!r} must be a number, not {_kind(value)}")
+    if not abs(value) <= LARGEST:
+        raise _Problem(f"the field {name!r} must be a finite number that float32 can hold")
 
 
 def _decode(content: bytes):

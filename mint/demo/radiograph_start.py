@@ -28,6 +28,7 @@ from mint.demo.first_start import Train, align, trained_model
 from mint.demo.radiograph_set import DESCRIBE, write_set
 from mint.demo.radiographs import EVERYONE, Patients
 from mint.evaluation import sensitivity, vqa
+from mint.losses import Setting, load_loss
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.corrupt import CorruptReport, corrupt_records
@@ -43,8 +44,8 @@ DESCRIBING = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, 
 TEACH = {**DESCRIBING, "steps": 300}
 ALIGN = {"steps": 320, "batch_size": 16, "lr": 2e-4, "lora_rank": 64, "lora_alpha": 128.0}
 ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
-# of losses that hold to a reference: trained far, a policy moves by log-odds / beta, and 0.1 would make ten nats of one
-HOLDING, BETA = ("dpo", "rrpo", "fire", "mask-dpo", "mdpo"), 1.0
+# of losses with a reference: trained far, a policy moves by log-odds / beta, and 0.1 would make ten nats of one
+BETA = 1.0
 RATES = {"rrpo": 4e-4}  # where another one than ALIGN's did better
 MODE = "surroundings"  # the tower's patches average single pixels' noise away
 SOURCES = ["base.py", "radiograph_set.py", "radiograph_start.py", "radiographs.py"]
@@ -53,13 +54,14 @@ DECODING = {"max_new_tokens": 60, "batch_size": 64}
 
 def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
-    align(config, train, recipe(config.loss), prepare(train), compare)
+    align(config, train, recipe(config.loss, config.loss_options()), prepare(train), compare)
 
 
-def recipe(loss: str) -> dict:
-    """``ALIGN`` with the loss's own rate, and ``BETA`` for losses that hold to a reference."""
-    settings = {**ALIGN, "lr": RATES.get(loss, ALIGN["lr"])}
-    return {**settings, "beta": BETA} if loss in HOLDING else settings
+def recipe(name: str, options: dict[str, Setting] | None = None) -> dict:
+    """``ALIGN`` with the loss's learning rate, and ``BETA`` for losses with a reference, unless ``options`` set it."""
+    settings, loss = {**ALIGN, "lr": RATES.get(name, ALIGN["lr"])}, load_loss(name, options)
+    takes_beta = loss.needs.reference and loss.takes("beta") and "beta" not in loss.options
+    return {**settings, "beta": BETA} if takes_beta else settings
 
 
 def prepare(train: Train) -> Path:

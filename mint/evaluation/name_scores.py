@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.data.cases import HEADER
@@ -79,11 +78,11 @@ def _shared(lines: Sequence[list[int]]) -> int:
 
 def _score_names(model: nn.Module, prompt: list[int], paths: Sequence[Sequence[_Path]], top: int) -> Tensor:
     """[names] log-probabilities of each name, written in any of its ``paths``, after the prompt; see rank_names."""
-    device, head = model.head_weight.device, model.head_weight
-    cache = KeyValueCache(model.config, 1, len(prompt), head)
+    device = model.head_weight.device
+    cache = KeyValueCache(model.config, 1, len(prompt), model.head_weight)
     positions = torch.arange(len(prompt), device=device).unsqueeze(0)
     last = model.forward_cached(torch.tensor([prompt], device=device), positions, cache)[:, -1]
-    first = F.linear(last, head)[0].float().log_softmax(-1).cpu()
+    first = model.logits(last)[0].float().log_softmax(-1).cpu()
     bounds = torch.stack([first[list({path.ids[0] for path in ways})].logsumexp(0) for ways in paths])
     scores = torch.full((len(paths),), -torch.inf)
     order = bounds.argsort(descending=True, stable=True)
@@ -102,7 +101,7 @@ def _score(model: nn.Module, once: KeyValueCache, last: Tensor, paths: Sequence[
 
     last: [1, H], the prompt's last state.
     """
-    device, head = model.head_weight.device, model.head_weight
+    device = model.head_weight.device
     lengths = torch.tensor([len(path.ids) for path in paths])
     longest = int(lengths.max())
     tokens = torch.tensor([path.ids + [0] * (longest - len(path.ids)) for path in paths])
@@ -116,7 +115,9 @@ def _score(model: nn.Module, once: KeyValueCache, last: Tensor, paths: Sequence[
     rows = torch.cat((rows, torch.tensor([row for row, _, _ in ends], dtype=torch.int64)))
     columns = torch.cat((columns, torch.tensor([column for _, column, _ in ends], dtype=torch.int64)))
     targets = torch.cat((tokens[predicting], torch.tensor([end for _, _, end in ends], dtype=torch.int64)))
-    logps = token_stats(hidden[rows.to(device), columns.to(device)], head, targets.to(device)).logps.cpu().float()
+    states = hidden[rows.to(device), columns.to(device)]
+    update = model.head_update(states)
+    logps = token_stats(states, model.head_weight, targets.to(device), update=update).logps.cpu().float()
     names = int(lengths.sum())
     total = torch.zeros(len(paths)).index_add_(0, rows[:names], logps[:names])
     ended = torch.tensor([-torch.inf if path.ends else 0.0 for path in paths])

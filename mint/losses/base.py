@@ -11,16 +11,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mint.errors import InputError
+
+STATISTICS = ("chosen", "rejected", "prompt", "corrupted_chosen", "corrupted_rejected")
+LEAST_COUNT = 1e-30  # of tokens, so that the mean over a side without any is 0
+
 
 @dataclass(frozen=True)
 class AnswerStats:
-    """Per-token numbers of one side (chosen, rejected or prompt) of P pairs; every tensor is [P, L].
+    """Per-token numbers of one side (a name in ``STATISTICS``) of P pairs; every tensor is [P, L].
 
     logps: log pi(token), natural logarithm, <= 0.          mask: bool, True on real tokens.
     ref_logps: the same under the frozen reference.          span: bool, True on tokens that carry the reward.
-    kl_forward: KL(ref || pi) at the token's position.       kl_reverse: KL(pi || ref).
+    kl_forward: KL(ref || pi) at the token's position.       kl_reverse: KL(pi || ref). Both on the chosen side only.
     token_count: what a mean over tokens divides by; default the number of real tokens. The training loop sets it
-        when a step is split into micro-batches, so that the accumulated update equals that of one large batch.
+        when an update is split into micro-batches: this batch's share (by pairs) of the side's tokens in the whole
+        update, so that the accumulated update equals that of one large batch.
     Values outside the mask are never read.
     """
 
@@ -64,8 +70,10 @@ class AnswerStats:
 
     @property
     def tokens(self) -> float | Tensor:
-        """What a mean over tokens divides by (see ``token_count``)."""
-        return self.mask.sum().clamp(min=1) if self.token_count is None else self.token_count
+        """What a mean over tokens divides by (see ``token_count``), > 0."""
+        if self.token_count is None:
+            return self.mask.sum().clamp(min=LEAST_COUNT)
+        return max(self.token_count, LEAST_COUNT)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a loss asks to be computed for it; nothing else is paid for."""
+    """What a loss asks to be computed for it; nothing else is paid for. Raises InputError for a contradiction."""
 
     rejected: bool = True  # a second answer
     reference: bool = False  # ref_logps
@@ -89,19 +97,62 @@ class Needs:
     corrupted_image: bool = False  # the same answers under a corrupted image ...
     corrupted_rejected: bool = True  # ... both, or the chosen one alone
     prompt: bool = False  # can use the prompt's own tokens
+    fields: tuple[str, ...] = ()  # numbers of the records, each a [P] tensor under its name
+
+    def __post_init__(self):
+        if (self.kl_forward or self.kl_reverse) and not self.reference:
+            raise InputError("a loss that needs a KL divergence needs the reference too: @needs(reference=True, ...)")
+        if self.kl_over not in ("span", "all"):
+            raise InputError(f"a loss needs the KL over 'span' or 'all' tokens, not over {self.kl_over!r}")
+        if isinstance(self.fields, str) or not all(str.isidentifier(name) for name in self.fields):
+            raise InputError(f'the fields that a loss needs are a tuple of names, as ("weight",), not {self.fields!r}')
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The names in ``STATISTICS`` that the loss is called with."""
+        both = self.corrupted_image and self.corrupted_rejected
+        wanted = (True, self.rejected, self.prompt, self.corrupted_image, both)
+        return tuple(name for name, want in zip(STATISTICS, wanted, strict=True) if want)
 
 
 def needs(by_settings: Callable[..., dict] | None = None, **wants) -> Callable:
     """Decorator for a loss: ``@needs(reference=True)``. The fields are those of :class:`Needs`.
 
     by_settings: from the loss's settings to the fields that they change, such as a term whose weight is 0.
+    Raises InputError for a name that is no field of Needs.
     """
+    if unknown := set(wants) - set(Needs.__dataclass_fields__):
+        known = ", ".join(Needs.__dataclass_fields__)
+        raise InputError(f"@needs has no {', '.join(sorted(unknown))}; a loss can ask for: {known}")
 
     def mark(function: Callable) -> Callable:
         function.needs, function.needs_by_settings = Needs(**wants), by_settings
         return function
 
     return mark
+
+
+LOSSES: dict[str, Callable[..., LossOutput]] = {}
+PRESETS: dict[str, tuple[Callable[..., LossOutput], dict]] = {}  # name -> a loss, and settings that the name fixes
+
+
+def register(name: str, **fixed) -> Callable:
+    """Decorator that makes a loss available as ``--loss NAME``.
+
+    fixed: settings that the name stands for, for a second name of a loss. Raises ValueError for a name that is taken.
+    """
+
+    def add(function: Callable) -> Callable:
+        taken = LOSSES.get(name) or PRESETS.get(name, (None,))[0]
+        if taken is not None and taken.__module__ != function.__module__:
+            raise ValueError(f"{taken.__module__} and {function.__module__} both register a loss as {name!r}")
+        if fixed:
+            PRESETS[name] = (function, fixed)
+        else:
+            LOSSES[name] = function
+        return function
+
+    return add
 
 
 def nll(*sides: AnswerStats) -> Tensor:

@@ -2,9 +2,10 @@
 
 import torch.nn.functional as F
 
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, nll, reward_metrics
+from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, nll, register, reward_metrics
 
 
+@register("cpo")
 @needs()
 def cpo_loss(chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, alpha: float = 1.0) -> LossOutput:
     """L = -log sigmoid(beta * (log pi(y+) - log pi(y-))) + alpha * NLL(y+), sums over answer tokens (eq. 5-6).

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, reward_metrics
+from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 KINDS = ("sigmoid", "ipo", "hinge")
 
@@ -16,6 +16,7 @@ def pair_loss(margin: Tensor, label_smoothing: float) -> Tensor:
     return -(1 - label_smoothing) * F.logsigmoid(margin) - flipped
 
 
+@register("dpo")
 @needs(reference=True)
 def dpo_loss(
     chosen: AnswerStats,

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, reward_metrics
+from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 VISUAL = ("flip", "chosen", "rejected")
 
@@ -26,7 +26,9 @@ def _check(visual: str) -> None:
         raise InputError(f"the visual pair {visual!r} is none of {', '.join(VISUAL)}")
 
 
-@needs(_needs, reference=True, spans=True, kl_over="span")
+@register("mask-dpo", alpha=0.0, gamma=0.0)
+@register("fire")
+@needs(_needs, reference=True, spans=True, kl_over="span", corrupted_image=True)
 def fire_loss(
     chosen: AnswerStats,
     rejected: AnswerStats,

@@ -18,7 +18,11 @@ A trainable head also needs sum_n weight_n * (row's gradient) x h_n, for which t
 pass goes over the blocks again. So it does for a divergence under a head of half precision, where E_p[W] - E_q[W] would be
 the difference of two sums of rounded weights.
 
-Legend: N positions, H width, V vocabulary, C rows of a chunk, W words of a block, K rows of a chunk that want the KL.
+An adapter on the head adds s (h A^T) B^T to the logits. Its factors stay apart from the weight, whose dtype would round
+most of a small update away: the caller passes ``low`` = s h A^T [N, r] and B [V, r], and the logits of a block are
+h W^T + low B^T, summed in float32. Its gradients take the second pass, as those of a trainable head do.
+
+Legend: N positions, H width, V vocabulary, r rank, C rows of a chunk, W words of a block, K rows of a chunk with a KL.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from mint.products import product
 
 BLOCK = {"cpu": (1024, 2048), "cuda": (4096, 16384)}  # rows and words worked on at a time: 8 MB and 256 MB of float32
 HALVES = (torch.bfloat16, torch.float16)
+LowRank = tuple[Tensor, Tensor]  # low [N, r] and B [V, r], whose product is added to the logits
 
 
 class TokenStats(NamedTuple):
@@ -58,13 +63,16 @@ def token_stats(
     kl_reverse: bool = False,
     kl_positions: Tensor | None = None,
     block: tuple[int, int] | None = None,
+    update: LowRank | None = None,
+    ref_update: LowRank | None = None,
 ) -> TokenStats:
     """log pi(target) at every position and, against a reference, log ref(target) and the KL in either direction.
 
     hidden: [N, H], the policy's states at the predicting positions.      head: [V, H], the LM head's weight.
     targets: [N] int64 in [0, V).     ref_hidden: [N, H]; ref_head: [V, H], default ``head``: the frozen reference's.
     kl_positions: [N] bool, where the KL is wanted (default everywhere). block: rows and words worked on at a time.
-    Gradients flow to ``hidden`` and ``head``, never to the reference. The sums run in float32 at least.
+    update, ref_update: (low [N, r], B [V, r]) of an adapter on either head, which adds low B^T to the logits.
+    Gradients flow to ``hidden``, ``head`` and ``update``, never to the reference. The sums run in float32 at least.
     Raises ValueError if a KL is asked for without ``ref_hidden``, or (on the CPU) for a target outside the vocabulary.
     """
     if (kl_forward or kl_reverse) and ref_hidden is None:
@@ -72,8 +80,9 @@ def token_stats(
     if not hidden.is_cuda and len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(head):
         raise ValueError(f"targets must lie in [0, {len(head)})")
     if ref_hidden is not None:
-        ref_hidden = ref_hidden.detach()
-        ref_head = (head if ref_head is None else ref_head).detach()
+        ref_head = head if ref_head is None else ref_head
+    policy = (hidden, head, *(update or (None, None)))
+    ref = (None if x is None else x.detach() for x in (ref_hidden, ref_head, *(ref_update or (None, None))))
     wanted = None
     if kl_forward or kl_reverse:
         wanted = torch.ones_like(targets, dtype=torch.bool) if kl_positions is None else kl_positions
@@ -81,7 +90,7 @@ def token_stats(
     operand = _operand_dtype(head)
     with torch.autocast(hidden.device.type, enabled=False):  # which would round the logits
         logps, ref_logps, forward, reverse = _TokenStats.apply(
-            hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block, operand
+            *policy, targets, *ref, wanted, kl_forward, kl_reverse, block, operand
         )
     return TokenStats(
         logps,
@@ -91,13 +100,38 @@ def token_stats(
     )
 
 
+class _Network(NamedTuple):
+    """What the logits of one network are made of: hidden W^T, and low B^T of an adapter on its head."""
+
+    hidden: Tensor  # [N, H]
+    head: Tensor  # [V, H]
+    low: Tensor | None  # [N, r]
+    factor: Tensor | None  # [V, r]
+
+    def cast(self, dtype: torch.dtype) -> _Network:
+        """Its head in the dtype of the products."""
+        return self._replace(head=self.head.to(dtype), factor=None if self.factor is None else self.factor.to(dtype))
+
+    def rows(self, rows: slice | Tensor) -> _Network:
+        """Of these rows, in the head's dtype."""
+        low = None if self.low is None else self.low[rows].to(self.head.dtype)
+        return self._replace(hidden=self.hidden[rows].to(self.head.dtype), low=low)
+
+    def logits(self, words: slice) -> Tensor:
+        """[C, W] in float32 at least."""
+        logits = _product(self.hidden, self.head[words])
+        return logits if self.low is None else logits.add_(_product(self.low, self.factor[words]))
+
+
 class _TokenStats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, targets, ref_hidden, ref_head, wanted, kl_forward, kl_reverse, block, operand):
+    def forward(ctx, hidden, head, low, factor, targets, *others):
+        *ref_inputs, wanted, kl_forward, kl_reverse, block, operand = others
         ctx.directions, ctx.block, ctx.operand = (kl_forward, kl_reverse), block, operand
-        head_wide, ref_wide = head.to(operand), None if ref_head is None else ref_head.to(operand)
-        rounded = head_wide.dtype in HALVES and (kl_forward or kl_reverse)
-        ctx.recompute = ctx.needs_input_grad[1] or (ctx.needs_input_grad[0] and rounded)
+        whole = _Network(hidden, head, low, factor).cast(operand)
+        whole_ref = None if ref_inputs[0] is None else _Network(*ref_inputs).cast(operand)
+        rounded = operand in HALVES and (kl_forward or kl_reverse)
+        ctx.recompute = any(ctx.needs_input_grad[1:4]) or (ctx.needs_input_grad[0] and rounded)
         take_gradient = ctx.needs_input_grad[0] and not ctx.recompute
         stats = hidden.new_zeros(4, len(targets), dtype=_accumulation_dtype(hidden))
         normalisers = torch.zeros_like(stats[:2])  # of policy and reference
@@ -105,8 +139,8 @@ class _TokenStats(torch.autograd.Function):
         if take_gradient:
             grads = [torch.zeros_like(hidden) if asked else None for asked in (True, kl_forward, kl_reverse)]
         for rows in _slices(len(targets), block[0]):
-            policy = _Softmax(hidden[rows], head_wide, targets[rows])
-            ref = None if ref_hidden is None else _Softmax(ref_hidden[rows], ref_wide, targets[rows])
+            policy = _Softmax(whole.rows(rows), targets[rows])
+            ref = None if whole_ref is None else _Softmax(whole_ref.rows(rows), targets[rows])
             chunk = _Chunk(policy, ref, _indices(wanted, rows), grads)
             for words in _slices(len(head), block[1]):
                 chunk.read(words)
@@ -120,7 +154,7 @@ class _TokenStats(torch.autograd.Function):
         if take_gradient:
             ctx.save_for_backward(*grads)
         elif ctx.recompute:
-            ctx.save_for_backward(hidden, head, targets, ref_hidden, ref_head, wanted, normalisers, stats[3])
+            ctx.save_for_backward(hidden, head, low, factor, *ref_inputs, targets, wanted, normalisers, stats[3])
         logps, ref_logps, forward, reverse = (row.clone() for row in stats)
         ctx.mark_non_differentiable(ref_logps)
         return logps, ref_logps, forward, reverse
@@ -129,25 +163,23 @@ class _TokenStats(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *weights):  # one for each statistic, each [N]
         if ctx.recompute:
-            return *_recomputed_gradients(ctx, weights), *[None] * 8
+            return *_recomputed_gradients(ctx, weights), *[None] * 10
         hidden_grad = None
         for weight, grad in zip((weights[0], *weights[2:]), ctx.saved_tensors, strict=True):
             if grad is not None:
                 part = weight.to(grad.dtype).unsqueeze(1) * grad
                 hidden_grad = part if hidden_grad is None else hidden_grad + part
-        return hidden_grad, *[None] * 9
+        return hidden_grad, *[None] * 13
 
 
 class _Softmax:
     """The softmax of C rows of one network, read block by block; its sums are of exp(logit - top), top the largest so far."""
 
-    def __init__(self, hidden: Tensor, head: Tensor, targets: Tensor):
-        self.hidden, self.head, self.targets = hidden.to(head.dtype), head, targets.unsqueeze(1)
+    def __init__(self, network: _Network, targets: Tensor):
+        self.network, self.targets = network, targets.unsqueeze(1)
+        hidden = network.hidden
         self.picked = self.total = hidden.new_zeros(len(hidden), 1, dtype=_accumulation_dtype(hidden))
         self.top = torch.full_like(self.total, -torch.inf)
-
-    def logits(self, words: slice) -> Tensor:
-        return _product(self.hidden, self.head[words])
 
     def add(self, logits: Tensor, words: slice) -> tuple[Tensor, Tensor]:
         """(exp(logits - top) [C, W] in the place of ``logits``, the factor [C, 1] that brings older sums up to date)."""
@@ -179,9 +211,10 @@ class _Chunk:
 
     def read(self, words: slice) -> None:
         """Takes a block of words into the sums. Ratio is a - b, log p/q but for a constant of the row."""
-        head, logits = self.policy.head[words], self.policy.logits(words)
+        network = self.policy.network
+        head, logits = network.head[words], network.logits(words)
         if self.ref is not None:
-            ref_logits = self.ref.logits(words)
+            ref_logits = self.ref.network.logits(words)
             ratio = None if self.keep is None else logits[self.keep] - ref_logits[self.keep]
             ref_exps, ref_factor = self.ref.add(ref_logits, words)
         exps, factor = self.policy.add(logits, words)
@@ -207,7 +240,7 @@ class _Chunk:
     def write_gradients(self, rows: slice) -> None:
         """The gradient of each statistic with respect to hidden, for weights of one, into ``rows`` of ``grads``."""
         mean = self.p_head / self.policy.total
-        self.grads[0][rows] = self.policy.head[self.policy.targets.squeeze(1)] - mean
+        self.grads[0][rows] = self.policy.network.head[self.policy.targets.squeeze(1)] - mean
         if self.keep is None:
             return
         at, mean, total = self.keep + rows.start, mean[self.keep], self.policy.total[self.keep]
@@ -217,37 +250,47 @@ class _Chunk:
             self.grads[2][at] = ((self.p_ratio_head - self.p_ratio * mean) / total).to(self.grads[2].dtype)
 
 
-def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
-    """With respect to hidden and head, from the normalisers that the forward pass found."""
-    hidden, head, targets, ref_hidden, ref_head, wanted, normalisers, kl_reverse = ctx.saved_tensors
-    head_wide, ref_wide = head.to(ctx.operand), None if ref_head is None else ref_head.to(ctx.operand)
-    hidden_grad = torch.zeros_like(hidden, dtype=normalisers.dtype) if ctx.needs_input_grad[0] else None
-    head_grad = torch.zeros_like(head, dtype=normalisers.dtype) if ctx.needs_input_grad[1] else None
+def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """With respect to hidden, head, low and B of the policy, from the normalisers that the forward pass found."""
+    *networks, targets, wanted, normalisers, kl_reverse = ctx.saved_tensors
+    like = networks[:4]
+    grads = [
+        torch.zeros_like(x, dtype=normalisers.dtype) if asked else None
+        for x, asked in zip(like, ctx.needs_input_grad, strict=False)
+    ]
+    whole = _Network(*like).cast(ctx.operand)
+    whole_ref = None if networks[4] is None else _Network(*networks[4:]).cast(ctx.operand)
     for rows in _slices(len(targets), ctx.block[0]):
-        own, at = hidden[rows].to(head_wide.dtype), targets[rows].unsqueeze(1)
+        own, at = whole.rows(rows), targets[rows].unsqueeze(1)
         logps_weight, _, forward_weight, reverse_weight = (weight[rows].unsqueeze(1) for weight in weights)
         normaliser, ref_normaliser = normalisers[:, rows].unsqueeze(2)
         keep = _indices(wanted, rows)
-        ref_own = None if keep is None else ref_hidden[rows][keep].to(ref_wide.dtype)
-        for words in _slices(len(head), ctx.block[1]):
-            log_p = _product(own, head_wide[words]).sub_(normaliser)
+        ref_own = None if keep is None else whole_ref.rows(keep + rows.start)
+        for words in _slices(len(whole.head), ctx.block[1]):
+            log_p = own.logits(words).sub_(normaliser)
             p = log_p.exp()
             gradient = p * -logps_weight  # of the logits
             here = (at >= words.start) & (at < words.start + p.shape[1])
             gradient.scatter_add_(1, (at - words.start).clamp(0, p.shape[1] - 1), (logps_weight * here).to(p.dtype))
             if keep is not None:
-                log_q = _product(ref_own, ref_wide[words]).sub_(ref_normaliser[keep])
+                log_q = ref_own.logits(words).sub_(ref_normaliser[keep])
                 p, ratio = p[keep], log_p[keep] - log_q
                 if ctx.directions[0]:
                     gradient.index_add_(0, keep, (p - log_q.exp()) * forward_weight[keep])
                 if ctx.directions[1]:
                     reverse = p * (ratio - kl_reverse[rows][keep].unsqueeze(1))
                     gradient.index_add_(0, keep, reverse * reverse_weight[keep])
-            if hidden_grad is not None:
-                hidden_grad[rows] += _weigh(gradient, head_wide[words])
-            if head_grad is not None:
-                head_grad[words] += _product(gradient.t().to(own.dtype), own.t())
-    return tuple(None if grad is None else grad.to(like.dtype) for grad, like in ((hidden_grad, hidden), (head_grad, head)))
+            _add_gradients(grads, gradient, own, rows, words)
+    return tuple(None if grad is None else grad.to(x.dtype) for grad, x in zip(grads, like, strict=True))
+
+
+def _add_gradients(grads: list[Tensor | None], gradient: Tensor, own: _Network, rows: slice, words: slice) -> None:
+    """Adds to the gradients of hidden, head, low and B the parts of a block, from that of its logits [C, W]."""
+    for narrow, wide, x, weight in ((0, 1, own.hidden, own.head), (2, 3, own.low, own.factor)):
+        if grads[narrow] is not None:
+            grads[narrow][rows] += _weigh(gradient, weight[words])
+        if grads[wide] is not None:
+            grads[wide][words] += _product(gradient.t().to(x.dtype), x.t())
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

@@ -3,9 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, reward_metrics
+from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 
+@register("mdpo")
 @needs(reference=True, corrupted_image=True, corrupted_rejected=False)
 def mdpo_loss(
     chosen: AnswerStats, rejected: AnswerStats, corrupted_chosen: AnswerStats | None = None, *, beta: float = 0.1

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, nll, reward_metrics
+from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, nll, register, reward_metrics
 
 # A mean log-probability above this counts as certainty: log(1 - p) would be -inf and its slope infinite.
 CERTAIN = -1e-10
@@ -19,6 +19,7 @@ def log_odds(logp: Tensor) -> Tensor:
     return logp - torch.log(-torch.expm1(logp))
 
 
+@register("orpo")
 @needs(prompt=True)
 def orpo_loss(
     chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, prompt: AnswerStats | None = None

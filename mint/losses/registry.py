@@ -1,36 +1,22 @@
-"""From the name on the command line to a loss: a built-in one, or a function from a file of the user's."""
+"""From the name on the command line to a loss: a registered one, or a function from a file of the user's."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
+import traceback
+import types
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mint.errors import InputError
-from mint.losses.base import LossOutput, Needs
-from mint.losses.cpo import cpo_loss
-from mint.losses.dpo import dpo_loss
-from mint.losses.fire import fire_loss
-from mint.losses.mdpo import mdpo_loss
-from mint.losses.orpo import orpo_loss
-from mint.losses.rrpo import rrpo_loss
-from mint.losses.sft import sft_loss
-from mint.losses.simpo import simpo_loss
+from mint.losses.base import LOSSES, PRESETS, STATISTICS, LossOutput, Needs
 
-LOSSES: dict[str, Callable[..., LossOutput]] = {
-    "orpo": orpo_loss,
-    "dpo": dpo_loss,
-    "sft": sft_loss,
-    "rrpo": rrpo_loss,
-    "fire": fire_loss,
-    "simpo": simpo_loss,
-    "cpo": cpo_loss,
-    "mdpo": mdpo_loss,
-}
-PRESETS = {"mask-dpo": ("fire", {"alpha": 0.0, "gamma": 0.0})}  # name -> a loss, and its settings
-STATISTICS = ("chosen", "rejected", "corrupted_chosen", "corrupted_rejected", "prompt")
+Setting = bool | int | float | str
+NOUNS = {bool: "true or false", str: "a string", int: "an integer", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -40,46 +26,144 @@ class Loss:
     name: str
     function: Callable[..., LossOutput]
     needs: Needs
-    options: dict[str, float | str]
+    options: dict[str, Setting]
 
-    def __call__(self, **statistics) -> LossOutput:
-        return self.function(**statistics, **self.options)
+    def __call__(self, **inputs) -> LossOutput:
+        """inputs: the statistics and fields that ``needs`` names."""
+        return self.function(**inputs, **self.options)
+
+    def takes(self, name: str) -> bool:
+        """Whether the function has a parameter of this name."""
+        return name in inspect.signature(self.function).parameters
+
+    def requires(self, name: str) -> bool:
+        """Whether it has one without a default."""
+        return self.takes(name) and inspect.signature(self.function).parameters[name].default is inspect.Parameter.empty
 
 
-def load_loss(name: str, options: dict[str, float | str] | None = None) -> Loss:
-    """The loss called ``name`` (a key of ``LOSSES`` or ``PRESETS``, or ``path/to/file.py:function``) with its settings.
+def loss_names() -> list[str]:
+    """The names that ``--loss`` knows."""
+    return sorted([*LOSSES, *PRESETS])
+
+
+def load_loss(name: str, options: dict[str, Setting] | None = None) -> Loss:
+    """The loss called ``name`` (one of ``loss_names``, or ``path/to/file.py:function``) with its settings.
 
     A function of the user's says what it needs with :func:`mint.losses.needs`; without it, it receives ``chosen``
-    and ``rejected`` with ``logps`` and ``mask``. Raises InputError for an unknown name, a file or function that does
-    not exist, or a setting the loss does not take.
+    and ``rejected`` with ``logps`` and ``mask``. Every other parameter is a setting, and a value for it must agree with
+    its annotation, or with the type of its default. Raises InputError for an unknown name, a file or function that
+    does not exist or fails to import, a setting that the loss does not take, that is missing or of another type, and
+    parameters that do not fit what the loss needs.
     """
-    base, preset = PRESETS.get(name, (name, {}))
-    function = LOSSES[base] if base in LOSSES else _from_file(base)
-    defaults = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.name not in STATISTICS}
-    accepted = [option for option in defaults if option not in preset]
-    for option in options or {}:
-        if option not in accepted:
-            known = ", ".join(accepted) or "none"
-            raise InputError(f"the loss {name!r} has no setting {option!r}; it takes: {known}")
-    options = {**preset, **(options or {})}
+    function, preset = PRESETS.get(name, (LOSSES.get(name), {}))
+    function = function or _from_file(name)
     wants, by_settings = getattr(function, "needs", Needs()), getattr(function, "needs_by_settings", None)
+    parameters = dict(inspect.signature(function).parameters)
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    named = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if not anything:
+        _check_inputs(name, wants, set(named))
+    settings = {n: p for n, p in named.items() if n not in STATISTICS and n not in wants.fields}
+    accepted = [option for option in settings if option not in preset]
+    hints = _hints(function)
+    given = dict(preset)
+    for option, value in (options or {}).items():
+        if option not in accepted and not (anything and option not in named):
+            raise InputError(f"the loss {name!r} has no setting {option!r}; it takes: {', '.join(accepted) or 'none'}")
+        given[option] = _fit(f"{option} of the loss {name!r}", value, hints.get(option), settings.get(option))
+    empty = inspect.Parameter.empty
+    if missing := [n for n, p in settings.items() if p.default is empty and n not in given]:
+        advice = " ".join(f"--loss-arg {n}=VALUE" for n in missing)
+        raise InputError(
+            f"the loss {name!r} needs a value for {', '.join(missing)}: give {advice}; or, if the records hold it, "
+            f"add @needs(fields=({missing[0]!r},))"
+        )
     if by_settings is not None:
-        wants = replace(wants, **by_settings(**{**defaults, **options}))
-    return Loss(name, function, wants, options)
+        wants = replace(wants, **by_settings(**{**{n: p.default for n, p in settings.items()}, **given}))
+    return Loss(name, function, wants, given)
+
+
+def _check_inputs(name: str, wants: Needs, parameters: set[str]) -> None:
+    """Raises InputError if a statistic or field is asked for and not taken, or taken and not asked for."""
+    advice = {
+        "rejected": ("rejected=False", "rejected=True"),
+        "prompt": ("prompt=False", "prompt=True"),
+        "corrupted_chosen": ("corrupted_image=False", "corrupted_image=True"),
+        "corrupted_rejected": ("corrupted_rejected=False", "corrupted_image=True, corrupted_rejected=True"),
+    }
+    for field in wants.fields:
+        if field in STATISTICS:
+            raise InputError(f"the loss {name!r} asks for a field {field!r}, which is the name of a statistic")
+        if field not in parameters:
+            raise InputError(f"the loss {name!r} asks for the field {field!r} and has no parameter of that name")
+    for statistic in STATISTICS:
+        asked, taken = statistic in wants.statistics, statistic in parameters
+        if asked and not taken:
+            instead = f", or add @needs({advice[statistic][0]})" if statistic in advice else ""
+            raise InputError(f"the loss {name!r} has no parameter {statistic!r}: add it{instead}")
+        if taken and not asked:
+            wants = advice[statistic][1]
+            raise InputError(f"the loss {name!r} takes {statistic!r} and does not ask for it: add @needs({wants})")
+
+
+def _hints(function: Callable) -> dict:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # an annotation that only a type checker can resolve
+        return {}
+
+
+def _fit(what: str, value: Setting, hint, parameter: inspect.Parameter | None) -> Setting:
+    """``value`` as the parameter's annotation, or else its default's type, has it; InputError if it does not fit."""
+    if hint is None and parameter is not None and isinstance(parameter.default, (bool, int, float, str)):
+        hint = type(parameter.default)
+        hint = int | float if hint is int else hint  # a default of 1 does not exclude 0.5
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    words = []
+    for kind in kinds:
+        if typing.get_origin(kind) is typing.Literal:
+            if value in typing.get_args(kind):
+                return value
+            words.append("one of " + ", ".join(map(str, typing.get_args(kind))))
+        elif kind in (bool, str) and isinstance(value, kind):
+            return value
+        elif kind is int and not isinstance(value, (bool, str)) and float(value).is_integer():
+            return int(value)
+        elif kind is float and not isinstance(value, (bool, str)):
+            return float(value)
+        elif kind in NOUNS:
+            words.append(NOUNS[kind])
+        elif kind is not types.NoneType:
+            return value  # nothing is known about it
+    raise InputError(f"{what} must be {' or '.join(words)}, not {value!r}")
 
 
 def _from_file(name: str) -> Callable[..., LossOutput]:
     path, colon, attribute = name.rpartition(":")
     if not colon:
-        raise InputError(f"unknown loss {name!r}: use one of {', '.join([*LOSSES, *PRESETS])}, or FILE.py:FUNCTION")
+        raise InputError(f"unknown loss {name!r}: use one of {', '.join(loss_names())}, or FILE.py:FUNCTION")
     if not Path(path).is_file():
         raise InputError(f"the loss file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module_name = f"custom_loss_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file; a custom loss is given as FILE.py:FUNCTION")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[module_name] = module  # where dataclasses look up the annotations of their fields
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise InputError(f"the loss file {path} cannot be imported: {describe(error, path)}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise InputError(f"{path} has no function {attribute!r}")
     return function
+
+
+def describe(error: Exception, path: str) -> str:
+    """The error in a line, and where in ``path`` it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {error}{where}"

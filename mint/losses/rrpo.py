@@ -2,23 +2,27 @@
 
 import torch.nn.functional as F
 
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, reward_metrics
+from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 
-@needs(reference=True, spans=True, kl_forward=True, kl_over="all")
+def _needs(*, alpha: float, **_) -> dict:
+    """A KL of weight 0 is not computed."""
+    return {"kl_forward": alpha != 0}
+
+
+@register("rrpo")
+@needs(_needs, reference=True, spans=True, kl_forward=True, kl_over="all")
 def rrpo_loss(chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, alpha: float = 0.01) -> LossOutput:
     """L = -log sigmoid(u) + alpha * sum over chosen tokens of KL(ref || pi), u = beta * (d(y+) - d(y-)) over spans.
 
-    beta: scale of the reward, > 0. alpha: weight of the KL, >= 0. Without marked spans every token counts.
+    beta: scale of the reward, > 0. alpha: weight of the KL, >= 0; with 0 the KL is not read.
+    Without marked spans every token counts.
     """
     rewards = [beta * side.total(side.log_ratio, side.span_or_all) for side in (chosen, rejected)]
-    kl = chosen.total(chosen.kl_forward)  # [P]
-    losses = -F.logsigmoid(rewards[0] - rewards[1]) + alpha * kl
-    return LossOutput(
-        losses.mean(),
-        {
-            "kl/forward": kl.detach().mean(),
-            **reward_metrics(*rewards),
-            **logp_metrics(chosen.logp_sum, rejected.logp_sum),
-        },
-    )
+    losses = -F.logsigmoid(rewards[0] - rewards[1])
+    metrics = {**reward_metrics(*rewards), **logp_metrics(chosen.logp_sum, rejected.logp_sum)}
+    if alpha:
+        kl = chosen.total(chosen.kl_forward)  # [P]
+        losses = losses + alpha * kl
+        metrics["kl/forward"] = kl.detach().mean()
+    return LossOutput(losses.mean(), metrics)

@@ -1,8 +1,9 @@
 """SFT: maximum likelihood of the chosen answer."""
 
-from mint.losses.base import AnswerStats, LossOutput, needs, nll
+from mint.losses.base import AnswerStats, LossOutput, needs, nll, register
 
 
+@register("sft")
 @needs(rejected=False, prompt=True)
 def sft_loss(chosen: AnswerStats, *, prompt: AnswerStats | None = None) -> LossOutput:
     """L = - mean over the batch's tokens of log pi(token).

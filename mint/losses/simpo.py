@@ -2,9 +2,10 @@
 
 import torch.nn.functional as F
 
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, reward_metrics
+from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 
+@register("simpo")
 @needs()
 def simpo_loss(chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 2.0, gamma: float = 0.5) -> LossOutput:
     """L = -log sigmoid(beta * log pi(y+)/|y+| - beta * log pi(y-)/|y-| - gamma) (eq. 6).

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
@@ -132,7 +131,7 @@ def _decode(
     outputs: list[list[int]] = [[] for _ in prompts]
     alive = set(range(len(prompts)))
     for step in range(max(rooms)):
-        logits = F.linear(last, model.head_weight).float().cpu()
+        logits = model.logits(last).float().cpu()
         logits[:, unwritten] = -torch.inf
         chosen = choose(logits, alive)
         for row in list(alive):

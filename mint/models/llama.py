@@ -278,11 +278,19 @@ class CausalLM(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """[V, H]: the LM head's weight, an adapter on it included."""
+        """[V, H]: the LM head's weight, without an adapter on it (:meth:`head_update`)."""
+        return self.decoder.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def head_update(self, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(low [N, r], B [V, r]) for final states [N, H]: an adapter on the head adds low B^T; None without one."""
+        adapted = not self.config.tie_word_embeddings and hasattr(self.lm_head, "update")
+        return self.lm_head.update(hidden) if adapted else None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., V] of final states [..., H]."""
         if self.config.tie_word_embeddings:
-            return self.decoder.embed_tokens.weight
-        head = self.lm_head
-        return head.effective_weight() if hasattr(head, "effective_weight") else head.weight
+            return F.linear(hidden, self.head_weight)
+        return self.lm_head(hidden)
 
     def encode_images(self, images: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
         """Images with the tower's ``features``: computed here once, or those that they come with.
@@ -313,7 +321,7 @@ class CausalLM(nn.Module):
         images = self.encode_images(images)
         x, sight = self.embed(tokens, images), self.look(tokens, images)
         turns = self.turns(tokens, positions, images)
-        return F.linear(self._run(x, positions, mask, turns, sight=sight), self.head_weight)
+        return self.logits(self._run(x, positions, mask, turns, sight=sight))
 
     def hidden_states(self, batch) -> Tensor:
         """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""

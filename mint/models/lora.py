@@ -86,12 +86,16 @@ class LoRALinear(nn.Linear):
             y = linear(flat, self.weight, self.bias).addmm_(low, b.t(), alpha=self.scaling)
         return y.view(*x.shape[:-1], self.out_features)
 
-    def effective_weight(self) -> Tensor:
-        """[out, in]: W + s B A in the weight's dtype; differentiable in A and B."""
+    def update(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(s A x [T, r], B [out, r]) for x [T, in], in the factors' dtype: what the layer adds to W x is their product.
+
+        None where the weight alone is the layer.
+        """
         factors = self.factors()
         if factors is None:
-            return self.weight
-        return _fold(self.weight, *(factor.to(self.weight.dtype) for factor in factors), self.scaling)
+            return None
+        a, b = factors
+        return self.scaling * F.linear(F.dropout(x, self.dropout, self.training).to(a.dtype), a), b
 
     def _folding_is_cheaper(self, tokens: int) -> bool:
         """Whether W + s B A, built for this call, costs fewer operations forward and backward than A and B apart.

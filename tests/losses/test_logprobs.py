@@ -107,6 +107,80 @@ def test_targets_outside_the_vocabulary_are_refused(case):
             token_stats(hidden, head, torch.where(targets == targets[0], wrong, targets))
 
 
+@pytest.fixture
+def adapted(case):
+    """An adapter (A, B, s) on the head of ``case``, and another on the reference's."""
+    g = torch.Generator().manual_seed(2)
+    make = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    return (make(2, H), make(V, 2), 0.5), (make(3, H), make(V, 3), 0.7)
+
+
+def update_of(hidden, factors):
+    a, b, scaling = factors
+    return scaling * hidden @ a.T, b
+
+
+def whole_head(head, factors):
+    return head + factors[2] * factors[1] @ factors[0]
+
+
+@pytest.mark.parametrize("block", [(1, 1), (3, 4), (100, 100)])
+def test_an_adapter_on_either_head_equals_its_update_added_to_the_weight(case, adapted, block):
+    hidden, head, targets, ref_hidden, ref_head, wanted = case
+    updates = {"update": update_of(hidden, adapted[0]), "ref_update": update_of(ref_hidden, adapted[1])}
+    stats = token_stats(hidden, head, targets, ref_hidden, ref_head, True, True, wanted, block, **updates)
+    expected = plain(hidden, whole_head(head, adapted[0]), targets, ref_hidden, whole_head(ref_head, adapted[1]))
+    for found, true, where in zip(stats, expected, (1, 1, wanted, wanted), strict=True):
+        torch.testing.assert_close(found, true * where)
+
+
+@pytest.mark.parametrize("directions", [(True, True), (True, False), (False, False)])
+def test_gradients_of_an_adapter_on_the_head(case, adapted, directions):
+    hidden, head, targets, ref_hidden, ref_head, wanted = case
+    ref_update, scaling = update_of(ref_hidden, adapted[1]), adapted[0][2]
+    weights = torch.linspace(-1, 2, N, dtype=torch.float64)
+    results = []
+    for ours in (True, False):
+        leaves = [x.clone().requires_grad_() for x in (hidden, *adapted[0][:2])]
+        factors = (*leaves[1:], scaling)
+        if ours:
+            more = {"update": update_of(leaves[0], factors), "ref_update": ref_update}
+            stats = token_stats(leaves[0], head, targets, ref_hidden, ref_head, *directions, wanted, (2, 3), **more)
+            numbers = [stats.logps, stats.kl_forward, stats.kl_reverse]
+        else:
+            plainly = plain(leaves[0], whole_head(head, factors), targets, ref_hidden, whole_head(ref_head, adapted[1]))
+            numbers = [plainly[0], *(kl * wanted for kl in plainly[2:])]
+        asked = [x for x, want in zip(numbers, (True, *directions), strict=True) if want]
+        results.append(torch.autograd.grad(sum((weights * x).sum() for x in asked), leaves))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_small_update_survives_under_a_head_of_half_precision(monkeypatch):
+    """As on CUDA: values and gradients of A and B against float64, where the sum in bfloat16 would lose the update."""
+    monkeypatch.setattr(logprobs, "_operand_dtype", lambda head: head.dtype)
+    monkeypatch.setattr(logprobs, "_product", lambda a, b: a.float() @ b.float().t())
+    hidden, head, targets, _ = (x.bfloat16() if x.is_floating_point() else x for x in near_reference(0.0))
+    g = torch.Generator().manual_seed(3)
+    a, b = torch.randn(4, 16, generator=g), 2e-4 * torch.randn(3000, 4, generator=g)
+    results = []
+    for ours in (True, False):
+        leaves = [x.clone() if ours else x.double() for x in (a, b)]
+        x, y = (leaf.requires_grad_() for leaf in leaves)
+        if ours:
+            stats = token_stats(hidden, head, targets, hidden, update=(hidden.float() @ x.T, y))
+            change = (stats.logps - stats.ref_logps).double()
+        else:
+            states, weight = hidden.double(), head.double()
+            change = plain(states, weight + y @ x, targets, states, weight)
+            change = change[0] - change[1]
+        results.append([change, *torch.autograd.grad(change.sum(), leaves)])
+    for found, true in zip(*results, strict=True):
+        assert (found.double() - true).norm() < 0.01 * true.norm()
+    rounded = plain(hidden.double(), (head + b @ a).bfloat16().double(), targets, hidden.double(), head.double())
+    assert (rounded[0] - rounded[1] - results[1][0]).norm() > 0.2 * results[1][0].norm()
+
+
 def test_no_position_at_all(case):
     hidden, head, targets, ref_hidden, ref_head, wanted = case
     hidden = hidden[:0].requires_grad_()
@@ -180,11 +254,13 @@ class _Largest(torch.utils._python_dispatch.TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("trainable_head", [False, True])
-def test_nothing_of_positions_times_vocabulary_is_made(trainable_head):
+@pytest.mark.parametrize("trainable_head, adapted_head", [(False, False), (True, False), (False, True)])
+def test_nothing_of_positions_times_vocabulary_is_made(trainable_head, adapted_head):
     n, h, v, block = 64, 4, 50, (20, 15)
     hidden, head = torch.randn(n, h, requires_grad=True), torch.randn(v, h, requires_grad=trainable_head)
+    update = (torch.randn(n, 3, requires_grad=True), torch.randn(v, 3, requires_grad=True)) if adapted_head else None
     with _Largest() as watch:
-        stats = token_stats(hidden, head, torch.zeros(n, dtype=torch.int64), hidden, kl_forward=True, block=block)
+        targets = torch.zeros(n, dtype=torch.int64)
+        stats = token_stats(hidden, head, targets, hidden, kl_forward=True, block=block, update=update)
         (stats.logps.sum() + stats.kl_forward.sum()).backward()
     assert watch.elements == block[0] * block[1]  # more than hidden and head have

@@ -11,31 +11,21 @@ from mint.losses import (
     cpo_loss,
     dpo_loss,
     fire_loss,
+    load_loss,
     orpo_loss,
     rrpo_loss,
     sft_loss,
     simpo_loss,
 )
+from mint.losses.base import nll
+from mint.losses.testing import answer_stats
 
 LN2 = math.log(2)
 
 
-def stats(rows, ref=None, span=None, kl_forward=None, kl_reverse=None, **extra) -> AnswerStats:
-    """Answers of unequal length from nested lists; the padding holds NaN, which no loss may read."""
-    length = max(len(row) for row in rows)
-
-    def table(values, fill=math.nan):
-        return torch.tensor([row + [fill] * (length - len(row)) for row in values], dtype=torch.float64)
-
-    mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows])
-    optional = {"ref_logps": ref, "kl_forward": kl_forward, "kl_reverse": kl_reverse}
-    return AnswerStats(
-        table(rows),
-        mask,
-        **{name: table(value) for name, value in optional.items() if value is not None},
-        span=None if span is None else table(span, 0).bool(),
-        **extra,
-    )
+def stats(rows, ref=None, **more) -> AnswerStats:
+    """Answers of unequal length; the padding holds NaN, which no loss may read."""
+    return answer_stats(rows, ref, padding=math.nan, **more)
 
 
 def number(x) -> float:
@@ -153,6 +143,19 @@ def test_token_count_makes_micro_batches_add_up():
     whole = stats([[-1.0, -2.0, -3.0], [-6.0], [-1.0, -1.0], [-2.0]])
     parts = [stats([[-1.0, -2.0, -3.0], [-6.0]], token_count=3.5), stats([[-1.0, -1.0], [-2.0]], token_count=3.5)]
     close(sum(0.5 * sft_loss(part).loss for part in parts), sft_loss(whole).loss)
+
+
+def test_a_side_without_tokens_changes_no_mean():
+    side, empty = stats([[-1.0, -2.0], [-6.0]]), stats([[], []])
+    close(nll(side, empty), nll(side))
+    close(nll(empty), 0.0)
+    close(nll(stats([[-3.0]], token_count=1.5), stats([[]], token_count=0.0)), 2.0)
+
+
+def test_rrpo_without_a_kl_computes_none():
+    assert load_loss("rrpo").needs.kl_forward and not load_loss("rrpo", {"alpha": 0.0}).needs.kl_forward
+    chosen, rejected = stats([[-1.0]], ref=[[-1.5]]), stats([[-4.0]], ref=[[-3.0]])
+    close(rrpo_loss(chosen, rejected, alpha=0.0).loss, dpo_loss(chosen, rejected).loss)
 
 
 # -- limits ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mint.errors import InputError
+from mint.losses.logprobs import token_stats
 from mint.models import init_model, load_model, lora, save_model
 from mint.models.lora import (
     LoRALinear,
@@ -149,8 +151,35 @@ def test_targets_by_name_and_suffix():
 
 def test_an_adapted_head_takes_part_in_the_logits():
     model = disturb(add_lora(tiny_llama(), 2, 2, targets="lm_head"))
-    assert not torch.allclose(model(TOKENS), tiny_llama()(TOKENS))
-    assert model.head_weight.requires_grad
+    base, merged = tiny_llama(), merge_lora(deepcopy(model))
+    assert not torch.allclose(model(TOKENS), base(TOKENS))
+    torch.testing.assert_close(model(TOKENS), merged(TOKENS), atol=1e-5, rtol=1e-4)
+    assert torch.equal(model.head_weight, base.head_weight)
+    hidden = torch.randn(3, model.config.hidden_size)
+    low, b = model.head_update(hidden)
+    torch.testing.assert_close(hidden @ model.head_weight.T + low @ b.T, model.logits(hidden))
+    assert low.requires_grad and b.requires_grad
+    assert base.head_update(hidden) is None and merged.head_update(hidden) is None
+    with reference(model):
+        assert model.head_update(hidden) is None
+
+
+def test_a_small_update_of_a_bfloat16_head_is_not_rounded_away():
+    """Added to the weight, an update of a thousandth of it would be lost in bfloat16."""
+    model = add_lora(tiny_llama().bfloat16(), 2, 2, targets="lm_head")
+    torch.nn.init.normal_(model.lm_head.lora_B.weight, std=2e-5, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(4, model.config.hidden_size, generator=torch.Generator().manual_seed(1)).bfloat16()
+    targets, wide = torch.arange(4), hidden.double()
+    factors = model.lm_head.lora_A.weight.double(), model.lm_head.lora_B.weight.double()
+    base, update = wide @ model.head_weight.double().T, wide @ (factors[1] @ factors[0]).T
+    low, b = model.head_update(hidden)
+    stats = token_stats(hidden, model.head_weight, targets, hidden, update=(low, b))
+    true = [x.log_softmax(-1)[targets, targets] for x in (base + update, base)]
+    assert 1e-5 < (true[0] - true[1]).abs().max() < 1e-2
+    torch.testing.assert_close((stats.logps - stats.ref_logps).double(), true[0] - true[1], atol=2e-6, rtol=0)
+    ours = torch.autograd.grad(stats.logps.sum(), model.lm_head.lora_B.weight)[0]
+    exact = torch.autograd.grad(true[0].sum(), model.lm_head.lora_B.weight)[0]
+    torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

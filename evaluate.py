@@ -24,7 +24,7 @@ from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, write_note
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths
-from mint.decoding import add_decoding_options, load, load_with_eyes, sampling
+from mint.decoding import add_decoding_options, add_image_options, load, load_with_eyes, sampling
 from mint.errors import InputError
 from mint.evaluation import tissue
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
@@ -190,6 +190,7 @@ def add_tissue(commands) -> None:
     parser.add_argument("--bottom-q", type=int, help="length of the upstream's worst list (default the same)")
     parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy", help="sample: the paper's settings")
     add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=100, batch_size=32)
+    add_image_options(parser)
     parser.add_argument("--out", default="runs/tissues", metavar="DIR", help="default runs/tissues")
     parser.set_defaults(run=run_tissue)
 
@@ -198,6 +199,8 @@ def run_tissue(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves; the upstream ranking stands in the table as a row of its own."""
     if args.adapter and not args.model:
         raise InputError("--adapter goes with --model")
+    if args.max_pixels and not args.model:
+        raise InputError("--max-pixels goes with --model")
     tiles, tissues = read_tile_options(args)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
     ranker = load_zero_shot(args.teacher, tissues, templates, choose_device(args.device, args.dtype)[0])

@@ -36,13 +36,13 @@ from mint.data.batch import (
     tokens_per_pair,
 )
 from mint.data.chat import load_tokenizer
-from mint.data.images import Processor, load_processor
+from mint.data.images import Processor
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
 from mint.demo import first_start, radiograph_start, tissue_start
 from mint.errors import InputError
-from mint.image_features import check_image_features, image_reader
+from mint.image_features import check_image_features, image_reader, processor_of
 from mint.losses import Loss, LossOutput, load_loss
 from mint.losses.check import check_loss
 from mint.models import load_language_model
@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> RunDirectory:
     frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
     if config.image_features:
         check_image_features(model)
-    processor = load_processor(model.source_dir) if model.tower is not None else None
+    processor = processor_of(model, config.max_pixels)
     pairs = read_pairs(config.data, config, model, loss, processor)
     eval_pairs = read_pairs(config.eval_data, config, model, loss, processor) if config.eval_data else []
 
@@ -130,14 +130,10 @@ def train(config: TrainConfig) -> RunDirectory:
         if stop.asked and step < total:
             progress.close()
             stop.restore()
-            if images:
-                images.close()
             print(f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}")
             return run
     progress.close()
     stop.restore()
-    if images:
-        images.close()
 
     result = run.save_result(model)
     plot_curves(run.rows(), run.path / "curves.png")

@@ -62,6 +62,7 @@ class TrainConfig:
     adapter: str | None = option(None, "PEFT adapter to continue from; it becomes part of the reference", metavar="DIR")
     max_length: int = option(2048, "limit of prompt + longer answer in tokens (also the model's own)")
     images_anywhere: bool = option(False, "let the records name images outside the folder of their file")
+    max_pixels: int | None = option(None, "most pixels of an image after resizing (Qwen-VL)", metavar="N")
     image_features: str | None = option(None, "keep what a frozen image tower makes of each image here", metavar="DIR")
     overlength: str = option("drop", "what to do with longer pairs", choices=("drop", "error", "truncate-prompt"))
     spans: str = option("tags", "words that carry the reward: <mask> tags, or where two answers differ", ("tags", "changes"))
@@ -111,6 +112,8 @@ class TrainConfig:
             raise InputError("--warmup, --weight-decay, --max-grad-norm, --save-every and --eval-every are >= 0")
         if self.full and self.dtype == "bfloat16" and self.adapter:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
+        if self.max_pixels is not None and self.model is None:
+            raise InputError("--max-pixels goes with --model: no embedded default keeps the size of an image")
         if self.resume == "auto" and not self.out:
             raise InputError("--resume auto continues the run in --out: name it")
         if (self.model is None) != (self.data is None):

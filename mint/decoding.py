@@ -8,9 +8,9 @@ from torch import nn
 
 from mint.command import choose_device
 from mint.data.chat import ChatTokenizer, load_tokenizer
-from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader
 from mint.errors import InputError
+from mint.image_features import processor_of
 from mint.models import load_language_model
 from mint.models.lora import load_adapter, merge_lora
 
@@ -33,6 +33,11 @@ def add_loading_options(parser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+
+
+def add_image_options(parser) -> None:
+    """How images are read. For the commands that load a vision-language model."""
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="most pixels of an image after resizing (Qwen-VL)")
 
 
 def load(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer]:
@@ -62,4 +67,4 @@ def load_with_eyes(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer, 
     model, tokenizer = load(args)
     if model.tower is None:
         raise InputError(f"{args.model} reads no images")
-    return model, tokenizer, ImageReader(load_processor(model.source_dir))
+    return model, tokenizer, ImageReader(processor_of(model, args.max_pixels))

@@ -14,7 +14,7 @@ from torch import nn
 from mint.data.chat import ChatTokenizer
 from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images, find_images
 from mint.data.preferences import Preference, write_jsonl
-from mint.decoding import add_loading_options, load_merged, load_with_eyes
+from mint.decoding import add_image_options, add_loading_options, load_merged, load_with_eyes
 from mint.errors import InputError
 from mint.files import write_aside
 from mint.models.generate import generate
@@ -41,6 +41,7 @@ def add_edit(commands) -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     add_loading_options(parser)
+    add_image_options(parser)
     parser.set_defaults(run=run_edit)
 
 
@@ -51,7 +52,7 @@ def run_edit(args: argparse.Namespace) -> None:
     places = find_pictures(asked, source)
     editor, name = choose_editor(args)
     model, tokenizer, reader = load_with_eyes(args)
-    settings = [args.temperature, args.max_new_tokens, args.seed, args.chat_date]
+    settings = [args.temperature, args.max_new_tokens, args.seed, args.chat_date, args.max_pixels]
     key = json.dumps([stamp(args.model), stamp(args.adapter), *settings])
     decode = decoder(args, model, tokenizer, reader, places)
     answers = Answers(f"{out}.answers.jsonl", key).complete(asked, decode, args.batch_size)

@@ -10,10 +10,22 @@ from torch import Tensor
 
 from mint.data.batch import Batch
 from mint.data.feature_store import FeatureStore, fingerprint
-from mint.data.images import Processor
+from mint.data.images import Processor, load_processor
 from mint.data.pair_images import ImageReader
 from mint.errors import InputError
 from mint.models.llama import CausalLM
+
+
+def processor_of(model: CausalLM, max_pixels: int | None = None) -> Processor | None:
+    """The image processor of a loaded model; None if it reads no images.
+
+    max_pixels: as for ``load_processor``. Raises InputError for a limit on a model that reads no images.
+    """
+    if model.tower is not None:
+        return load_processor(model.source_dir, max_pixels)
+    if max_pixels is not None:
+        raise InputError("--max-pixels is for models that read images")
+    return None
 
 
 def tower_is_frozen(model: CausalLM) -> bool:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from mint.command import choose_device
 from mint.data.chat import load_tokenizer
-from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, find_images
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
 from mint.data.vqa import read_questions
 from mint.data.vqa_files import SPLITS
-from mint.decoding import add_decoding_options, add_loading_options, load_with_eyes, sampling
+from mint.decoding import add_decoding_options, add_image_options, add_loading_options, load_with_eyes, sampling
 from mint.errors import InputError
 from mint.evaluation import inspection, looking, reports, sensitivity, vqa
 from mint.files import write_aside
+from mint.image_features import processor_of
 from mint.models import load_language_model
 from mint.models.lora import load_adapter
 from mint.prefs.corrupt import INSIDE
@@ -29,6 +29,7 @@ def _add_policy(parser: argparse.ArgumentParser, what: str = "a vision-language 
     parser.add_argument("--model", required=True, metavar="DIR|ID", help=what)
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
     parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
+    add_image_options(parser)
 
 
 def _row(args: argparse.Namespace) -> tuple[str, dict]:
@@ -165,6 +166,7 @@ def add_inspect(commands) -> None:
     parser.add_argument("--spans", choices=("tags", "changes"), default="tags", help="as for train.py")
     parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
     add_loading_options(parser)
+    add_image_options(parser)
     parser.add_argument("--out", default="pair.html", metavar="FILE.html", help="default pair.html")
     parser.set_defaults(run=run_inspect)
 
@@ -184,7 +186,8 @@ def run_inspect(args: argparse.Namespace) -> None:
     if args.adapter:
         load_adapter(model, args.adapter)
     tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
-    reader = ImageReader(load_processor(model.source_dir)) if model.tower is not None else None
+    processor = processor_of(model, args.max_pixels)
+    reader = ImageReader(processor) if processor else None
     options = {name: getattr(args, name) for name in ("beta", "alpha", "gamma", "lam")}
     found = inspection.inspect(model, tokenizer, reader, preference, options)
     write_aside(args.out, inspection.page(found))

@@ -2,13 +2,16 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import train
-from mint.data import pair_images
+from mint.config import TrainConfig
+from mint.data import feature_store, pair_images
 from mint.data.feature_store import FeatureStore, fingerprint
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader
@@ -132,10 +135,83 @@ def test_what_the_memory_cannot_hold_is_stored_for_the_run(family, tmp_path_fact
     assert calls == [1, 1] and len(list(run.rglob("*.safetensors"))) == 1
     reader.close()
     assert not list(run.iterdir())
-    monkeypatch.setattr(FeatureStore, "has_room", lambda *_: False)
+    monkeypatch.setattr(feature_store, "DISK_SHARE", 0)
     reader(files)
     reader(files)
     assert len(calls) == 4 and not list(run.iterdir())  # a full disk costs time, nothing else
+
+
+def test_the_store_takes_a_share_of_the_free_disk(tmp_path, monkeypatch, capsys):
+    """By hand: of 4,000 bytes, at first free, half: two entries of 900 bytes and not a third, nor in the next run."""
+    held = lambda: sum(file.stat().st_size for file in (tmp_path / "features").rglob("*.safetensors"))  # noqa: E731
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=4000 - held()))
+    entry = {"features": torch.zeros(210)}  # 840 bytes, and a header
+    for stored in ([True, True, False, False], [False]):
+        store = FeatureStore(tmp_path / "features", lambda: "tower")
+        for number, expected in enumerate(stored):
+            image = tmp_path / f"{number}.png"
+            Image.new("RGB", (4, 4 + number + 10 * len(stored))).save(image)
+            assert store.put(str(image), entry) == expected
+        assert capsys.readouterr().err.count("which is 50% of the free disk space; further images are encoded") == 1
+    assert len(list((tmp_path / "features").rglob("*"))) == 5  # two files and their folders
+
+
+def test_images_without_room_in_the_store_are_encoded_each_time(setting, tmp_path_factory, monkeypatch):  # noqa: F811
+    """Room for one image of two, and none in memory: the second one costs time, and gives what it gave."""
+    folder = tmp_path_factory.mktemp("features")
+    model, _, _ = encoded(setting)
+    model.requires_grad_(False)
+    files = [str(setting / "tiles" / f"{name}.png") for name in ("red", "green")]
+    reader = image_reader(model, load_processor(setting / "model"), folder, folder)
+    first = reader(files)
+    monkeypatch.setattr(pair_images, "KEPT_BYTES", 0)
+    next(folder.rglob("*.safetensors")).unlink()
+    monkeypatch.setattr(feature_store, "DISK_SHARE", 0)
+    calls = counted(model)
+    reader = image_reader(model, load_processor(setting / "model"), folder, folder)
+    for _ in range(2):
+        again = reader(files)
+        assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert calls == [1, 1] and len(list(folder.rglob("*.safetensors"))) == 1
+
+
+def test_padding_tiles_are_not_stored(setting, tmp_path_factory):  # noqa: F811
+    """An image of one tile of four, in a model with the embeddings of published checkpoints: two are stored, not four.
+
+    The second stands for the three padding tiles, to which, as in transformers, the tokens before the image attend.
+    """
+    become(setting, "mllama")
+    folder, (model, pairs, _) = tmp_path_factory.mktemp("features"), encoded(setting)
+    adapted(model, "language_model")
+    tower, real = model.tower, [0, 1, 2, 3, 4, 2, 4, 3, 4]  # tiles of the aspect ratio of each id
+    with torch.no_grad():
+        parts = [tower.pre_tile_positional_embedding.embedding, tower.post_tile_positional_embedding.embedding]
+        for part in (*parts, tower.gated_positional_embedding.tile_embedding):
+            for ratio, tiles in enumerate(real):
+                part.weight.view(9, 4, -1)[ratio, tiles:] = 0
+    processor, batch = load_processor(setting / "model"), collate(pairs[:3])
+    readers = [ImageReader(processor), image_reader(model, processor, folder, folder)]
+    batches = [replace_images(batch, reader(batch.image_files)) for reader in readers]
+    torch.testing.assert_close(*(preference_loss(model, some, load_loss("dpo")).loss for some in batches))
+    stored = [load_file(file) for file in folder.rglob("*.safetensors")]
+    assert [len(tensors["features"]) for tensors in stored] == [2, 2, 2]
+    assert all(tensors["aspect_ratio_mask"].sum() == 1 and "pixel_values" not in tensors for tensors in stored)
+
+
+def test_the_features_of_a_run_are_removed_when_it_fails(setting, monkeypatch):  # noqa: F811
+    """They are in the run's folder, where the memory has no room for them."""
+    monkeypatch.setattr(pair_images, "KEPT_BYTES", 0)
+
+    def fail(*_):
+        assert list((setting / "run" / "features").rglob("*.safetensors"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "clip_gradients", fail)
+    files = {"model": f"{setting}/model", "data": f"{setting}/pairs.jsonl", "out": f"{setting}/run"}
+    config = TrainConfig(**files, steps=1, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config)
+    assert not (setting / "run" / "features").exists()
 
 
 def test_a_damaged_entry_is_made_again(tmp_path):

@@ -114,6 +114,7 @@ def test_few_tissues_and_several_views(setting, tmp_path):
         (["--model", "{}/text"], "reads no images"),
         (["--model", "{}/clip"], "is a clip model, which writes no text"),
         (["--ranker-only", "--adapter", "x"], "--adapter goes with --model"),
+        (["--ranker-only", "--max-pixels", "9"], "--max-pixels goes with --model"),
         (["--ranker-only", "--bottom-q", "15"], "overlap"),
         (["--ranker-only", "--teacher", "{}/blank"], "is no CLIP"),
     ],

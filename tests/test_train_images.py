@@ -179,6 +179,51 @@ def test_no_placeholder_is_a_target(setting):
     assert train.main(arguments(setting, "--loss", "orpo", "--nll-over", "sequence", "--steps", "2")) == 0
 
 
+def test_max_pixels_make_fewer_image_tokens(setting, capsys):
+    """Records that are too long are reported with their image tokens; the limit is kept with the run's settings."""
+    become(setting, "qwen2_5_vl")
+    Image.new("RGB", (80, 80), COLOURS["red"]).save(setting / "tiles" / "red.png")
+    processor = json.loads((setting / "model" / "preprocessor_config.json").read_text())
+    (setting / "model" / "preprocessor_config.json").write_text(json.dumps({**processor, "max_pixels": 10**6}))
+    _, pairs, _ = encoded(setting)
+    token = load_model(setting / "model").image_slots[0]
+    large, small = (pairs[index].prompt.count(token) for index in (0, 1))
+    assert large == (80 // (2 * processor["patch_size"])) ** 2 > 4 * small
+    total = len(pairs[0].prompt) + max(len(pairs[0].chosen), len(pairs[0].rejected))
+    limit = ["--max-length", str(total - 1), "--steps", "1", "--loss", "orpo"]
+    assert train.main(arguments(setting, *limit)) == 0
+    report = f"4 dropped as longer than --max-length: tile-0 ({large} of {total} tokens are image tokens), tile-3 ("
+    found = capsys.readouterr().out
+    assert report in found and "; a lower --max-pixels gives fewer image tokens\n" in found
+    assert train.main(arguments(setting, *limit, "--overlength", "error")) == 2
+    found = capsys.readouterr().err
+    assert f"{total - 1}; a lower --max-pixels gives" in found
+    assert f"(tile-0): {total} tokens, {large} of them image tokens" in found
+    assert train.main(arguments(setting, *limit, "--max-pixels", "600", "--out", f"{setting}/other")) == 0
+    assert "12 pairs\n" in capsys.readouterr().out
+    assert "max_pixels = 600\n" in (setting / "other" / "config.toml").read_text()
+
+
+def test_max_pixels_of_a_model_without_that_notion(setting, capsys):
+    assert train.main(arguments(setting, "--max-pixels", "4096")) == 2
+    assert "--max-pixels is for Qwen-VL models" in capsys.readouterr().err
+    assert train.main(["--max-pixels", "4096"]) == 2
+    assert "--max-pixels goes with --model" in capsys.readouterr().err
+    write_base(setting / "model", [str(record) for record in records(12)] * 20, "demo", 400)
+    assert train.main(arguments(setting, "--max-pixels", "4096")) == 2
+    assert "--max-pixels is for models that read images" in capsys.readouterr().err
+
+
+def test_images_of_a_fixed_number_of_tokens_are_reported_without_advice(setting):
+    """A LLaVA's image has four tokens, whatever its size."""
+    model, pairs, _ = encoded(setting)
+    preferences = find_images(read_preferences(setting / "pairs.jsonl"), setting / "pairs.jsonl")
+    slots = ImageSlots(*model.image_slots, load_processor(setting / "model"))
+    with pytest.raises(InputError) as error:
+        encode_pairs(preferences, load_tokenizer(setting / "model"), len(pairs[0].prompt), slots=slots)
+    assert f"tile-0 ({PATCHES} of " in str(error.value) and "--max-pixels" not in str(error.value)
+
+
 def test_a_note_that_names_the_image_token_is_only_text(setting):
     record = next(records(1))
     record["prompt"][0]["content"] = "<|image|> Which <|image|> is it?"

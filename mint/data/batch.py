@@ -65,11 +65,17 @@ class EncodedPair:
 
 @dataclass
 class EncodeReport:
-    """What became of the records: ids by fate."""
+    """The outcome of encoding: how many records were kept, and the ids of the others.
+
+    image_tokens: of the records with images that are too long, (image tokens, all tokens) of the prompt with the longer
+    answer.     resizable: the number of image tokens depends on the size of an image.
+    """
 
     kept: int = 0
     twins: int | None = None
     dropped: list[str] = dataclasses.field(default_factory=list)
+    image_tokens: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    resizable: bool = False
     truncated: list[str] = dataclasses.field(default_factory=list)
     spanless: list[str] = dataclasses.field(default_factory=list)
 
@@ -81,9 +87,18 @@ class EncodeReport:
             (self.spanless, "dropped as neither answer marks a span"),
         ):
             if ids:
-                shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-                lines.append(f"{len(ids)} {fate}: {shown}")
-        return "; ".join(lines)
+                more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+                lines.append(f"{len(ids)} {fate}: {', '.join(map(self._describe, ids[:10]))}{more}")
+        return "; ".join(lines) + self.advice
+
+    @property
+    def advice(self) -> str:
+        """How to make records shorter, where their image tokens can be made fewer."""
+        return "; a lower --max-pixels gives fewer image tokens" if self.resizable and self.image_tokens else ""
+
+    def _describe(self, name: str) -> str:
+        images, total = self.image_tokens.get(name, (0, 0))
+        return f"{name} ({images} of {total} tokens are image tokens)" if images else name
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,8 @@ def encode_pairs(
     record has them (``read_preferences`` checks that). Raises InputError if nothing is left, and for images without
     ``slots``.
     """
-    pairs, report, too_long = [], EncodeReport(), []
+    pairs, too_long = [], []
+    report = EncodeReport(resizable=slots is not None and slots.count is None)
     marked = drop_spanless and any(TAG.search(p.chosen + (p.rejected or "")) for p in preferences)
     if slots is None and any(preference.images for preference in preferences):
         raise InputError("the records have images, which this model does not read: leave the field out, or take another model")
@@ -169,13 +185,17 @@ def encode_pairs(
         pair = _encode(preference, tokenizer, slots, corrupted)
         longest = max(len(pair.chosen), len(pair.rejected))
         room = max_length - longest
-        prompt = max(len(pair.prompt), len(pair.twin.prompt) if pair.twin else 0)
+        longer = max((pair.prompt, pair.twin.prompt if pair.twin else []), key=len)
+        prompt = len(longer)
         if marked and pair.chosen_span is None:
             report.spanless.append(pair.id)
             continue
         if prompt > room:
+            if pair.images:
+                report.image_tokens[pair.id] = longer.count(pair.image_token), prompt + longest
             if overlength == "error":
-                too_long.append(f"line {preference.line} ({pair.id}): {prompt + longest} tokens")
+                of_images = f", {longer.count(pair.image_token)} of them image tokens" if pair.images else ""
+                too_long.append(f"line {preference.line} ({pair.id}): {prompt + longest} tokens{of_images}")
                 continue
             if overlength == "drop" or room < 2 or pair.images:
                 report.dropped.append(pair.id)
@@ -185,7 +205,7 @@ def encode_pairs(
         pairs.append(dataclasses.replace(pair, fields={name: float(preference.extra[name]) for name in fields}))
     if too_long:
         shown = "\n  ".join(too_long[:50]) + (f"\n  and {len(too_long) - 50} more" if len(too_long) > 50 else "")
-        raise InputError(f"{len(too_long)} pairs are longer than --max-length {max_length}:\n  {shown}")
+        raise InputError(f"{len(too_long)} pairs are longer than --max-length {max_length}{report.advice}:\n  {shown}")
     report.kept = len(pairs)
     report.twins = sum(pair.twin is not None for pair in pairs) if corrupted else None
     if not pairs:

@@ -1,9 +1,10 @@
-"""What a frozen image tower makes of images, kept on disk from one run to the next."""
+"""Image features of a frozen tower on disk, reused from one run to the next."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -12,21 +13,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from mint.errors import InputError
 
-FORM = 1  # of what is stored; to be raised when images are read or encoded differently
+FORM = 2  # of what is stored; to be raised when images are read or encoded differently
+DISK_SHARE = 0.5  # of the free disk space, what the folder holds already included, that it may take
 
 
 class FeatureStore:
     """A folder with one file of tensors for each image, found by the image's content and the tower that read it.
 
     An image that changes, or another tower, processor or number format, is another entry: nothing stale is ever read.
+    The folder takes at most DISK_SHARE of the free disk space.
     """
 
     def __init__(self, folder: str | Path, tower: Callable[[], str]):
         """tower: gives its name, from :func:`fingerprint`; asked for once, when the store is first used."""
         self._root, self._tower = Path(folder), tower
+        self._full = False
 
     @cached_property
     def folder(self) -> Path:
@@ -39,8 +44,14 @@ class FeatureStore:
         except (FileNotFoundError, SafetensorError):
             return None
 
-    def put(self, file: str, tensors: dict[str, Tensor]) -> None:
-        """Written aside and renamed. Raises InputError if the folder cannot be written."""
+    def put(self, file: str, tensors: dict[str, Tensor]) -> bool:
+        """Stores the tensors of an image, unless the folder has its share of the disk; returns whether it did.
+
+        Written aside and renamed. Raises InputError if the folder cannot be written.
+        """
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if not self._has_room(size):
+            return False
         place = self._place(file)
         temporary = place.with_suffix(".tmp")
         try:
@@ -49,11 +60,24 @@ class FeatureStore:
             temporary.replace(place)
         except (OSError, SafetensorError) as error:
             raise InputError(f"image features cannot be written to {place.parent}: {error}") from None
+        self._bytes += size
+        return True
 
-    def has_room(self, tensors: dict[str, Tensor]) -> bool:
-        """Whether the disk holds these ten times over, so that a run does not fill it."""
+    @cached_property
+    def _bytes(self) -> int:
+        """What the folder holds."""
+        return sum(stored.stat().st_size for stored in self._root.rglob("*.safetensors"))
+
+    def _has_room(self, size: int) -> bool:
+        """Whether ``size`` more bytes are within the share; says once when they are not."""
         place = next(folder for folder in (self._root, *self._root.resolve().parents) if folder.is_dir())
-        return shutil.disk_usage(place).free > 10 * sum(tensor.nbytes for tensor in tensors.values())
+        fits = self._bytes + size <= DISK_SHARE * (shutil.disk_usage(place).free + self._bytes)
+        if not fits and not self._full:
+            self._full = True
+            share = f"{self._bytes / 1e9:.1f} GB, which is {DISK_SHARE:.0%} of the free disk space"
+            message = f"image features: {self._root} holds {share}; further images are encoded each time"
+            tqdm.write(message, file=sys.stderr)
+        return fits
 
     def remove(self) -> None:
         """Deletes all of it."""

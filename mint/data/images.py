@@ -1,4 +1,4 @@
-"""The image processor that a model's directory describes."""
+"""Loading the image processor of a model directory."""
 
 from __future__ import annotations
 
@@ -17,34 +17,70 @@ PROCESSORS = {
     "Llava": ClipImageProcessor,
     "Mllama": MllamaImageProcessor,
     "Qwen2VL": QwenVLImageProcessor,
+    "Qwen2_5_VL": QwenVLImageProcessor,
     "Vilt": ViltImageProcessor,
 }
-SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")  # of one thing, over the years
+SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")  # endings of one class
+OF_MODELS = {  # by the model's type, where the file names no class
+    "clip": "CLIPImageProcessor",
+    "llava": "LlavaImageProcessor",
+    "mllama": "MllamaImageProcessor",
+    "qwen2_5_vl": "Qwen2VLImageProcessor",
+    "qwen3_vl": "Qwen2VLImageProcessor",
+    "vilt": "ViltImageProcessor",
+}
 
 
-def load_processor(folder: str | Path) -> Processor:
-    """The processor that the ``preprocessor_config.json`` of a model directory describes.
+def load_processor(folder: str | Path, max_pixels: int | None = None) -> Processor:
+    """The image processor of a model directory.
 
     It is called with a list of images (PIL, any mode) and returns the tensors that ``model(tokens, images=...)`` takes,
-    under the family's own names. Raises InputError if it is missing, unreadable, or of an unsupported kind.
+    under the family's own names. Settings come from the image processor's part of ``processor_config.json``, or from
+    ``preprocessor_config.json``. Where they name no class, ``config.json`` decides by its ``model_type``.
+
+    max_pixels: limit of the pixels of an image, for processors that keep an image's size (Qwen-VL). Raises InputError
+    for one that does not, for a limit below its minimum, and if the settings are missing, unreadable, or of an
+    unsupported kind.
     """
-    path = Path(folder) / "preprocessor_config.json"
-    newer = Path(folder) / "processor_config.json"  # holds it as one part of several
-    try:
-        if path.is_file() or not newer.is_file():
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            path, raw = newer, json.loads(newer.read_text(encoding="utf-8")).get("image_processor") or {}
-    except FileNotFoundError:
-        raise InputError(f"{folder} has no preprocessor_config.json") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    kind = raw.get("image_processor_type") or raw.get("feature_extractor_type")
+    path, raw = _read_settings(Path(folder))
+    kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or _class_of_model(Path(folder), path)
     known = {family + spelling: processor for family, processor in PROCESSORS.items() for spelling in SPELLINGS}
     if kind not in known:
         names = ", ".join(f"{family}ImageProcessor" for family in PROCESSORS)
         raise InputError(f"{path}: image_processor_type {kind!r} is not supported; known are {names}")
     try:
-        return known[kind](raw)
+        processor = known[kind](raw)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} holds a setting of the wrong form: {error}") from None
+    if max_pixels is not None:
+        if not isinstance(processor, QwenVLImageProcessor):
+            raise InputError(f"--max-pixels is for Qwen-VL models; with {kind} all images have as many tokens")
+        processor.limit(max_pixels)
+    return processor
+
+
+def _read_settings(folder: Path) -> tuple[Path, dict]:
+    """(the file, the image processor's settings in it)."""
+    path, nested = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if nested.is_file() and "image_processor" in (settings := _read_json(nested)):
+        return nested, settings["image_processor"]
+    if not path.is_file():
+        raise InputError(f"{folder} has no preprocessor_config.json")
+    return path, _read_json(path)
+
+
+def _class_of_model(folder: Path, path: Path) -> str:
+    """The class of image processor that the ``model_type`` of config.json implies. InputError if there is none."""
+    config = folder / "config.json"
+    kind = _read_json(config).get("model_type") if config.is_file() else None
+    if kind not in OF_MODELS:
+        known = ", ".join(OF_MODELS)
+        raise InputError(f"{path} has no image_processor_type, and config.json no model_type that implies one: {known}")
+    return OF_MODELS[kind]
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None

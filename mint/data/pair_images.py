@@ -132,12 +132,8 @@ class ImageReader:
         if fits := self._bytes + size <= KEPT_BYTES:
             self._kept[file] = tensors
             self._bytes += size
-        if stored is None and self._store:
-            if not self._overflow:
-                self._store.put(file, tensors)
-            elif not fits and self._store.has_room(tensors):
-                self._store.put(file, tensors)
-                self._spilt.add(file)
+        if stored is None and self._store and not (self._overflow and fits) and self._store.put(file, tensors):
+            self._spilt.add(file)
         return tensors
 
     def _make(self, file: str) -> dict[str, Tensor]:

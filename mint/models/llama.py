@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
+from mint.models.cross_attention import Sight
 from mint.models.pointwise import rms_norm, rotate, swiglu
 from mint.models.recompute import run_layer
 
@@ -150,6 +151,7 @@ class KeyValueCache:
         shape = (rows, config.num_key_value_heads, length, config.head_dim)
         self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.num_hidden_layers)]
         self.length = length
+        self.images: dict[int, tuple[Tensor, Tensor]] = {}  # by layer with cross-attention: of the image tiles
         self.sight: Sight | None = None  # what the last tokens see of their images
         self.shift: Tensor | None = None  # [B, 1], by how much their rotary positions are ahead
 
@@ -231,23 +233,6 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-
-
-class Sight(NamedTuple):
-    """What layers with cross-attention to images see in one forward pass; S states of the images of a row.
-
-    states: [B, S, H].     mask: [B, 1, T, S] bool, those that a token attends to.     seeing: [B, T, 1], 1 where a token
-    comes after an image of its own, else 0.     sighted: [B, T, 1], 1 where a token's sample has images at all.
-    """
-
-    states: Tensor
-    mask: Tensor
-    seeing: Tensor
-    sighted: Tensor
-
-    def last(self) -> Sight:
-        """What the tokens that follow see: the same as the last one."""
-        return Sight(self.states, self.mask[:, :, -1:], self.seeing[:, -1:], self.sighted[:, -1:])
 
 
 class Deep(NamedTuple):
@@ -374,7 +359,7 @@ class CausalLM(nn.Module):
             if isinstance(layer, DecoderLayer):
                 inputs = (x, rope, mask, cache, positions)
             elif sight is not None:
-                inputs = (x, sight)
+                inputs = (x, sight, cache)
             else:  # it looks at images, and there are none
                 continue
             x = run_layer(layer, *inputs, recompute=self.gradient_checkpointing and cache is None)

@@ -5,10 +5,11 @@ the way, side by side, are projected to the decoder's width. Image tokens are or
 image through the cross-attention layers. Parameter names are those of transformers' MllamaForConditionalGeneration;
 ``OLDER_NAMES`` are the checkpoints'.
 
-A token that comes before its sample's images sees no image in particular: as in transformers, its cross-attention is
-the plain mean over them, and the network behind it is off. Without images these layers are passed over.
+A token before all images of its sample attends, as in transformers, to all their tiles, padding tiles included, and the
+feed-forward network of these layers is off for it. Without images these layers are skipped.
 
-Legend: B rows, T row length, M images of a row, K tiles, P patches of a tile with its class token, H the decoder's width.
+Legend: B rows, T row length, R samples, M images of a sample, I = R * M, K tiles, F tiles of all images, P patches of a
+tile with its class token, H the decoder's width.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.clip import ACTIVATIONS
-from mint.models.llama import MLP, CausalLM, DecoderLayer, LlamaConfig, RMSNorm, Sight
+from mint.models.cross_attention import ImageTiles, Sight, attend_to_tiles, divide_rows
+from mint.models.llama import MLP, CausalLM, DecoderLayer, KeyValueCache, LlamaConfig, RMSNorm
 from mint.models.recompute import run_layer
 
 OLDER_NAMES = (  # pattern, replacement
@@ -30,7 +32,7 @@ OLDER_NAMES = (  # pattern, replacement
     (r"^language_model\.model\.", "model.language_model."),
     (r"^(vision_model|multi_modal_projector)\.", r"model.\1."),
 )
-EXTRA_TOKENS = 8  # rows of the embedding behind the vocabulary; the image token is the first of them
+EXTRA_TOKENS = 8  # rows of the embedding after the vocabulary; the image token is the first of them
 PATCH_MULTIPLE = 8  # patches of a tile are padded to a multiple of it
 VISION_DEFAULTS = {
     "hidden_size": 1280,
@@ -160,18 +162,26 @@ class Mllama(CausalLM):
         return self.model.vision_model
 
     def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``features`` [R, M, K, P, the tower's width]. images: as in :meth:`look`."""
-        pixels, ratio_ids, tiles = (images[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"))
-        pixels = pixels.to(self.tower.class_embedding.dtype).flatten(0, 1)
-        features = self.tower(pixels, ratio_ids.flatten(), tiles.flatten(0, 1), self.gradient_checkpointing)
-        return {"features": features.unflatten(0, ratio_ids.shape)}
+        """``features`` [F, P, the tower's width] and ``tile_counts`` [I], how many of the F tiles each image has.
+
+        images: as in :meth:`look`. Without gradients, padding tiles that are alike are kept once.
+        """
+        names = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
+        pixels, ratio_ids, real = (images[name].flatten(0, 1) for name in names)
+        pixels = pixels.to(self.tower.class_embedding.dtype)
+        features = self.tower(pixels, ratio_ids, real, self.gradient_checkpointing)
+        counts = torch.full_like(ratio_ids, features.shape[1])
+        if not torch.is_grad_enabled():
+            counts = self.tower.distinct_tiles(pixels, ratio_ids, real)
+        kept = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
+        return {"features": features[kept], "tile_counts": counts}
 
     def look(self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None) -> Sight | None:
         """What each token sees of the images.
 
         images: with their ``features``, as :meth:`encode_images` gives them: of ``pixel_values`` [R, M, K, 3, side, side],
         ``aspect_ratio_ids`` [R, M] and ``aspect_ratio_mask`` [R, M, K], the images of R samples, which are the rows of
-        ``tokens``; id 0 is no image. Or, with ``order`` [I], of the distinct images of a batch, and which of them each
+        ``tokens``; id 0 is no image. Or, with ``order``, of the distinct images of a batch, and which of them each
         image token stands for. segments: [B, T], the pair of a token is its segment // 3; without them a row is one sample.
         Raises InputError if image tokens and images differ in number.
         """
@@ -180,77 +190,52 @@ class Mllama(CausalLM):
             if bool(places.any()):
                 raise InputError(f"the text has {int(places.sum())} image tokens, and there are no images")
             return None
-        states = self.model.multi_modal_projector(images["features"])  # [R, M, K, P, H]
-        tiles = images["aspect_ratio_mask"].bool()
-        if "order" in images:
-            states, tiles, of_row = _by_row(states.flatten(0, 1), tiles.flatten(0, 1), images["order"], places)
-        elif len(states) != len(tokens):
-            raise InputError(f"images of {len(states)} samples for {len(tokens)} rows")
-        else:
-            of_row = torch.ones(tiles.shape[:2], dtype=torch.bool, device=tokens.device)
-        columns = _columns(places, states.shape[1])  # [B, M]
-        if "order" not in images and not torch.equal(columns >= 0, images["aspect_ratio_ids"] > 0):
-            given = int((images["aspect_ratio_ids"] > 0).sum())
-            raise InputError(f"the text has {int(places.sum())} image tokens, the rows have {given} images in other places")
-        return _sight(states, tiles, columns, of_row, places, segments)
+        columns = [row.nonzero().flatten().tolist() for row in places.cpu()]
+        numbers = _number_images(columns, images)
+        runs = list(divide_rows(columns, numbers, _image_tiles(images), tokens.shape[1], segments))
+        return Sight.of(self.model.multi_modal_projector(images["features"]), runs, len(tokens))
 
 
-def _by_row(states: Tensor, tiles: Tensor, order: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The images of a batch ([I, ...] distinct ones, ``order`` of the image tokens) as those of its rows.
+def _number_images(columns: list[list[int]], images: dict[str, Tensor]) -> list[list[int]]:
+    """For each row the images of its image tokens, which are in ``columns``, and any others that the row has.
 
-    ([B, M, ...] states, [B, M, K] tiles, [B, M] whether the row has so many).
+    Raises InputError if image tokens and images do not agree.
     """
-    counts = places.sum(1)
-    if int(counts.sum()) != len(order):
-        raise InputError(f"the text has {int(counts.sum())} image tokens, there are {len(order)} images")
-    most = max(1, int(counts.max()))
-    of_row = torch.arange(most, device=counts.device) < counts[:, None]
-    index = torch.zeros_like(of_row, dtype=torch.int64).masked_scatter(of_row, order)
-    return states[index], tiles[index], of_row
+    total, order = sum(map(len, columns)), images["order"].tolist() if "order" in images else None
+    if order is not None:
+        if total != len(order):
+            raise InputError(f"the text has {total} image tokens, there are {len(order)} images")
+        following = iter(order)
+        return [[next(following) for _ in row] for row in columns]
+    given = (images["aspect_ratio_ids"] > 0).tolist()
+    most, longest = len(given[0]), max(map(len, columns))
+    if len(given) != len(columns):
+        raise InputError(f"images of {len(given)} samples for {len(columns)} rows")
+    if longest > most:
+        raise InputError(f"a row has {longest} image tokens, and at most {most} images")
+    if given != [[number < len(row) for number in range(most)] for row in columns]:
+        found = sum(map(sum, given))
+        raise InputError(f"the text has {total} image tokens, the rows have {found} images in other places")
+    return [list(range(row * most, (row + 1) * most)) for row in range(len(given))]
 
 
-def _columns(places: Tensor, most: int) -> Tensor:
-    """[B, M]: the column of each row's m-th image token, -1 where it has fewer. Raises InputError if it has more."""
-    counts = places.sum(1)
-    if int(counts.max()) > most:
-        raise InputError(f"a row has {int(counts.max())} image tokens, and at most {most} images")
-    first = (~places).long().argsort(dim=1, stable=True)[:, :most]
-    return first.masked_fill(torch.arange(most, device=counts.device) >= counts[:, None], -1)
-
-
-def _sight(states: Tensor, tiles: Tensor, columns: Tensor, of_row: Tensor, places: Tensor, segments: Tensor | None) -> Sight:
-    """Which states each token attends to.
-
-    A token sees the last image before it; images that stand next to each other are seen together. One that comes before
-    all images of its sample attends to all their states alike.
-    """
-    length = places.shape[1]
-    real = columns >= 0
-    # the group of an image token: how many runs of image tokens have begun; of any token: that of the last one before it
-    begins = places & ~F.pad(places, (1, 0))[:, :-1]
-    group = begins.long().cumsum(1)
-    own = group.gather(1, columns.clamp(min=0))  # [B, M]
-    time = torch.arange(length, device=places.device)
-    visible = (columns[:, None, :] <= time[:, None]) & (group[:, :, None] == own[:, None, :]) & real[:, None, :]
-    candidate = of_row[:, None, :].expand_as(visible)
-    if segments is not None:
-        sample = segments // 3
-        same = (sample[:, :, None] == sample.gather(1, columns.clamp(min=0))[:, None, :]) & real[:, None, :]
-        visible, candidate = visible & same, same
-    seeing = visible.any(-1, keepdim=True)  # [B, T, 1]
-    sighted = candidate.any(-1, keepdim=True)
-    per_tile = torch.where(seeing[..., None], visible[..., None] & tiles[:, None], candidate[..., None])  # [B, T, M, K]
-    per_tile = per_tile | ~sighted[..., None]  # no row of the softmax may be empty; what it gives is not used
-    patches = states.shape[3]
-    mask = per_tile.flatten(2).repeat_interleave(patches, -1).unsqueeze(1)
-    return Sight(states.flatten(1, 3), mask, seeing.to(states.dtype), sighted.to(states.dtype))
+def _image_tiles(images: dict[str, Tensor]) -> list[ImageTiles]:
+    """Where the tiles of each image are among the F tiles; a padding tile kept once counts as often as it occurs."""
+    mask = images["aspect_ratio_mask"].flatten(0, 1)
+    tiles, first = [], 0
+    for count, real in zip(images["tile_counts"].tolist(), mask.sum(1).tolist(), strict=True):
+        end = first + count
+        repeated = ((end - 1, end),) * (mask.shape[1] - count)
+        tiles.append(ImageTiles((first, first + real), ((first, end), *repeated)))
+        first = end
+    return tiles
 
 
 def _decoder(config: MllamaConfig) -> nn.Module:
     decoder = nn.Module()
     decoder.embed_tokens = nn.Embedding(config.vocab_size + EXTRA_TOKENS, config.hidden_size)
     decoder.layers = nn.ModuleList(
-        CrossAttentionLayer(config) if i in config.cross_attention_layers else DecoderLayer(config, i)
+        CrossAttentionLayer(config, i) if i in config.cross_attention_layers else DecoderLayer(config, i)
         for i in range(config.num_hidden_layers)
     )
     decoder.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -258,48 +243,51 @@ def _decoder(config: MllamaConfig) -> nn.Module:
 
 
 class CrossAttentionLayer(nn.Module):
-    """Attention from the text to the images' states, and a network, each behind a gate that starts closed."""
+    """Attention from the text to the images' states, and a feed-forward network, with gates that start closed."""
 
-    def __init__(self, config: MllamaConfig):
+    def __init__(self, config: MllamaConfig, layer: int):
         super().__init__()
-        self.cross_attn = CrossAttention(config)
+        self.cross_attn = CrossAttention(config, layer)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.cross_attn_attn_gate = nn.Parameter(torch.zeros(1))
         self.mlp = MLP(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.cross_attn_mlp_gate = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor, sight: Sight) -> Tensor:
-        seen = self.cross_attn(self.input_layernorm(x), sight.states, sight.mask) * sight.sighted
-        x = x + self.cross_attn_attn_gate.tanh() * seen
-        return x + self.cross_attn_mlp_gate.tanh() * self.mlp(self.post_attention_layernorm(x)) * sight.seeing
+    def forward(self, x: Tensor, sight: Sight, cache: KeyValueCache | None = None) -> Tensor:
+        x = x + self.cross_attn_attn_gate.tanh() * self.cross_attn(self.input_layernorm(x), sight, cache)
+        return x + self.cross_attn_mlp_gate.tanh() * self.mlp(self.post_attention_layernorm(x)) * sight.has_prior_image
 
 
 class CrossAttention(nn.Module):
     """Grouped-query attention without positions; queries and keys are normalised in every head."""
 
-    def __init__(self, config: MllamaConfig):
+    def __init__(self, config: MllamaConfig, layer: int):
         super().__init__()
-        self.head_dim = config.head_dim
+        self.head_dim, self.layer = config.head_dim, layer
         width, query = config.hidden_size, config.num_attention_heads * config.head_dim
         key = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(width, query, bias=False)
-        self.k_proj = nn.Linear(width, key, bias=False)
-        self.v_proj = nn.Linear(width, key, bias=False)
+        self.k_proj, self.v_proj = nn.Linear(width, key, bias=False), nn.Linear(width, key, bias=False)
         self.o_proj = nn.Linear(query, width, bias=False)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.q_norm, self.k_norm = (RMSNorm(config.head_dim, config.rms_norm_eps) for _ in range(2))
 
-    def forward(self, x: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-        q = self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
-        k = self.k_norm(self.k_proj(states).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
-        v = self.v_proj(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-        return self.o_proj(attended.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, sight: Sight, cache: KeyValueCache | None = None) -> Tensor:
+        q = self.q_norm(self._heads(self.q_proj, x))
+        if sight.states is None:
+            k, v = cache.images[self.layer]
+        else:
+            k, v = self.k_norm(self._heads(self.k_proj, sight.states)), self._heads(self.v_proj, sight.states)
+            if cache is not None:
+                cache.images[self.layer] = k, v
+        return self.o_proj(attend_to_tiles(q, k, v, sight).flatten(2))
+
+    def _heads(self, proj: nn.Module, x: Tensor) -> Tensor:
+        return proj(x).unflatten(-1, (-1, self.head_dim))
 
 
 class TiledTower(nn.Module):
-    """A vision transformer over all tiles of an image, and behind it a second one with gates."""
+    """A vision transformer over all tiles of an image, followed by a second one with gates."""
 
     def __init__(self, config: TilesConfig):
         super().__init__()
@@ -349,6 +337,21 @@ class TiledTower(nn.Module):
             x = run_layer(layer, x, mask, recompute=recompute)
         on_the_way = torch.stack([between[depth] for depth in self.config.intermediate_layers_indices], -1).flatten(2)
         return torch.cat((x, on_the_way), -1).unflatten(1, (tiles, -1))[:, :, :patches]
+
+    def distinct_tiles(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor) -> Tensor:
+        """[I]: how many tiles of an image have states of their own; the arguments are those of :meth:`forward`.
+
+        These are its real tiles, and one padding tile for all of them where they have equal pixels and embeddings. In
+        published checkpoints they do: the embeddings of tiles that an aspect ratio does not have are zero.
+        """
+        embeddings = [self.pre_tile_positional_embedding.embedding, self.post_tile_positional_embedding.embedding]
+        embeddings.append(self.gated_positional_embedding.tile_embedding)
+        counts, tiles = [], pixels.shape[1]
+        for image, ratio, real in zip(pixels, ratio_ids.tolist(), tile_mask.sum(1).tolist(), strict=True):
+            of_tile = [image, *(embedding.weight[ratio].view(tiles, -1) for embedding in embeddings)]
+            alike = all(torch.equal(x[real:], x[-1:].expand_as(x[real:])) for x in of_tile)
+            counts.append(min(real + 1, tiles) if alike else tiles)
+        return torch.tensor(counts, device=pixels.device)
 
     def _add_tile(self, part: nn.Module, x: Tensor, ratio_ids: Tensor) -> Tensor:
         """x [I, K, P, width] with the embedding of each tile's place added."""

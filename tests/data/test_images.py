@@ -1,6 +1,7 @@
 """Image files of every kind, and the processor against transformers'."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ KINDS["CLIPImageProcessor"] = KINDS["LlavaImageProcessor"] = ClipImageProcessor
 KINDS["Qwen2VLImageProcessor"] = QwenVLImageProcessor
 TILES = load_file(HERE / "mllama.safetensors")
 PATCHES = load_file(HERE / "qwen_vl.safetensors")
+SIZES = json.loads((HERE / "image_sizes.json").read_text())
 CHEST = json.loads((HERE / "chest.json").read_text())
 
 
@@ -60,6 +62,71 @@ def test_the_patches_equal_transformers(name):
     assert torch.equal(made["image_grid_thw"], PATCHES[f"processor.{name}.image_grid_thw"])
     assert torch.allclose(made["pixel_values"][:, ::5], PATCHES[f"processor.{name}.pixel_values"], atol=1e-5)
     assert processor.image_tokens(*size) == len(made["pixel_values"]) // 4
+
+
+@pytest.mark.parametrize("side, most, sizes", SIZES["mllama"])
+def test_tiles_and_sizes_equal_transformers(side, most, sizes):
+    """Those too for which a product with a rounded scale is a pixel less than the exact one."""
+    processor = MllamaImageProcessor({"size": {"height": side, "width": side}, "max_image_tiles": most})
+    for width, height, rows, columns, *resized in sizes:
+        assert processor.arrange(width, height) == (rows, columns), (width, height)
+        assert processor.fit(width, height, columns * side, rows * side) == tuple(resized), (width, height)
+
+
+@pytest.mark.parametrize("patch, least, most, sizes", SIZES["qwen"])
+def test_grids_and_their_limits_equal_transformers(patch, least, most, sizes):
+    """The limits as --max-pixels, and in both forms that settings give them."""
+    common = {"patch_size": patch, "min_pixels": least}
+    limited = QwenVLImageProcessor({**common, "max_pixels": 10**9})
+    limited.limit(most)
+    processors = [limited, QwenVLImageProcessor({**common, "max_pixels": most})]
+    size = {"shortest_edge": least, "longest_edge": most}
+    processors.append(QwenVLImageProcessor({"patch_size": patch, "size": size}))
+    for width, height, rows, columns in sizes:
+        assert [processor.grid(width, height) for processor in processors] == [(rows, columns)] * 3, (width, height)
+
+
+@pytest.mark.parametrize("name", SIZES["published"])
+def test_processors_of_published_directories_equal_transformers(shared_data, name, tmp_path):
+    """As they are, and where the settings name no class, or one of older versions."""
+    source = shared_data / "published_dirs" / name
+    settings = json.loads((source / "preprocessor_config.json").read_text())
+    bare = {key: value for key, value in settings.items() if not key.endswith(("processor_type", "extractor_type"))}
+    forms = {"bare": bare}
+    if "qwen" in name:
+        forms["older"] = {**bare, "image_processor_type": "Qwen2_5_VLImageProcessor"}
+    for form, content in forms.items():
+        (tmp_path / form).mkdir()
+        shutil.copy(source / "config.json", tmp_path / form)
+        (tmp_path / form / "preprocessor_config.json").write_text(json.dumps(content))
+    shape, mean, grid = SIZES["published"][name]
+    for folder in (source, *(tmp_path / form for form in forms)):
+        found = chest_inputs.summary(load_processor(folder)([mllama_inputs.picture((300, 200))])["pixel_values"])
+        assert found[0] == shape and found[1] == pytest.approx(mean, abs=1e-4)
+        assert found[2] == pytest.approx(grid, abs=1e-4)
+
+
+def test_max_pixels(tmp_path):
+    """An image of 140 x 56 has 10 x 4 patches, which are 10 tokens; of at most 3136 pixels, 6 x 2."""
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text('{"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 1568, "max_pixels": 50000}')
+    assert load_processor(tmp_path).image_tokens(140, 56) == 10
+    assert load_processor(tmp_path, max_pixels=3136).image_tokens(140, 56) == 3
+    with pytest.raises(InputError, match="--max-pixels 1567 is below the least of this image processor, 1568"):
+        load_processor(tmp_path, max_pixels=1567)
+    path.write_text('{"image_processor_type": "CLIPImageProcessor"}')
+    with pytest.raises(InputError, match="--max-pixels is for Qwen-VL models; with CLIPImageProcessor all images"):
+        load_processor(tmp_path, max_pixels=3136)
+
+
+def test_settings_in_the_newer_file_come_first(tmp_path):
+    """As in transformers, an image processor in processor_config.json; without one there, preprocessor_config.json."""
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "ViltImageProcessor", "size": 384}')
+    newer = tmp_path / "processor_config.json"
+    newer.write_text('{"processor_class": "LlavaProcessor"}')
+    assert load_processor(tmp_path).shorter == 384
+    newer.write_text('{"image_processor": {"image_processor_type": "ViltImageProcessor", "size": 200}}')
+    assert load_processor(tmp_path).shorter == 200
 
 
 def test_the_images_of_a_sample_and_its_tiles_by_hand():
@@ -172,6 +239,15 @@ def test_processors_that_cannot_be_used(tmp_path):
         load_processor(tmp_path)
     path.write_text('{"image_processor_type": "CLIPImageProcessor", "size": {"longest_edge": 3}}')
     with pytest.raises(InputError, match="a setting of the wrong form: 'height'"):
+        load_processor(tmp_path)
+    path.write_text("{}")
+    with pytest.raises(InputError, match="has no image_processor_type, and config.json no model_type that implies one"):
+        load_processor(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(InputError, match="and config.json no model_type that implies one"):
+        load_processor(tmp_path)
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="preprocessor_config.json cannot be read"):
         load_processor(tmp_path)
     path.write_text('{"feature_extractor_type": "ViltFeatureExtractor", "size": 384}')
     assert load_processor(tmp_path).shorter == 384

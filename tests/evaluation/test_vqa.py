@@ -2,12 +2,14 @@
 
 import json
 import math
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 import evaluate
 from mint.data.vqa import Question
+from mint.decoding import load_with_eyes
 from mint.errors import InputError
 from mint.evaluation.vqa import format_means, score_answer, summarize, yes_no_scores
 from tests.prefs.test_edit_pairs import Server, address  # noqa: F401
@@ -87,15 +89,21 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     (setting / "bad.jsonl").write_text("\n".join(map(json.dumps, bad)))
     wrong = ["vqa", "--model", f"{setting}/model", "--questions", f"{setting}/bad.jsonl", "--images", str(setting)]
     assert evaluate.main(wrong) == 2 and "question 1: truth of the wrong form" in capsys.readouterr().err
+    few = ["--max-pixels", "600"]
+    assert evaluate.main([*command, *few]) == 2 and "--max-pixels is for Qwen-VL models" in capsys.readouterr().err
     for family in ("llava", "qwen3_vl"):
         if family != "llava":
             become(setting, family)
+            command += few
+            loading = {"device": "cpu", "dtype": "auto", "chat_date": "26 Jul 2024", "adapter": None, "max_pixels": 600}
+            assert load_with_eyes(Namespace(model=setting / "model", **loading))[2].processor.most == 600
         assert evaluate.main([*command, "--out", f"{tmp_path}/{family}", "--name", family]) == 0
         printed = capsys.readouterr().out
         assert "3 questions on 3 images (3 closed)" in printed and f"| {family} |" in printed
         record = json.loads((tmp_path / family / "metrics.json").read_text())
         lines = [json.loads(line) for line in (tmp_path / family / "predictions.jsonl").read_text().splitlines()]
         assert [line["question"] for line in lines] == [row["question"] for row in rows]
+        assert record["settings"]["max_pixels"] == (None if family == "llava" else 600)
         assert record["scores"]["closed"]["value"] == sum(line["closed"] for line in lines) / 3
         assert all((tmp_path / family / line["image"]).is_file() for line in lines)
 

@@ -1,16 +1,19 @@
 """Llama 3.2 Vision: transformers' logits for one tile and several, one image and several, rows with and without."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from mint.data.batch import EncodedPair, collate
 from mint.errors import InputError
 from mint.models import init_model
+from mint.models.cross_attention import Run, Sight, attend_to_tiles
 from mint.models.generate import generate
-from mint.models.mllama import Mllama, MllamaConfig
+from mint.models.mllama import CrossAttentionLayer, Mllama, MllamaConfig
 from tests.reference.mllama_inputs import HERE, IMAGE, INPUTS, TEXT, TINY, VISION, images, tokens, weights
 
 RESULTS = load_file(HERE / "mllama.safetensors")
@@ -51,7 +54,8 @@ def test_an_image_changes_what_follows_it(model):
     absent = {**given, "pixel_values": given["pixel_values"].clone()}
     absent["pixel_values"][0, 0, 2:] += 1  # tiles that the first image does not have
     assert given["aspect_ratio_mask"][0, 0].tolist() == [1, 1, 0, 0]
-    torch.testing.assert_close(*(model.look(ids, model.encode_images(some)).mask for some in (absent, given)))
+    runs = [model.look(ids, model.encode_images(some)).runs for some in (absent, given)]
+    assert runs[0] == runs[1]
 
 
 def pairs():
@@ -64,27 +68,137 @@ def pairs():
     return [pair("one_tile", 0, ("a",)), pair("text", 0, ()), pair("several_tiles", 0, ("b",))]
 
 
+PICTURES = {"a": one("one_tile"), "b": one("several_tiles")}
+
+
+def with_images(batch):
+    """The batch with its distinct images, each given once."""
+    distinct = list(dict.fromkeys(batch.image_files))
+    tensors = {name: torch.cat([PICTURES[file][name] for file in distinct]) for name in PICTURES["a"]}
+    order = torch.tensor([distinct.index(file) for file in batch.image_files])
+    return dataclasses.replace(batch, images={**tensors, "order": order})
+
+
 def test_packed_pairs_have_the_states_they_have_alone(model):
     """Each answer, in a row with other pairs, sees its own image and no other; distinct images are given once."""
-    pictures = {"a": one("one_tile"), "b": one("several_tiles")}
-
-    def given(files):
-        distinct = list(dict.fromkeys(files))
-        tensors = {name: torch.cat([pictures[file][name] for file in distinct]) for name in pictures["a"]}
-        return {**tensors, "order": torch.tensor([distinct.index(file) for file in files])}
-
     twice = [*pairs(), EncodedPair("again", *[pairs()[0].prompt, pairs()[0].rejected, pairs()[0].chosen], images=("a",))]
-    batch = collate(twice, row_length=32)
-    images = given(batch.image_files)
-    assert images["pixel_values"].shape[0] == 2 and len(images["order"]) == 3
-    together = model.hidden_states(SimpleNamespace(**vars(batch) | {"images": images})).flatten(0, 1)
+    batch = with_images(collate(twice, row_length=32))
+    assert batch.images["pixel_values"].shape[0] == 2 and len(batch.images["order"]) == 3
+    together = model.hidden_states(batch).flatten(0, 1)
     for index, pair in enumerate(twice):
         for answer, role in ((pair.chosen, 1), (pair.rejected, 2)):
             ids = torch.tensor([pair.prompt + answer])
-            alone = model(ids, pictures[pair.images[0]] if pair.images else None)[0, len(pair.prompt) :]
+            alone = model(ids, PICTURES[pair.images[0]] if pair.images else None)[0, len(pair.prompt) :]
             cells = (batch.segments.flatten() == 3 * index + role).nonzero().squeeze(1)
             logits = together[cells] @ model.head_weight.T
             torch.testing.assert_close(logits, alone, atol=2e-5, rtol=0)
+
+
+def test_packed_pairs_have_the_gradients_they_have_alone():
+    """Three pairs in one row, one without an image, padding at the end: the sum of the gradients of each alone."""
+    model = Mllama(MllamaConfig.from_dict(TINY)).double()
+    model.load_state_dict(weights({name: p.shape for name, p in model.named_parameters()}))
+    parameters = list(model.parameters())
+
+    def gradients(some, **shape):
+        batch = with_images(collate(some, **shape)) if any(pair.images for pair in some) else collate(some)
+        states = model.hidden_states(batch).flatten(0, 1)[batch.predict]
+        loss = (states @ model.head_weight.T).log_softmax(-1).gather(1, batch.targets[:, None]).sum()
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)  # without an image the tower is not used
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+    together = gradients(pairs(), row_length=56, rows=1)
+    alone = [sum(parts) for parts in zip(*(gradients([pair]) for pair in pairs()), strict=True)]
+    for ours, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_a_token_attends_to_the_tiles_of_its_own_images_alone(model, monkeypatch):
+    """Scores computed for three pairs in one row, by hand; no mask and no grouped heads, which rule out fused kernels.
+
+    Of 15 tokens each, ``a`` has 1 tile of 17 patches, ``b`` 4; the 2 tokens before ``a`` and the 1
+    before ``b`` attend to all 4 tiles. Both layers have 2 key/value heads for 4 heads.
+    """
+    scores = []
+
+    def count(q, k, v, **options):
+        assert not options
+        scores.append(q.shape[1] * q.shape[2] * k.shape[2])
+        return F.scaled_dot_product_attention(q, k, v)
+
+    batch = with_images(collate(pairs(), row_length=56, rows=1))
+    batch.images.update(model.encode_images(batch.images))
+    monkeypatch.setattr("mint.models.cross_attention.F", SimpleNamespace(scaled_dot_product_attention=count))
+    model.hidden_states(batch)
+    lengths = [len(pair) for pair in pairs()]
+    assert lengths == [15, 15, 15]
+    assert sum(scores) == 2 * 4 * 17 * ((2 * 4 + 13 * 1) + (1 * 4 + 14 * 4))
+
+
+def test_grouped_queries_are_grouped_heads():
+    """Against scaled_dot_product_attention with repeated keys under a mask, in float64."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((2, 7, 6, 4), (5, 3, 2, 4), (5, 3, 2, 4))
+    q, k, v = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    runs = (Run(2), Run(5, ((1, 3), (4, 5)), True), Run(6, ((0, 2),), True), Run(1, ((4, 5), (4, 5))))
+    tiles = [[0] * 5] * 2 + [[0, 1, 1, 0, 1]] * 5 + [[1, 1, 0, 0, 0]] * 6 + [[0, 0, 0, 0, 1]]
+    keys, values = (x.flatten(0, 1).repeat_interleave(3, 1).transpose(0, 1).expand(2, -1, -1, -1) for x in (k, v))
+    mask = torch.tensor(tiles).view(2, 7, 5).bool().repeat_interleave(3, -1)[:, None]
+    expected = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask).transpose(1, 2).clone()
+    expected[0, :2] = 0
+    sight = Sight.of(k, runs, rows=2)
+    torch.testing.assert_close(attend_to_tiles(q, k, v, sight), expected)
+    assert sight.has_prior_image[..., 0].tolist() == [[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0]]
+    assert sight.last().runs == (Run(1, ((1, 3), (4, 5)), True), Run(1, ((4, 5), (4, 5))))
+    assert sight.last().states is None
+
+
+def test_batches_with_other_images_are_not_compiled_again():
+    """Compiled code must not depend on where the images of a batch are."""
+    torch._dynamo.reset()
+    layer, graphs = CrossAttentionLayer(MllamaConfig.from_dict(TINY), 1), []
+    layer.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    x, states = torch.randn(1, 6, 40), torch.randn(4, 17, 40)
+    layer(x, Sight.of(states, [Run(6, ((0, 4),), True)], rows=1))
+    compiled = len(graphs)
+    assert compiled > 0
+    for runs in ([Run(2, ((0, 1),)), Run(4, ((1, 3),), True)], [Run(3), Run(3, ((0, 2), (3, 4)), True)]):
+        layer(x, Sight.of(states, runs, rows=1))
+    assert len(graphs) == compiled
+
+
+def test_padding_tiles_that_are_alike_are_kept_once():
+    """As in published checkpoints, where the embeddings of tiles that a ratio does not have are zero."""
+    model = Mllama(MllamaConfig.from_dict(TINY)).requires_grad_(False)
+    model.load_state_dict(weights({name: p.shape for name, p in model.named_parameters()}))
+    ids, given = tokens("two_images"), images("two_images")  # of 2 and 3 tiles
+    assert model.encode_images(given)["tile_counts"].tolist() == [4, 4]
+    tower, tiles = model.model.vision_model, TINY["vision_config"]["max_num_tiles"]
+    with torch.no_grad():
+        for part in (tower.pre_tile_positional_embedding, tower.post_tile_positional_embedding):
+            part.embedding.weight.unflatten(1, (tiles, -1))[2, 2:] = 0
+        tower.gated_positional_embedding.tile_embedding.weight.unflatten(1, (tiles, -1))[2, 2:] = 0
+        seen = model.encode_images(given)
+        assert seen["tile_counts"].tolist() == [3, 4] and len(seen["features"]) == 7
+        fewer = model(ids, seen)
+    with torch.enable_grad():
+        assert model.encode_images(given)["tile_counts"].tolist() == [4, 4]
+        torch.testing.assert_close(fewer, model(ids, given), atol=1e-5, rtol=0)
+    given["pixel_values"][0, 0, 3] += 1  # another padding tile than the rest
+    with torch.no_grad():
+        assert model.encode_images(given)["tile_counts"].tolist() == [4, 4]
+
+
+def test_decoding_projects_an_image_once(model):
+    """Keys and values of the image tiles are computed for the prompt, and used for every generated token."""
+    calls, prompt = [], tokens("one_tile")[0].tolist()
+    layers = [layer.cross_attn for layer in model.decoder.layers if hasattr(layer, "cross_attn")]
+    handles = [proj.register_forward_hook(lambda *_: calls.append(1)) for x in layers for proj in (x.k_proj, x.v_proj)]
+    plain = SimpleNamespace(eos_ids=set(), decode=list)
+    generate(model, plain, [prompt], max_new_tokens=5, images=lambda _: {**one("one_tile"), "order": torch.tensor([0])})
+    for handle in handles:
+        handle.remove()
+    assert len(calls) == 2 * len(layers)
 
 
 def test_decoding_with_a_cache(model):

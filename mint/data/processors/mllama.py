@@ -39,14 +39,14 @@ class MllamaImageProcessor:
         ids, mask = torch.zeros(len(images), dtype=torch.int64), torch.zeros(len(images), self.tiles, dtype=torch.int64)
         for place, image in enumerate(images):
             image = to_rgb(image)
-            rows, columns = self._arrange(*image.size)
+            rows, columns = self.arrange(*image.size)
             tiles = self._cut(image, rows, columns)
             pixels[place, : len(tiles)] = tiles
             ids[place] = self.arrangements.index((rows, columns)) + 1
             mask[place, : len(tiles)] = 1
         return {"pixel_values": pixels[None], "aspect_ratio_ids": ids[None], "aspect_ratio_mask": mask[None]}
 
-    def _arrange(self, width: int, height: int) -> tuple[int, int]:
+    def arrange(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of tiles."""
         scales = {
             (rows, columns): min(rows * self.side / height, columns * self.side / width) for rows, columns in self.arrangements
@@ -58,16 +58,18 @@ class MllamaImageProcessor:
     def _cut(self, image: Image.Image, rows: int, columns: int) -> Tensor:
         """[rows * columns, 3, side, side], row by row."""
         height, width = rows * self.side, columns * self.side
-        image = image.resize(self._fit(*image.size, width, height), self.resample)
+        image = image.resize(self.fit(*image.size, width, height), self.resample)
         canvas = Image.new("RGB", (width, height))
         canvas.paste(image)
         pixels = (torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() * self.scale - self.mean) / self.std
         return pixels.unflatten(2, (columns, self.side)).unflatten(1, (rows, self.side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
 
-    def _fit(self, width: int, height: int, widest: int, highest: int) -> tuple[int, int]:
+    def fit(self, width: int, height: int, widest: int, highest: int) -> tuple[int, int]:
         """(width, height) on the canvas: as large as the image is, but at least one tile in the tighter direction."""
         target_width = min(max(width, self.side), widest)
         target_height = min(max(height, self.side), highest)
-        if target_width / width < target_height / height:
-            return target_width, min(math.floor(height * target_width / width) or 1, target_height)
-        return min(math.floor(width * target_height / height) or 1, target_width), target_height
+        scale_x, scale_y = target_width / width, target_height / height
+        # The scale is rounded before the product, as in transformers: a square may lose a pixel on one edge.
+        if scale_x < scale_y:
+            return target_width, min(math.floor(height * scale_x) or 1, target_height)
+        return min(math.floor(width * scale_y) or 1, target_width), target_height

@@ -36,6 +36,13 @@ class QwenVLImageProcessor:
         self.std = torch.tensor(raw.get("image_std", STD)).view(3, 1, 1)
         self.scale = float(raw.get("rescale_factor", 1 / 255))
 
+    def limit(self, max_pixels: int) -> None:
+        """Lowers or raises the most pixels of an image. Raises InputError for less than the fewest."""
+        least = max(self.least, (self.patch * self.merge) ** 2)
+        if max_pixels < least:
+            raise InputError(f"--max-pixels {max_pixels} is below the least of this image processor, {least}")
+        self.most = max_pixels
+
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Raises InputError for an image more than 200 times as long as broad."""
         grids = [self.grid(*image.size) for image in images]

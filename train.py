@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,62 +20,75 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from mint.command import choose_device, guard
+from mint.command import StopSignal, choose_device, guard
 from mint.config import TrainConfig, parse
-from mint.data.batch import (
-    ROW_STEP,
-    Batch,
-    EncodedPair,
-    encode_pairs,
-    make_batches,
-    pack,
-    pair_order,
-    tokens_per_pair,
-)
+from mint.data.batch import Batch, EncodedPair, encode_pairs, make_batches, tokens_per_pair
 from mint.data.chat import load_tokenizer
 from mint.data.images import Processor
+from mint.data.order import PairOrder, batch_shape
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
 from mint.demo import first_start, radiograph_start, tissue_start
-from mint.errors import InputError
+from mint.errors import InputError, Stopped
 from mint.image_features import check_image_features, image_reader, processor_of
 from mint.losses import Loss, LossOutput, load_loss
 from mint.losses.check import check_loss
 from mint.models import load_language_model
 from mint.models.attention import SPLIT_FROM
-from mint.models.lora import add_lora, keep_as_reference, load_adapter, lora_layers, merge_lora
+from mint.models.lora import (
+    adapter_settings,
+    add_lora,
+    find_targets,
+    keep_as_reference,
+    load_adapter,
+    lora_layers,
+    merge_lora,
+    target_modules,
+)
 from mint.objective import preference_loss
 from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.plots import plot_curves
-from mint.run import RunDirectory, load_checkpoint
+from mint.progress import Progress
+from mint.resume import check_record, make_record
+from mint.run import RunDirectory, check_paths, find_checkpoint, load_checkpoint
+from mint.summary import describe_evaluation, summarize
 
 FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
 DEMOS = {"disease": first_start, "tissue": tissue_start, "radiograph": radiograph_start}
-ROW_MULTIPLE = 128  # FlexAttention's block size, of which static row lengths are a multiple
 
 
 def train(config: TrainConfig) -> RunDirectory:
-    """One training run; returns its directory. Raises InputError for anything the user can mend."""
+    """One training run; returns its directory.
+
+    Raises InputError for anything the user can fix, and Stopped after a run that a signal ended (it can be resumed).
+    """
     loss = choose_loss(config)
     device, dtype = choose_device(config.device, config.dtype)
     compiled = device.type == "cuda" if config.compile is None else config.compile
+    check_paths(config)
+    checkpoint = find_checkpoint(config)
     torch.manual_seed(config.seed)
 
-    model = load_policy(config, device, dtype)
+    model, config = load_policy(config, device, dtype)
     frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
     if config.image_features:
         check_image_features(model)
     processor = processor_of(model, config.max_pixels)
     pairs = read_pairs(config.data, config, model, loss, processor)
     eval_pairs = read_pairs(config.eval_data, config, model, loss, processor) if config.eval_data else []
+    warn_of_missing(pairs, loss, config.data)
 
     per_step = config.batch_size * config.grad_accum
     total = config.steps or math.ceil(config.epochs * len(pairs) / per_step)
-    split = device.type == "cpu" and model.config.sliding_window is None
-    shape = batch_shape(pairs, eval_pairs, total, config, compiled, split)
+    record = make_record(config, dtype, pairs, total)
+    for note in check_record(checkpoint, record) if checkpoint else []:
+        print(note, file=sys.stderr)
+    order = PairOrder(len(pairs), config.seed)
+    split_from = SPLIT_FROM if device.type == "cpu" and model.config.sliding_window is None else None
+    batches = total * config.grad_accum
+    shape = batch_shape(pairs, eval_pairs, order, config.batch_size, batches, compiled, split_from)
     if compiled:
         for network in filter(None, (model, frozen)):
             network.compile_blocks()
@@ -87,57 +99,57 @@ def train(config: TrainConfig) -> RunDirectory:
     run = RunDirectory(config)
     images = image_reader(model, processor, config.image_features, run.path) if processor else None
     work = Work(model, frozen, loss, device, precision or contextlib.nullcontext(), reads_prompt(config, loss), images)
-    checkpoint = run.find_checkpoint(config)
-    if checkpoint:
-        run.check_settings(config)
-    first = load_checkpoint(checkpoint, model, optimizer) if checkpoint else 0
-    run.start(config, first)
-    stop = StopSignal()
-
-    if eval_pairs and first == 0:
-        run.log({"step": 0, **evaluate(work, eval_pairs, config.batch_size, shape)})
-    progress = tqdm(total=total, initial=first, desc=config.loss, unit="step", disable=None)
+    step = first = load_checkpoint(checkpoint, model, optimizer) if checkpoint else 0
+    run.start(config, first, record)
     failures = 0
-    for step in range(first + 1, total + 1):
-        started = time.perf_counter()
-        lr = set_learning_rate(optimizer, learning_rate(step - 1, total, config))
-        chosen = [pairs[i] for i in pair_order(step - 1, per_step, len(pairs), config.seed)]
-        metrics, tokens = accumulate_gradients(work, chosen, config.batch_size, shape)
-        grad_norm = clip_gradients(model, config.max_grad_norm)
 
-        if math.isfinite(metrics["loss"]) and math.isfinite(grad_norm):
-            optimizer.step()
-            failures = 0
-        else:
-            failures += 1
-            metrics["skipped"] = [pair.id for pair in chosen]
-            progress.write(f"step {step}: {describe_failure(metrics, grad_norm)}; skipped", file=sys.stderr)
-        optimizer.zero_grad(set_to_none=True)
+    with (
+        contextlib.closing(images) if images else contextlib.nullcontext(),
+        StopSignal() as stop,
+        Progress(total=total, initial=first, desc=config.loss, unit="step") as progress,
+    ):
+        if eval_pairs and first == 0:
+            log_evaluation(run, progress, {"step": 0, **evaluate(work, eval_pairs, config.batch_size, shape)})
+        for step in range(first + 1, total + 1):
+            started = time.perf_counter()
+            lr = set_learning_rate(optimizer, learning_rate(step - 1, total, config))
+            chosen = [pairs[i] for i in order.step(step - 1, per_step)]
+            metrics, tokens = accumulate_gradients(work, chosen, config.batch_size, shape)
+            grad_norm = clip_gradients(model, config.max_grad_norm)
 
-        seconds = time.perf_counter() - started
-        run.log(
-            {"step": step, **metrics, "lr": lr, "grad_norm": grad_norm, "tokens": tokens, "pairs": len(chosen)}
-            | {"epoch": step * per_step / len(pairs), "step_seconds": seconds}
-        )
-        show(progress, metrics, tokens / seconds)
-        if failures == FAILURES_IN_A_ROW:
-            run.save_checkpoint(step, model, optimizer, config.keep)
-            raise InputError(f"{failures} steps in a row had a non-finite loss or gradient; lower --lr or look at the data")
-        if eval_pairs and (step == total or config.eval_every and step % config.eval_every == 0):
-            run.log({"step": step, **evaluate(work, eval_pairs, config.batch_size, shape)})
-        if step == total or stop.asked or config.save_every and step % config.save_every == 0:
-            run.save_checkpoint(step, model, optimizer, config.keep)
-        if stop.asked and step < total:
-            progress.close()
-            stop.restore()
-            print(f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}")
-            return run
-    progress.close()
-    stop.restore()
+            if math.isfinite(metrics["loss"]) and math.isfinite(grad_norm):
+                optimizer.step()
+                failures = 0
+            else:
+                failures += 1
+                metrics["skipped"] = [pair.id for pair in chosen]
+                progress.write(f"step {step}: {describe_failure(metrics, grad_norm)}; skipped")
+            optimizer.zero_grad(set_to_none=True)
 
-    result = run.save_result(model)
+            seconds = time.perf_counter() - started
+            run.log(
+                {"step": step, **metrics, "lr": lr, "grad_norm": grad_norm, "tokens": tokens, "pairs": len(chosen)}
+                | {"epoch": step * per_step / len(pairs), "step_seconds": seconds}
+            )
+            show(progress, metrics, tokens / seconds)
+            ends = step == total or stop.number is not None or failures == FAILURES_IN_A_ROW
+            if ends or config.save_every and step % config.save_every == 0:
+                run.save_checkpoint(step, model, optimizer, config.keep)
+            if eval_pairs and (step == total or config.eval_every and step % config.eval_every == 0):
+                log_evaluation(run, progress, {"step": step, **evaluate(work, eval_pairs, config.batch_size, shape)})
+            if ends:
+                break
+
+    result = run.save_result(model) if step == total else None
     plot_curves(run.rows(), run.path / "curves.png")
-    print(f"saved {result}, metrics and curves in {run.path}")
+    if failures == FAILURES_IN_A_ROW:
+        raise InputError(f"{failures} steps in a row had a non-finite loss or gradient; lower --lr or look at the data")
+    if result is None:
+        message = f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}"
+        raise Stopped(stop.number, message)
+    print("\n".join(filter(None, [summarize(run.rows()), f"saved {result}, metrics and curves in {run.path}"])))
+    if stop.number is not None:
+        raise Stopped(stop.number, "stopped after the last step")
     return run
 
 
@@ -155,24 +167,36 @@ def reads_prompt(config: TrainConfig, loss: Loss) -> bool:
     return loss.needs.prompt and (config.nll_over == "sequence" or loss.requires("prompt"))
 
 
-def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The model to train: frozen under an adapter in float32, or with ``--full`` all of it in float32."""
+def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, TrainConfig]:
+    """The model to train: frozen under an adapter in float32, or with ``--full`` all of it in float32.
+
+    Returns it with the settings, in which rank, alpha, dropout and targets are the adapter's.
+    """
     model = load_language_model(config.model, dtype=torch.float32 if config.full else dtype, device=device)
-    if config.adapter:
-        load_adapter(model, config.adapter)
-        if config.full:
-            merge_lora(model, drop=True)
-        else:
-            keep_as_reference(model)
+    if config.adapter and config.full:
+        merge_lora(load_adapter(model, config.adapter), drop=True)
+    elif config.adapter:
+        wanted = find_targets(model, config.lora_targets) if config.lora_targets else None
+        covered = lora_layers(load_adapter(model, config.adapter))
+        targets = ",".join(target_modules(model))
+        if wanted is not None and set(wanted) != set(covered):
+            raise InputError(
+                f"--lora-targets {config.lora_targets}: the adapter in {config.adapter} covers other layers "
+                f"({targets}); leave --lora-targets out"
+            )
+        keep_as_reference(model)
+        config = replace(config, **adapter_settings(config.adapter), lora_targets=targets)
+    unset = {name: value for name, value in config.LORA_DEFAULTS.items() if getattr(config, name) is None}
+    config = replace(config, **unset)
     if config.full:
         model.requires_grad_(True)
-    elif not lora_layers(model):
+    elif not config.adapter:
         add_lora(
             model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets, config.rslora
         )
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{config.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trained")
-    return model.train()
+    return model.train(), config
 
 
 def read_pairs(
@@ -201,33 +225,14 @@ def read_pairs(
     return pairs
 
 
-def batch_shape(
-    pairs: Sequence[EncodedPair],
-    eval_pairs: Sequence[EncodedPair],
-    total: int,
-    config: TrainConfig,
-    compiled: bool,
-    split: bool,
-) -> dict[str, int]:
-    """The shape of all batches of the run, as ``mint.data.batch.collate`` takes it.
-
-    compiled: one row length and row count for all, so that a step never recompiles. split: attention looks at pairs
-    alone (``mint.models.attention``), so long pairs lie in one row with hardly any padding.
-    """
-    lengths = [pair.lengths for pair in pairs]
-    flat = [length for some in lengths for length in some]
-    one_row = split and sum(flat) >= SPLIT_FROM * len(flat)
-    if not compiled:
-        return {"rows": 1} if one_row else {}
-    per_step, size = config.batch_size * config.grad_accum, config.batch_size
-    orders = (pair_order(step, per_step, len(pairs), config.seed) for step in range(total))
-    steps = [[lengths[i] for i in order[start : start + size]] for order in orders for start in range(0, per_step, size)]
-    steps += [[pair.lengths for pair in eval_pairs[start : start + size]] for start in range(0, len(eval_pairs), size)]
-    batches = [[length for some in step for length in some] for step in steps]
-    longest = max(map(sum, batches)) if one_row else max(length for batch in batches for length in batch)
-    multiple = ROW_STEP if split else ROW_MULTIPLE
-    row_length = math.ceil(longest / multiple) * multiple
-    return {"row_length": row_length, "rows": max(len(pack(batch, row_length)) for batch in batches)}
+def warn_of_missing(pairs: Sequence[EncodedPair], loss: Loss, path: str) -> None:
+    """Warns of pairs that lack what a term of the loss works on."""
+    if loss.needs.spans and all(pair.chosen_span is None for pair in pairs):
+        missing = "marks a span: every token carries the reward (--spans changes marks where two answers differ)"
+        print(f"warning: no record of {path} {missing}", file=sys.stderr)
+    if loss.needs.corrupted_image and all(pair.twin is None for pair in pairs):
+        missing = "has corrupted_images: the image term is left out (generate_prefs.py corrupt adds them)"
+        print(f"warning: no record of {path} {missing}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -301,30 +306,17 @@ def describe_failure(metrics: dict, grad_norm) -> str:
     return f"non-finite {what} (loss {metrics['loss']}, gradient norm {float(grad_norm)}) on {metrics['skipped']}"
 
 
-def show(progress: tqdm, metrics: dict, tokens_per_second: float) -> None:
+def log_evaluation(run: RunDirectory, progress: Progress, row: dict) -> None:
+    run.log(row)
+    progress.write(describe_evaluation(row))
+
+
+def show(progress: Progress, metrics: dict, tokens_per_second: float) -> None:
     margin = metrics.get("rewards/margins")
     shown = {"loss": f"{metrics['loss']:.4f}", "tok/s": f"{tokens_per_second:,.0f}"}
     if margin is not None:
         shown["margin"] = f"{margin:.3f}"
-    progress.set_postfix(shown, refresh=False)
-    progress.update()
-
-
-class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a request to save and leave after the current step; a second one ends at once."""
-
-    def __init__(self):
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore(self) -> None:
-        """Gives both back to who had them."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number, frame) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
+    progress.update(values=shown)
 
 
 def run(argv: Sequence[str] | None) -> None:

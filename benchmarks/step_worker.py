@@ -113,12 +113,13 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     """Times this project's step: batch, loss, backward, clip, AdamW, as ``train.py`` does it."""
     from mint.config import TrainConfig
     from mint.data.batch import EncodedPair, make_batches
+    from mint.data.order import PairOrder, batch_shape
     from mint.losses import load_loss
     from mint.models import init_model
+    from mint.models.attention import SPLIT_FROM
     from mint.models.lora import add_lora
     from mint.objective import preference_loss
     from mint.optim import clip_gradients, make_optimizer
-    from train import batch_shape
 
     pairs = [EncodedPair(str(i), **pair) for i, pair in enumerate(make_pairs(variant.vocab))]
     whole_sequence = variant.objective == "orpo"
@@ -131,7 +132,7 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     if variant.compile:
         model.compile_blocks()
     config = TrainConfig(lr=LEARNING_RATE, max_grad_norm=CLIP, batch_size=PAIRS)
-    shape = batch_shape(pairs, [], 1, config, variant.compile, split=True)
+    shape = batch_shape(pairs, [], PairOrder(len(pairs), 0), PAIRS, 1, variant.compile, SPLIT_FROM)
     optimizer, loss = make_optimizer(model, config), load_loss(variant.objective, {"beta": BETA})
     first = None
     for _ in range(variant.warmup + variant.repeats):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import signal
 import sys
 import threading
@@ -40,7 +41,10 @@ def guard(job: Callable[[], None]) -> int:
 
     0: success. 2: an InputError, printed as one line. 130 and 143: interrupted by Ctrl-C and by SIGTERM; both reach
     ``job`` as an exception (KeyboardInterrupt, of which ``Stopped`` is one), so its ``finally`` blocks run.
+    Standard output is written line by line, so that it keeps its place among the lines of standard error in a log file.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if main_thread else None
     try:
@@ -60,6 +64,31 @@ def guard(job: Callable[[], None]) -> int:
 
 def _terminate(number: int, frame) -> None:
     raise Stopped(number)
+
+
+class StopSignal:
+    """Turns the first SIGTERM or Ctrl-C inside its ``with`` block into a request to stop at the next opportunity.
+
+    ``number`` is the signal's, None before one arrives. A second signal has the effect that it had before the block,
+    which ends the command at once; the end of the block restores this effect too.
+    """
+
+    def __init__(self):
+        self.number: int | None = None
+
+    def __enter__(self) -> StopSignal:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame) -> None:
+        self.number = number
+        self.__exit__()
+        start = b"\n" if os.isatty(2) else b""  # after the bar
+        os.write(2, start + b"stopping after this step; a second signal ends at once\n")  # print is unsafe in a handler
 
 
 def run_command(

@@ -53,11 +53,15 @@ class TrainConfig:
     weight_decay: float = option(0.0, "AdamW's decay, on matrices only")
     adam_beta2: float = option(0.999, "AdamW's second-moment decay")
     max_grad_norm: float = option(1.0, "gradient clipping (0: none)")
-    lora_rank: int = option(16, "adapter rank r")
-    lora_alpha: float = option(32.0, "adapter alpha; the update is scaled by alpha / r")
-    lora_dropout: float = option(0.0, "dropout on the adapter's input")
-    lora_targets: str = option("all-linear", "all-linear (the decoder's), or names of layers or their holders, with commas")
-    rslora: bool = option(False, "scale by alpha / sqrt(r)")
+    lora_rank: int | None = option(None, "adapter rank r (default 16, or that of --adapter)")
+    lora_alpha: float | None = option(
+        None, "adapter alpha; the update is scaled by alpha / r (default 32, or that of --adapter)"
+    )
+    lora_dropout: float | None = option(None, "dropout on the adapter's input (default 0, or that of --adapter)")
+    lora_targets: str | None = option(
+        None, "all-linear (the decoder's, the default), or comma-separated layer or module names; --adapter has its own"
+    )
+    rslora: bool | None = option(None, "scale by alpha / sqrt(r) (default: no, or as --adapter does)")
     full: bool = option(False, "train all weights, without an adapter")
     adapter: str | None = option(None, "PEFT adapter to continue from; it becomes part of the reference", metavar="DIR")
     max_length: int = option(2048, "limit of prompt + longer answer in tokens (also the model's own)")
@@ -82,9 +86,18 @@ class TrainConfig:
     eval_every: int = option(0, "steps between evaluations (0: before and after training)")
     save_every: int = option(0, "steps between checkpoints (0: at the end only)")
     keep: int = option(2, "checkpoints to keep")
-    resume: str | None = option(None, "checkpoint to continue from, or auto: the newest of --out", metavar="auto|DIR")
+    resume: str | None = option(
+        None, "checkpoint to continue from, or auto: the newest of --out; more --steps extend a run", metavar="auto|DIR"
+    )
     chat_date: str = option("26 Jul 2024", "today's date in chat templates that print one")
 
+    LORA_DEFAULTS: typing.ClassVar[dict] = {
+        "lora_rank": 16,
+        "lora_alpha": 32.0,
+        "lora_dropout": 0.0,
+        "lora_targets": "all-linear",
+        "rslora": False,
+    }
     LOSS_OPTIONS: typing.ClassVar[tuple[str, ...]] = ("beta", "alpha", "gamma", "lam", "label_smoothing", "kind", "visual")
 
     def loss_options(self) -> dict[str, Setting]:

@@ -15,7 +15,7 @@ PANELS = (
 
 
 def plot_curves(rows: list[dict], path: Path) -> None:
-    """Writes a PNG with one panel per group of metrics that occurs in ``rows`` (of ``metrics.jsonl``)."""
+    """Writes a PNG with one panel per group of metrics in ``rows`` (of ``metrics.jsonl``); without any, no file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -23,6 +23,8 @@ def plot_curves(rows: list[dict], path: Path) -> None:
 
     panels = [(title, [n for n in names if any(r.get(n) is not None for r in rows)]) for title, names in PANELS]
     panels = [(title, names) for title, names in panels if names]
+    if not panels:
+        return
     figure, axes = pyplot.subplots(
         (len(panels) + 2) // 3, 3, figsize=(13, 3.2 * ((len(panels) + 2) // 3)), squeeze=False, layout="constrained"
     )

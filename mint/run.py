@@ -3,8 +3,8 @@
 config.toml      the resolved settings
 metrics.jsonl    one row a step
 adapter/         the trained adapter, PEFT's files (model/ after full fine-tuning)
-checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (step)
-curves.png       loss, reward margin and accuracy over the steps
+checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (step; see mint.resume)
+curves.png       loss, reward margin and accuracy over the steps; of an interrupted run too
 """
 
 from __future__ import annotations
@@ -22,10 +22,47 @@ from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
 from mint.files import write_aside
 from mint.models import load_model, save_model
-from mint.models.lora import lora_layers, restore_adapter, save_adapter
+from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
+from mint.resume import read_state
 
-# Settings that may change between a run and its continuation; any other would make the two disagree.
-FREE_TO_CHANGE = {"resume", "out", "save_every", "keep", "eval_every", "eval_data", "image_features"}
+
+def check_paths(config: TrainConfig) -> None:
+    """Raises InputError for files and folders of ``config`` that cannot be used, before a model is loaded.
+
+    Also for adapter settings given beside ``--adapter`` that are not the adapter's.
+    """
+    for flag, path in (("--data", config.data), ("--eval-data", config.eval_data)):
+        if path and not Path(path).is_file():
+            raise InputError(f"{flag} {path} {'is not a file' if Path(path).exists() else 'does not exist'}")
+    if config.adapter:
+        real = adapter_settings(config.adapter)
+        for name, value in real.items():
+            given = getattr(config, name)
+            if given is not None and given != value and not config.full:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag} {given}: the adapter in {config.adapter} has {value}; leave {flag} out")
+    out, checkpoint = config.out and Path(config.out), find_checkpoint(config)
+    if out and (out / "metrics.jsonl").exists():
+        if not config.resume:
+            raise InputError(f"{out} holds a run already: add --resume auto to continue it, or give another --out")
+        if checkpoint and checkpoint.resolve().parent != (out / "checkpoints").resolve():
+            raise InputError(f"--out {out} holds another run than --resume {checkpoint}: give another --out")
+    for flag, folder in (("--out", config.out or "runs"), ("--image-features", config.image_features)):
+        if folder:
+            _check_writable(flag, Path(folder))
+
+
+def find_checkpoint(config: TrainConfig) -> Path | None:
+    """The checkpoint that ``--resume`` means, None for a fresh start. Raises InputError if it does not exist."""
+    if config.resume is None:
+        return None
+    if config.resume != "auto":
+        path = Path(config.resume)
+        if not (path / "state.json").is_file():
+            raise InputError(f"--resume {path} is not a checkpoint (checkpoints/step-N of a run)")
+        return path
+    saved = _saved(Path(config.out) / "checkpoints")
+    return saved[-1] if saved else None
 
 
 class RunDirectory:
@@ -35,8 +72,7 @@ class RunDirectory:
         self.path = Path(config.out) if config.out else _unused(Path("runs") / _stem(config.loss))
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
-        if self.metrics.exists() and not config.resume:
-            raise InputError(f"{self.path} holds a run already: add --resume auto to continue it, or give another --out")
+        self.record: dict = {}
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -44,10 +80,14 @@ class RunDirectory:
         for leftover in self.checkpoints.glob(".writing-*"):  # of a run killed while saving
             shutil.rmtree(leftover)
 
-    def start(self, config: TrainConfig, resumed_step: int) -> None:
-        """Writes the settings, and drops metric rows past the checkpoint that the run continues from."""
-        settings = self.path / "config.toml"
-        write_aside(settings, to_toml(config))
+    def start(self, config: TrainConfig, resumed_step: int, record: dict) -> None:
+        """Writes the settings, and drops metric rows past the step that the run continues from.
+
+        Checkpoints past that step move to a folder ``superseded``, where neither ``--keep`` nor ``--resume auto`` looks.
+        record: what every checkpoint of the run stores (:func:`mint.resume.make_record`).
+        """
+        self.record = record
+        write_aside(self.path / "config.toml", to_toml(config))
         rows = []
         if self.metrics.exists():
             for line in self.metrics.read_text(encoding="utf-8").splitlines():
@@ -58,6 +98,12 @@ class RunDirectory:
                 if row["step"] <= resumed_step:
                     rows.append(line)
         write_aside(self.metrics, "".join(row + "\n" for row in rows))
+        later = [checkpoint for checkpoint in _saved(self.checkpoints) if _step(checkpoint) > resumed_step]
+        if later:
+            superseded = _unused(self.checkpoints / "superseded")
+            superseded.mkdir()
+            for checkpoint in later:
+                checkpoint.rename(superseded / checkpoint.name)
 
     def log(self, row: dict) -> None:
         """Appends one row to ``metrics.jsonl``; tensors become numbers, non-finite numbers null."""
@@ -87,50 +133,23 @@ class RunDirectory:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         state = {"optimizer": optimizer.state_dict(), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
         torch.save(state, aside / "state.pt")
-        (aside / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+        (aside / "state.json").write_text(json.dumps({"step": step, **self.record}) + "\n", encoding="utf-8")
         for file in aside.rglob("*"):
             _sync(file)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
         _sync(self.checkpoints)
-        for old in self._saved()[:-keep]:
+        for old in _saved(self.checkpoints)[:-keep]:
             shutil.rmtree(old)
         return final
-
-    def _saved(self) -> list[Path]:
-        complete = [path for path in self.checkpoints.glob("step-*") if (path / "state.json").is_file()]
-        return sorted(complete, key=lambda path: int(path.name.removeprefix("step-")))
-
-    def find_checkpoint(self, config: TrainConfig) -> Path | None:
-        """The checkpoint that ``--resume`` means, None for a fresh start. Raises InputError if it does not exist."""
-        if config.resume is None:
-            return None
-        if config.resume != "auto":
-            path = Path(config.resume)
-            if not (path / "state.json").is_file():
-                raise InputError(f"--resume {path} is not a checkpoint (checkpoints/step-N of a run)")
-            return path
-        saved = self._saved()
-        return saved[-1] if saved else None
-
-    def check_settings(self, config: TrainConfig) -> None:
-        """Raises InputError if a run is continued with settings that would make it another run."""
-        path = self.path / "config.toml"
-        if not path.exists():
-            return
-        before, now = (dict(_settings(text)) for text in (path.read_text(encoding="utf-8"), to_toml(config)))
-        changed = [k for k in sorted({*before, *now} - FREE_TO_CHANGE) if before.get(k) != now.get(k)]
-        if changed:
-            shown = "; ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in changed)
-            raise InputError(f"the run in {self.path} was started with other settings ({shown}); resume with the same")
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Puts weights, optimiser and random states back as they were; returns the step. Raises InputError if damaged."""
+    step = read_state(path)["step"]
     try:
-        step = int(json.loads((path / "state.json").read_text(encoding="utf-8"))["step"])
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"the checkpoint {path} cannot be read: {error}") from None
     if lora_layers(model):
         restore_adapter(model, path / "adapter")
@@ -159,8 +178,21 @@ def _unused(path: Path) -> Path:
     return candidate
 
 
-def _settings(toml: str) -> list[tuple[str, str]]:
-    return [(key, value) for key, _, value in (line.partition(" = ") for line in toml.splitlines())]
+def _saved(checkpoints: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    return sorted((path for path in checkpoints.glob("step-*") if (path / "state.json").is_file()), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _check_writable(flag: str, path: Path) -> None:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise InputError(f"{flag} {path}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {path}: {existing} cannot be written to")
 
 
 def _plain(value):

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,6 @@ import torch
 
 import train
 from mint.config import TrainConfig, parse, to_toml
-from mint.data.batch import EncodedPair, collate, make_batches, pair_order
 from mint.data.preferences import write_jsonl
 from mint.demo.base import write_base
 from mint.errors import InputError
@@ -23,7 +18,6 @@ from mint.models.lora import load_adapter, lora_layers
 from mint.optim import learning_rate
 from mint.run import RunDirectory
 
-ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["short stature", "seizures", "ptosis", "scoliosis", "hypotonia", "cleft palate"]
 
 
@@ -132,79 +126,40 @@ def test_schedule_by_hand(schedule):
     assert rates == pytest.approx([0.5, 1.0, *expected[schedule]])
 
 
-# -- stopping and resuming ---------------------------------------------------------------------------------------
+# -- what a log file shows ---------------------------------------------------------------------------------------
 
 
-def start(setting, out, *extra):
-    command = [sys.executable, str(ROOT / "train.py"), *settings(setting, out, *extra)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def test_evaluations_progress_and_a_summary_are_lines(setting, tmp_path, capsys):
+    more = ("--steps", "4", "--eval-every", "2", "--eval-data", f"{setting}/eval.jsonl")
+    run(*settings(setting, tmp_path / "run", *more))
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    number = r"-?[\d.]+"
+    for step, line in zip((0, 2, 4), lines[:3], strict=True):
+        assert re.fullmatch(rf"step {step}: eval loss {number}, preference accuracy \d+ %, margin {number}", line)
+    assert re.fullmatch(rf"orpo: 4/4 steps, .*, loss {number}, tok/s [\d,]+, margin {number}, \d+ s in all", lines[3])
+    pattern = rf"^eval loss {number} -> {number}, preference accuracy \d+ % -> \d+ %$"
+    assert re.search(pattern, printed.out, re.MULTILINE)
+    run(*settings(setting, tmp_path / "other", "--steps", "4", "--loss", "sft"))
+    assert re.search(rf"^training loss {number} -> {number}$", capsys.readouterr().out, re.MULTILINE)
 
 
-def wait_for_step(out, step, process):
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        metrics = Path(out) / "metrics.jsonl"
-        if metrics.exists() and metrics.read_text().count("\n") >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(process.communicate()[0])
-
-
-LONG = ("--steps", "40", "--save-every", "5", "--lora-dropout", "0.1")
-
-
-def test_resume_after_a_kill_gives_the_same_losses_to_the_bit(setting, tmp_path):
-    whole = start(setting, tmp_path / "whole", *LONG)
-    killed = start(setting, tmp_path / "killed", *LONG)
-    wait_for_step(tmp_path / "killed", 12, killed)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 13, "lo')  # a kill may cut the last line
-    (tmp_path / "killed" / "checkpoints" / ".writing-step-99").mkdir()  # or a checkpoint
-    again = start(setting, tmp_path / "killed", *LONG, "--resume", "auto")
-    output = again.communicate()[0]
-    assert again.returncode == 0, output
-    whole.communicate()
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-    assert [row["step"] for row in rows(tmp_path / "killed")] == list(range(1, 41))
-    saved = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
-    assert saved == ["step-35", "step-40"]
-
-
-def test_sigterm_saves_and_exits_cleanly(setting, tmp_path):
-    process = start(setting, tmp_path / "run", "--steps", "5000")
-    wait_for_step(tmp_path / "run", 3, process)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and "continue with --resume auto" in output
-    [checkpoint] = (tmp_path / "run" / "checkpoints").iterdir()
-    assert checkpoint.name == f"step-{max(losses(tmp_path / 'run'))}"
-
-
-def test_signals_are_given_back(setting, tmp_path):
-    """What runs after a training run can be stopped as before it."""
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    run(*settings(setting, tmp_path / "run", "--steps", "1"))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-
-
-def test_resuming_full_fine_tuning(setting, tmp_path):
-    common = ("--full", "--lr", "1e-3", "--steps", "6", "--save-every", "3")
-    run(*settings(setting, tmp_path / "whole", *common))
-    run(*settings(setting, tmp_path / "again", *common))
-    checkpoint = tmp_path / "again" / "checkpoints" / "step-3"
-    run(*settings(setting, tmp_path / "again", *common, "--resume", str(checkpoint)))
-    assert losses(tmp_path / "again") == losses(tmp_path / "whole")
-
-
-def test_a_resumed_run_must_have_the_same_settings(setting, tmp_path, capsys):
-    run(*settings(setting, tmp_path / "run", "--steps", "2"))
-    assert train.main(settings(setting, tmp_path / "run", "--steps", "2", "--lr", "1", "--resume", "auto")) == 2
-    assert "started with other settings (lr: 0.01 -> 1.0)" in capsys.readouterr().err
-    assert train.main(settings(setting, tmp_path / "run", "--steps", "2")) == 2
-    assert "holds a run already" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "spans", "image"),
+    [
+        (["--loss", "fire"], True, True),
+        (["--loss", "fire", "--spans", "changes", "--gamma", "0"], False, False),
+        (["--loss", "mask-dpo"], True, False),
+        (["--loss", "dpo"], False, False),
+    ],
+)
+def test_a_loss_whose_terms_find_nothing_to_work_on_warns_once(setting, tmp_path, capsys, arguments, spans, image):
+    more = ["--steps", "1", "--eval-data", f"{setting}/eval.jsonl", *arguments]
+    run(*settings(setting, tmp_path / "run", *more))
+    errors = capsys.readouterr().err
+    assert errors.count(f"warning: no record of {setting}/pairs.jsonl marks a span") == spans
+    assert errors.count(f"warning: no record of {setting}/pairs.jsonl has corrupted_images") == image
+    assert errors.count("warning") == spans + image
 
 
 # -- numbers that are not finite ---------------------------------------------------------------------------------
@@ -252,9 +207,10 @@ def test_ten_non_finite_steps_in_a_row_stop_the_run(setting, tmp_path, bad_loss,
         (["--loss", "orop"], "unknown loss 'orop'"),
         (["--loss", "sft", "--beta", "1"], "has no setting 'beta'"),
         (["--loss", "dpo", "--nll-over", "sequence"], "--nll-over sequence is for losses"),
-        (["--data", "missing.jsonl"], "missing.jsonl does not exist"),
+        (["--data", "missing.jsonl"], "--data missing.jsonl does not exist"),
         (["--model", "missing"], "neither a directory nor a hub id"),
         (["--adapter", "missing"], "holds no adapter"),
+        (["--lora-targets", "q_proj,lm_head"], "the LM head of this model is its embedding matrix"),
         (["--lora-targets", "sideways"], "matches no linear layer"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--max-length", "8"], "no pair is left"),
@@ -292,25 +248,6 @@ def test_model_without_data_is_refused(capsys):
 def test_resume_auto_needs_a_run(capsys):
     assert train.main(["--resume", "auto"]) == 2
     assert "--resume auto continues the run in --out" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("scale, split, expected", [(1, False, 128), (1, True, 96), (10, False, 1024), (10, True, 1800)])
-def test_static_shapes_hold_every_batch_of_the_run(scale, split, expected):
-    lengths = [scale * n for n in (10, 50, 70, 90, 20, 60, 30)]
-    pairs = [EncodedPair(str(n), [1] * (n - 2), [2], [3]) for n in lengths]
-    config = TrainConfig(batch_size=3)
-    shape = train.batch_shape(pairs[:5], pairs, 8, config, compiled=True, split=split)
-    assert shape["row_length"] == expected
-    for step in range(8):
-        collate([pairs[i] for i in pair_order(step, 3, 5, config.seed)], **shape)
-    assert all(batch.tokens.shape == (shape["rows"], expected) for batch in make_batches(pairs, 3, **shape))
-
-
-def test_long_pairs_lie_in_one_row_with_little_padding():
-    pairs = [EncodedPair(str(n), [1] * (n - 2), [2], [3]) for n in (400, 200, 300)]
-    shape = train.batch_shape(pairs, [], 8, TrainConfig(), compiled=False, split=True)
-    assert collate(pairs, **shape).tokens.shape == (1, 904)  # the next multiple of 8
-    assert train.batch_shape(pairs[1:2], [], 8, TrainConfig(), compiled=False, split=True) == {}
 
 
 @pytest.mark.parametrize(

@@ -278,3 +278,12 @@ def test_a_template_without_images_is_an_error(setting):
     path.write_text(json.dumps(settings))
     with pytest.raises(InputError, match=r"line 1 \(tile-0\): the chat template writes 0 image tokens for 1 images"):
         encoded(setting)
+
+
+def test_the_image_reader_is_closed_when_training_fails(setting, monkeypatch):
+    closed = []
+    monkeypatch.setattr(ImageReader, "close", lambda reader: closed.append(reader))
+    monkeypatch.setattr(train, "accumulate_gradients", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.main(arguments(setting, "--steps", "1"))
+    assert len(closed) == 1

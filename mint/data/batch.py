@@ -21,6 +21,7 @@ from mint.data.pair_images import ImageSlots, encode_with_images
 from mint.data.preferences import Preference
 from mint.data.spans import TAG, parse_spans, span_tokens
 from mint.errors import InputError
+from mint.progress import Progress
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2  # roles; a segment is 3 * pair + role
 SIDES = {  # what a loss calls the tokens of a role -> (the role, whether the corrupted twin's)
@@ -181,7 +182,7 @@ def encode_pairs(
     marked = drop_spanless and any(TAG.search(p.chosen + (p.rejected or "")) for p in preferences)
     if slots is None and any(preference.images for preference in preferences):
         raise InputError("the records have images, which this model does not read: leave the field out, or take another model")
-    for preference in preferences:
+    for preference in Progress(preferences, desc="tokens", unit="record", leave=False):
         pair = _encode(preference, tokenizer, slots, corrupted)
         longest = max(len(pair.chosen), len(pair.rejected))
         room = max_length - longest
@@ -247,20 +248,6 @@ def _encode(preference: Preference, tokenizer, slots: ImageSlots | None, corrupt
     if "rejected" not in corrupted:
         twin = dataclasses.replace(twin, rejected=[], rejected_span=[] if marks[1] is not None else None)
     return dataclasses.replace(pair, twin=twin)
-
-
-def pair_order(step: int, pairs_per_step: int, total: int, seed: int) -> list[int]:
-    """Indices of the pairs of one step: the stream of reshuffled epochs, cut into steps.
-
-    A function of its arguments alone, so a resumed run continues exactly where it was.
-    """
-    first, last = step * pairs_per_step, (step + 1) * pairs_per_step
-    chosen: list[int] = []
-    for epoch in range(first // total, (last - 1) // total + 1):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-        order = torch.randperm(total, generator=generator).tolist()
-        chosen += order[max(0, first - epoch * total) : last - epoch * total]
-    return chosen
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:

@@ -8,19 +8,31 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mint.errors import Stopped
+
 
 def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None]) -> Path:
-    """The folder for these ``sources`` (files beside this one); made by ``build``, aside and renamed, if it is not there."""
+    """The folder for these ``sources`` (files beside this one); made by ``build`` if it is not there.
+
+    It is built aside and renamed; a build that fails or is stopped leaves nothing. Raises Stopped if a signal stops a
+    training run of the build.
+    """
     folder = cache_folder(kind, sources)
     if not (folder / "done").is_file():
         print(f"building the embedded default in {folder} (once)")
         aside = folder.with_name(f".building-{folder.name}-{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        build(aside)
-        (aside / "done").touch()
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        try:
+            build(aside)
+            (aside / "done").touch()
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+        except Stopped as stop:
+            message = "stopped while the embedded default was being built: it begins anew with the next start"
+            raise Stopped(stop.number, message) from None
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 

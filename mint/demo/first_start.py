@@ -25,7 +25,6 @@ from mint.demo.cache import cached
 from mint.demo.cohort import load_syndromes, sample_cohort
 from mint.demo.cohort_folder import draw_cohort
 from mint.demo.faces import fit_faces
-from mint.errors import InputError
 from mint.evaluation.disease import (
     average,
     format_table,
@@ -66,11 +65,9 @@ def run(config: TrainConfig, train: Train) -> None:
 
 
 def align(config: TrainConfig, train: Train, recipe: dict, folder: Path, compare: Compare) -> None:
-    """Trains with the recipe on the pairs of ``folder``, and where the run came to its end, compares."""
+    """Trains with the recipe on the pairs of ``folder``, then compares; raises Stopped for a run that is stopped."""
     config = complete(config, recipe, folder)
-    finished = train(config)
-    if (finished.path / "curves.png").is_file():
-        compare(config, finished.path, folder)
+    compare(config, train(config).path, folder)
 
 
 def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
@@ -79,14 +76,9 @@ def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
     unset = {name: value for name, value in recipe.items() if getattr(config, name) == getattr(defaults, name)}
     if config.epochs != defaults.epochs:
         unset.pop("steps", None)
+    if config.adapter:  # has its own rank, alpha and targets
+        unset = {name: value for name, value in unset.items() if name not in config.LORA_DEFAULTS}
     return dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
-
-
-def trained_model(run: RunDirectory) -> Path:
-    """The model that a run of the build ended with. Raises InputError if it was stopped before."""
-    if not (run.path / "model").is_dir():
-        raise InputError("stopped while the embedded default was being built: it begins anew with the next start")
-    return run.path / "model"
 
 
 def prepare(train: Train) -> Path:
@@ -125,7 +117,7 @@ def build_base(folder: Path, train: Train) -> None:
             **TEACH,
         )
     )
-    trained_model(run).rename(folder / "model")
+    (run.path / "model").rename(folder / "model")
     shutil.rmtree(run.path)
 
 

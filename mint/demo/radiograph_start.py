@@ -24,7 +24,7 @@ from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.vqa import read_questions
 from mint.demo.base import TOWER, write_base
 from mint.demo.cache import cached
-from mint.demo.first_start import Train, align, trained_model
+from mint.demo.first_start import Train, align
 from mint.demo.radiograph_set import DESCRIBE, write_set
 from mint.demo.radiographs import EVERYONE, Patients
 from mint.evaluation import sensitivity, vqa
@@ -98,7 +98,7 @@ def reports(records: Sequence[dict]) -> list[dict]:
 def teach(model: Path, data: Path, recipe: dict, train: Train) -> Path:
     """The directory of ``model`` trained on all of the answers of ``data``."""
     where = {"model": str(model), "data": str(data), "out": f"{model}.taught"}
-    return trained_model(train(TrainConfig(loss="sft", full=True, device="cpu", **where, **recipe)))
+    return train(TrainConfig(loss="sft", full=True, device="cpu", **where, **recipe)).path / "model"
 
 
 def texts(records: Sequence[dict]) -> list[str]:

@@ -25,7 +25,7 @@ from mint.data.preferences import write_jsonl
 from mint.data.tiles import HEADER, LISTED, Tile, tissue_messages
 from mint.demo.base import TOWER, write_base
 from mint.demo.cache import cached
-from mint.demo.first_start import Train, align, trained_model
+from mint.demo.first_start import Train, align
 from mint.demo.tiles_folder import draw_tiles
 from mint.demo.tissue_tiles import load_tissues
 from mint.evaluation import tissue
@@ -69,7 +69,7 @@ def build(folder: Path, train: Train) -> None:
     write_base(folder / "blank", texts(), "demo", 600, vision=TOWER)
     settings = {"loss": "sft", "full": True, "device": "cpu", "model": str(folder / "blank"), **TEACH}
     run = train(TrainConfig(data=str(folder / "lessons.jsonl"), out=str(folder / "teaching"), **settings))
-    trained_model(run).rename(folder / "model")
+    (run.path / "model").rename(folder / "model")
     shutil.rmtree(run.path)
 
 

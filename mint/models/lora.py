@@ -186,7 +186,7 @@ def add_lora(
     """
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise InputError(f"LoRA needs a rank of at least 1, alpha > 0 and dropout in [0, 1), not {rank}, {alpha}, {dropout}")
-    names = _find_targets(model, targets)
+    names = find_targets(model, targets)
     model.requires_grad_(False)
     for name in names:
         layer = _adapt(model, name, rank, alpha, dropout, rslora)
@@ -195,7 +195,11 @@ def add_lora(
     return model
 
 
-def _find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
+def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
+    """Names of the linear layers of ``model`` that ``targets`` selects; see :func:`add_lora`.
+
+    Raises InputError for a target that matches no linear layer, or a model already adapted.
+    """
     if lora_layers(model):
         raise InputError("the model has an adapter already: merge it first, or continue training it")
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -207,6 +211,12 @@ def _find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
     chosen: set[str] = set()
     for target in wanted:
         matches = [name for name in linears if f".{target}." in f".{name}."]
+        if not matches and target.rpartition(".")[2] == "lm_head" and hasattr(model, "head_weight"):
+            raise InputError(
+                f"LoRA target {target!r}: the LM head of this model is its embedding matrix (tie_word_embeddings) and "
+                "no layer of its own, so no adapter can be put on it; leave it out (all-linear adapts the rest of the "
+                "decoder), or train all weights, the shared matrix included, with --full"
+            )
         if not target or not matches:
             leaves = sorted({name.rpartition(".")[2] for name in linears})
             raise InputError(f"LoRA target {target!r} matches no linear layer; the model has: {', '.join(leaves)}")
@@ -287,11 +297,17 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
         (folder / f"{name}.tmp").replace(folder / name)
 
 
+def target_modules(model: nn.Module) -> list[str]:
+    """The adapted layers as PEFT lists them: by the last part of their names, or where that is ambiguous in full."""
+    layers = lora_layers(model)
+    leaves = sorted({name.rpartition(".")[2] for name in layers})
+    covered = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in leaves]  # of whatever kind
+    return leaves if len(covered) == len(layers) else sorted(layers)
+
+
 def _peft_config(model: nn.Module, layers: dict[str, LoRALinear]) -> dict:
     first = next(iter(layers.values()))
     odd = {name: layer for name, layer in layers.items() if (layer.rank, layer.alpha) != (first.rank, first.alpha)}
-    leaves = sorted({name.rpartition(".")[2] for name in layers})
-    covered = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in leaves]  # of whatever kind
     source = getattr(model, "source_dir", None)
     return {
         "peft_type": "LORA",
@@ -301,7 +317,7 @@ def _peft_config(model: nn.Module, layers: dict[str, LoRALinear]) -> dict:
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout,
         "use_rslora": first.rslora,
-        "target_modules": leaves if len(covered) == len(layers) else sorted(layers),
+        "target_modules": target_modules(model),
         "rank_pattern": {name: layer.rank for name, layer in odd.items()},
         "alpha_pattern": {name: layer.alpha for name, layer in odd.items()},
         "bias": "none",
@@ -371,6 +387,16 @@ def restore_adapter(model: nn.Module, folder: str | Path) -> None:
             if weight.shape != tensor.shape:
                 raise InputError(f"{folder}: {name}.{factor} is {tuple(tensor.shape)}, this run's {tuple(weight.shape)}")
             weight.data.copy_(tensor)
+
+
+def adapter_settings(folder: str | Path) -> dict:
+    """The settings of the PEFT adapter in ``folder``, under the names that ``TrainConfig`` has for them.
+
+    Raises InputError if the folder holds no plain LoRA adapter.
+    """
+    config = _read_config(Path(folder))
+    rank, alpha, dropout = config["r"], config["lora_alpha"], config.get("lora_dropout") or 0.0
+    return {"lora_rank": rank, "lora_alpha": alpha, "lora_dropout": dropout, "rslora": bool(config.get("use_rslora"))}
 
 
 def _read_config(folder: Path) -> dict:

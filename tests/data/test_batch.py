@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, encode_pairs, make_batches, pack, pair_order
+from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, encode_pairs, make_batches, pack
 from mint.data.preferences import Preference
 from mint.errors import InputError
 
@@ -88,15 +88,6 @@ def test_pack_is_first_fit_and_loses_nothing():
     assert all(sum(lengths[i] for i in row) <= 64 for row in rows)
     assert len(rows) <= 1.1 * sum(lengths) / 64 + 1
     assert pack([5, 4, 3, 2], 6) == [[0], [1, 3], [2]]
-
-
-def test_order_is_a_stream_of_shuffled_epochs_known_from_the_step_alone():
-    stream = [i for step in range(7) for i in pair_order(step, 3, 10, seed=5)]
-    assert sorted(stream[:10]) == sorted(stream[10:20]) == list(range(10))
-    assert stream[:10] != stream[10:20]
-    assert pair_order(4, 3, 10, seed=5) == stream[12:15]
-    assert [i for s in range(7) for i in pair_order(s, 3, 10, seed=6)] != stream
-    assert len(pair_order(0, 25, 10, seed=5)) == 25  # a step may be larger than an epoch
 
 
 def test_spans_mark_target_tokens_and_never_the_end_of_turn():

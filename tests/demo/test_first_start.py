@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
+import signal
 
 import pytest
 
 import train
 from mint.config import TrainConfig
 from mint.demo import first_start
-from mint.demo.cache import cache_folder
-from mint.errors import InputError
+from mint.demo.cache import cache_folder, cached
+from mint.errors import Stopped
 
 
 def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsys):
@@ -46,8 +46,23 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     assert [row["step"] for row in steps if "loss" in row] == [1, 2]  # the user's settings win
 
 
-def test_a_build_that_is_stopped_does_not_go_on(tmp_path):
-    with pytest.raises(InputError, match="stopped while the embedded default was being built"):
-        first_start.trained_model(SimpleNamespace(path=tmp_path))
-    (tmp_path / "model").mkdir()
-    assert first_start.trained_model(SimpleNamespace(path=tmp_path)) == tmp_path / "model"
+def stopped(config):
+    raise Stopped(signal.SIGTERM, "stopped after step 3 of 6")
+
+
+def test_a_build_that_is_stopped_leaves_nothing_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(Stopped, match="stopped while the embedded default was being built") as stop:
+        cached("demo", first_start.SOURCES, lambda folder: first_start.build_base(folder, stopped))
+    assert stop.value.number == signal.SIGTERM and not list((tmp_path / "cache" / "mint").iterdir())
+
+
+def test_a_run_that_is_stopped_is_not_evaluated(tmp_path):
+    with pytest.raises(Stopped, match="stopped after step 3 of 6"):
+        first_start.align(TrainConfig(), stopped, first_start.ALIGN, tmp_path, lambda *_: pytest.fail("evaluated"))
+
+
+def test_an_adapter_keeps_its_own_rank(tmp_path):
+    config = first_start.complete(TrainConfig(adapter="runs/sft/adapter"), first_start.ALIGN, tmp_path)
+    assert config.lora_rank is None and config.lr == first_start.ALIGN["lr"]
+    assert first_start.complete(TrainConfig(), first_start.ALIGN, tmp_path).lora_rank == first_start.ALIGN["lora_rank"]

@@ -49,8 +49,6 @@ from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
 from mint.tissue import add_tile_options, read_tile_options
 from mint.visual import add_attention, add_inspect, add_report, add_sensitivity, add_vqa
 
-DECODING = ("greedy", "sample", "constrained", "rank")
-
 
 def add_disease(commands) -> None:
     parser = commands.add_parser("disease", help="lists of rare diseases from clinical notes (MINT's first task)")
@@ -80,13 +78,16 @@ def add_disease(commands) -> None:
     upstream.add_argument("--bottom-q", type=int, default=15, help="length of its worst list (default 15)")
 
     decoding = parser.add_argument_group("decoding")
-    decoding.add_argument(
-        "--decode",
-        choices=DECODING,
-        default="greedy",
-        help="constrained: known names alone, none twice; rank: score every known name as the first of the list, and sort",
+    add_decoding_options(
+        decoding,
+        temperature=0.8,
+        top_p=0.8,
+        top_k=10,
+        max_new_tokens=512,
+        batch_size=64,
+        ways=("greedy", "sample", "constrained", "rank"),
+        ways_help="constrained: known names alone, none twice; rank: score every known name as the first, and sort",
     )
-    add_decoding_options(decoding, temperature=0.8, top_p=0.8, top_k=10, max_new_tokens=512, batch_size=64)
     decoding.add_argument(
         "--retrieve",
         metavar="PATH",
@@ -188,7 +189,6 @@ def add_tissue(commands) -> None:
     parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
     parser.add_argument("--top-k", type=int, help="tissues to ask for, and the upstream's best (default 5, or half of few)")
     parser.add_argument("--bottom-q", type=int, help="length of the upstream's worst list (default the same)")
-    parser.add_argument("--decode", choices=("greedy", "sample"), default="greedy", help="sample: the paper's settings")
     add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=100, batch_size=32)
     add_image_options(parser)
     parser.add_argument("--out", default="runs/tissues", metavar="DIR", help="default runs/tissues")

@@ -47,6 +47,7 @@ from mint.models.lora import (
     merge_lora,
     target_modules,
 )
+from mint.models.serving import vllm_command
 from mint.objective import preference_loss
 from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.plots import plot_curves
@@ -148,6 +149,8 @@ def train(config: TrainConfig) -> RunDirectory:
         message = f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}"
         raise Stopped(stop.number, message)
     print("\n".join(filter(None, [summarize(run.rows()), f"saved {result}, metrics and curves in {run.path}"])))
+    if command := vllm_command(model, result) if lora_layers(model) else None:
+        print(f"serve it with {command}")
     if stop.number is not None:
         raise Stopped(stop.number, "stopped after the last step")
     return run

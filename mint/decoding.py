@@ -1,8 +1,10 @@
-"""The flags by which commands load a model and decode, and what they come to."""
+"""Options for loading and decoding models."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -12,17 +14,59 @@ from mint.data.pair_images import ImageReader
 from mint.errors import InputError
 from mint.image_features import processor_of
 from mint.models import load_language_model
+from mint.models.checkpoint import read_json
 from mint.models.lora import load_adapter, merge_lora
+
+GENERATION_CONFIG = "generation_config.json"
+# Its fields that are applied: the flag's name here, and transformers' default; without one the flag keeps its own.
+APPLIED = {
+    "temperature": ("temperature", 1.0),
+    "top_p": ("sample_top_p", 1.0),
+    "top_k": ("sample_top_k", 50),
+    "repetition_penalty": ("repetition_penalty", 1.0),
+    "max_new_tokens": ("max_new_tokens", None),
+}
+# Fields that the tokenizer reads, or that do not change an answer.
+ELSEWHERE = {"do_sample", "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
+
+
+class _Given(argparse.Action):
+    """Stores the value, and in ``args.given`` that the flag was on the command line."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, values)
+        namespace.given = [*getattr(namespace, "given", []), self.dest]
 
 
 def add_decoding_options(
-    parser, temperature: float, top_p: float, top_k: int, max_new_tokens: int, batch_size: int
+    parser,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    max_new_tokens: int,
+    batch_size: int,
+    ways: Sequence[str] = ("greedy", "sample"),
+    ways_help: str = "greedy takes the likeliest token each time, sample draws (default greedy)",
 ) -> None:
-    """How a model is loaded and decoded; the defaults are the task's. Read by :func:`load` and :func:`sampling`."""
-    parser.add_argument("--temperature", type=float, default=temperature, help="of --decode sample, as the next two")
-    parser.add_argument("--sample-top-p", type=float, default=top_p)
-    parser.add_argument("--sample-top-k", type=int, default=top_k)
-    parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
+    """Flags for loading a model and decoding; the defaults are the task's. Read by :func:`load` and :func:`sampling`.
+
+    ways: the choices of ``--decode``; the first is the default.
+    """
+    parser.add_argument("--decode", choices=ways, default=ways[0], action=_Given, help=ways_help)
+    for flag, kind, default, text in (
+        ("--temperature", float, temperature, "of --decode sample, as the next two"),
+        ("--sample-top-p", float, top_p, "the smallest set of tokens with this share of the probability"),
+        ("--sample-top-k", int, top_k, "the likeliest tokens; 0: all"),
+        ("--repetition-penalty", float, 1.0, "above 1: makes tokens of the prompt and the answer so far less likely"),
+        ("--max-new-tokens", int, max_new_tokens, "length of an answer"),
+    ):
+        parser.add_argument(flag, type=kind, default=default, action=_Given, help=f"{text} (default {default})")
+    parser.add_argument(
+        "--generation-config",
+        action="store_true",
+        help=f"decode as the model's {GENERATION_CONFIG} says, and sample with transformers' defaults where it is "
+        "silent; flags on the command line win",
+    )
     parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--seed", type=int, default=0)
     add_loading_options(parser)
@@ -41,8 +85,41 @@ def add_image_options(parser) -> None:
 
 
 def load(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer]:
-    """The model with its adapter merged, and its tokenizer."""
-    return load_merged(args, args.model, args.adapter)
+    """The model with its adapter merged, and its tokenizer. ``--generation-config`` takes effect in ``args`` here."""
+    model, tokenizer = load_merged(args, args.model, args.adapter)
+    given = vars(args).pop("given", [])
+    if getattr(args, "generation_config", False):
+        print(apply_generation_config(args, given, model.source_dir))
+    return model, tokenizer
+
+
+def apply_generation_config(args: argparse.Namespace, given: Sequence[str], folder: Path) -> str:
+    """Sets the decoding flags in ``args``, all but those in ``given``, to what ``generation_config.json`` says.
+
+    Fields of sampling that it does not name get transformers' defaults. Returns a line on the flags as they are now and
+    the fields that are not applied. Raises InputError if the file is missing, or a field is not of the flag's type.
+    """
+    path = folder / GENERATION_CONFIG
+    if not path.is_file():
+        raise InputError(f"--generation-config: {folder} has no {GENERATION_CONFIG}")
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object")
+    content = {name: value for name, value in content.items() if value is not None}
+    if "decode" not in given:
+        args.decode = "sample" if content.get("do_sample") else "greedy"
+    for name, (flag, default) in APPLIED.items():
+        value = content.get(name, default)
+        if value is None or flag in given:
+            continue
+        whole = isinstance(getattr(args, flag), int)
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise InputError(f"{path}: {name} is {value!r}, not {'a whole' if whole else 'a'} number")
+        setattr(args, flag, value)
+    flags = ["decode", *(flag for flag, _ in APPLIED.values())]
+    settings = " ".join(f"--{flag.replace('_', '-')} {getattr(args, flag)}" for flag in flags)
+    ignored = [f"{name} {value}" for name, value in content.items() if name not in ELSEWHERE and name not in APPLIED]
+    return f"{GENERATION_CONFIG}: {settings}; ignored: {', '.join(ignored) or 'nothing'}"
 
 
 def load_merged(args: argparse.Namespace, name: str, adapter: str | None = None) -> tuple[nn.Module, ChatTokenizer]:
@@ -55,8 +132,9 @@ def load_merged(args: argparse.Namespace, name: str, adapter: str | None = None)
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    """What :func:`mint.models.generate.generate` is to be told."""
+    """Keyword arguments for :func:`mint.models.generate.generate`."""
     settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size, "seed": args.seed}
+    settings["repetition_penalty"] = args.repetition_penalty
     if args.decode == "sample":
         settings |= {"temperature": args.temperature, "top_p": args.sample_top_p, "top_k": args.sample_top_k}
     return settings

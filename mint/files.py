@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mint.errors import InputError
@@ -25,3 +28,24 @@ def write_aside(path: str | Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}") from None
+
+
+@contextmanager
+def folder_aside(folder: str | Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` to fill; it takes the place of ``folder`` if the block ends without an exception.
+
+    What ``folder`` held before is removed only then; after an exception nothing has changed.
+    """
+    folder = Path(folder).absolute()
+    aside, old = (folder.with_name(f".{what}-{folder.name}") for what in ("writing", "old"))
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

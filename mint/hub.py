@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -17,8 +17,12 @@ from huggingface_hub.errors import (
 from mint.errors import InputError
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "tokenizer.model")
+SETTINGS_FILES = (*TOKENIZER_FILES, "merges.txt", "vocab.txt")  # all of a model but its weights
 # Not every *.safetensors: some repositories hold the weights a second time (consolidated.safetensors).
 MODEL_FILES = (*TOKENIZER_FILES, "model*.safetensors")
+PICKLES = (".bin", ".pt", ".pth")
+# What training programs pickle beside a model's weights.
+TRAINING_STATE = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 
 
 def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
@@ -31,7 +35,8 @@ def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise InputError(f"{name} is a file; give the model's directory")
+        hint = f", or convert it: python -m mint.convert {name} --out DIR" if path.suffix in PICKLES else ""
+        raise InputError(f"{name} is a file; give the model's directory{hint}")
     name = str(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise InputError(f"{name} is neither a directory nor a hub id (OWNER/NAME)")
@@ -53,3 +58,20 @@ def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
         ) from None
     except OSError as error:
         raise InputError(f"{name} cannot be fetched from the hub: {error}") from None
+
+
+def list_files(name: str | Path) -> list[str]:
+    """Names of the files of a directory or hub repository, without its folders; none where the hub is out of reach."""
+    path = Path(name)
+    if path.is_dir():
+        return sorted(file.name for file in path.iterdir() if file.is_file())
+    try:
+        return [file for file in list_repo_files(str(name)) if "/" not in file]
+    except Exception:  # whatever the network raises: the list only completes an error message or narrows a download
+        return []
+
+
+def pickled_weights(names: Sequence[str]) -> list[str]:
+    """Those of the files that hold pickled weights: ``pytorch_model*``, else any ``*.bin``, ``*.pt``, ``*.pth``."""
+    found = [name for name in names if name.endswith(PICKLES) and not name.startswith(TRAINING_STATE)]
+    return [name for name in found if name.startswith("pytorch_model")] or found

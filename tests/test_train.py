@@ -64,9 +64,11 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("loss", ["orpo", "dpo", "sft", "rrpo", "fire", "simpo", "cpo"])
-def test_every_loss_trains_and_leaves_a_complete_directory(setting, tmp_path, loss):
+def test_every_loss_trains_and_leaves_a_complete_directory(setting, tmp_path, loss, capsys):
     out = tmp_path / "run"
     run(*settings(setting, out, "--loss", loss, "--steps", "6", "--eval-data", f"{setting}/eval.jsonl"))
+    served = f"vllm serve {setting}/model --enable-lora --max-lora-rank 8 --lora-modules run={out}/adapter"
+    assert capsys.readouterr().out.endswith(f"serve it with {served}\n")
     steps = [row for row in rows(out) if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 7))
     assert {"loss", "lr", "grad_norm", "tokens", "pairs", "step_seconds"} <= set(steps[0])

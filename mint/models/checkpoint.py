@@ -7,9 +7,8 @@ tokenizer's files. Parameters carry the checkpoint's names, so reading is a copy
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,12 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.hub import MODEL_FILES, resolve_dir
+from mint.files import folder_aside
+from mint.hub import MODEL_FILES, list_files, pickled_weights, resolve_dir
 from mint.models.clip import Clip, ClipConfig
 from mint.models.llama import MODEL_TYPES, CausalLM, Llama, LlamaConfig
-from mint.models.llava import Llava, LlavaConfig
+from mint.models.llava import OWN_FORMS, Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.mllama import Mllama, MllamaConfig
+from mint.models.names import current_name
 from mint.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from mint.models.qwen_vl import QwenVL, QwenVLConfig
 from mint.models.vilt import Vilt, ViltConfig
@@ -50,11 +51,16 @@ TRANSFORMERS_CLASSES = {
     "vilt": "ViltForQuestionAnswering",
 }
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+SHARD_BYTES = 5_000_000_000
+Stored = tuple[Path, str, Callable[[], Tensor]]  # the file that holds a tensor, its name there, and how it is read
 # Files that make a directory complete for other programs, copied as they are.
 COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
@@ -76,43 +82,26 @@ def load_model(
 ) -> nn.Module:
     """The model in a directory or hub repository, in ``dtype`` on ``device``, in evaluation mode.
 
-    Tensors stream from the files one at a time, so the peak is the model itself and one tensor. ``model.source_dir``
-    tells where it came from. settings: replace those of ``config.json``. fresh: beginnings of names: these parameters are
-    drawn from ``seed`` as in :func:`init_model`, whatever the files hold (a new head).
-    Raises InputError for an unsupported architecture, missing, unexpected or misshapen tensors, damaged files, and weights
-    that are not safetensors.
+    Tensors stream from the files one at a time, so the peak is the model itself and one tensor. ``model.source_dir`` is
+    the directory that was read, ``model.source_name`` the hub id or directory as given. settings: replace those of
+    ``config.json``. fresh: beginnings of names: these parameters are drawn from ``seed`` as in :func:`init_model`,
+    whatever the files hold (a new head).
+    Raises InputError for an unsupported architecture, missing, unexpected or misshapen tensors, damaged files, and
+    weights that are not safetensors.
     """
     folder = resolve_dir(name, MODEL_FILES)
     raw = read_json(folder / "config.json")
     if settings and isinstance(raw, dict):
         raw = {**raw, **settings}
-    model = _build(raw, folder)
-    expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    seen: set[str] = set()
-    for path, stored, read in stored_tensors(folder):
-        key = current_name(model, stored)
-        if fresh and key.startswith(fresh):
-            continue
-        if key not in expected:
-            if _is_harmless(key, raw):
-                continue
-            raise InputError(f"{path} holds {stored!r}, which this {raw['model_type']} model has no place for")
-        tensor = read()
-        if tensor.shape != expected[key]:
-            raise InputError(f"{path}: {key} is {tuple(tensor.shape)}, config.json asks for {tuple(expected[key])}")
+    model = build_model(raw, name)
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    for key, tensor in placed_tensors(model, stored_tensors(folder, name), name, fresh):
         _assign(model, key, tensor.to(device=device, dtype=dtype))
-        seen.add(key)
-    missing = [key for key in expected if key not in seen]
-    if fresh:
-        generator = torch.Generator().manual_seed(seed)
-        for key in (key for key in missing if key.startswith(fresh)):
-            tensor = _draw(key, torch.empty(expected[key]), model.config.initializer_range, generator)
-            _assign(model, key, tensor.to(device=device, dtype=dtype))
-        missing = [key for key in missing if not key.startswith(fresh)]
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise InputError(f"{folder} lacks weights: {', '.join(missing[:5])}{more}")
-    model.source_dir = folder
+    generator = torch.Generator().manual_seed(seed)
+    for key in (key for key in shapes if key.startswith(fresh)):
+        tensor = _draw(key, torch.empty(shapes[key]), model.config.initializer_range, generator)
+        _assign(model, key, tensor.to(device=device, dtype=dtype))
+    model.source_dir, model.source_name = folder, str(name)
     return model.eval()
 
 
@@ -129,7 +118,7 @@ def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) 
 
     What a model names in ``initial_values`` begins there.
     """
-    model = _build(config, Path("the given configuration"))
+    model = build_model(config, "the given configuration")
     model.to_empty(device="cpu").to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -137,11 +126,11 @@ def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) 
             _draw(key, parameter, model.config.initializer_range, generator)
             if key in getattr(model, "initial_values", {}):
                 parameter.fill_(model.initial_values[key])
-    model.source_dir = None
+    model.source_dir = model.source_name = None
     return model.eval()
 
 
-def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = 5_000_000_000) -> None:
+def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Writes ``model`` as a directory that ``load_model`` and ``transformers`` read.
 
     The files of the directory it was loaded from that belong to it (tokenizer, chat template, generation settings)
@@ -154,22 +143,11 @@ def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = 5_00
     folder = Path(folder).absolute()
     if folder.exists() and not (folder / "config.json").is_file() and (folder.is_file() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not a model directory; saving would replace it: choose another place")
-    aside = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with folder_aside(folder) as aside:
         _write_model(model, aside, max_shard_bytes)
-        old = folder.with_name(f".old-{folder.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        aside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_model(model: nn.Module, aside: Path, max_shard_bytes: int) -> None:
-    aside.mkdir(parents=True)
     tensors = {key: t for key, t in model.state_dict().items() if ".lora_A." not in key and ".lora_B." not in key}
     first = next(iter(tensors.values()))
     config = {**model.config.raw, "torch_dtype": str(first.dtype).removeprefix("torch.")}
@@ -177,10 +155,16 @@ def _write_model(model: nn.Module, aside: Path, max_shard_bytes: int) -> None:
     config.setdefault("architectures", [TRANSFORMERS_CLASSES[config["model_type"]]])
     (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     source = getattr(model, "source_dir", None)
+    if source is not None:
+        copy_companions(Path(source), aside)
+    write_shards(tensors.items(), aside, max_shard_bytes)
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copies the files that belong to a model beside its weights, those that ``source`` has."""
     for name in COMPANIONS:
-        if source is not None and (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, aside / name)
-    _write_shards(tensors, aside, max_shard_bytes)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def _draw(key: str, parameter: Tensor, std: float, generator: torch.Generator) -> Tensor:
@@ -190,22 +174,56 @@ def _draw(key: str, parameter: Tensor, std: float, generator: torch.Generator) -
     return parameter.fill_(0.0 if key.endswith(".bias") else 1.0)
 
 
-def current_name(model: nn.Module, name: str) -> str:
-    """The model's own name of a parameter that an older checkpoint calls ``name``."""
-    for pattern, replacement in getattr(model, "older_names", ()):
-        name = re.sub(pattern, replacement, name)
-    return name
+def build_model(raw: dict, where: str | Path) -> nn.Module:
+    """The network of a ``config.json`` on the meta device, without memory for its parameters.
 
-
-def _build(raw: dict, where: Path) -> nn.Module:
+    where: names the configuration in errors. Raises InputError for a family or setting that is not supported.
+    """
     kind = raw.get("model_type") if isinstance(raw, dict) else None
-    if str(kind).startswith("llava_"):
-        raise InputError(f"{where} has LLaVA's own form ({kind}): convert it first (python -m mint.models.llava_med)")
+    if kind is None:
+        raise InputError(f"{where}: config.json names no model_type")
+    if kind in OWN_FORMS:
+        raise InputError(
+            f"{where} has LLaVA's own form ({kind}): convert it first, with python -m mint.convert {where} --out DIR"
+        )
     if kind not in ARCHITECTURES:
-        raise InputError(f"{where}: model_type {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"{where}: model_type {kind!r} is not supported; the supported families are {', '.join(ARCHITECTURES)}"
+        )
     architecture, read_config = ARCHITECTURES[kind]
     with torch.device("meta"):
         return architecture(read_config(raw))
+
+
+def placed_tensors(
+    model: nn.Module, stored: Iterable[Stored], where: str | Path, skip: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
+    """(the model's name, the tensor) of every stored tensor, read one at a time.
+
+    where: names the checkpoint in errors. skip: beginnings of names that are neither read nor missed.
+    Raises InputError for a tensor that the model has no place for or of another shape, and after the last one if any
+    of the model's is missing.
+    """
+    expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    seen: set[str] = set()
+    for path, name, read in stored:
+        key = current_name(model, name)
+        if key.startswith(skip):
+            continue
+        if key not in expected:
+            if _is_harmless(key, model):
+                continue
+            kind = model.config.raw["model_type"]
+            raise InputError(f"{path} holds {name!r}, which this {kind} model has no place for")
+        tensor = read()
+        if tensor.shape != expected[key]:
+            raise InputError(f"{path}: {key} is {tuple(tensor.shape)}, config.json asks for {tuple(expected[key])}")
+        seen.add(key)
+        yield key, tensor
+    missing = [key for key in expected if key not in seen and not key.startswith(skip)]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise InputError(f"{where} lacks weights: {', '.join(missing[:5])}{more}")
 
 
 def read_json(path: Path) -> dict:
@@ -218,21 +236,24 @@ def read_json(path: Path) -> dict:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
-def stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tensor]]]:
-    """(file, name, function that reads it) of every tensor of a directory. Raises InputError for missing or damaged files."""
+def stored_tensors(folder: Path, name: str | Path | None = None) -> Iterator[Stored]:
+    """Every tensor of a directory's safetensors files.
+
+    name: the hub id that the directory is a copy of, for errors. Raises InputError for missing or damaged files.
+    """
     if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX)
-        placed = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
-            raise InputError(f"{folder / INDEX} has no weight_map that says which file holds a tensor")
-        files = sorted({folder / Path(name).name for name in placed.values()})
+        files = indexed_files(folder / INDEX)
     else:
         files = [folder / SINGLE]
+        pickled = [] if files[0].is_file() else pickled_weights(list_files(name or folder))
+        if pickled:
+            raise InputError(
+                f"{name or folder} has pickled weights only ({', '.join(pickled[:3])}), which can run code and are not "
+                f"loaded: convert them with python -m mint.convert {name or folder} --out DIR, then load DIR"
+            )
     for path in files:
         if not path.is_file():
-            pickled = [*folder.glob("*.bin"), *folder.glob("*.pth")]
-            hint = "; its weights are pickled, which can run code: convert them to safetensors" if pickled else ""
-            raise InputError(f"{path} is missing{hint}")
+            raise InputError(f"{path} is missing")
         try:
             with safe_open(path, "pt") as file:
                 for key in file.keys():
@@ -241,9 +262,18 @@ def stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Callable[[], Tenso
             raise InputError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
-def _is_harmless(key: str, raw: dict) -> bool:
-    """Tensors some checkpoints store though they follow from others: a tied head, rotary frequencies, places in a text."""
-    tied = key == "lm_head.weight" and raw.get("tie_word_embeddings", False)
+def indexed_files(path: Path) -> list[Path]:
+    """The files beside an index that it names. Raises InputError if it is no index."""
+    index = read_json(path)
+    placed = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise InputError(f"{path} has no weight_map that says which file holds a tensor")
+    return sorted({path.parent / Path(name).name for name in placed.values()})
+
+
+def _is_harmless(key: str, model: nn.Module) -> bool:
+    """Tensors that follow from others and that some files store: a tied head, rotary frequencies, positions."""
+    tied = key == "lm_head.weight" and getattr(model.config, "tie_word_embeddings", False)
     return tied or key.endswith(("rotary_emb.inv_freq", ".position_ids"))
 
 
@@ -256,21 +286,39 @@ def _assign(model: nn.Module, key: str, tensor: Tensor) -> None:
         owner._buffers[name] = tensor
 
 
-def _write_shards(tensors: dict[str, Tensor], folder: Path, limit: int) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for key, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > limit:
-            shards.append({})
-            size = 0
-        shards[-1][key] = tensor
-        size += tensor.nbytes
-    names = [SINGLE] if len(shards) == 1 else [
-        f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
-    ]  # fmt: skip
-    for name, shard in zip(names, shards, strict=True):
-        save_file({k: t.detach().cpu().contiguous() for k, t in shard.items()}, folder / name, {"format": "pt"})
-    if len(shards) > 1:
-        placed = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-        index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": placed}
+def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int = SHARD_BYTES) -> int:
+    """Writes (name, tensor) pairs as safetensors files of at most ``limit`` bytes, with an index if there are several.
+
+    At most one file's tensors are in memory at a time. Returns how many tensors were written.
+    """
+    sizes: list[dict[str, int]] = []  # of each shard's tensors
+    for shard in _shards(tensors, limit):
+        save_file(shard, folder / f"shard-{len(sizes)}", {"format": "pt"})
+        sizes.append({key: tensor.nbytes for key, tensor in shard.items()})
+    names = [f"model-{i:05d}-of-{len(sizes):05d}.safetensors" for i in range(1, len(sizes) + 1)]
+    if len(sizes) == 1:
+        names = [SINGLE]
+    for number, name in enumerate(names):
+        (folder / f"shard-{number}").rename(folder / name)
+    if len(sizes) > 1:
+        placed = {key: name for name, shard in zip(names, sizes, strict=True) for key in shard}
+        index = {"metadata": {"total_size": sum(sum(shard.values()) for shard in sizes)}, "weight_map": placed}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return sum(map(len, sizes))
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[dict[str, Tensor]]:
+    """Groups of at most ``limit`` bytes, on the CPU; tensors that share memory are copied, as safetensors needs."""
+    shard: dict[str, Tensor] = {}
+    size, memory = 0, set()
+    for key, tensor in tensors:
+        if shard and size + tensor.nbytes > limit:
+            yield shard
+            shard, size, memory = {}, 0, set()
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in memory:
+            tensor = tensor.clone()
+        shard[key] = tensor
+        memory.add(tensor.untyped_storage().data_ptr())
+        size += tensor.nbytes
+    yield shard

@@ -56,6 +56,7 @@ def generate(
     progress: bool = False,
     grammar: Grammar | None = None,
     images: Callable[[Sequence[int]], dict[str, Tensor] | None] | None = None,
+    repetition_penalty: float = 1.0,
 ) -> list[str]:
     """The model's answer to every prompt, in the given order.
 
@@ -64,11 +65,14 @@ def generate(
     ``top_k`` likeliest (0: all), then to the smallest set that holds a share ``top_p`` of the probability.
     seed: with the prompt's place in ``prompts``, decides its draws. grammar: the form that answers are held to; they end
     when it says so, whatever ``max_new_tokens``. images: from places in ``prompts`` to the tensors of all their images, in
-    the order of the image tokens that stand in the prompts' ids; asked for one batch at a time. Raises InputError for
-    settings out of range or a prompt that leaves no room in the model's context.
+    the order of the image tokens that stand in the prompts' ids; asked for one batch at a time.
+    repetition_penalty: > 0, see :func:`penalize_repetition`; 1 changes nothing. Raises InputError for settings out of
+    range or a prompt that leaves no room in the model's context.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:
         raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
+    if repetition_penalty <= 0:
+        raise InputError(f"decoding needs a repetition_penalty above 0, not {repetition_penalty}")
     encoded = [list(p) if _is_ids(p) else tokenizer.encode_prompt(p) for p in prompts]
     limit = model.config.max_position_embeddings
     if grammar is not None:
@@ -90,7 +94,8 @@ def generate(
         states = [grammar.start() for _ in members] if grammar else None
         choose = _Chooser(temperature, top_p, top_k, draws, states)
         seen = images(members) if images else None
-        outputs = _decode(model, [encoded[i] for i in members], rooms, tokenizer.eos_ids, choose, seen)
+        batch = [encoded[i] for i in members]
+        outputs = _decode(model, batch, rooms, tokenizer.eos_ids, choose, seen, repetition_penalty)
         for row, (i, ids) in enumerate(zip(members, outputs, strict=True)):
             answers[i] = states[row].text() if states else tokenizer.decode(ids)
         bar.update(len(members))
@@ -111,6 +116,7 @@ def _decode(
     eos_ids: set[int],
     choose,
     images: dict[str, Tensor] | None,
+    repetition_penalty: float,
 ) -> list[list[int]]:
     device = model.head_weight.device
     vocabulary = model.head_weight.shape[0]
@@ -129,11 +135,16 @@ def _decode(
     rows = torch.arange(len(prompts))
     last = hidden[rows.to(device), (lengths - 1).to(device)]  # [B, H]
     outputs: list[list[int]] = [[] for _ in prompts]
+    present = _present(prompts, vocabulary) if repetition_penalty != 1 else None
     alive = set(range(len(prompts)))
     for step in range(max(rooms)):
         logits = model.logits(last).float().cpu()
         logits[:, unwritten] = -torch.inf
+        if present is not None:
+            logits = penalize_repetition(logits, present, repetition_penalty)
         chosen = choose(logits, alive)
+        if present is not None:
+            present[rows, chosen] = True
         for row in list(alive):
             if chosen[row] in eos_ids:
                 alive.discard(row)
@@ -146,6 +157,22 @@ def _decode(
         place = (lengths + step).clamp(max=cache.length - 1).unsqueeze(1).to(device)  # ended rows write anywhere
         last = model.forward_cached(torch.tensor(chosen).unsqueeze(1).to(device), place, cache)[:, 0]
     return outputs
+
+
+def _present(prompts: list[list[int]], vocabulary: int) -> Tensor:
+    """[B, V] bool: the tokens of each prompt; an image token after the vocabulary has no logit."""
+    present = torch.zeros(len(prompts), vocabulary, dtype=torch.bool)
+    for row, ids in enumerate(prompts):
+        present[row, [i for i in ids if i < vocabulary]] = True
+    return present
+
+
+def penalize_repetition(logits: Tensor, present: Tensor, penalty: float) -> Tensor:
+    """[B, V]: logits of tokens in ``present`` [B, V] bool divided by ``penalty`` where positive, else multiplied by it.
+
+    Above 1, tokens of the prompt and of the answer so far become less likely (arXiv 1909.05858).
+    """
+    return torch.where(present, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 class _Chooser:

@@ -84,7 +84,7 @@ class LlamaConfig:
                 rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
                 rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
                 rope_scaling=_check_scaling(scaling) if scaling else None,
-                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+                tie_word_embeddings=is_tied(raw),
                 qkv_bias=bias or kind == "qwen2",
                 o_bias=bias and kind in ("llama", "qwen3"),
                 mlp_bias=bool(raw.get("mlp_bias", False)),
@@ -97,6 +97,11 @@ class LlamaConfig:
             raise InputError(f"config.json lacks {error.args[0]!r}") from None
         except (TypeError, AttributeError) as error:
             raise InputError(f"config.json holds a setting of the wrong type: {error}") from None
+
+
+def is_tied(raw: dict) -> bool:
+    """Whether the LM head is the embedding, as ``config.json`` or its ``text_config`` says."""
+    return any(level.get("tie_word_embeddings") for level in (raw, raw.get("text_config") or {}))
 
 
 def _check_scaling(scaling: dict) -> dict | None:

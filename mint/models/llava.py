@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.clip import ACTIVATIONS, VISION_DEFAULTS, TowerConfig, VisionTower
-from mint.models.llama import CausalLM, Decoder, LlamaConfig, put_features
+from mint.models.llama import CausalLM, Decoder, LlamaConfig, is_tied, put_features
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -28,6 +28,8 @@ OLDER_NAMES = (  # pattern, replacement
     (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
     (r"^(model\.)?(vision_tower\.)+(vision_model\.)?", "model.vision_tower."),
 )
+# model_type in LLaVA's own file form, which mint.convert reads, and the decoder's.
+OWN_FORMS = {"llava_mistral": "mistral", "llava_llama": "llama", "llava_qwen": "qwen2"}
 # What the decoders' own libraries assume where a nested configuration is silent.
 TEXT_DEFAULTS = {
     "llama": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
@@ -71,9 +73,8 @@ class LlavaConfig(LlamaConfig):
         if act not in ACTIVATIONS:
             raise InputError(f"llava: projector_hidden_act {act!r} is not supported; known are {', '.join(ACTIVATIONS)}")
         kind = text.get("model_type", "llama")
-        tied = raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
         decoder = LlamaConfig.from_dict(
-            {**TEXT_DEFAULTS.get(kind, {}), **text, "model_type": kind, "tie_word_embeddings": tied}
+            {**TEXT_DEFAULTS.get(kind, {}), **text, "model_type": kind, "tie_word_embeddings": is_tied(raw)}
         )
         return cls(
             **{field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"},

@@ -1,31 +1,25 @@
-"""LLaVA's own file form (LLaVA-Med-1.5) as a directory of the form that everything else reads and serves.
+"""LLaVA's own file form (LLaVA-Med-1.5) in the form that everything else reads and serves; run by ``mint.convert``.
 
-    python -m mint.models.llava_med --source microsoft/llava-med-v1.5-mistral-7b --out llava-med \\
-        --tower openai/clip-vit-large-patch14-336 --tokenizer mistralai/Mistral-7B-Instruct-v0.2
-
-That form names the same tensors otherwise, keeps the decoder's settings in one level with those of the image (``mm_*``),
-names its CLIP instead of describing it, and has no token for an image. What is written has one, ``<image>``, behind the
-vocabulary, Mistral's chat template, and the settings of the image processor.
+That form has other names for the same tensors, keeps the decoder's settings in one level with those of the image
+(``mm_*``), names its CLIP instead of describing it, and has no token for an image. The converted model has one,
+``<image>``, after the vocabulary, Mistral's chat template, and the settings of the image processor.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mint.command import guard
 from mint.errors import InputError
-from mint.hub import MODEL_FILES, resolve_dir
-from mint.models.checkpoint import current_name, init_model, read_json, save_model, stored_tensors
-from mint.models.llava import Llava
+from mint.hub import TOKENIZER_FILES, resolve_dir
+from mint.models.checkpoint import Stored, build_model, placed_tensors, read_json
+from mint.models.llava import OWN_FORMS, Llava
+from mint.models.names import current_name
+from mint.models.pickled import Source, find_source
 
-DECODERS = {"llava_mistral": "mistral", "llava_llama": "llama", "llava_qwen": "qwen2"}
 FEATURES = {"patch": "default", "cls_patch": "full"}  # mm_vision_select_feature -> vision_feature_select_strategy
 CLIP_LARGE = {  # of openai/clip-vit-large-patch14-336
     "hidden_size": 1024,
@@ -38,6 +32,7 @@ CLIP_LARGE = {  # of openai/clip-vit-large-patch14-336
 }
 ROWS = 64  # new rows of the embedding: the image's, and some that fill it up
 IMAGE = "<image>"
+TOWER = "model.vision_tower."
 TEMPLATE = (
     "{{- bos_token }}{%- for message in messages %}{%- if message['role'] == 'assistant' %}"
     "{{- ' ' + message['content'] + ' ' + eos_token }}{%- else %}{{- '[INST] ' }}"
@@ -47,33 +42,31 @@ TEMPLATE = (
 )
 
 
-def convert(source: str | Path, out: str | Path, tower: str | None = None, tokenizer: str | None = None) -> Path:
-    """Writes the directory; returns its path.
+def convert_form(
+    source: Source, raw: dict, tower: str | None, tokenizer: str | None, report: Callable[[str], None]
+) -> tuple[dict, dict[str, dict], Iterator[tuple[str, Tensor]]]:
+    """(``config.json``, the other settings files by name, the tensors in bfloat16) of the converted model.
 
-    tower: the CLIP, a directory or hub id, where the source does not hold its weights. tokenizer: where the source has
-    none in the fast form (``tokenizer.json``). Raises InputError for another form, and for whatever is missing.
+    raw: the source's ``config.json``. tower: the CLIP, where the source does not hold its weights; where it does, the
+    two are compared. tokenizer: where the source has none in the fast form (``tokenizer.json``). report: takes a line
+    on the image tower once the tensors have been read. Raises InputError for settings that are not supported, and for
+    whatever is missing; the tensors raise it as they are read.
     """
-    folder = resolve_dir(source, MODEL_FILES)
-    raw = read_json(folder / "config.json")
-    clip = resolve_dir(tower, MODEL_FILES) if tower else None
-    words = resolve_dir(tokenizer, MODEL_FILES) if tokenizer else folder
+    clip = find_source(tower) if tower else None
+    words = resolve_dir(tokenizer, TOKENIZER_FILES) if tokenizer else source.folder
     if not (words / "tokenizer.json").is_file():
         raise InputError(f"{words} has no tokenizer.json: name a directory or hub id with the same vocabulary (--tokenizer)")
-    config = nested_config(raw, folder, clip)
-    companions = _companions(words, folder, raw, config)
-    model = init_model(config, dtype=torch.bfloat16)
-    _fill(model, folder, clip)
-    save_model(model, out)
-    for name, content in companions.items():
-        (Path(out) / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Path(out)
+    config = nested_config(raw, source.folder, clip and clip.folder)
+    companions = _companions(words, source.folder, raw, config)
+    model = build_model(config, source.name)
+    stored = _grown(_with_tower(model, source, clip, report), model)
+    tensors = ((name, tensor.bfloat16()) for name, tensor in placed_tensors(model, stored, source.name))
+    return config, companions, tensors
 
 
 def nested_config(raw: dict, folder: Path, clip: Path | None) -> dict:
     """``config.json`` in the newer form. Raises InputError for settings that it cannot say."""
-    kind = DECODERS.get(raw.get("model_type"))
-    if kind is None:
-        raise InputError(f"{folder}: model_type {raw.get('model_type')!r} is none of {', '.join(DECODERS)}")
+    kind = OWN_FORMS[raw["model_type"]]
     if raw.get("mm_projector_type") != "mlp2x_gelu" or raw.get("mm_use_im_start_end"):
         raise InputError(f"{folder}: only the projector mlp2x_gelu without marks around the image is supported")
     feature = raw.get("mm_vision_select_feature", "patch")
@@ -97,38 +90,62 @@ def nested_config(raw: dict, folder: Path, clip: Path | None) -> dict:
         "vision_feature_select_strategy": FEATURES[feature],
         "projector_hidden_act": "gelu",
         "tie_word_embeddings": raw.get("tie_word_embeddings", False),
+        "torch_dtype": "bfloat16",
     }
 
 
-def _fill(model: Llava, folder: Path, clip: Path | None) -> None:
-    """The source's tensors, and the CLIP's where those have no tower."""
-    places = {name: parameter.data for name, parameter in model.named_parameters()}
-    tower = {name for name in places if name.startswith("model.vision_tower.")}
-    missing = set(places)
-    for path, stored, read in stored_tensors(folder):
+def _with_tower(model: Llava, source: Source, clip: Source | None, report: Callable[[str], None]) -> Iterator[Stored]:
+    """The source's tensors, then those of the CLIP that the source's image tower lacks; the others are compared."""
+    own: dict[str, Tensor | None] = {}  # kept for the comparison
+    for path, stored, read in source.tensors(model):
         name = current_name(model, stored)
-        if name in places:
-            _copy(places[name], read(), f"{path}: {stored}")
-            missing.discard(name)
-        elif not stored.endswith(("rotary_emb.inv_freq", ".position_ids")):
-            raise InputError(f"{path} holds {stored!r}, which a LLaVA has no place for")
-    if missing & tower and clip is not None:
-        for path, stored, read in stored_tensors(clip):
-            name = stored.replace("vision_model.", "model.vision_tower.", 1)
-            if name in missing:
-                _copy(places[name], read(), f"{path}: {stored}")
-                missing.discard(name)
-    if missing:
-        hint = "; give the CLIP that reads the images (--tower)" if missing & tower and clip is None else ""
-        raise InputError(f"{folder} lacks {len(missing)} weights, as {min(missing)}{hint}")
+        if name.startswith(TOWER):
+            own[name] = read() if clip else None
+        yield path, stored, read
+    if clip is None:
+        if not own:
+            raise InputError(f"{source.name} holds no image tower: give the CLIP that reads its images (--tower)")
+        return
+    places = {name for name in model.state_dict() if name.startswith(TOWER)}
+    differences: dict[str, float] = {}
+    for path, stored, read in clip.tensors():
+        name = stored.replace("vision_model.", TOWER, 1)
+        if name in own and name in places:
+            differences[name] = _difference(own[name], read())
+        elif name in places:
+            yield path, name, read
+    report(_describe_tower(clip.name, len(own), differences))
 
 
-def _copy(place: Tensor, tensor: Tensor, what: str) -> None:
-    """Into a parameter; the rows that a vocabulary gains are the mean of the others."""
-    if place.shape[1:] != tensor.shape[1:] or len(place) - len(tensor) not in (0, ROWS):
-        raise InputError(f"{what} is {tuple(tensor.shape)}, the settings ask for {tuple(place.shape)}")
-    place[: len(tensor)] = tensor
-    place[len(tensor) :] = tensor.float().mean(0)
+def _difference(own: Tensor, other: Tensor) -> float:
+    """The largest difference, ``other`` rounded to the dtype of ``own``; infinite where the shapes differ."""
+    if own.shape != other.shape:
+        return float("inf")
+    return float((own.float() - other.to(own.dtype).float()).abs().max())
+
+
+def _describe_tower(clip: str, stored: int, differences: dict[str, float]) -> str:
+    if not stored:
+        return f"image tower: that of {clip}; the checkpoint stores none"
+    unequal = {name: size for name, size in differences.items() if size > 0}
+    if not unequal:
+        return f"image tower: the checkpoint's own, which equals that of {clip}"
+    most = max(unequal, key=unequal.get)
+    return (
+        f"image tower: the checkpoint's own, not that of {clip}: {len(unequal)} of {len(differences)} tensors differ, "
+        f"by at most {unequal[most]:.3g} ({most.removeprefix(TOWER)})"
+    )
+
+
+def _grown(stored: Iterator[Stored], model: Llava) -> Iterator[Stored]:
+    """Embedding and head with ``ROWS`` more rows, the mean of the others."""
+    grown = {name for name in model.state_dict() if name.endswith(("embed_tokens.weight", "lm_head.weight"))}
+    for path, name, read in stored:
+        yield path, name, (lambda read=read: _grow(read())) if current_name(model, name) in grown else read
+
+
+def _grow(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype).expand(ROWS, -1)])
 
 
 def _companions(words: Path, folder: Path, raw: dict, config: dict) -> dict[str, dict]:
@@ -170,17 +187,3 @@ def _companions(words: Path, folder: Path, raw: dict, config: dict) -> dict[str,
 def _vocabulary_ids(tokenizer: dict) -> list[int]:
     vocabulary = tokenizer["model"]["vocab"]
     return list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mint.models.llava_med", description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True, metavar="DIR|ID")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--tower", metavar="DIR|ID", help="the CLIP, where the source does not hold its weights")
-    parser.add_argument("--tokenizer", metavar="DIR|ID", help="where the source has no tokenizer.json")
-    args = parser.parse_args(argv)
-    return guard(lambda: print(convert(args.source, args.out, args.tower, args.tokenizer)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,6 @@ Legend: T tokens, r rank.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,29 +19,22 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mint.errors import InputError
+from mint.models.adapter_files import (
+    named_layers,
+    pattern_value,
+    read_adapter_config,
+    read_factors,
+    some,
+    write_adapter,
+)
+from mint.models.names import current_name
 from mint.products import linear, product
 
-PREFIX = "base_model.model."  # PEFT's wrapper around the network
 ALL_LINEAR = "all-linear"
-# Settings of adapter_config.json under which an adapter computes something else than the formula above.
-BEYOND_PLAIN_LORA = (
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "fan_in_fan_out",
-    "lora_bias",
-    "modules_to_save",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "alora_invocation_tokens",
-)
 
 
 class LoRALinear(nn.Linear):
@@ -285,16 +277,8 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
         raise InputError("the model has no adapter to save")
     if any(layer.merged for layer in layers.values()):
         raise InputError("the adapter is merged into the weights: unmerge it before saving it apart")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, layer in layers.items():
-        for factor in ("lora_A", "lora_B"):
-            tensors[f"{PREFIX}{name}.{factor}.weight"] = getattr(layer, factor).weight.detach().cpu().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors.tmp", metadata={"format": "pt"})
-    (folder / "adapter_config.json.tmp").write_text(json.dumps(_peft_config(model, layers), indent=2) + "\n")
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        (folder / f"{name}.tmp").replace(folder / name)
+    factors = {name: {"lora_A": layer.lora_A.weight, "lora_B": layer.lora_B.weight} for name, layer in layers.items()}
+    write_adapter(folder, _peft_config(model, layers), factors)
 
 
 def target_modules(model: nn.Module) -> list[str]:
@@ -306,13 +290,11 @@ def target_modules(model: nn.Module) -> list[str]:
 
 
 def _peft_config(model: nn.Module, layers: dict[str, LoRALinear]) -> dict:
+    """The settings that differ between adapters; the base is what the model was loaded by, a hub id or folder."""
     first = next(iter(layers.values()))
     odd = {name: layer for name, layer in layers.items() if (layer.rank, layer.alpha) != (first.rank, first.alpha)}
-    source = getattr(model, "source_dir", None)
     return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None if source is None else str(source),
+        "base_model_name_or_path": getattr(model, "source_name", None),
         "r": first.rank,
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout,
@@ -320,38 +302,34 @@ def _peft_config(model: nn.Module, layers: dict[str, LoRALinear]) -> dict:
         "target_modules": target_modules(model),
         "rank_pattern": {name: layer.rank for name, layer in odd.items()},
         "alpha_pattern": {name: layer.alpha for name, layer in odd.items()},
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "modules_to_save": None,
-        "inference_mode": True,
-        "init_lora_weights": True,
     }
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
     """Puts the PEFT adapter in ``folder`` on ``model``, in place; returns the model.
 
-    Every tensor of the file must find its layer and every adapted layer both its tensors. Raises InputError for a
-    missing or unreadable file, unknown or unmatched keys, shapes that do not fit, and kinds of adapter other than
-    plain LoRA.
+    Names of older versions of the model become the present ones, as with weights. Every tensor of the file must find
+    its layer and every adapted layer both its tensors. Raises InputError for a missing or unreadable file, unknown or
+    unmatched keys, shapes that do not fit, and kinds of adapter other than plain LoRA.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    factors = _read_factors(folder / "adapter_model.safetensors")
+    config = read_adapter_config(folder, lambda name: current_name(model, name))
+    factors = read_factors(folder, lambda name: current_name(model, name))
     if lora_layers(model):
         raise InputError("the model has an adapter already: merge it before loading another")
     modules = dict(model.named_modules())
     model.requires_grad_(False)
     stray = [name for name in factors if not isinstance(modules.get(name), nn.Linear)]
     half = [name for name, pair in factors.items() if set(pair) != {"lora_A", "lora_B"}]
-    absent = [name for name in _promised(config, modules) if name not in factors]
+    linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    absent = [name for name in named_layers(config, linears) if name not in factors]
     for problem, names in (
         ("no linear layer called", stray),
         ("lora_A or lora_B missing for", half),
         ("target_modules of adapter_config.json names layers the file has no tensors for:", absent),
     ):
         if names:
-            raise InputError(f"the adapter in {folder} does not fit this model: {problem} {_some(names)}")
+            raise InputError(f"the adapter in {folder} does not fit this model: {problem} {some(names)}")
     if not factors:
         raise InputError(f"the adapter in {folder} is empty")
     for name, pair in factors.items():
@@ -362,9 +340,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
                 f"{folder}: {name} has shapes {tuple(pair['lora_A'].shape)} and {tuple(pair['lora_B'].shape)}, the "
                 f"layer is {linear.out_features} x {linear.in_features}; is this the model the adapter was made for?"
             )
-        if rank != _pattern(config.get("rank_pattern"), name, config["r"]):
+        if rank != pattern_value(config["rank_pattern"], name, config["r"]):
             raise InputError(f"{folder}: {name} has rank {rank}, not the one in adapter_config.json")
-        alpha = _pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
+        alpha = pattern_value(config["alpha_pattern"], name, config["lora_alpha"])
         dropout, rslora = config.get("lora_dropout") or 0.0, bool(config.get("use_rslora"))
         layer = _adapt(model, name, rank, alpha, dropout, rslora)
         with torch.no_grad():
@@ -378,9 +356,9 @@ def restore_adapter(model: nn.Module, folder: str | Path) -> None:
 
     Raises InputError if the two do not have the same layers and shapes.
     """
-    layers, factors = lora_layers(model), _read_factors(Path(folder) / "adapter_model.safetensors")
+    layers, factors = lora_layers(model), read_factors(Path(folder))
     if set(layers) != set(factors):
-        raise InputError(f"the adapter in {folder} covers other layers than this run's: {_some(sorted(factors))}")
+        raise InputError(f"the adapter in {folder} covers other layers than this run's: {some(sorted(factors))}")
     for name, layer in layers.items():
         for factor, tensor in factors[name].items():
             weight = getattr(layer, factor).weight
@@ -394,63 +372,6 @@ def adapter_settings(folder: str | Path) -> dict:
 
     Raises InputError if the folder holds no plain LoRA adapter.
     """
-    config = _read_config(Path(folder))
+    config = read_adapter_config(Path(folder))
     rank, alpha, dropout = config["r"], config["lora_alpha"], config.get("lora_dropout") or 0.0
     return {"lora_rank": rank, "lora_alpha": alpha, "lora_dropout": dropout, "rslora": bool(config.get("use_rslora"))}
-
-
-def _read_config(folder: Path) -> dict:
-    path = folder / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        complete = config.get("peft_type") == "LORA" and "r" in config and "lora_alpha" in config
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no adapter: {path.name} is missing") from None
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a JSON object: {error}") from None
-    if not complete:
-        raise InputError(f"{path} is not a LoRA configuration (peft_type LORA, r, lora_alpha)")
-    if config.get("bias", "none") != "none":
-        raise InputError(f"{path}: bias = {config['bias']!r} is not supported; only plain LoRA adapters load")
-    for key in BEYOND_PLAIN_LORA:
-        if config.get(key):
-            raise InputError(f"{path}: {key} = {config[key]!r} is not supported; only plain LoRA adapters load")
-    return config
-
-
-def _read_factors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """{layer name: {"lora_A": tensor, "lora_B": tensor}}."""
-    factors: dict[str, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, "pt") as file:
-            for key in file.keys():
-                layer, _, factor = key.removesuffix(".weight").rpartition(".")
-                if not (key.startswith(PREFIX) and key.endswith(".weight") and factor in ("lora_A", "lora_B")):
-                    raise InputError(f"{path}: unknown key {key!r}; PEFT's LoRA keys look like {PREFIX}...lora_A.weight")
-                factors.setdefault(layer.removeprefix(PREFIX), {})[factor] = file.get_tensor(key)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing (adapters saved as .bin are not read)") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    return factors
-
-
-def _promised(config: dict, modules: dict[str, nn.Module]) -> list[str]:
-    """The linear layers that ``target_modules`` (a list of names or suffixes) says are adapted."""
-    targets = config.get("target_modules")
-    if not isinstance(targets, list) or config.get("layers_to_transform") or config.get("exclude_modules"):
-        return []  # a pattern or a selection: the tensors in the file decide
-    ends = tuple(f".{target}" for target in targets)
-    return [n for n, m in modules.items() if isinstance(m, nn.Linear) and (n in targets or n.endswith(ends))]
-
-
-def _pattern(pattern: dict | None, name: str, default: float) -> float:
-    """PEFT's per-layer override: the first key that is the layer's name or a dotted suffix of it."""
-    for key, value in (pattern or {}).items():
-        if name == key or name.endswith("." + key):
-            return value
-    return default
-
-
-def _some(names: list[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.clip import ACTIVATIONS
 from mint.models.cross_attention import ImageTiles, Sight, attend_to_tiles, divide_rows
-from mint.models.llama import MLP, CausalLM, DecoderLayer, KeyValueCache, LlamaConfig, RMSNorm
+from mint.models.llama import MLP, CausalLM, DecoderLayer, KeyValueCache, LlamaConfig, RMSNorm, is_tied
 from mint.models.recompute import run_layer
 
 OLDER_NAMES = (  # pattern, replacement
@@ -121,7 +121,7 @@ class MllamaConfig(LlamaConfig):
             raise InputError("config.json of an mllama model needs text_config and vision_config")
         own_rope = {"rope_theta": None} if "rope_parameters" in text else {}
         text = {**TEXT_DEFAULTS, **own_rope, **text}
-        decoder = LlamaConfig.from_dict({**text, "model_type": "llama"})
+        decoder = LlamaConfig.from_dict({**text, "model_type": "llama", "tie_word_embeddings": is_tied(raw)})
         layers = tuple(text["cross_attention_layers"])
         if not all(0 <= layer < decoder.num_hidden_layers for layer in layers):
             raise InputError(f"mllama: cross_attention_layers {layers} are outside a decoder of {decoder.num_hidden_layers}")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, put_features, rope_frequencies
+from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, is_tied, put_features, rope_frequencies
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
 from mint.models.pointwise import swiglu
 from mint.models.recompute import run_layer
@@ -105,7 +105,7 @@ class QwenVLConfig(LlamaConfig):
         sections = tuple(rope.get("mrope_section") or ())
         plain = {key: value for key, value in rope.items() if key == "rope_theta"}
         text = {**text, "model_type": cls.text_type, "rope_parameters": plain, "rope_scaling": None}
-        decoder = LlamaConfig.from_dict({"tie_word_embeddings": raw.get("tie_word_embeddings", False), **text})
+        decoder = LlamaConfig.from_dict({**text, "tie_word_embeddings": is_tied(raw)})
         if len(sections) != 3 or sum(sections) != decoder.head_dim // 2:
             raise InputError(f"{kind}: mrope_section {list(sections)} does not sum to {decoder.head_dim // 2}")
         return cls(

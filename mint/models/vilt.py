@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 
+HEADS = ("classifier.", "mlm_score.", "rank_output.")  # of the published checkpoints; here the first is used
 SUPPORTED = {"hidden_act": "gelu", "qkv_bias": True, "num_images": -1, "max_image_length": -1}
 
 

@@ -26,7 +26,7 @@ from mint.data.splits import hold_out
 from mint.errors import InputError
 from mint.hub import MODEL_FILES, resolve_dir
 from mint.models import init_model, load_model, save_model
-from mint.models.vilt import Vilt, label_settings, small_config
+from mint.models.vilt import HEADS, Vilt, label_settings, small_config
 from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.prefs.fusion import FOLDS, NO_TEXT, FoldedRanker, FusionInputs, FusionRanker, describe
 from mint.progress import Progress
@@ -122,8 +122,7 @@ def fit_teacher(
         model = load_model(aside, device=device)
     else:
         source = resolve_dir(base, MODEL_FILES)
-        fresh = ("classifier.", "mlm_score.", "rank_output.")
-        model = load_model(source, device=device, settings=label_settings(diseases), fresh=fresh, seed=settings.seed)
+        model = load_model(source, device=device, settings=label_settings(diseases), fresh=HEADS, seed=settings.seed)
         if not isinstance(model, Vilt):
             raise InputError(f"{base} is no ViLT")
     torch.nn.init.constant_(model.classifier[3].bias, -float(np.log(len(diseases))))  # about one in that many is true

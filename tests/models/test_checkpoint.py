@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 import mint.models.checkpoint as checkpoint
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
+from tests.reference import llava_inputs, mllama_inputs, qwen3_vl_inputs, qwen_vl_inputs
 from tests.reference.weights import TINY_LLAMA
 
 TOKENS = torch.arange(10).view(1, 10)
@@ -85,6 +86,75 @@ def test_tensors_that_follow_from_others_are_tolerated(tmp_path):
     assert torch.equal(load_model(tmp_path / "m")(TOKENS), model(TOKENS))
 
 
+NESTED = {  # tiny models with nested settings
+    "llava": llava_inputs.CONFIGS["llama"],
+    "mllama": mllama_inputs.TINY,
+    "qwen2_5_vl": qwen_vl_inputs.TINY,
+    "qwen3_vl": qwen3_vl_inputs.TINY,
+}
+
+
+@pytest.mark.parametrize("family", NESTED)
+@pytest.mark.parametrize("outer", [{}, {"tie_word_embeddings": False}], ids=["absent", "false"])
+def test_tied_embeddings_may_be_named_by_the_text_settings_alone(family, outer, tmp_path):
+    """transformers ties where either level says so; some such files store the head all the same."""
+    raw = {key: value for key, value in NESTED[family].items() if key != "tie_word_embeddings"}
+    text = {**raw["text_config"], "tie_word_embeddings": True}
+    model = init_model({**raw, **outer, "text_config": text})
+    assert "lm_head.weight" not in model.state_dict()
+    save_model(model, tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    embedding = model.decoder.embed_tokens.weight.detach()
+    save_file(load_file(path) | {"lm_head.weight": embedding.clone()}, path)
+    again = load_model(tmp_path / "m")
+    assert torch.equal(again.head_weight, embedding) and again.head_weight is again.decoder.embed_tokens.weight
+
+
+def test_a_published_directory_with_tied_embeddings(shared_data, tmp_path):
+    raw = json.loads((shared_data / "published_dirs" / "q3b" / "config.json").read_text()) | {"vocab_size": 512}
+    model = init_model(raw)
+    assert raw["tie_word_embeddings"] and model.head_weight is model.decoder.embed_tokens.weight
+    save_model(model, tmp_path / "m")
+    assert "lm_head.weight" not in load_model(tmp_path / "m").state_dict()
+
+
+@pytest.mark.parametrize("kind", ["llava_next", "llava_onevision", "gemma3"])
+def test_an_unsupported_family_is_named_with_those_that_are(folder, kind):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": kind}))
+    with pytest.raises(InputError, match=f"model_type '{kind}' is not supported; .* llama, .* llava, .*vilt") as error:
+        load_model(folder)
+    assert "convert" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "files, pickled",
+    [
+        (["pytorch_model-00001-of-2.bin", "pytorch_model-00002-of-2.bin", "training_args.bin"], "pytorch_model-00001"),
+        (["weights.pt", "optimizer.pt"], "weights.pt"),
+    ],
+)
+def test_a_hub_repository_with_pickles_alone(folder, monkeypatch, files, pickled):
+    (folder / "model.safetensors").unlink()  # the copy that the hub's library makes holds no pickles
+    monkeypatch.setattr("mint.hub.snapshot_download", lambda name, allow_patterns: str(folder))
+    monkeypatch.setattr("mint.hub.list_repo_files", lambda name: ["config.json", *files])
+    with pytest.raises(InputError, match=f"has pickled weights only .{pickled}") as error:
+        load_model("owner/tiny")
+    assert "python -m mint.convert owner/tiny --out DIR" in str(error.value)
+    assert not any(name in str(error.value) for name in ("training_args", "optimizer"))
+
+
+def test_the_hub_may_be_out_of_reach(folder, monkeypatch):
+    def fail(name):
+        raise ConnectionError("no route")
+
+    (folder / "model.safetensors").unlink()
+    monkeypatch.setattr("mint.hub.snapshot_download", lambda name, allow_patterns: str(folder))
+    monkeypatch.setattr("mint.hub.list_repo_files", fail)
+    with pytest.raises(InputError, match="model.safetensors is missing"):
+        load_model("owner/tiny")
+
+
 def change(folder, edit):
     path = folder / "model.safetensors"
     tensors = load_file(path)
@@ -114,7 +184,7 @@ def test_damaged_and_missing_files(folder, tmp_path):
     with pytest.raises(InputError, match="damaged or not a safetensors file"):
         load_model(folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="pickled, which can run code: convert them"):
+    with pytest.raises(InputError, match="python -m mint.convert .*model --out DIR"):
         load_model(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match="config.json cannot be read"):

@@ -1,5 +1,7 @@
 """Decoding: the same answers batched and alone, cached and not; sampling by hand; limits."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,10 +9,13 @@ import torch
 
 from mint.errors import InputError
 from mint.models import init_model
-from mint.models.generate import generate, sampling_probabilities
+from mint.models.generate import generate, penalize_repetition, sampling_probabilities
 from mint.models.llama import KeyValueCache
-from tests.reference.weights import TINY_LLAMA
+from tests.reference import mllama_inputs
+from tests.reference.weights import TINY_LLAMA, draw, reference_weights
 
+REFERENCE = Path(__file__).parent.parent / "reference"
+PENALIZED = json.loads((REFERENCE / "generation.json").read_text())
 IDS = SimpleNamespace(eos_ids=set(), decode=lambda ids: list(ids))
 PROMPTS = [[1, 5, 9], [1, 40, 41, 42, 43, 44, 45], [1], [1, 99, 3, 7]]
 
@@ -62,6 +67,50 @@ def test_sampling_probabilities_by_hand():
     close(sampling_probabilities(logits, 0.5, 0.8, 2), torch.tensor([[0.25, 0.09, 0.0, 0.0]]) / 0.34)
 
 
+def test_penalised_logits_by_hand_and_as_transformers_has_them():
+    """Each token once, however often it stood there; a penalty above 1 lowers logits of either sign."""
+    logits = torch.tensor([[2.0, -2.0, 1.0, 0.0]], dtype=torch.float64)
+    present = torch.tensor([[True, True, False, True]])
+    assert penalize_repetition(logits, present, 1.25).tolist() == [[2 / 1.25, -2.5, 1.0, 0.0]]
+    drawn = draw("penalised logits", (2, 9), 0, std=2.0)
+    present = torch.zeros(2, 9, dtype=torch.bool).scatter(1, torch.tensor(PENALIZED["seen"]), True)
+    for penalty, expected in PENALIZED["penalised"].items():
+        torch.testing.assert_close(penalize_repetition(drawn, present, float(penalty)), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("name", PENALIZED["greedy"])
+def test_text_under_a_repetition_penalty_equals_transformers(name):
+    """Prompt and answer both count; a second prompt in the batch keeps its own tokens."""
+    record = json.loads((REFERENCE / "models.json").read_text())
+    config = record["configs"][name]
+    network = init_model(config)
+    weights = reference_weights(config, PENALIZED["seed"])  # four times as large, as in make_models.py
+    network.load_state_dict({key: w * (4 if w.dim() > 1 else 1) for key, w in weights.items()})
+    prompt = ((draw("model tokens", (2, 24), 0, std=1000.0).long() % 128).abs())[0, :12].tolist()
+    texts = {}
+    for penalty, expected in PENALIZED["greedy"][name].items():
+        prompts = [prompt, [7] * 3]
+        texts[penalty] = generate(network, IDS, prompts, max_new_tokens=16, repetition_penalty=float(penalty))[0]
+        assert texts[penalty] == expected
+    assert len(set(map(tuple, texts.values()))) == len(texts)
+
+
+def test_the_penalty_applies_to_what_is_sampled_from(model):
+    """A penalty that moves all mass off the tokens that stand there already."""
+    options = {"max_new_tokens": 20, "temperature": 1.0, "top_k": 1, "repetition_penalty": 1e6}
+    for prompt, answer in zip(PROMPTS, generate(model, IDS, PROMPTS, **options), strict=True):
+        assert len({*prompt, *answer}) == len(set(prompt)) + len(answer)
+
+
+def test_the_penalty_passes_over_tokens_without_a_logit():
+    """Llama 3.2 Vision's image token lies after the vocabulary."""
+    network = init_model(mllama_inputs.TINY, seed=1)
+    image = network.image_slots[0]
+    assert image >= network.head_weight.shape[0]
+    plain, penalised = (generate(network, IDS, [[1, image, 5]], 4, repetition_penalty=p)[0] for p in (1.0, 1e6))
+    assert len(plain) == 4 and len({1, 5, *penalised}) == 6
+
+
 def test_draws_follow_the_probabilities(model):
     logits = model(torch.tensor([[1]]))[0, -1]
     expected = sampling_probabilities(logits.detach().unsqueeze(0), 1.0, 1.0, 5)[0]
@@ -81,6 +130,8 @@ def test_limits_are_checked(model):
     for options in ({"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_new_tokens": 0}):
         with pytest.raises(InputError, match="decoding needs"):
             generate(model, IDS, [[1]], **options)
+    with pytest.raises(InputError, match="repetition_penalty above 0, not 0"):
+        generate(model, IDS, [[1]], repetition_penalty=0)
     with pytest.raises(InputError, match="prompt 2 has 128 tokens; the model's context is 128"):
         generate(model, IDS, [[1], [1] * 128])
     assert len(generate(model, IDS, [[1] * 120], max_new_tokens=50)[0]) == 8  # up to the end of the context

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mint.models import init_model, load_model, save_model
-from mint.models.lora import add_lora, lora_layers, save_adapter
+from mint.models.lora import add_lora, load_adapter, lora_layers, save_adapter
 from tests.reference import llava_inputs, mllama_inputs, qwen3_vl_inputs, qwen_vl_inputs
 from tests.reference.weights import drawn_adapter
 
@@ -63,6 +63,36 @@ def test_adapters_are_pefts(family, tmp_path):
     targets = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
     named = [name for name, _ in model.named_modules() if name.endswith(tuple(f".{target}" for target in targets))]
     assert set(named) | set(targets).intersection(layers) == set(layers)  # PEFT adapts whatever ends so, and nothing else
+
+
+@pytest.mark.parametrize("full_names", [False, True])
+def test_adapters_under_older_names_load(family, full_names, tmp_path):
+    """As PEFT saved them while the network still had the names of the published files."""
+    model = add_lora(build(family), rank=2, alpha=4, targets=family.inputs.ADAPTED)
+    layers = lora_layers(model)
+    for number, layer in enumerate(layers.values()):
+        torch.nn.init.normal_(layer.lora_B.weight, generator=torch.Generator().manual_seed(number))
+    save_adapter(model, tmp_path)
+
+    def old(name):
+        for pattern, replacement in family.older:
+            name = re.sub(pattern, replacement, f"{name}.").removesuffix(".")
+        return name
+
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    wrapper = "base_model.model."
+    renamed = {wrapper + old(name.removeprefix(wrapper)): tensor for name, tensor in tensors.items()}
+    assert (set(renamed) == set(tensors)) == (not family.older)
+    save_file(renamed, tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    if full_names:
+        names = [old(name) for name in layers]
+        config |= {"target_modules": names, "rank_pattern": dict.fromkeys(names, 2), "r": 8}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    again = load_adapter(build(family), tmp_path)
+    assert list(lora_layers(again)) == list(layers)
+    for name, layer in lora_layers(again).items():
+        assert torch.equal(layer.lora_B.weight, layers[name].lora_B.weight)
 
 
 def test_older_names_are_read(family, tmp_path):

@@ -1,0 +1,130 @@
+"""The files of a PEFT adapter: ``adapter_config.json`` and ``adapter_model.safetensors``, read and written.
+
+Factors are a dictionary {layer name: {"lora_A": [r, in], "lora_B": [out, r]}}, which ``mint.models.lora`` puts on a
+model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mint.errors import InputError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # PEFT's wrapper around the network
+Factors = dict[str, dict[str, Tensor]]
+# What every adapter written here has in common. peft_version: the first PEFT with this field, and this layout.
+WRITTEN = {
+    "peft_type": "LORA",
+    "peft_version": "0.18.0",
+    "task_type": "CAUSAL_LM",
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "inference_mode": True,
+    "init_lora_weights": True,
+}
+# Settings of adapter_config.json under which an adapter computes something else than the formula above.
+BEYOND_PLAIN_LORA = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "fan_in_fan_out",
+    "lora_bias",
+    "modules_to_save",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+)
+
+
+def write_adapter(folder: str | Path, settings: dict, factors: Factors) -> None:
+    """Writes both files as PEFT does, each aside and then renamed. settings: those that ``WRITTEN`` does not fix."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{PREFIX}{name}.{factor}.weight": tensor.detach().cpu().contiguous()
+        for name, pair in factors.items()
+        for factor, tensor in pair.items()
+    }
+    save_file(tensors, folder / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
+    (folder / f"{CONFIG}.tmp").write_text(json.dumps({**WRITTEN, **settings}, indent=2) + "\n", encoding="utf-8")
+    for name in (WEIGHTS, CONFIG):
+        (folder / f"{name}.tmp").replace(folder / name)
+
+
+def read_adapter_config(folder: Path, rename: Callable[[str], str] = str) -> dict:
+    """``adapter_config.json``; ``rename`` gives the present names of layers, also in target_modules and the patterns.
+
+    Raises InputError if it is missing, cannot be read, or describes something else than plain LoRA.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        complete = config.get("peft_type") == "LORA" and "r" in config and "lora_alpha" in config
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no adapter: {path.name} is missing") from None
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a JSON object: {error}") from None
+    if not complete:
+        raise InputError(f"{path} is not a LoRA configuration (peft_type LORA, r, lora_alpha)")
+    if config.get("bias", "none") != "none":
+        raise InputError(f"{path}: bias = {config['bias']!r} is not supported; only plain LoRA adapters load")
+    for key in BEYOND_PLAIN_LORA:
+        if config.get(key):
+            raise InputError(f"{path}: {key} = {config[key]!r} is not supported; only plain LoRA adapters load")
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"] = [rename(name) for name in config["target_modules"]]
+    for key in ("rank_pattern", "alpha_pattern"):
+        config[key] = {rename(name): value for name, value in (config.get(key) or {}).items()}
+    return config
+
+
+def read_factors(folder: Path, rename: Callable[[str], str] = str) -> Factors:
+    """The factors of every layer, under the name that ``rename`` gives it.
+
+    Raises InputError if the file is missing, cannot be read, or holds something else than LoRA factors.
+    """
+    path = folder / WEIGHTS
+    factors: Factors = {}
+    try:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():
+                layer, _, factor = key.removesuffix(".weight").rpartition(".")
+                if not (key.startswith(PREFIX) and key.endswith(".weight") and factor in ("lora_A", "lora_B")):
+                    raise InputError(f"{path}: unknown key {key!r}; PEFT's keys look like {PREFIX}...lora_A.weight")
+                factors.setdefault(rename(layer.removeprefix(PREFIX)), {})[factor] = file.get_tensor(key)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing (adapters saved as .bin are not read)") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    return factors
+
+
+def named_layers(config: dict, linears: Iterable[str]) -> list[str]:
+    """Those of a model's linear layers that ``target_modules`` (a list of names or suffixes) says are adapted."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or config.get("layers_to_transform") or config.get("exclude_modules"):
+        return []  # a pattern or a selection: the tensors in the file decide
+    ends = tuple(f".{target}" for target in targets)
+    return [name for name in linears if name in targets or name.endswith(ends)]
+
+
+def pattern_value(pattern: dict, name: str, default: float) -> float:
+    """PEFT's per-layer override: the first key that is the layer's name or a dotted suffix of it."""
+    for key, value in pattern.items():
+        if name == key or name.endswith("." + key):
+            return value
+    return default
+
+
+def some(names: list[str], limit: int = 4) -> str:
+    """The first names of a list, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

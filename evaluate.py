@@ -9,6 +9,8 @@ python evaluate.py sensitivity --model DIR [--adapter DIR] --data PAIRS.jsonl
 python evaluate.py attention --model DIR [--adapter DIR] --data PAIRS.jsonl
 python evaluate.py inspect --model DIR --adapter DIR --data PAIRS.jsonl --row N
 python evaluate.py compare RUN RUN ... --out DIR
+
+Results go to --out (default runs/eval/COMMAND-MODEL-ADAPTER-DECODING); --resume continues an interrupted evaluation.
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from pathlib import Path
 
 from mint.cohorts import add_cohort_options, read_cohort
 from mint.command import choose_device, read_lines, run_command
-from mint.data.cases import Case, format_list, write_note
+from mint.data.cases import Case, format_list, parse_list, write_note
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
-from mint.data.tiles import HEADER, list_lengths
+from mint.data.tiles import HEADER, list_lengths, tissue_messages
 from mint.decoding import add_decoding_options, add_image_options, load, load_with_eyes, sampling
 from mint.errors import InputError
 from mint.evaluation import tissue
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
 from mint.evaluation.disease import (
+    COLUMNS,
     average,
     format_table,
     list_diseases,
@@ -36,12 +39,15 @@ from mint.evaluation.disease import (
     rank_upstream,
     save_evaluation,
     score_lists,
+    write_prompts,
 )
+from mint.evaluation.folder import EvaluationFolder, add_folder_options, take_first
 from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.report import write_html
 from mint.evaluation.tissue_report import save_tissues
 from mint.files import make_folder, write_aside
+from mint.paths import check_paths
 from mint.prefs.fusion import VIEWS, load_teachers
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.ranking import Ranker
@@ -59,7 +65,7 @@ def add_disease(commands) -> None:
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
     parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
     add_cohort_options(parser)
-    parser.add_argument("--limit", type=int, help="score the first N cases only")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N cases only")
     parser.add_argument("--known-diseases", metavar="FILE", help="names that count as real, one a line (default: the cases')")
 
     upstream = parser.add_argument_group("upstream")
@@ -95,20 +101,24 @@ def add_disease(commands) -> None:
         "(disease_features.tsv, diseases.tsv, terms.tsv)",
     )
     decoding.add_argument("--passages", type=int, default=3, help="of --retrieve, for every note (default 3)")
-    parser.add_argument("--out", default="runs/evaluation", metavar="DIR", help="default runs/evaluation")
+    add_folder_options(parser, "disease-MODEL-ADAPTER-DECODE")
     parser.set_defaults(run=run_disease)
 
 
 def run_disease(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves; the upstream ranking stands in the table as a row of its own."""
-    if min(args.top_k, args.bottom_q) < 1 or args.limit is not None and args.limit < 1:
-        raise InputError("--limit, --top-k and --bottom-q must be at least 1")
+    if min(args.top_k, args.bottom_q) < 1:
+        raise InputError("--top-k and --bottom-q must be at least 1")
     if not args.model and (args.adapter or args.retrieve or args.decode != "greedy"):
         raise InputError("--adapter, --retrieve and --decode go with --model")
     if args.view != "both" and not (args.teacher and args.ranker_only):
         raise InputError("--view goes with --teacher and --ranker-only")
+    if args.resume and not args.model:
+        raise InputError("--resume goes with --model: there is nothing to decode without one")
+    folder = EvaluationFolder(args, "disease", *_named_after(args))
+    check_paths(args)
     everyone = read_cohort(args.cases, args)
-    cases = everyone[: args.limit]
+    cases = take_first(everyone, args.limit)
     part = "train" if args.split else None
     training = read_cohort(args.teacher_cases, args, part, draw=False) if args.teacher_cases else []
     ranker = load_upstream(args, "both") if args.teacher else NaiveBayesRanker(training or everyone)
@@ -137,17 +147,31 @@ def run_disease(args: argparse.Namespace) -> None:
         answers, lists = read_predictions(args.predictions, cases)
         name = args.name or args.predictions
     else:
-        answers, lists = decode(args, cases, training, names)
+        answers, lists = decode(args, folder, cases, training, names)
         name = args.name or " + ".join(filter(None, (args.model, args.adapter, args.retrieve and "retrieval")))
     scores = score_lists(cases, lists, known, upstream)
     rows = {upstream_name: average(score_lists(cases, upstream.top, known, upstream)), name: average(scores)}
     unknown = sum(case.disease not in ranker.diseases for case in cases)
     settings = {key: value for key, value in vars(args).items() if key != "run"} | {"unknown_to_upstream": unknown}
-    save_evaluation(Path(args.out), rows, cases, answers, lists, scores, settings, upstream, training)
+    save_evaluation(folder.path, rows, cases, answers, lists, scores, settings, upstream, training)
     print(format_table(rows))
     if unknown:
         print(f"the upstream has never seen the disease of {unknown} cases")
-    print(f"{len(cases)} cases, {rows[name]['without_list']} answers without a list; saved in {args.out}")
+    folder.finish(f"{len(cases)} cases, {_list_summary(rows[name], COLUMNS, ('top_1', 'top_10', 'car'))}")
+
+
+def _named_after(args: argparse.Namespace) -> list[str | None]:
+    """What the default folder is named after."""
+    if args.ranker_only:
+        return ["upstream", *(args.teacher or ["naive-bayes"]), args.view]
+    if args.predictions:
+        return ["predictions", args.predictions]
+    return [args.model, args.adapter, args.decode, "retrieval" if args.retrieve else None]
+
+
+def _list_summary(row: dict[str, float], headings: dict[str, str], shown: Sequence[str]) -> str:
+    scores = ", ".join(f"{headings[name]} {100 * row[name]:.1f} %" for name in shown)
+    return f"{row['without_list']} answers without a list: {scores}"
 
 
 def load_upstream(args: argparse.Namespace, view: str) -> Ranker:
@@ -156,15 +180,25 @@ def load_upstream(args: argparse.Namespace, view: str) -> Ranker:
 
 
 def decode(
-    args: argparse.Namespace, cases: Sequence[Case], training: Sequence[Case], names: Sequence[str]
+    args: argparse.Namespace,
+    folder: EvaluationFolder,
+    cases: Sequence[Case],
+    training: Sequence[Case],
+    names: Sequence[str],
 ) -> tuple[list[str], list[list[str]]]:
-    """(answers, lists) of the model for every case."""
-    model, tokenizer = load(args)
+    """(answers, lists) of the model for every case; those that the folder keeps are not decoded again."""
     passages = retrieve(args, cases) if args.retrieve else None
-    if args.decode == "rank":
-        return rank_diseases(model, tokenizer, cases, names, passages)
     only = names if args.decode == "constrained" else None
-    return list_diseases(model, tokenizer, cases, passages=passages, only=only, **sampling(args))
+
+    def missing(**state) -> list[str]:
+        if args.decode == "rank":
+            return rank_diseases(*load(args), cases, names, passages, **state)[0]
+        return list_diseases(*load(args), cases, passages=passages, only=only, **sampling(args), **state)[0]
+
+    held_to = list(names) if args.decode in ("rank", "constrained") else None
+    with folder.answers([case.id for case in cases], [write_prompts(cases, passages), held_to]) as kept:
+        answers = kept.complete(missing)
+    return answers, [parse_list(answer) for answer in answers]
 
 
 def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> list[list[str]]:
@@ -185,13 +219,14 @@ def add_tissue(commands) -> None:
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
     parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
     add_tile_options(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N tiles only")
     parser.add_argument("--teacher", required=True, metavar="DIR|ID", help="the upstream CLIP, to which C, A and CAR refer")
     parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
     parser.add_argument("--top-k", type=int, help="tissues to ask for, and the upstream's best (default 5, or half of few)")
     parser.add_argument("--bottom-q", type=int, help="length of the upstream's worst list (default the same)")
     add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=100, batch_size=32)
     add_image_options(parser)
-    parser.add_argument("--out", default="runs/tissues", metavar="DIR", help="default runs/tissues")
+    add_folder_options(parser, "tissue-MODEL-ADAPTER-DECODE")
     parser.set_defaults(run=run_tissue)
 
 
@@ -199,9 +234,14 @@ def run_tissue(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves; the upstream ranking stands in the table as a row of its own."""
     if args.adapter and not args.model:
         raise InputError("--adapter goes with --model")
-    if args.max_pixels and not args.model:
-        raise InputError("--max-pixels goes with --model")
+    for flag in ("max_pixels", "resume"):
+        if getattr(args, flag) and not args.model:
+            raise InputError(f"--{flag.replace('_', '-')} goes with --model")
+    model = ["upstream", args.teacher] if args.ranker_only else [args.model, args.adapter, args.decode]
+    folder = EvaluationFolder(args, "tissue", *model)
+    check_paths(args)
     tiles, tissues = read_tile_options(args)
+    tiles = take_first(tiles, args.limit)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
     ranker = load_zero_shot(args.teacher, tissues, templates, choose_device(args.device, args.dtype)[0])
     top_k, bottom_q = list_lengths(tissues, args.top_k, args.bottom_q)
@@ -212,14 +252,21 @@ def run_tissue(args: argparse.Namespace) -> None:
         answers = [format_list(names, HEADER) for names in lists]
     else:
         name = args.name or " + ".join(filter(None, (args.model, args.adapter)))
-        model, tokenizer, reader = load_with_eyes(args)
-        answers, lists = tissue.list_tissues(model, tokenizer, reader, tiles, tissues, top_k, **sampling(args))
+        prompts = [tissue_messages(tissues, top_k), [str(tile.image) for tile in tiles]]
+        with folder.answers([tile.id for tile in tiles], prompts) as kept:
+            answers = kept.complete(
+                lambda **state: tissue.list_tissues(
+                    *load_with_eyes(args), tiles, tissues, top_k, **sampling(args), **state
+                )[0]
+            )
+        lists = [parse_list(answer, HEADER) for answer in answers]
     scores, row = tissue.score_lists(tiles, lists, tissues, upstream)
     rows = {upstream_name: tissue.score_lists(tiles, upstream.top, tissues, upstream)[1], name: row}
     settings = {key: value for key, value in vars(args).items() if key != "run"}
-    save_tissues(Path(args.out), rows, tiles, answers, lists, scores, tissues, upstream, settings)
+    save_tissues(folder.path, rows, tiles, answers, lists, scores, tissues, upstream, settings)
     print(format_table(rows, tissue.COLUMNS))
-    print(f"{len(tiles)} tiles, {rows[name]['without_list']} answers without a list; saved in {args.out}")
+    shown = ("top_1", "top_5", "macro_f1", "car")
+    folder.finish(f"{len(tiles)} tiles, {_list_summary(rows[name], tissue.COLUMNS, shown)}")
 
 
 def add_compare(commands) -> None:
@@ -232,20 +279,32 @@ def add_compare(commands) -> None:
 
 def run_compare(args: argparse.Namespace) -> None:
     """Writes comparison.md, .csv, .json and .html, and prints the first."""
+    check_paths(args)
+    out = Path(args.out)
+    if (out / "comparison.json").exists() and _compared(out / "comparison.json") != args.runs:
+        raise InputError(f"{out} holds a comparison of other evaluations already: give another --out")
     systems, folders = load_systems(args.runs)
     tests = paired_tests(systems)
     text = markdown(systems, tests)
     files = {
         "md": text,
         "csv": table(systems),
-        "json": json.dumps(as_json(systems, tests), indent=2) + "\n",
+        "json": json.dumps({"runs": args.runs, **as_json(systems, tests)}, indent=2) + "\n",
         "html": write_html(systems, tests, folders, max(0, args.case_pages)),
     }
-    out = Path(args.out)
     make_folder(out)
     for suffix, content in files.items():
         write_aside(out / f"comparison.{suffix}", content)
-    print(f"{text}\nsaved in {out}: comparison.md, .csv, .json and .html")
+    print(f"{text}\n{len(systems)} systems on {len(systems[0].cases)} cases")
+    print(f"saved in {out}: comparison.md, .csv, .json and .html")
+
+
+def _compared(file: Path) -> list[str] | None:
+    """The evaluations that a saved comparison is of, None if the file does not tell."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

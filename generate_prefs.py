@@ -34,6 +34,7 @@ from mint.demo.faces import fit_faces
 from mint.edits import add_edit
 from mint.errors import InputError
 from mint.files import write_aside
+from mint.paths import check_paths
 from mint.prefs.clip_fit import ClipSettings, fit_clip
 from mint.prefs.corrupt import MODES, CorruptReport, contact_sheet, corrupt_records
 from mint.prefs.fusion import load_teachers
@@ -98,6 +99,7 @@ def run_mml(args: argparse.Namespace) -> None:
         raise InputError("--faces goes with --fit and --portraits, and not with --base")
     if args.folds and args.fit_cases:
         raise InputError("--folds cross-fits --cases themselves: it does not go with --fit-cases")
+    check_paths(args)
     cases = read_cohort(args.cases, args)
     fit_cases = read_cohort(args.fit_cases, args) if args.fit_cases else cases
     ranker = make_ranker(args, fit_cases)
@@ -165,6 +167,7 @@ def add_clip(commands) -> None:
 
 def run_clip(args: argparse.Namespace) -> None:
     """Reads the tiles, ranks their tissues, and writes the pairs with a report beside them."""
+    check_paths(args)
     tiles, tissues = read_tile_options(args)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
     device, _ = choose_device(args.device, "auto")
@@ -255,6 +258,7 @@ def add_corrupt(commands) -> None:
 
 def run_corrupt(args: argparse.Namespace) -> None:
     """Reads the pairs, writes the corrupted images, the pairs that name both, and a contact sheet."""
+    check_paths(args)
     file, out = Path(args.data), Path(args.out)
     preferences = find_images(read_preferences(file, require_rejected=False), file, args.images_anywhere)
     saliency = ClipSaliency(args.clip, choose_device(args.device, "auto")[0]) if args.clip else None

@@ -53,7 +53,7 @@ from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.plots import plot_curves
 from mint.progress import Progress
 from mint.resume import check_record, make_record
-from mint.run import RunDirectory, check_paths, find_checkpoint, load_checkpoint
+from mint.run import RunDirectory, check_run, find_checkpoint, load_checkpoint
 from mint.summary import describe_evaluation, summarize
 
 FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
@@ -68,7 +68,7 @@ def train(config: TrainConfig) -> RunDirectory:
     loss = choose_loss(config)
     device, dtype = choose_device(config.device, config.dtype)
     compiled = device.type == "cuda" if config.compile is None else config.compile
-    check_paths(config)
+    check_run(config)
     checkpoint = find_checkpoint(config)
     torch.manual_seed(config.seed)
 

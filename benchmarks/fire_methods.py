@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mint.config import TrainConfig
+from mint.data.image_names import image_names
 from mint.demo.radiograph_start import RATES, recipe, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import make_folder, write_aside
@@ -69,7 +70,7 @@ def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str
             had = [i for i in range(len(runs[0])) if all(run[i].get(name) is not None for run in runs)]
             if not had:
                 continue
-            images = [runs[0][i].get("image", runs[0][i]["id"].rpartition("-")[0]) for i in had]
+            images = [next(iter(image_names(run)), run["id"].rpartition("-")[0]) for run in (runs[0][i] for i in had)]
             found[name] = np.array([[run[i][name] for i in had] for run in runs]), images
     return found
 

@@ -5,29 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
-
-from mint.data.chat import ChatTokenizer
-from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images, find_images
+from mint.answers import Answers, stamp
+from mint.data.pair_images import ImageSlots, encode_with_images, find_images
 from mint.data.preferences import Preference, write_jsonl
 from mint.decoding import add_image_options, add_loading_options, load_merged, load_with_eyes
 from mint.errors import InputError
 from mint.files import write_aside
 from mint.models.generate import generate
-from mint.prefs.edit_pairs import Answers, Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor
+from mint.paths import check_paths
+from mint.prefs.edit_pairs import Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor
 from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor
-from mint.progress import Progress
 
 EDITORS = ("rules", "model", "chat")
 
 
 def add_edit(commands) -> None:
     parser = commands.add_parser("edit", help="a model's own answers beside their minimal edits: on-policy pairs")
-    parser.add_argument("--questions", required=True, metavar="FILE.jsonl", help="image, question and truth of each")
+    parser.add_argument("--questions", required=True, metavar="FILE.jsonl", help="images, question and truth of each")
     parser.add_argument("--model", required=True, metavar="DIR|ID", help="the policy, a vision-language model")
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on it")
     parser.add_argument("--out", required=True, metavar="FILE.jsonl")
@@ -48,14 +45,15 @@ def add_edit(commands) -> None:
 def run_edit(args: argparse.Namespace) -> None:
     """Answers, edits, verifies; writes the pairs, the answers (reused by the next run), the rejects and a report."""
     source, out = Path(args.questions), Path(args.out)
+    check_paths(args)
     asked = read_asked(source)
     places = find_pictures(asked, source)
     editor, name = choose_editor(args)
-    model, tokenizer, reader = load_with_eyes(args)
     settings = [args.temperature, args.max_new_tokens, args.seed, args.chat_date, args.max_pixels]
     key = json.dumps([stamp(args.model), stamp(args.adapter), *settings])
-    decode = decoder(args, model, tokenizer, reader, places)
-    answers = Answers(f"{out}.answers.jsonl", key).complete(asked, decode, args.batch_size)
+    identities = [{"id": one.id, "question": one.question, "key": key} for one in asked]
+    with Answers(f"{out}.answers.jsonl", identities) as kept:
+        answers = kept.complete(lambda **state: answer_questions(args, asked, places, **state))
     report, rejects = EditReport(), []
     folder = out.resolve().parent
     records = edit_pairs(asked, answers, editor, name, report, rejects)
@@ -73,12 +71,6 @@ def find_pictures(asked: Sequence[Asked], source: Path) -> dict[str, tuple[str, 
     """The whole paths of every record's images, each opened once. Raises FileProblems naming every bad one."""
     records = [Preference(one.id, one.line, one.question, "", None, one.images) for one in asked]
     return {record.id: record.images for record in find_images(records, source)}
-
-
-def stamp(name: str | None) -> list:
-    """What tells a model's weights from others under the same name: sizes and times of its files, if it is a folder."""
-    files = sorted(Path(name).glob("*.safetensors")) if name else []
-    return [name, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)]
 
 
 def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
@@ -102,36 +94,28 @@ def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
     return instructed_editor(complete), args.editor_model
 
 
-def decoder(
-    args: argparse.Namespace,
-    model: nn.Module,
-    tokenizer: ChatTokenizer,
-    reader: ImageReader,
-    places: dict[str, tuple[str, ...]],
-) -> Callable[[Sequence[Asked]], list[str]]:
-    """The policy's answers to some questions, as one batch; draws depend on the seed and the first question's id."""
+def answer_questions(
+    args: argparse.Namespace, asked: Sequence[Asked], places: dict[str, tuple[str, ...]], **state
+) -> list[str]:
+    """The policy's answers. places: id -> the paths of its images. state: ``known`` and ``save`` of ``generate``."""
+    model, tokenizer, reader = load_with_eyes(args)
     slots = ImageSlots(*model.image_slots, reader.processor)
-    bar = Progress(desc="answering", unit="question")
-
-    def decode(some: Sequence[Asked]) -> list[str]:
-        prompts = [
-            encode_with_images(tokenizer, [{"role": "user", "content": one.question}], places[one.id], slots) for one in some
-        ]
-        files = [places[one.id] for one in some]
-        answers = generate(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            seed=args.seed + zlib.crc32(some[0].id.encode()),
-            batch_size=len(prompts),
-            images=lambda rows: reader([file for row in rows for file in files[row]]),
-        )
-        bar.update(len(some))
-        return answers
-
-    return decode
+    prompts = [
+        encode_with_images(tokenizer, [{"role": "user", "content": one.question}], places[one.id], slots)
+        for one in asked
+    ]
+    return generate(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        images=lambda rows: reader([file for row in rows for file in places[asked[row].id]]),
+        progress=True,
+        **state,
+    )
 
 
 def _from_here(record: dict, source: Path, folder: Path) -> dict:

@@ -25,21 +25,28 @@ PICKLES = (".bin", ".pt", ".pth")
 TRAINING_STATE = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 
 
-def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
-    """``name`` if it is a directory, else the local copy of that hub repository's files matching ``patterns``.
-
-    A copy in the hub's cache is used where there is one; HF_HUB_OFFLINE=1 forbids anything else.
-    Raises InputError for a gated or unknown repository, or one that is neither here nor reachable.
-    """
+def local_dir(name: str | Path) -> Path | None:
+    """``name`` if it is a directory, None if it has the form of a hub id. Raises InputError if it is neither."""
     path = Path(name)
     if path.is_dir():
         return path
     if path.exists():
         hint = f", or convert it: python -m mint.convert {name} --out DIR" if path.suffix in PICKLES else ""
         raise InputError(f"{name} is a file; give the model's directory{hint}")
-    name = str(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise InputError(f"{name} is neither a directory nor a hub id (OWNER/NAME)")
+    return None
+
+
+def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
+    """``name`` if it is a directory, else the local copy of that hub repository's files matching ``patterns``.
+
+    A copy in the hub's cache is used where there is one; HF_HUB_OFFLINE=1 forbids anything else.
+    Raises InputError for a gated or unknown repository, or one that is neither here nor reachable.
+    """
+    if (path := local_dir(name)) is not None:
+        return path
+    name = str(name)
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except GatedRepoError:

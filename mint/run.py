@@ -23,17 +23,19 @@ from mint.errors import InputError
 from mint.files import write_aside
 from mint.models import load_model, save_model
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
+from mint.paths import check_paths, check_writable
 from mint.resume import read_state
 
 
-def check_paths(config: TrainConfig) -> None:
-    """Raises InputError for files and folders of ``config`` that cannot be used, before a model is loaded.
+def check_run(config: TrainConfig) -> None:
+    """Raises InputError for paths of ``config`` that cannot be used, before a model is loaded.
 
-    Also for adapter settings given beside ``--adapter`` that are not the adapter's.
+    Also for adapter settings that are given beside ``--adapter`` and differ from the adapter's.
     """
+    check_paths(config)
     for flag, path in (("--data", config.data), ("--eval-data", config.eval_data)):
         if path and not Path(path).is_file():
-            raise InputError(f"{flag} {path} {'is not a file' if Path(path).exists() else 'does not exist'}")
+            raise InputError(f"{flag} {path} is not a file")
     if config.adapter:
         real = adapter_settings(config.adapter)
         for name, value in real.items():
@@ -47,9 +49,10 @@ def check_paths(config: TrainConfig) -> None:
             raise InputError(f"{out} holds a run already: add --resume auto to continue it, or give another --out")
         if checkpoint and checkpoint.resolve().parent != (out / "checkpoints").resolve():
             raise InputError(f"--out {out} holds another run than --resume {checkpoint}: give another --out")
-    for flag, folder in (("--out", config.out or "runs"), ("--image-features", config.image_features)):
-        if folder:
-            _check_writable(flag, Path(folder))
+    if config.image_features:
+        check_writable("--image-features", config.image_features)
+    if not out:
+        check_writable("the default --out", "runs")
 
 
 def find_checkpoint(config: TrainConfig) -> Path | None:
@@ -185,14 +188,6 @@ def _saved(checkpoints: Path) -> list[Path]:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
-
-
-def _check_writable(flag: str, path: Path) -> None:
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise InputError(f"{flag} {path}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{flag} {path}: {existing} cannot be written to")
 
 
 def _plain(value):

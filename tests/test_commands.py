@@ -1,11 +1,14 @@
 """generate_prefs.py, evaluate.py and python -m mint.demo, as a user runs them on a small cohort."""
 
 import json
+import os
+import signal
 
 import pytest
 
 import evaluate
 import generate_prefs
+from mint.answers import Answers
 from mint.data.cases import parse_list
 from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
@@ -65,8 +68,51 @@ def test_evaluation_prints_and_saves(setting, tmp_path, capsys):
     assert saved["upstream (naive Bayes)"]["coverage"] == 1 and len(saved) == 2
     predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(predictions) == 8 and {"id", "disease", "answer", "listed", "top_1", "car"} <= set(predictions[0])
-    command += ["--decode", "sample", "--seed", "3"]
-    assert evaluate.main(command) == 0
+    *_, summary, saved_in = printed.splitlines()
+    assert summary.startswith("8 cases, ") and "answers without a list: top-1 " in summary
+    assert saved_in == f"saved in {out}: metrics.json, predictions.jsonl"
+    assert evaluate.main(command) == 2
+    assert "holds an evaluation already: add --resume" in capsys.readouterr().err
+    assert json.loads((out / "metrics.json").read_text())["rows"] == saved
+
+
+@pytest.mark.parametrize("decode", ["sample", "rank"])
+def test_an_interrupted_evaluation_is_resumed(setting, tmp_path, monkeypatch, capsys, decode):
+    """SIGTERM after the second of four batches; the answers are then those of a run without interruption."""
+    command = ["disease", "--model", f"{setting}/model", "--cases", f"{setting}/dev", "--teacher-cases", f"{setting}/train"]
+    command += ["--max-new-tokens", "6", "--limit", "4", "--batch-size", "1", "--decode", decode, "--seed", "5"]
+    assert evaluate.main([*command, "--out", f"{tmp_path}/whole"]) == 0
+    whole = (tmp_path / "whole" / "predictions.jsonl").read_text()
+    save, batches = Answers.save, []
+
+    def save_and_stop(self, answers):
+        save(self, answers)
+        batches.append(answers)
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Answers, "save", save_and_stop)
+    stopped = [*command, "--out", f"{tmp_path}/stopped"]
+    capsys.readouterr()
+    assert evaluate.main(stopped) == 143
+    message = capsys.readouterr().err
+    assert "2 of 4 finished" in message and "--resume" in message and not (tmp_path / "stopped" / "metrics.json").exists()
+    assert evaluate.main(stopped) == 2 and "holds an evaluation already" in capsys.readouterr().err
+    for other, words in ((["--seed", "6"], "seed: 5 -> 6"), (["--limit", "3"], "limit: 4 -> 3")):
+        assert evaluate.main([*stopped, "--resume", *other]) == 2 and words in capsys.readouterr().err
+    assert evaluate.main([*stopped, "--resume", "--batch-size", "2"]) == 0
+    assert sorted(place for batch in batches for place in batch) == [0, 1, 2, 3]
+    assert (tmp_path / "stopped" / "predictions.jsonl").read_text() == whole
+    monkeypatch.setattr(evaluate, "load", None)  # a finished evaluation is scored again without the model
+    assert evaluate.main([*stopped, "--resume"]) == 0 and (tmp_path / "stopped" / "predictions.jsonl").read_text() == whole
+
+
+def test_the_default_folder_is_named_after_the_evaluation(setting, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["disease", "--ranker-only", "--cases", f"{setting}/train", "--limit", "2"]
+    assert evaluate.main(command) == 0 and evaluate.main(command) == 2
+    assert (tmp_path / "runs" / "eval" / "disease-upstream-naive-bayes-both" / "metrics.json").is_file()
+    assert "runs/eval/disease-upstream-naive-bayes-both holds an evaluation already" in capsys.readouterr().err
 
 
 def test_the_upstream_is_scored_without_a_model(setting, tmp_path, capsys):
@@ -88,7 +134,7 @@ def test_the_upstream_is_scored_without_a_model(setting, tmp_path, capsys):
         ((evaluate, "disease", "--ranker-only", "--cases", "{cases}"), "give --teacher-cases with more"),
         ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--view", "text"), "--view goes with --teacher"),
         ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--adapter", "x"), "go with --model"),
-        ((evaluate, "disease", "--predictions", "none", "--cases", "{train}"), "none cannot be read"),
+        ((evaluate, "disease", "--predictions", "none", "--cases", "{train}"), "--predictions none does not exist"),
         ((evaluate, "disease", "--model", "{model}", "--cases", "{train}", "--retrieve", "no"), "no does not exist"),
         ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--teacher", "no"), "no is neither a directory"),
         ((generate_prefs, "mml", "--cases", "missing", "--out", "x.jsonl"), "missing does not exist"),
@@ -96,6 +142,7 @@ def test_the_upstream_is_scored_without_a_model(setting, tmp_path, capsys):
         ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--face-terms", "no"), "no cannot be read"),
         ((evaluate, "disease", "--model", "missing", "--cases", "{train}"), "neither a directory nor a hub id"),
         ((evaluate, "disease", "--model", "{model}", "--adapter", "no", "--cases", "{train}"), "holds no adapter"),
+        ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--resume"), "--resume goes with --model"),
         ((demo, "base", "--pairs", "missing.jsonl", "--out", "x"), "missing.jsonl does not exist"),
     ],
 )

@@ -14,7 +14,7 @@ from mint.errors import InputError
 from mint.models import load_model
 from mint.models.lora import add_lora, save_adapter
 from mint.plots import plot_curves
-from mint.run import check_paths
+from mint.run import check_run
 from tests.test_train import run, setting, settings  # noqa: F401 (a fixture)
 
 
@@ -32,7 +32,7 @@ def config(setting, tmp_path):
 
 
 def test_good_paths_pass(config, adapter):
-    check_paths(replace(config, eval_data=config.data, adapter=str(adapter), lora_rank=8, rslora=False))
+    check_run(replace(config, eval_data=config.data, adapter=str(adapter), lora_rank=8, rslora=False))
     assert not Path(config.out).exists()
 
 
@@ -79,7 +79,7 @@ def test_a_folder_with_a_run_is_not_written_over(setting, tmp_path, monkeypatch,
 )
 def test_settings_that_are_not_the_adapters_are_refused(config, adapter, flags, message):
     with pytest.raises(InputError, match=message):
-        check_paths(replace(config, adapter=str(adapter), **flags))
+        check_run(replace(config, adapter=str(adapter), **flags))
 
 
 def test_other_targets_than_the_adapters_are_refused(config, adapter):

@@ -34,19 +34,27 @@ def tissue(setting, out, *arguments):
 
 def test_a_student_that_has_learned_the_form(setting, tmp_path, capsys):
     assert tissue(setting, tmp_path / "s", "--model", f"{setting}/run/model", "--name", "student") == 0
-    assert "19 tiles, 0 answers without a list" in capsys.readouterr().out
+    *_, summary, saved_in = capsys.readouterr().out.splitlines()
+    assert summary.startswith("19 tiles, 0 answers without a list: top-1 ") and "macro F1 " in summary
+    assert saved_in.startswith(f"saved in {tmp_path}/s: confusion.png, metrics.json")
     files = {path.name for path in (tmp_path / "s").iterdir()}
-    assert files == {"confusion.png", "metrics.json", "predictions.jsonl", "report.html", "tissues.csv"}
+    results = {"confusion.png", "metrics.json", "predictions.jsonl", "report.html", "tissues.csv"}
+    assert files == results | {"answers.jsonl", "settings.json"}
     metrics = json.loads((tmp_path / "s" / "metrics.json").read_text())
     assert list(metrics["rows"]) == ["upstream (zero-shot CLIP)", "student"]
     assert metrics["rows"]["upstream (zero-shot CLIP)"]["coverage"] == 1 and metrics["rows"]["student"]["known"] > 0.5
     assert np.sum(metrics["confusion"]) == 19 and tuple(metrics["tissues"]) == PANNUKE_TISSUES
     records = [json.loads(line) for line in (tmp_path / "s" / "predictions.jsonl").read_text().splitlines()]
     assert sum(record["top_5"] for record in records) / 19 == pytest.approx(metrics["rows"]["student"]["top_5"])
-    assert all((tmp_path / "s" / record["image"]).is_file() and len(record["teacher"]) == 5 for record in records)
+    assert all((tmp_path / "s" / record["images"][0]).is_file() and len(record["teacher"]) == 5 for record in records)
     page = (tmp_path / "s" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 20 and "http" not in page
     assert len((tmp_path / "s" / "tissues.csv").read_text().splitlines()) == 20
+    answers = tmp_path / "s" / "answers.jsonl"
+    answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:7]))
+    assert tissue(setting, tmp_path / "s", "--model", f"{setting}/run/model", "--name", "student", "--resume") == 0
+    again = [json.loads(line) for line in (tmp_path / "s" / "predictions.jsonl").read_text().splitlines()]
+    assert again == records and len(answers.read_text().splitlines()) == 19
     with Image.open(tmp_path / "s" / "confusion.png") as picture:
         assert min(picture.size) > 500
 
@@ -76,7 +84,7 @@ def test_evaluations_are_compared(setting, tmp_path, capsys):
     assert sum(systems["teacher"]["ranks"].values()) == 19
     records = [json.loads(line) for line in (tmp_path / "u" / "predictions.jsonl").read_text().splitlines()]
     assert systems["teacher"]["ranks"].get("1", 0) == sum(r["listed"][0] == r["tissue"] for r in records)
-    command = ["compare", f"both={tmp_path}/u,{tmp_path}/d", "--out", f"{tmp_path}/c"]
+    command = ["compare", f"both={tmp_path}/u,{tmp_path}/d", "--out", f"{tmp_path}/both"]
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "metrics.json").write_text('{"rows": {"a": {}}}')
     scores = dict.fromkeys(["top_1", "top_10", "top_1_exact", "top_10_exact", "hallucination_free"], 1.0)

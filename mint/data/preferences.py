@@ -3,11 +3,12 @@
     {"prompt": str | messages, "chosen": str | messages, "rejected": str | messages,
      "images": [path, ...], "corrupted_images": [path, ...], "id": ...}
 
-A message is {"role": "system" | "user" | "assistant", "content": str}. An answer is a string, one assistant message, or
-the conversation that ends in it. Without ``prompt`` it is implicit: what both conversations share before their last
-message, or the whole words with which two strings begin alike; as elsewhere in the field, the space between prompt and
-answer goes to the answer. Other fields are kept in ``Preference.extra``; a loss can ask for those that are numbers. A
-field that is null counts as absent. Every bad line is reported, all at once, before anything else happens.
+One image may also be given as "image": path. A message is {"role": "system" | "user" | "assistant", "content": str}.
+An answer is a string, one assistant message, or the conversation that ends in it. Without ``prompt`` it is implicit:
+what both conversations share before their last message, or the whole words with which two strings begin alike; as
+elsewhere in the field, the space between prompt and answer goes to the answer. Other fields are kept in
+``Preference.extra``; a loss can ask for those that are numbers. A field that is null counts as absent. Every bad line
+is reported, all at once, before anything else happens.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mint.data.image_names import image_names
 from mint.data.spans import TAG, parse_spans
 from mint.errors import FileProblems, InputError
 
 ROLES = ("system", "user", "assistant")
 LARGEST = 3.4e38  # what float32 holds
-FIELDS = {"prompt", "chosen", "rejected", "images", "corrupted_images", "id"}
+FIELDS = {"prompt", "chosen", "rejected", "images", "image", "corrupted_images", "id"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _parse(content: bytes | dict, line: int, require_rejected: bool) -> Preferen
     identity = raw.get("id", f"line-{line}")
     if isinstance(identity, bool) or not isinstance(identity, (str, int)):
         raise _Problem(f"id must be a string or an integer, not {_kind(identity)}")
-    images, corrupted = (_paths(raw, name) for name in ("images", "corrupted_images"))
+    images, corrupted = _images(raw), _paths(raw, "corrupted_images")
     if corrupted and len(corrupted) != len(images):
         raise _Problem(f"corrupted_images must hold one for each of images: {len(corrupted)} for {len(images)}")
     extra = {key: value for key, value in raw.items() if key not in FIELDS}
@@ -277,6 +279,13 @@ def _untagged(name: str, text: str) -> str:
     if not plain.strip():
         raise _Problem(f"{name} is empty")
     return plain
+
+
+def _images(raw: dict) -> tuple[str, ...]:
+    try:
+        return image_names(raw)
+    except InputError as error:
+        raise _Problem(str(error)) from None
 
 
 def _paths(raw: dict, name: str) -> tuple[str, ...]:

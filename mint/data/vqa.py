@@ -3,8 +3,8 @@
 * VQA-RAD: a JSON list of ``image_name``, ``question``, ``answer``, ``answer_type``, ``qid``, ``image_organ``.
 * SLAKE: a JSON list of ``img_name``, ``question``, ``answer``, ``answer_type``, ``q_lang``, ``qid``, ``location`` and more.
 * PathVQA and IU-Xray: see :mod:`mint.data.vqa_files`; a report is the answer to a request to describe.
-* JSON Lines of ``image`` (a name, or a list of them), ``question``, ``answer``, and where known ``id``, ``answer_type`` and
-  ``truth``.
+* JSON Lines of ``images`` (see :func:`mint.data.image_names.image_names`), ``question``, ``answer``, and where known
+  ``id``, ``answer_type`` and ``truth``: what ``generate_prefs.py questions`` writes.
 
 Images lie in a folder that is named, or beside the file (``images``, ``imgs``, the file's own). A name without an ending
 is looked for as .jpg, .png, and in the folder that its first part names ("val_0261": ``val``).
@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mint.data.image_files import open_image
+from mint.data.image_names import image_names
 from mint.data.vqa_files import read_records
 from mint.errors import FileProblems, InputError
 
-IMAGE_KEYS = ("image_name", "img_name", "image")
+OTHER_NAMES = ("image_name", "img_name")  # of the field that names the image
 ID_KEYS = ("qid", "id")
 TRAITS = ("image_organ", "location", "modality", "question_type", "content_type", "phrase_type")
 KINDS = ("closed", "open")
@@ -93,10 +94,10 @@ def read_questions(
 def _question(record: object, number: int, roots: Sequence[Path], found: dict[str, Path | str]) -> Question:
     if not isinstance(record, dict):
         raise InputError("a record must be an object")
-    named = next((record[key] for key in IMAGE_KEYS if record.get(key)), None)
-    names = named if isinstance(named, list) else [named]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"no image ({', '.join(IMAGE_KEYS)})")
+    other = next((record[key] for key in OTHER_NAMES if record.get(key)), None)
+    names = image_names(record if other is None else {"image": other})
+    if not names:
+        raise InputError(f"no images ({', '.join(('images', 'image', *OTHER_NAMES))})")
     texts = {}
     for key in ("question", "answer"):
         value = record.get(key)
@@ -114,7 +115,7 @@ def _question(record: object, number: int, roots: Sequence[Path], found: dict[st
     places = [found[name] for name in names]
     identity = next((record[key] for key in ID_KEYS if isinstance(record.get(key), (str, int))), number)
     traits = {key: str(record[key]) for key in TRAITS if record.get(key)}
-    told = texts["question"], texts["answer"], kind, traits, record.get("truth")
+    told = texts["question"], texts["answer"], kind, traits, record.get("truth") or None  # {}: nothing is known
     return Question(str(identity), places[0], *told, tuple(places[1:]))
 
 
@@ -154,7 +155,7 @@ def read_mmedpo(path: str | Path, images: str | Path) -> list[dict]:
             )
             if asked != again or asked.count("<image>") != 1:
                 raise InputError("both conversations must begin with the same question, which holds <image> once")
-            name = str(record["image"])
+            (name,) = image_names(record)
             if name not in found:
                 found[name] = _find(name, [root])
             if isinstance(found[name], str):

@@ -77,7 +77,7 @@ def write_set(
 ) -> list[dict]:
     """Draws ``count`` radiographs into ``folder`` and returns a record for every question about them.
 
-    A record has ``id``, ``image``, ``question``, ``answer``, ``answer_type``, ``truth`` and, where there is one, ``mask``.
+    A record has ``id``, ``images``, ``question``, ``answer``, ``answer_type``, ``truth`` and, where there is one, ``mask``.
     """
     folder, records = Path(folder), []
     for part in ("images", "masks")[: 1 + masks]:
@@ -87,7 +87,7 @@ def write_set(
         drawn = draw_radiograph(f"{seed}/{number}", patients)
         drawn.image.save(folder / "images" / f"{stem}.png")
         for place, question in enumerate(ask(drawn)):
-            record = {"id": f"{stem}-{place}", "image": f"images/{stem}.png", "question": question.text}
+            record = {"id": f"{stem}-{place}", "images": [f"images/{stem}.png"], "question": question.text}
             record |= {"answer": question.answer, "answer_type": "open", "truth": question.truth}
             if masks and question.mask is not None:
                 record["mask"] = f"masks/{stem}-{place}.png"

@@ -153,6 +153,7 @@ def score(
     means = vqa.summarize(scores, questions)
     vqa.save_answers(folder, name, questions, answers, scores, means, {"questions": len(questions)})
     found = sensitivity.measure(*loaded, records, batch_size=32)
-    looked = sensitivity.summarize(found, {record.id: record.images[0] for record in records["lesion"]})
-    sensitivity.save(folder / "sensitivity", name, found, looked, {"mode": MODE})
+    images = {record.id: record.images[0] for record in records["lesion"]}
+    looked = sensitivity.summarize(found, images)
+    sensitivity.save(folder / "sensitivity", name, found, looked, {"mode": MODE}, images)
     return f"{vqa.format_means(name, means, None)}\n\n{sensitivity.format_means(name, looked)}"

@@ -1,4 +1,4 @@
-"""Comparison of saved evaluations of one set of cases: metrics with intervals, paired tests, where each model fails."""
+"""Comparison of saved evaluations of one set of cases: scores with intervals, paired tests, where each system fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,39 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from mint.errors import InputError
-from mint.evaluation import disease, tissue
-from mint.evaluation.metrics import matches, normalize
-from mint.evaluation.statistics import Estimate, bootstrap, paired_p
+from mint.evaluation.scores import estimate, summands
+from mint.evaluation.statistics import Estimate, bootstrap_sums, paired_p_sums
+from mint.evaluation.tasks import TASKS, Task
 
-COMMON = ((0, "none"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10-29"), (30, "30 or more"))  # training cases of a disease
+COMMON = (
+    (0, "none"),
+    (1, "1"),
+    (2, "2-4"),
+    (5, "5-9"),
+    (10, "10-29"),
+    (30, "30 or more"),
+)  # training cases of a disease
 CONFUSIONS = 12
 OTHER_UPSTREAM = "C, A and CAR cannot be compared here: not all systems were scored against the same upstream lists."
-
-
-@dataclass(frozen=True)
-class Task:
-    """What was evaluated. truth: the key of the true name; picture: of the case's image; places: a list's length.
-
-    columns: scores of a case and their headings; listed: the one that says whether the truth is in the list.
-    """
-
-    truth: str
-    picture: str
-    places: int
-    columns: dict[str, str]
-    listed: str
-    same: Callable[[str, str], bool]  # whether a listed name is another one
-
-    @property
-    def tested(self) -> tuple[str, str, str]:
-        """Metrics of the paired tests."""
-        return "top_1", self.listed, "car"
-
-
-TASKS = (
-    Task("disease", "portrait", 10, disease.COLUMNS, "top_10", matches),
-    Task("tissue", "image", tissue.LISTED, tissue.CASE_COLUMNS, "top_5", lambda a, b: normalize(a) == normalize(b)),
-)
 
 
 @dataclass(frozen=True)
@@ -63,33 +44,42 @@ class System:
         return self.runs[0]
 
     def scores(self, metric: str) -> np.ndarray:
-        """[runs, cases]"""
+        """[runs, cases] of a field of the records."""
         return np.array([[record[metric] for record in run] for run in self.runs], dtype=float)
 
     @cached_property
     def groups(self) -> list[str] | None:
-        """The patient or slide of each case, where the records name them; cases without one stand alone."""
-        if not any(record.get("subject") for record in self.cases):
+        """What each case belongs to (a patient, a slide, an image), where the records tell; other cases stand alone."""
+        named = [self.task.group(record) for record in self.cases]
+        if not any(named):
             return None
-        return [f"subject {record['subject']}" if record.get("subject") else f"case {record['id']}" for record in self.cases]
+        return [
+            f"group {name}" if name else f"case {record['id']}" for name, record in zip(named, self.cases, strict=True)
+        ]
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        return {metric: bootstrap(self.scores(metric), groups=self.groups) for metric in self.task.columns}
+        """The scores that the records have."""
+        return estimate(self.task.columns, self.runs, self.groups)
+
+    def by_seed(self, metric: str) -> list[float]:
+        """The score of each run."""
+        score = self.task.columns[metric]
+        rows, had = summands(score, self.runs)
+        return score.value(rows[:, had].sum(1)).tolist()
 
     def ranks(self) -> Counter:
-        """The place of the truth in the lists (0: not among the task's places), counted over cases and runs."""
-        found = Counter()
+        """The place of the truth in the lists (0: not among the places shown), counted over cases and runs."""
+        lists, found = self.task.lists, Counter()
         for record in (record for run in self.runs for record in run):
-            listed = enumerate(record["listed"][: self.task.places], 1)
-            hits = (i for i, name in listed if self.task.same(name, record[self.task.truth]))
-            found[next(hits, 0)] += 1
+            listed = enumerate(record["listed"][: lists.length], 1)
+            found[next((i for i, name in listed if lists.same(name, record[lists.truth])), 0)] += 1
         return found
 
     def by_commonness(self) -> list[tuple[str, int, float, float]]:
         """(training cases of the truth, cases, share first, share listed) of every bin that holds a case."""
         counts = np.array([record["disease_count"] for record in self.cases])
-        first, listed = self.scores("top_1").mean(0), self.scores(self.task.listed).mean(0)
+        first, listed = self.scores("top_1").mean(0), self.scores(self.task.lists.listed).mean(0)
         edges = [least for least, _ in COMMON] + [np.inf]
         rows = []
         for (least, words), above in zip(COMMON, edges[1:], strict=True):
@@ -101,7 +91,7 @@ class System:
     def confusions(self) -> list[tuple[str, str, int]]:
         """(the truth, what was listed first instead, how often), the most frequent first."""
         pairs = Counter(
-            (record[self.task.truth], record["listed"][0])
+            (record[self.task.lists.truth], record["listed"][0])
             for run in self.runs
             for record in run
             if record["listed"] and not record["top_1"]
@@ -112,9 +102,10 @@ class System:
 def load_systems(arguments: Sequence[str]) -> tuple[list[System], list[Path]]:
     """(systems, the folder of each one's first run) from ``RUN`` or ``NAME=RUN,RUN,...``: folders of ``evaluate.py``.
 
-    Raises InputError if a folder holds no evaluation, a name comes twice, or runs are of different cases.
+    A system is called NAME, else by the name it was evaluated under; of those with the same name, each by its folder.
+    Raises InputError if a folder holds no evaluation, a NAME or folder comes twice, or runs are of different cases.
     """
-    systems, places = [], []
+    systems, places, given = [], [], []
     for argument in arguments:
         name, _, listed = argument.rpartition("=")
         folders = [Path(folder) for folder in listed.split(",") if folder]
@@ -122,76 +113,146 @@ def load_systems(arguments: Sequence[str]) -> tuple[list[System], list[Path]]:
             raise InputError(f"{argument!r} names no run: expected RUN or NAME=RUN,RUN")
         runs = [_read_run(folder) for folder in folders]
         places.append(folders[0])
-        tasks = {task.truth: task for _, _, task in runs}
-        if len(tasks) > 1:
-            raise InputError(f"{argument!r} joins evaluations of diseases and of tissues")
+        given.append(name)
         systems.append(System(name or runs[0][0], tuple(records for _, records, _ in runs), runs[0][2]))
-    if repeated := [name for name, count in Counter(system.name for system in systems).items() if count > 1]:
-        raise InputError(f"two systems are called {repeated[0]!r}: name them with NAME=RUN")
+        if len({task.name for _, _, task in runs}) > 1:
+            raise InputError(f"{argument!r} joins evaluations of {' and of '.join(sorted({t.name for *_, t in runs}))}")
+    kinds = sorted({system.task.name for system in systems})
+    if len(kinds) > 1:
+        raise InputError(f"evaluations of {' and of '.join(kinds)} cannot be compared with each other")
+    names = _distinct([system.name for system in systems], given, places)
+    systems = [System(name, system.runs, system.task) for name, system in zip(names, systems, strict=True)]
     first = [record["id"] for record in systems[0].cases]
     for system in systems:
         for run in system.runs:
             if [record["id"] for record in run] != first:
-                raise InputError(f"{system.name} was evaluated on other cases than {systems[0].name}, or in another order")
+                raise InputError(
+                    f"{system.name} was evaluated on other cases than {systems[0].name}, or in another order"
+                )
     return systems, places
+
+
+def _distinct(names: Sequence[str], given: Sequence[str], places: Sequence[Path]) -> list[str]:
+    """The names, with folders in place of those that come twice: the folder's own name, or else the whole path."""
+    names = list(names)
+    for spell in (lambda place: place.name, str):
+        count = Counter(names)
+        names = [
+            spell(place) if count[name] > 1 and not own else name
+            for name, own, place in zip(names, given, places, strict=True)
+        ]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"two systems are called {repeated[0]!r}: give different folders, or name them with NAME=RUN")
+    return names
 
 
 def _read_run(folder: Path) -> tuple[str, tuple[dict, ...], Task]:
     """(the name of the evaluated system, its records, what they are about)."""
     try:
-        rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
-        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        records = tuple(json.loads(line) for line in lines)
-        name = list(rows)[-1]
-        task = next((task for task in TASKS if records and task.truth in records[0]), TASKS[0])
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        file = next((folder / task.file for task in TASKS if (folder / task.file).is_file()), folder / TASKS[0].file)
+        records = tuple(json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip())
+        name = metrics["name"] if "name" in metrics else list(metrics["rows"])[-1]
+        if not records:
+            raise InputError(f"{folder} holds an evaluation of no cases")
+        task = next((task for task in TASKS if task.field in records[0]), None)
+        if task is None:
+            raise ValueError(f"{file.name} is of no known kind")
         for record in records:
-            if not isinstance(record["listed"], list):
+            if task.lists and not isinstance(record["listed"], list):
                 raise ValueError("listed is no list")
-            _ = [float(record[metric]) for metric in task.columns], record["id"], str(record[task.truth])
+            _ = record["id"], record[task.field], [score.summands(record) for score in task.columns.values()]
+            if task.lists:
+                _ = [float(record[metric]) for metric in task.columns]
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{folder} holds no evaluation that can be read ({error})") from None
-    if not records:
-        raise InputError(f"{folder} holds an evaluation of no cases")
     return name, records, task
 
 
 def paired_tests(systems: Sequence[System]) -> list[dict]:
-    """For every pair of systems and tested metric of the task: difference of the means, its interval, and p."""
+    """For every pair of systems and tested score that both have: the difference, its interval, and p.
+
+    Over the cases on which both systems have the score.
+    """
     rows = []
     for i, first in enumerate(systems):
         for second in systems[i + 1 :]:
-            for metric in first.task.tested:
-                a, b = first.scores(metric), second.scores(metric)
-                same = len(a) == len(b)  # seeds are paired too, where there are as many
-                gap = bootstrap(a - b if same else (a.mean(0) - b.mean(0))[None], groups=first.groups)
-                p = paired_p(a.mean(0), b.mean(0), groups=first.groups)
-                rows.append({"first": first.name, "second": second.name, "metric": metric, **asdict(gap), "p": p})
+            rows += [
+                {"first": first.name, "second": second.name, "metric": metric, **test}
+                for metric in first.task.tested
+                if metric in first.estimates
+                and metric in second.estimates
+                and (test := _paired_test(first, second, metric))
+            ]
     return rows
+
+
+def _paired_test(first: System, second: System, metric: str) -> dict | None:
+    """None if the two have no case in common."""
+    score = first.task.columns[metric]
+    (a, had_a), (b, had_b) = (summands(score, system.runs) for system in (first, second))
+    both = had_a & had_b
+    if not both.any():
+        return None
+    a, b = a[:, both], b[:, both]
+    groups = None if first.groups is None else [group for group, had in zip(first.groups, both, strict=True) if had]
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    if len(a) != len(b):  # seeds are paired too, where there are as many
+        a, b = mean_a[None], mean_b[None]
+    width = a.shape[-1]
+    gap = bootstrap_sums(
+        np.concatenate((a, b), -1),
+        lambda sums: score.value(sums[..., :width]) - score.value(sums[..., width:]),
+        groups=groups,
+    )
+    return {**asdict(gap), "p": paired_p_sums(mean_a, mean_b, score.value, groups=groups)}
 
 
 def same_upstream(systems: Sequence[System]) -> bool:
     """Whether coverage, avoidance and CAR of all systems refer to the same upstream lists."""
-    return len({json.dumps([record.get("teacher") for record in run]) for system in systems for run in system.runs}) == 1
+    return (
+        len({json.dumps([record.get("teacher") for record in run]) for system in systems for run in system.runs}) == 1
+    )
+
+
+def columns_of(systems: Sequence[System]) -> list[str]:
+    """The scores that any of the systems has."""
+    return [metric for metric in systems[0].task.columns if any(metric in system.estimates for system in systems)]
 
 
 def markdown(systems: Sequence[System], tests: Sequence[dict]) -> str:
     """The tables as text."""
-    columns = systems[0].task.columns
-    lines = ["| | runs | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
+    scores, columns = systems[0].task.columns, columns_of(systems)
+    lines = [
+        "| | runs | " + " | ".join(scores[name].heading for name in columns) + " |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
     for system in systems:
-        cells = [f"{100 * e.value:.1f} ({100 * e.low:.1f}-{100 * e.high:.1f})" for e in system.estimates.values()]
+        found = system.estimates
+        cells = [
+            f"{scores[n].number(found[n].value)} ({scores[n].interval(found[n])})" if n in found else ""
+            for n in columns
+        ]
         lines.append(f"| {system.name} | {len(system.runs)} | " + " | ".join(cells) + " |")
     if not same_upstream(systems):
         lines += ["", OTHER_UPSTREAM]
     lines += ["", "| first | second | metric | difference | p |", "|---|---|---|---|---|"]
     for row in tests:
-        gap = f"{100 * row['value']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-        lines.append(f"| {row['first']} | {row['second']} | {columns[row['metric']]} | {gap} | {row['p']:.4f} |")
+        score, gap = scores[row["metric"]], Estimate(row["value"], row["low"], row["high"])
+        cells = [
+            row["first"],
+            row["second"],
+            score.heading,
+            f"{score.number(gap.value, '+')} ({score.interval(gap, '+')})",
+        ]
+        lines.append("| " + " | ".join([*cells, f"{row['p']:.4f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
 def table(systems: Sequence[System]) -> str:
-    """The metrics as CSV, a row per system and metric."""
+    """The scores as CSV, a row per system and score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("system", "runs", "cases", "metric", "value", "low", "high"))
@@ -203,23 +264,23 @@ def table(systems: Sequence[System]) -> str:
 
 def as_json(systems: Sequence[System], tests: Sequence[dict]) -> dict:
     """All numbers of the comparison."""
-    return {
-        "systems": {
-            system.name: {
-                "runs": len(system.runs),
-                "cases": len(system.cases),
-                "metrics": {metric: asdict(estimate) for metric, estimate in system.estimates.items()},
-                "by_seed": {metric: system.scores(metric).mean(1).tolist() for metric in system.estimates},
+    record = {}
+    for system in systems:
+        record[system.name] = {
+            "runs": len(system.runs),
+            "cases": len(system.cases),
+            "metrics": {metric: asdict(e) for metric, e in system.estimates.items()},
+            "by_seed": {metric: system.by_seed(metric) for metric in system.estimates},
+        }
+        if system.task.lists:
+            record[system.name] |= {
                 "ranks": {str(place): count for place, count in sorted(system.ranks().items())},
                 "by_training_cases": system.by_commonness() if knows_commonness(system) else None,
                 "confusions": system.confusions(),
             }
-            for system in systems
-        },
-        "paired_tests": list(tests),
-    }
+    return {"systems": record, "paired_tests": list(tests)}
 
 
 def knows_commonness(system: System) -> bool:
-    """Whether the evaluation was told the training cases, and so how common each disease is."""
+    """Whether the records tell the number of training cases, and so how common each disease is."""
     return all("disease_count" in record for record in system.cases)

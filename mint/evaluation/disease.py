@@ -6,10 +6,10 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from mint.data.cases import Case, diagnosis_messages, format_list, parse_list, write_note
 from mint.data.preferences import write_jsonl
@@ -60,7 +60,7 @@ def list_diseases(
     ``mint.models.generate.generate``.
     """
     grammar = None if only is None else ListGrammar(tokenizer, only)
-    answers = generate(model, tokenizer, _prompts(cases, passages), progress=True, grammar=grammar, **decoding)
+    answers = generate(model, tokenizer, write_prompts(cases, passages), progress=True, grammar=grammar, **decoding)
     return answers, [parse_list(answer) for answer in answers]
 
 
@@ -70,14 +70,30 @@ def rank_diseases(
     cases: Sequence[Case],
     names: Sequence[str],
     passages: Sequence[Sequence[str]] | None = None,
+    known: Mapping[int, str] | None = None,
+    save: Callable[[dict[int, str]], None] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
-    """(answers, lists) with the ten names that a model finds likeliest as the first of its list, for every case."""
-    scores = rank_names(model, tokenizer, _prompts(cases, passages), names, top=LENGTH, progress=True)
-    lists = [[names[i] for i in row.argsort(descending=True, stable=True)[:LENGTH]] for row in scores]
-    return [format_list(names) for names in lists], lists
+    """(answers, lists) with the ten names that a model finds likeliest as the first of its list, for every case.
+
+    known, save: as for ``mint.models.generate.generate``.
+    """
+    answers = dict(known or {})
+    left = [place for place in range(len(cases)) if place not in answers]
+    prompts = [prompt for place, prompt in enumerate(write_prompts(cases, passages)) if place not in answers]
+
+    def keep(row: int, scores: Tensor) -> None:
+        best = [names[i] for i in scores.argsort(descending=True, stable=True)[:LENGTH]]
+        answers[left[row]] = format_list(best)
+        if save is not None:
+            save({left[row]: answers[left[row]]})
+
+    rank_names(model, tokenizer, prompts, names, top=LENGTH, progress=True, done=keep)
+    found = [answers[place] for place in range(len(cases))]
+    return found, [parse_list(answer) for answer in found]
 
 
-def _prompts(cases: Sequence[Case], passages: Sequence[Sequence[str]] | None) -> list[list[dict]]:
+def write_prompts(cases: Sequence[Case], passages: Sequence[Sequence[str]] | None) -> list[list[dict]]:
+    """The messages that ask for each case's diseases; passages: for every case, what was retrieved."""
     notes = [write_note(case) for case in cases]
     return [diagnosis_messages(note, found) for note, found in zip(notes, passages or [()] * len(notes), strict=True)]
 

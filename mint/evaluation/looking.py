@@ -8,8 +8,8 @@ arXiv 2606.12590's metric): what every question looks at cancels.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,30 +22,36 @@ from mint.data.batch import EncodedPair, encode_pairs
 from mint.data.image_files import image_size, open_image
 from mint.data.images import Processor
 from mint.data.pair_images import ImageReader, ImageSlots
-from mint.data.preferences import Preference, write_jsonl
+from mint.data.preferences import Preference
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.errors import FileProblems, InputError
-from mint.evaluation.statistics import Estimate, bootstrap
-from mint.files import make_folder, write_aside
+from mint.evaluation.scores import estimate, geometric_mean_score, mean_score, means_table, save_scores
+from mint.evaluation.statistics import Estimate
 from mint.models.attention_maps import attention_to
 from mint.prefs.corrupt import record_mask
 from mint.progress import Progress
 
 PLAIN = "Describe the image."
 SMALL = 1e-8
-COLUMNS = {"ratio": "ratio", "share": "attention on the lesion", "area": "its area", "kl": "KL", "js": "JS"}
+COLUMNS = {
+    "attention_ratio": geometric_mean_score("attention_ratio", "attention ratio"),
+    "share": mean_score("share", "attention on the lesion", marked=False),
+    "area": mean_score("area", "its area", marked=False),
+    "kl": mean_score("kl", "KL (nats)", "nats", marked=False),
+    "js": mean_score("js", "JS (nats)", "nats", marked=False),
+}
 
 
 @dataclass(frozen=True)
 class Look:
-    """Of one record: attention against the lesion on the grid of image tokens. ratio: log of the mean attention on the
-    lesion over that elsewhere. share: of the attention, on the lesion; area: of the grid. kl: from the lesion, spread evenly,
-    to the attention; js: between both; in nats.
+    """Of one record: attention against the lesion on the grid of image tokens. attention_ratio: mean attention on the
+    lesion over the mean elsewhere. share: of the attention, on the lesion; area: of the grid. kl: from the lesion, spread
+    evenly, to the attention; js: between both; in nats.
     """
 
     id: str
-    ratio: float
+    attention_ratio: float
     share: float
     area: float
     kl: float
@@ -78,7 +84,9 @@ def seen_mask(mask: np.ndarray, processor: Processor, grid: tuple[int, int]) -> 
 def overlay(file: str, processor: Processor, weights: np.ndarray) -> Image.Image:
     """What the model sees of an image, redder where it looks more. weights: [rows, columns] >= 0."""
     part = seen_part(open_image(file).convert("RGB"), processor, Image.Resampling.BICUBIC)
-    heat = Image.fromarray((255 * 0.7 * weights / weights.max()).astype(np.uint8)).resize(part.size, Image.Resampling.BILINEAR)
+    heat = Image.fromarray((255 * 0.7 * weights / weights.max()).astype(np.uint8)).resize(
+        part.size, Image.Resampling.BILINEAR
+    )
     return Image.composite(Image.new("RGB", part.size, (220, 40, 30)), part, heat)
 
 
@@ -94,13 +102,16 @@ def token_grid(processor: Processor, file: str, count: int) -> tuple[int, int]:
 
 
 def compare_maps(attention: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """ratio, share, area, kl and js (:class:`Look`) of maps [rows, columns] >= 0; mask in 0 to 1, with both sides there."""
+    """The numbers of :class:`Look` from maps [rows, columns] >= 0.
+
+    mask: in 0 to 1, neither empty nor full.
+    """
     attention = attention / attention.sum()
     lesion = mask / mask.sum()
     inside, outside = (attention * mask).sum() / mask.sum(), (attention * (1 - mask)).sum() / (1 - mask).sum()
     middle = (attention + lesion) / 2
     return {
-        "ratio": float(np.log(max(inside, SMALL) / max(outside, SMALL))),
+        "attention_ratio": float(max(inside, SMALL) / max(outside, SMALL)),
         "share": float((attention * mask).sum()),
         "area": float(mask.mean()),
         "kl": _kl(lesion, attention),
@@ -141,17 +152,29 @@ def encode_plain(preference: Preference, tokenizer, slots: ImageSlots, limit: in
 
 
 def look(
-    model: nn.Module, tokenizer, reader: ImageReader, preferences: Sequence[Preference], file: Path, max_length: int = 4096
+    model: nn.Module,
+    tokenizer,
+    reader: ImageReader,
+    preferences: Sequence[Preference],
+    file: Path,
+    max_length: int = 4096,
+    known: Mapping[int, dict] | None = None,
+    save: Callable[[dict[int, dict]], None] = lambda _: None,
 ) -> list[Look]:
     """Where the model looks on every record that tells where its lesion is; the others are left out.
 
-    preferences: with whole image paths (``find_images``); file: what their other names are relative to. Raises FileProblems
-    naming every record whose fields cannot be used, InputError if none tells a place that the model sees.
+    preferences: with whole image paths (``find_images``); file: what their other names are relative to. save: called with
+    the numbers of each record by place; known: such numbers from an earlier run. Raises FileProblems naming every
+    record whose fields cannot be used, InputError if none tells a place that the model sees.
     """
     root, slots, problems, found = file.resolve().parent, ImageSlots(*model.image_slots, reader.processor), [], []
     limit = min(max_length, model.config.max_position_embeddings)
     model.eval()
-    for preference in Progress(preferences, desc="looking", unit="record"):
+    known = known or {}
+    for place, preference in enumerate(Progress(preferences, desc="looking", unit="record")):
+        if place in known:
+            found.append(Look(preference.id, **known[place]))
+            continue
         if not preference.images:
             continue
         try:
@@ -166,7 +189,9 @@ def look(
         seen = seen_mask(mask, reader.processor, grid)
         if 0 < seen.sum() < seen.size:
             weights = attention_map(model, reader, pair, plain).reshape(grid)
-            found.append(Look(preference.id, **compare_maps(weights, seen)))
+            numbers = compare_maps(weights, seen)
+            save({place: numbers})
+            found.append(Look(preference.id, **numbers))
     if problems:
         raise FileProblems(file, problems)
     if not found:
@@ -175,27 +200,29 @@ def look(
 
 
 def summarize(looks: Sequence[Look], groups: dict[str, str]) -> dict[str, Estimate]:
-    """The mean of every number with its interval; groups: id -> image, whose records are drawn together."""
-    images = [groups[one.id] for one in looks]
-    return {name: bootstrap(np.array([[getattr(one, name) for one in looks]]), groups=images) for name in COLUMNS}
+    """The mean of every number (of ratios the geometric mean) with its interval.
+
+    groups: id -> image, whose records are drawn together.
+    """
+    return estimate(COLUMNS, [[dataclasses.asdict(one) for one in looks]], [groups[one.id] for one in looks])
 
 
 def format_means(name: str, means: dict[str, Estimate]) -> str:
-    """A table: the ratio as such (the geometric mean), shares in per cent, divergences in nats."""
-    cells = []
-    for column, e in means.items():
-        if column == "ratio":
-            cells.append(f"{np.exp(e.value):.2f} ({np.exp(e.low):.2f} to {np.exp(e.high):.2f})")
-        else:
-            scale, form = (1, ".3f") if column in ("kl", "js") else (100, ".1f")
-            cells.append(f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})")
-    head = "| | " + " | ".join(COLUMNS[column] for column in means) + " |"
-    return "\n".join([head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"])
+    """A table: the ratio as such, shares in per cent, divergences in nats."""
+    return means_table(name, means, COLUMNS)
 
 
-def save(folder: Path, name: str, looks: Sequence[Look], means: dict[str, Estimate], settings: dict) -> None:
-    """Writes looks.jsonl, and metrics.json last. Raises InputError if the folder cannot be written."""
-    make_folder(folder)
-    write_jsonl(folder / "looks.jsonl", map(dataclasses.asdict, looks))
-    record = {"settings": settings, "name": name, "scores": {key: dataclasses.asdict(e) for key, e in means.items()}}
-    write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
+def save(
+    folder: Path,
+    name: str,
+    looks: Sequence[Look],
+    means: dict[str, Estimate],
+    settings: dict,
+    images: Mapping[str, str],
+) -> None:
+    """Writes looks.jsonl, and metrics.json last. images: id -> image.
+
+    Raises InputError if the folder cannot be written.
+    """
+    rows = ({**dataclasses.asdict(one), "images": [os.path.relpath(images[one.id], folder)]} for one in looks)
+    save_scores(folder, "looks.jsonl", rows, name, means, settings)

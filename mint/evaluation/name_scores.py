@@ -5,7 +5,7 @@ The spelling is that of ``ListGrammar``, the tokens that the tokenizer itself gi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,14 +24,20 @@ NAMES = 64  # scored at a time
 
 @torch.no_grad()
 def rank_names(
-    model: nn.Module, tokenizer, prompts: Sequence[list[dict]], names: Sequence[str], top: int, progress: bool = False
+    model: nn.Module,
+    tokenizer,
+    prompts: Sequence[list[dict]],
+    names: Sequence[str],
+    top: int,
+    progress: bool = False,
+    done: Callable[[int, Tensor], None] = lambda *_: None,
 ) -> Tensor:
     """[prompts, names] float32: log p(the list begins with this name | prompt), and the name ends there.
 
     The ``top`` best names of every prompt have their score. Of the others, those whose first token alone is less
     likely than the ``top`` best names have -inf: they need not be asked for. A name ends with the line break, or with
-    the answer. The prompt is run once; the names go on from its keys and values. Raises InputError where a prompt and
-    the longest name do not fit in the model's context.
+    the answer. The prompt is run once; the names go on from its keys and values. done: called with each prompt's place
+    and its row. Raises InputError where a prompt and the longest name do not fit in the model's context.
     """
     grammar = ListGrammar(tokenizer, names)
     places = {normalize(name): place for place, name in enumerate(grammar.names)}
@@ -42,14 +48,16 @@ def rank_names(
     longest = max(len(path.ids) for ways in paths for path in ways)
     training = model.training
     model.eval()
-    scores = torch.full((len(prompts), len(grammar.names)), -torch.inf)
+    order = [places[normalize(name)] for name in names]
+    scores = torch.full((len(prompts), len(names)), -torch.inf)
     for row, messages in enumerate(Progress(prompts, desc="ranking", unit="prompt", show=progress)):
         prompt = tokenizer.encode_prompt(messages) + opening
         if len(prompt) + longest > model.config.max_position_embeddings:
             raise InputError(f"prompt {row + 1} leaves no room for a name: it has {len(prompt)} tokens")
-        scores[row] = _score_names(model, prompt, paths, top)
+        scores[row] = _score_names(model, prompt, paths, top)[order]
+        done(row, scores[row])
     model.train(training)
-    return scores[:, [places[normalize(name)] for name in names]]
+    return scores
 
 
 class _Path(NamedTuple):

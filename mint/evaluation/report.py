@@ -9,54 +9,77 @@ from pathlib import Path
 
 import numpy as np
 
-from mint.evaluation.compare import OTHER_UPSTREAM, System, Task, knows_commonness, same_upstream
+from mint.evaluation.compare import OTHER_UPSTREAM, System, columns_of, knows_commonness, same_upstream
 from mint.evaluation.page import embed_picture, html_page, html_table, number_cell, text_cell
+from mint.evaluation.scores import summands
+from mint.evaluation.statistics import Estimate
+from mint.evaluation.tasks import Lists, Task, first_image
 
 COLOURS = ("#2f6db3", "#d9822b", "#3a9a5f", "#b5433f", "#7a5ab0", "#8a6a4f", "#c05a9a", "#5a7f8a", "#9a9a2f", "#444444")
-MARKS = "● the truth first, ◐ in the list, ○ not listed, a mark a system; green: the truth; blue: listed by the upstream."
+MARKS = (
+    "● the truth first, ◐ in the list, ○ not listed, a mark a system; green: the truth; blue: listed by the upstream."
+)
+UNITS = {"%": "per cent", "nats": "nats", "ratio": "ratios (their geometric mean)"}
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between the lines of a chart
 
 
 def write_html(systems: Sequence[System], tests: Sequence[dict], folders: Sequence[Path], cases: int) -> str:
-    """The page. folders: where each system's first run lies, for the portraits; cases: how many have a page of their own."""
+    """The page. folders: where each system's first run lies, for the images; cases: how many are shown one by one."""
     task = systems[0].task
-    notes = ["A name counts from a similarity of 0.8; <i>exact</i> wants every letter."] * ("top_1_exact" in task.columns)
-    notes += ["Cases of one patient or slide are drawn together."] * (systems[0].groups is not None)
     parts = [
         f"<h1>{len(systems[0].cases)} cases, {len(systems)} systems</h1>",
         "<h2>Scores</h2>",
-        "<p>Per cent, with 95 % intervals from a bootstrap over the cases, and over the training seeds where there are "
-        f"several. The best of a column is bold. {' '.join(notes)}</p>",
+        f"<p>{_notes(systems)}</p>",
         _scores(systems),
         *([] if same_upstream(systems) else [f"<p><b>{OTHER_UPSTREAM}</b></p>"]),
-        f"<h2>Place of the true {task.truth}</h2>",
-        _legend(systems),
-        _ranks(systems),
     ]
-    if all(map(knows_commonness, systems)):
-        parts += [f"<h2>By how common the {task.truth} is</h2>", _commonness(systems)]
+    if task.lists:
+        parts += [f"<h2>Place of the true {task.lists.truth}</h2>", _legend(systems), _ranks(systems)]
+        if all(map(knows_commonness, systems)):
+            parts += [f"<h2>By how common the {task.lists.truth} is</h2>", _commonness(systems)]
     if tests:
         parts += [
             "<h2>Differences</h2>",
-            "<p>Paired by case; p from a sign-flip permutation test, not corrected for the number of tests.</p>",
+            "<p>Paired by case; p from a permutation test, not corrected for the number of tests.</p>",
             _tests(tests, task),
         ]
-    parts += ["<h2>Most frequent confusions</h2>", _confusions(systems), "<h2>Cases</h2>", _cases(systems, folders, cases)]
-    body = "\n".join(parts)
-    return html_page("Comparison", body)
+    if task.lists:
+        parts += ["<h2>Most frequent confusions</h2>", _confusions(systems)]
+    parts += ["<h2>Cases</h2>", _cases(systems, folders, cases)]
+    return html_page("Comparison", "\n".join(parts))
+
+
+def _notes(systems: Sequence[System]) -> str:
+    scores = systems[0].task.columns
+    units = list(dict.fromkeys(UNITS[scores[name].unit] for name in columns_of(systems)))
+    notes = [
+        f"In {' and '.join(units)}, with 95 % intervals from a bootstrap over the cases, and over the training seeds "
+        "where there are several."
+    ]
+    notes += ["The best of a column is bold."] * any(scores[name].marked for name in columns_of(systems))
+    notes += ["A name counts from a similarity of 0.8; <i>exact</i> wants every letter."] * ("top_1_exact" in scores)
+    notes += ["Cases of one patient, slide or image are drawn together."] * (systems[0].groups is not None)
+    return " ".join(notes)
 
 
 def _scores(systems: Sequence[System]) -> str:
-    best = {metric: max(round(system.estimates[metric].value, 6) for system in systems) for metric in systems[0].task.columns}
+    scores, columns = systems[0].task.columns, columns_of(systems)
+    found = {name: [system.estimates[name].value for system in systems if name in system.estimates] for name in columns}
+    best = {name: round(max(values), 6) for name, values in found.items() if scores[name].marked}
     rows = []
     for system in systems:
         row = [text_cell(system.name), number_cell(str(len(system.runs)))]
-        for metric, e in system.estimates.items():
-            value = f"{100 * e.value:.1f}"
-            value = f'<span class="best">{value}</span>' if round(e.value, 6) == best[metric] else value
-            row.append(number_cell(f"{value}<br><small>{100 * e.low:.1f}–{100 * e.high:.1f}</small>"))
+        for name in columns:
+            if name not in system.estimates:
+                row.append(number_cell(""))
+                continue
+            e, score = system.estimates[name], scores[name]
+            interval = score.interval(e).replace("-", "–") if e.low >= 0 else score.interval(e)
+            value = score.number(e.value)
+            value = f'<span class="best">{value}</span>' if round(e.value, 6) == best.get(name) else value
+            row.append(number_cell(f"{value}<br><small>{interval}</small>"))
         rows.append(row)
-    return html_table(["", "runs", *systems[0].task.columns.values()], rows)
+    return html_table(["", "runs", *(scores[name].heading for name in columns)], rows)
 
 
 def _legend(systems: Sequence[System]) -> str:
@@ -69,7 +92,7 @@ def _legend(systems: Sequence[System]) -> str:
 
 def _ranks(systems: Sequence[System]) -> str:
     """Grouped bars: share of the lists that hold the truth in each place."""
-    places = [*range(1, systems[0].task.places + 1), 0]
+    places = [*range(1, systems[0].task.lists.length + 1), 0]
     shares = []
     for system in systems:
         counts = system.ranks()
@@ -106,9 +129,12 @@ def _commonness(systems: Sequence[System]) -> str:
         rows.append([text_cell(words), number_cell(str(count)), *cells])
     task = systems[0].task
     head = [
-        f"training cases of the {task.truth}",
+        f"training cases of the {task.lists.truth}",
         "cases",
-        *(f"{escape(system.name)}<br><small>top-1 / {task.columns[task.listed]}</small>" for system in systems),
+        *(
+            f"{escape(system.name)}<br><small>top-1 / {task.columns[task.lists.listed].heading}</small>"
+            for system in systems
+        ),
     ]
     return html_table(head, rows)
 
@@ -116,8 +142,9 @@ def _commonness(systems: Sequence[System]) -> str:
 def _tests(tests: Sequence[dict], task: Task) -> str:
     rows = []
     for row in tests:
-        gap = f"{100 * row['value']:+.1f} <small>({100 * row['low']:+.1f} to {100 * row['high']:+.1f})</small>"
-        names = [text_cell(row["first"]), text_cell(row["second"]), text_cell(task.columns[row["metric"]])]
+        score, e = task.columns[row["metric"]], Estimate(row["value"], row["low"], row["high"])
+        gap = f"{score.number(e.value, '+')} <small>({score.interval(e, '+')})</small>"
+        names = [text_cell(row["first"]), text_cell(row["second"]), text_cell(score.heading)]
         rows.append([*names, number_cell(gap), number_cell(f"{row['p']:.4f}")])
     return html_table(["first", "second", "metric", "difference", "p"], rows)
 
@@ -125,45 +152,85 @@ def _tests(tests: Sequence[dict], task: Task) -> str:
 def _confusions(systems: Sequence[System]) -> str:
     parts = []
     for system in systems:
-        rows = [[text_cell(truth), text_cell(other), number_cell(str(count))] for truth, other, count in system.confusions()]
-        body = html_table([f"true {system.task.truth}", "listed first", "times"], rows) if rows else "<p>none</p>"
+        rows = [
+            [text_cell(truth), text_cell(other), number_cell(str(count))] for truth, other, count in system.confusions()
+        ]
+        body = html_table([f"true {system.task.lists.truth}", "listed first", "times"], rows) if rows else "<p>none</p>"
         parts.append(f"<details><summary>{escape(system.name)}</summary>{body}</details>")
     return "".join(parts)
 
 
 def _cases(systems: Sequence[System], folders: Sequence[Path], count: int) -> str:
     """Those on which the systems differ most, first; of the others some of each kind."""
-    ranks = np.array([(system.scores("top_1") + system.scores(system.task.listed)).mean(0) for system in systems])
-    order = np.argsort(-(ranks.max(0) - ranks.min(0)), kind="stable")[:count]
+    order = np.argsort(-_spread(systems), kind="stable")[:count]
     shown = "".join(_case(systems, folders, int(place)) for place in order)
-    return f"<p>{len(order)} of {len(systems[0].cases)}, those on which the systems differ most first. {MARKS}</p>{shown}"
+    marks = MARKS if systems[0].task.lists else ""
+    return (
+        f"<p>{len(order)} of {len(systems[0].cases)}, those on which the systems differ most first. {marks}</p>{shown}"
+    )
+
+
+def _spread(systems: Sequence[System]) -> np.ndarray:
+    """[cases]: how far the systems differ: of lists in the place of the truth, else in the tested scores."""
+    task = systems[0].task
+    if task.lists:
+        ranks = np.array([(system.scores("top_1") + system.scores(task.lists.listed)).mean(0) for system in systems])
+        return np.ptp(ranks, axis=0)
+    total = np.zeros(len(systems[0].cases))
+    shared = [name for name in task.tested if all(name in system.estimates for system in systems)]
+    for score in (task.columns[name] for name in shared):
+        found = [summands(score, system.runs) for system in systems]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = np.array([np.where(had, score.value(rows.sum(0)), np.nan) for rows, had in found], dtype=float)
+        spread = np.nan_to_num(np.ptp(values, axis=0), posinf=0.0)
+        total += spread / (spread.max() or 1.0)
+    return total
 
 
 def _case(systems: Sequence[System], folders: Sequence[Path], place: int) -> str:
-    record = next((system.cases[place] for system in systems if "note" in system.cases[place]), systems[0].cases[place])
-    task = systems[0].task
-    truth = record[task.truth]
-    teacher = next((system.cases[place]["teacher"] for system in systems if "teacher" in system.cases[place]), [])
+    task, record = systems[0].task, systems[0].cases[place]
+    own = [system.cases[place] for system in systems]
     parts = []
-    for system, folder in zip(systems, folders, strict=True):
-        if picture := _picture(system.cases[place].get(task.picture), folder):
+    for found, folder in zip(own, folders, strict=True):
+        if picture := _picture(first_image(found), folder):
             parts.append(f"<div>{picture}</div>")
             break
-    if "note" in record or task.picture not in record:
-        parts.append(f'<div class="note"><b>Note</b><br>{escape(record.get("note", "not saved"))}</div>')
+    for field, title in task.texts.items():
+        if text := next((found[field] for found in own if field in found), None):
+            parts.append(f'<div class="note"><b>{title}</b><br>{escape(str(text))}</div>')
+    if not task.lists:
+        parts += [_answer(system, place) for system in systems]
+        title = f"<b>{escape(str(record['id']))}</b>"
+        return f'<details><summary>{title}</summary><div class="case">{"".join(parts)}</div></details>'
+    truth = record[task.lists.truth]
+    teacher = next((found["teacher"] for found in own if "teacher" in found), [])
     if teacher:
-        parts.append(_list("Upstream", teacher, truth, (), task))
-    parts += [_list(system.name, system.cases[place]["listed"], truth, teacher, task) for system in systems]
-    own = [system.cases[place] for system in systems]
-    marks = "".join("●" if found["top_1"] else "◐" if found[task.listed] else "○" for found in own)
+        parts.append(_list("Upstream", teacher, truth, (), task.lists))
+    named = zip(systems, own, strict=True)
+    parts += [_list(system.name, found["listed"], truth, teacher, task.lists) for system, found in named]
+    marks = "".join("●" if found["top_1"] else "◐" if found[task.lists.listed] else "○" for found in own)
     title = f"<b>{escape(str(record['id']))}</b>: {escape(truth)} <small>{marks}</small>"
     return f'<details><summary>{title}</summary><div class="case">{"".join(parts)}</div></details>'
 
 
-def _list(title: str, names: Sequence[str], truth: str, teacher: Sequence[str], task: Task) -> str:
+def _answer(system: System, place: int) -> str:
+    """The system's answer, if there is one, and the scores that the case has of its own."""
+    task, record = system.task, system.cases[place]
+    text = f"<p>{escape(str(record[task.answer]))}</p>" if task.answer else ""
+    scores = [
+        f"<li>{escape(score.heading)}: {score.number(float(score.value(np.array(parts, dtype=float))))}</li>"
+        for score in task.columns.values()
+        if (parts := score.summands(record)) is not None
+    ]
+    return f'<div class="list"><b>{escape(system.name)}</b>{text}<ul>{"".join(scores)}</ul></div>'
+
+
+def _list(title: str, names: Sequence[str], truth: str, teacher: Sequence[str], lists: Lists) -> str:
     items = []
-    for name in names[: task.places]:
-        kind = "hit" if task.same(name, truth) else "shared" if any(task.same(name, other) for other in teacher) else ""
+    for name in names[: lists.length]:
+        kind = (
+            "hit" if lists.same(name, truth) else "shared" if any(lists.same(name, other) for other in teacher) else ""
+        )
         items.append(f'<li class="{kind}">{escape(name)}</li>' if kind else f"<li>{escape(name)}</li>")
     return f'<div class="list"><b>{escape(title)}</b><ol>{"".join(items) or "<small>no list</small>"}</ol></div>'
 

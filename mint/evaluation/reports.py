@@ -5,36 +5,29 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 from nltk.stem import PorterStemmer
 from nltk.translate.meteor_score import single_meteor_score
 
-from mint.data.preferences import write_jsonl
 from mint.data.vqa import Question
 from mint.errors import InputError
-from mint.evaluation.statistics import RESAMPLES, Estimate, bootstrap
+from mint.evaluation.scores import Score, estimate, mean_score, means_table, save_scores
+from mint.evaluation.statistics import Estimate
 from mint.evaluation.vqa import words
 from mint.files import make_folder, write_aside
 from mint.prefs.claims import Finding, Truth, read_claims
 
 LONGEST = 4  # words of an n-gram
 FINDINGS = Path(__file__).with_name("chest_findings.tsv")
-COLUMNS = {
-    **{f"bleu_{n}": f"BLEU-{n}" for n in range(1, LONGEST + 1)},
-    "rouge_l": "ROUGE-L",
-    "meteor": "METEOR",
-    "precision": "findings, precision",
-    "recall": "recall",
-    "f1": "F1",
-    "denied": "denied findings, F1",
-}
+PRECISION, RECALL, F1 = range(3)
 
 
 class _NoSynonyms:
@@ -115,45 +108,53 @@ def rouge_l(mine: Sequence[str], true: Sequence[str]) -> float:
 
 
 def bleu(sums: np.ndarray) -> np.ndarray:
-    """BLEU-1 to BLEU-4 of corpora (Papineni et al. 2002), without smoothing.
+    """[..., LONGEST]: BLEU-1 to BLEU-4 of corpora (Papineni et al. 2002), without smoothing.
 
-    sums: [corpora, 2 + 2 x LONGEST]: words told, words of the references, then of each length shared and all n-grams.
+    sums: [..., 2 + 2 x LONGEST]: words told, words of the references, then of each length shared and all n-grams.
     """
-    told, true = sums[:, 0], sums[:, 1]
+    told, true = sums[..., 0], sums[..., 1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(sums[:, 2::2] / np.maximum(sums[:, 3::2], 1))
+        logs = np.log(sums[..., 2::2] / np.maximum(sums[..., 3::2], 1))
         brevity = np.minimum(0.0, 1 - true / told)
-    means = np.cumsum(logs, 1) / np.arange(1, LONGEST + 1)
-    return np.where(told[:, None] > 0, np.exp(np.minimum(0.0, means) + brevity[:, None]), 0.0)
+        means = np.cumsum(logs, -1) / np.arange(1, LONGEST + 1)
+        return np.where(told[..., None] > 0, np.exp(np.minimum(0.0, means) + brevity[..., None]), 0.0)
 
 
 def agreement(sums: np.ndarray) -> np.ndarray:
-    """[corpora, 3]: precision, recall and F1 of findings. sums: [corpora, 3]: shared, told, true."""
-    shared, told, true = sums.T
-    return np.stack([shared / np.maximum(told, 1), shared / np.maximum(true, 1), 2 * shared / np.maximum(told + true, 1)], 1)
+    """[..., 3]: precision, recall and F1 of findings. sums: [..., 3]: shared, told, true."""
+    shared, told, true = np.moveaxis(sums, -1, 0)
+    parts = (shared / np.maximum(told, 1), shared / np.maximum(true, 1), 2 * shared / np.maximum(told + true, 1))
+    return np.stack(parts, -1)
+
+
+def _ngram_counts(record: Mapping) -> list[float]:
+    return [record["told"], record["true"], *(count for pair in record["ngrams"] for count in pair)]
+
+
+def _nth_bleu(n: int, sums: np.ndarray) -> np.ndarray:
+    return bleu(sums)[..., n]
+
+
+def _nth_agreement(n: int, sums: np.ndarray) -> np.ndarray:
+    return agreement(sums)[..., n]
+
+
+COLUMNS = {
+    **{f"bleu_{n + 1}": Score(f"BLEU-{n + 1}", _ngram_counts, partial(_nth_bleu, n)) for n in range(LONGEST)},
+    "rouge_l": mean_score("rouge_l", "ROUGE-L"),
+    "meteor": mean_score("meteor", "METEOR"),
+    "precision": Score("findings, precision", itemgetter("found"), partial(_nth_agreement, PRECISION)),
+    "recall": Score("recall", itemgetter("found"), partial(_nth_agreement, RECALL)),
+    "f1": Score("F1", itemgetter("found"), partial(_nth_agreement, F1)),
+    "denied": Score("denied findings, F1", itemgetter("denied"), partial(_nth_agreement, F1)),
+}
 
 
 def summarize(scores: Sequence[ReportScore]) -> dict[str, Estimate]:
     """Every score of the corpus with its interval over reports. Raises InputError for none."""
     if not scores:
         raise InputError("there are no reports to score")
-    counts = np.array([[s.told, s.true, *(value for pair in s.ngrams for value in pair)] for s in scores], dtype=float)
-    found = {f"bleu_{n + 1}": e for n, e in enumerate(_of_sums(counts, bleu))}
-    for name in ("rouge_l", "meteor"):
-        found[name] = bootstrap(np.array([[getattr(s, name) for s in scores]]))
-    there, denied = (np.array([getattr(s, name) for s in scores], dtype=float) for name in ("found", "denied"))
-    found |= zip(("precision", "recall", "f1"), _of_sums(there, agreement), strict=True)
-    found["denied"] = _of_sums(denied, agreement)[2]
-    return found
-
-
-def _of_sums(counts: np.ndarray, function: Callable[[np.ndarray], np.ndarray], seed: int = 0) -> list[Estimate]:
-    """What a function of the reports' summed counts gives, with the percentile bootstrap's intervals."""
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
-    low, high = np.percentile(function(weights @ counts), (2.5, 97.5), axis=0)
-    value = function(counts.sum(0, keepdims=True))[0]
-    return [Estimate(*map(float, some)) for some in zip(value, low, high, strict=True)]
+    return estimate(COLUMNS, [[dataclasses.asdict(score) for score in scores]])
 
 
 def by_finding(told: Sequence[str], references: Sequence[str], findings: Sequence[Finding]) -> list[dict]:
@@ -172,9 +173,7 @@ def by_finding(told: Sequence[str], references: Sequence[str], findings: Sequenc
 
 def format_means(name: str, means: dict[str, Estimate]) -> str:
     """The scores as text, in per cent."""
-    cells = [f"{100 * e.value:.1f} ({100 * e.low:.1f}-{100 * e.high:.1f})" for e in means.values()]
-    head = "| | " + " | ".join(COLUMNS[metric] for metric in means) + " |"
-    return "\n".join([head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"])
+    return means_table(name, means, COLUMNS)
 
 
 def save_reports(
@@ -188,16 +187,20 @@ def save_reports(
     settings: dict,
 ) -> None:
     """Writes predictions.jsonl, findings.csv, and metrics.json last. Raises InputError if the folder cannot be written."""
-    make_folder(folder)
-    rows = (
-        {"id": q.id, "images": q.images, "report": report, "reference": q.answer, **dataclasses.asdict(score)}
-        for q, report, score in zip(questions, told, scores, strict=True)
-    )
-    write_jsonl(folder / "predictions.jsonl", rows)
     counts = io.StringIO()
     writer = csv.DictWriter(counts, ("finding", "shared", "told", "true"), lineterminator="\n")
     writer.writeheader()
     writer.writerows(by_finding(told, [q.answer for q in questions], findings))
+    make_folder(folder)
     write_aside(folder / "findings.csv", counts.getvalue())
-    record = {"settings": settings, "name": name, "scores": {key: dataclasses.asdict(e) for key, e in means.items()}}
-    write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
+    rows = (
+        {
+            "id": q.id,
+            "images": [os.path.relpath(file, folder) for file in q.images],
+            "report": report,
+            "reference": q.answer,
+        }
+        | dataclasses.asdict(score)
+        for q, report, score in zip(questions, told, scores, strict=True)
+    )
+    save_scores(folder, "predictions.jsonl", rows, name, means, settings)

@@ -1,25 +1,27 @@
-"""Whether answers rest on the evidence: what becomes of them when it is made unreadable, and when as much elsewhere is."""
+"""Visual sensitivity: log-probabilities of answers with the lesion corrupted, versus an equal-area control region."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mint.data.batch import CHOSEN, REJECTED, encode_pairs, make_batches
+from mint.data.batch import CHOSEN, REJECTED, Batch, encode_pairs, make_batches
 from mint.data.image_files import open_image
 from mint.data.pair_images import ImageReader, ImageSlots
-from mint.data.preferences import Preference, write_jsonl
+from mint.data.preferences import Preference
 from mint.errors import FileProblems, InputError
-from mint.evaluation.statistics import Estimate, bootstrap
-from mint.files import make_folder, write_aside
+from mint.evaluation.scores import estimate, mean_score, means_table, save_scores
+from mint.evaluation.statistics import Estimate
+from mint.files import make_folder
 from mint.losses import Loss, Needs
+from mint.losses.logprobs import TokenStats
 from mint.objective import answer_stats, predicted_stats
 from mint.prefs.corrupt import corrupt_image, grow, lesion_margin, record_mask
 from mint.progress import Progress
@@ -28,12 +30,12 @@ PLACES = ("lesion", "elsewhere")
 TRIES = 400  # to find a place that is free
 COLLECT = Loss("sensitivity", lambda **_: None, Needs(corrupted_image=True), {})
 COLUMNS = {
-    "drop_lesion": "drop, lesion",
-    "drop_elsewhere": "drop, elsewhere",
-    "difference": "difference",
-    "right": "right, clean",
-    "flip_lesion": "flips, lesion",
-    "flip_elsewhere": "flips, elsewhere",
+    "drop_lesion": mean_score("drop_lesion", "drop, lesion (nats)", "nats", marked=False),
+    "drop_elsewhere": mean_score("drop_elsewhere", "drop, elsewhere (nats)", "nats", marked=False),
+    "difference": mean_score("difference", "difference (nats)", "nats", marked=False),
+    "right": mean_score("right", "right, clean", marked=False),
+    "flip_lesion": mean_score("flip_lesion", "flips, lesion", marked=False),
+    "flip_elsewhere": mean_score("flip_elsewhere", "flips, elsewhere", marked=False),
 }
 
 
@@ -127,54 +129,75 @@ def measure(
     records: dict[str, list[Preference]],
     max_length: int = 2048,
     batch_size: int = 8,
+    known: Mapping[int, dict] | None = None,
+    save: Callable[[dict[int, dict]], None] = lambda _: None,
 ) -> list[PairSensitivity]:
-    """The log-probabilities of every record of ``corrupt_both``, in their order; those that are too long are left out."""
+    """The log-probabilities of every record of ``corrupt_both``, in their order; those that are too long are left out.
+
+    save: called after each batch with the numbers of its records by place: first those of the corrupted lesions, then
+    those of the other places. known: such numbers from an earlier run, which are not computed again.
+    """
     slots = ImageSlots(*model.image_slots, reader.processor)
     limit = min(max_length, model.config.max_position_embeddings)
     model.eval()
-    numbers: dict[str, dict[str, float]] = {}
-    for place in PLACES:
-        pairs, _ = encode_pairs(records[place], tokenizer, limit, slots=slots, corrupted=("chosen", "rejected"))
+    found: dict[int, dict[str, float]] = dict(known or {})
+    for start, place in zip((0, len(records[PLACES[0]])), PLACES, strict=True):
+        left = {record.id: start + i for i, record in enumerate(records[place]) if start + i not in found}
+        some = [record for record in records[place] if record.id in left]
+        if not some:
+            continue
+        pairs, _ = encode_pairs(some, tokenizer, limit, slots=slots, corrupted=("chosen", "rejected"))
         bar = Progress(total=len(pairs), desc=place, unit="pair")
         for batch in make_batches(pairs, batch_size):
             batch = dataclasses.replace(batch, images=reader(batch.image_files)).to(model.head_weight.device)
             stats = predicted_stats(model, batch, COLLECT)
-            sides = {
-                "chosen": answer_stats(batch, stats, CHOSEN),
-                "rejected": answer_stats(batch, stats, REJECTED),
-                f"chosen_{place}": answer_stats(batch, stats, CHOSEN, corrupted=True),
-                f"rejected_{place}": answer_stats(batch, stats, REJECTED, corrupted=True),
-            }
-            sums: dict[str, Tensor] = {name: side.total(side.logps, side.span_or_all) for name, side in sides.items()}
-            for row, name in enumerate(batch.ids):
-                numbers.setdefault(name, {}).update({side: values[row].item() for side, values in sums.items()})
+            sums = _sums(batch, stats, place)
+            rows = [{side: values[row].item() for side, values in sums.items()} for row in range(len(batch.ids))]
+            new = {left[name]: row for name, row in zip(batch.ids, rows, strict=True)}
+            save(new)
+            found |= new
             bar.update(batch.pairs)
         bar.close()
-    return [PairSensitivity(name, **values) for name, values in numbers.items()]
+    lesions = records["lesion"]
+    places = [(record.id, i, i + len(lesions)) for i, record in enumerate(lesions)]
+    return [PairSensitivity(name, **(found[j] | found[i])) for name, i, j in places if i in found and j in found]
+
+
+def _sums(batch: Batch, stats: TokenStats, place: str) -> dict[str, Tensor]:
+    """[P] each: log-probabilities of both answers' marked words under the clean and the corrupted image."""
+    sides = {
+        "chosen": answer_stats(batch, stats, CHOSEN),
+        "rejected": answer_stats(batch, stats, REJECTED),
+        f"chosen_{place}": answer_stats(batch, stats, CHOSEN, corrupted=True),
+        f"rejected_{place}": answer_stats(batch, stats, REJECTED, corrupted=True),
+    }
+    return {name: side.total(side.logps, side.span_or_all) for name, side in sides.items()}
 
 
 def summarize(pairs: Sequence[PairSensitivity], groups: dict[str, str]) -> dict[str, Estimate]:
     """The mean of every score with its interval; groups: id -> image, whose pairs are drawn together."""
-    means = {}
-    for name in COLUMNS:
-        had = [(pair.scores[name], groups[pair.id]) for pair in pairs if pair.scores[name] is not None]
-        if had:
-            means[name] = bootstrap(np.array([[value for value, _ in had]]), groups=[group for _, group in had])
-    return means
+    return estimate(COLUMNS, [[pair.scores for pair in pairs]], [groups[pair.id] for pair in pairs])
 
 
 def format_means(name: str, means: dict[str, Estimate]) -> str:
     """A table: drops in nats, shares in per cent."""
-    head = "| | " + " | ".join(COLUMNS[column] for column in means) + " |"
-    cells = []
-    for column, e in means.items():
-        scale, form = (1, "+.3f") if column.startswith(("drop", "diff")) else (100, ".1f")
-        cells.append(f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})")
-    return "\n".join([head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"])
+    return means_table(name, means, COLUMNS)
 
 
-def save(folder: Path, name: str, pairs: Sequence[PairSensitivity], means: dict[str, Estimate], settings: dict) -> None:
-    """Writes pairs.jsonl, and metrics.json last."""
-    write_jsonl(folder / "pairs.jsonl", ({**dataclasses.asdict(pair), **pair.scores} for pair in pairs))
-    record = {"settings": settings, "name": name, "scores": {key: dataclasses.asdict(e) for key, e in means.items()}}
-    write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
+def save(
+    folder: Path,
+    name: str,
+    pairs: Sequence[PairSensitivity],
+    means: dict[str, Estimate],
+    settings: dict,
+    images: Mapping[str, str],
+) -> None:
+    """Writes pairs.jsonl, and metrics.json last. images: id -> image of the pair.
+
+    Raises InputError if the folder cannot be written.
+    """
+    rows = (
+        {**dataclasses.asdict(pair), "images": [os.path.relpath(images[pair.id], folder)], **pair.scores}
+        for pair in pairs
+    )
+    save_scores(folder, "pairs.jsonl", rows, name, means, settings)

@@ -44,7 +44,7 @@ def save_tissues(
     write_jsonl(
         folder / "predictions.jsonl",
         (
-            {"id": tile.id, "tissue": tile.tissue, "image": os.path.relpath(tile.image, folder), "answer": answer}
+            {"id": tile.id, "tissue": tile.tissue, "images": [os.path.relpath(tile.image, folder)], "answer": answer}
             | ({"subject": tile.subject} if tile.subject else {})
             | {**dataclasses.asdict(score), "listed": listed, "teacher": top}
             for tile, answer, listed, top, score in zip(tiles, answers, lists, upstream.top, scores, strict=True)

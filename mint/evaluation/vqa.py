@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections import Counter
@@ -11,21 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
-from mint.data.preferences import write_jsonl
 from mint.data.vqa import Question, yes_or_no
 from mint.errors import InputError
 from mint.evaluation.facts import facts_f1
-from mint.evaluation.statistics import Estimate, bootstrap
-from mint.files import make_folder, write_aside
+from mint.evaluation.scores import estimate, mean_score, means_table, save_scores
+from mint.evaluation.statistics import Estimate
 from mint.models.generate import generate
 from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import says_truth
 
-COLUMNS = {  # score -> heading of the printed table
+HEADINGS = {
     "clinical": "clinically right",
     "facts": "F1 of facts",
     "judged": "right to the judge",
@@ -36,6 +33,7 @@ COLUMNS = {  # score -> heading of the printed table
     "bleu_1": "BLEU-1",
     "unparsed": "unparsed",
 }
+COLUMNS = {name: mean_score(name, heading, marked=name != "unparsed") for name, heading in HEADINGS.items()}
 JUDGE = (
     "You compare an answer to a question about a medical image with the reference answer. Say whether the answer means the "
     "same as the reference as far as the question asks. Reply with yes or no and nothing else."
@@ -137,12 +135,7 @@ def summarize(scores: Sequence[AnswerScore], questions: Sequence[Question]) -> d
     """
     if not scores:
         raise InputError("there are no questions to score")
-    means = {}
-    for name in COLUMNS:
-        had = [(getattr(s, name), str(q.image)) for s, q in zip(scores, questions, strict=True) if getattr(s, name) is not None]
-        if had:
-            means[name] = bootstrap(np.array([[value for value, _ in had]]), groups=[image for _, image in had])
-    return means
+    return estimate(COLUMNS, [[dataclasses.asdict(score) for score in scores]], [str(q.image) for q in questions])
 
 
 def yes_no_scores(answers: Sequence[str], questions: Sequence[Question]) -> dict[str, float] | None:
@@ -193,23 +186,24 @@ def save_answers(
     settings: dict,
 ) -> None:
     """Writes predictions.jsonl, and metrics.json last. Raises InputError if the folder cannot be written."""
-    make_folder(folder)
     rows = (
-        {"id": q.id, "image": os.path.relpath(q.image, folder), "question": q.text, "truth": q.answer, "kind": q.kind}
-        | {"answer": answer, **dataclasses.asdict(score), **q.traits}
+        {
+            "id": q.id,
+            "images": [os.path.relpath(file, folder) for file in q.images],
+            "question": q.text,
+            "truth": q.answer,
+        }
+        | {"kind": q.kind, "answer": answer, **dataclasses.asdict(score), **q.traits}
         for q, answer, score in zip(questions, answers, scores, strict=True)
     )
-    write_jsonl(folder / "predictions.jsonl", rows)
-    estimates = {metric: dataclasses.asdict(estimate) for metric, estimate in means.items()}
-    record = {"settings": settings, "name": name, "scores": estimates, "yes_no": yes_no_scores(answers, questions)}
-    write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")
+    save_scores(folder, "predictions.jsonl", rows, name, means, settings, yes_no=yes_no_scores(answers, questions))
 
 
 def format_means(name: str, means: dict[str, Estimate], yes_no: dict[str, float] | None) -> str:
     """The scores as text, in per cent."""
-    head = "| | " + " | ".join(COLUMNS[metric] for metric in means) + " |"
-    cells = [f"{100 * e.value:.1f} ({100 * e.low:.1f}-{100 * e.high:.1f})" for e in means.values()]
-    lines = [head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"]
+    lines = [means_table(name, means, COLUMNS)]
     if yes_no:
-        lines.append("yes or no: " + ", ".join(f"{key.replace('_', ' ')} {100 * value:.1f}" for key, value in yes_no.items()))
+        lines.append(
+            "yes or no: " + ", ".join(f"{key.replace('_', ' ')} {100 * value:.1f}" for key, value in yes_no.items())
+        )
     return "\n".join(lines)

@@ -8,7 +8,7 @@ Legend: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -57,6 +57,8 @@ def generate(
     grammar: Grammar | None = None,
     images: Callable[[Sequence[int]], dict[str, Tensor] | None] | None = None,
     repetition_penalty: float = 1.0,
+    known: Mapping[int, str] | None = None,
+    save: Callable[[dict[int, str]], None] | None = None,
 ) -> list[str]:
     """The model's answer to every prompt, in the given order.
 
@@ -66,8 +68,9 @@ def generate(
     seed: with the prompt's place in ``prompts``, decides its draws. grammar: the form that answers are held to; they end
     when it says so, whatever ``max_new_tokens``. images: from places in ``prompts`` to the tensors of all their images, in
     the order of the image tokens that stand in the prompts' ids; asked for one batch at a time.
-    repetition_penalty: > 0, see :func:`penalize_repetition`; 1 changes nothing. Raises InputError for settings out of
-    range or a prompt that leaves no room in the model's context.
+    repetition_penalty: > 0, see :func:`penalize_repetition`; 1 changes nothing. known: answers by place in ``prompts``
+    that are not decoded again. save: called with the answers of each batch by place. Raises InputError for settings out
+    of range or a prompt that leaves no room in the model's context.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:
         raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
@@ -82,11 +85,13 @@ def generate(
         if not 0 < len(ids) <= limit - least:
             room = f" and an answer up to {least}" if least > 1 else ""
             raise InputError(f"prompt {number + 1} has {len(ids)} tokens{room}; the model's context is {limit}")
-    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
-    answers: list[str] = [""] * len(encoded)
+    known = known or {}
+    left = [i for i in range(len(encoded)) if i not in known]
+    order = sorted(left, key=lambda i: (len(encoded[i]), i))
+    answers: list[str] = [known.get(i, "") for i in range(len(encoded))]
     training = model.training
     model.eval()
-    bar = Progress(total=len(encoded), desc="decoding", unit="prompt", show=progress)
+    bar = Progress(total=len(encoded), initial=len(encoded) - len(left), desc="decoding", unit="prompt", show=progress)
     for start in range(0, len(order), batch_size):
         members = order[start : start + batch_size]
         rooms = [min(max_new_tokens, limit - len(encoded[i])) for i in members]
@@ -98,6 +103,8 @@ def generate(
         outputs = _decode(model, batch, rooms, tokenizer.eos_ids, choose, seen, repetition_penalty)
         for row, (i, ids) in enumerate(zip(members, outputs, strict=True)):
             answers[i] = states[row].text() if states else tokenizer.decode(ids)
+        if save is not None:
+            save({i: answers[i] for i in members})
         bar.update(len(members))
     bar.close()
     model.train(training)

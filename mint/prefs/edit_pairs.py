@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mint.data.image_names import image_names
 from mint.data.spans import mark_changes
 from mint.errors import FileProblems, InputError
 from mint.prefs.claims import Truth
@@ -56,7 +57,7 @@ class EditReport:
 
 
 def read_asked(path: str | Path) -> list[Asked]:
-    """Records of JSON Lines: ``image`` or ``images``, ``question``, ``truth``, and where known ``id`` and ``answer``.
+    """Records of JSON Lines: ``images`` (see ``image_names``), ``question``, ``truth``, and where known ``id`` and ``answer``.
 
     Raises FileProblems naming every bad line, InputError if the file cannot be read or holds none.
     """
@@ -90,9 +91,8 @@ def _asked(line: str, number: int) -> Asked:
         raise InputError(f"invalid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise InputError("a record must be an object")
-    images = raw.get("images", [raw["image"]] if "image" in raw else [])
-    if not isinstance(images, list) or not images or not all(isinstance(name, str) and name for name in images):
-        raise InputError("image must be a file name, or images a list of them")
+    if not (images := image_names(raw)):
+        raise InputError("no images: they must be a list of file names")
     question, answer = raw.get("question"), raw.get("answer")
     if not isinstance(question, str) or not question.strip():
         raise InputError("question must be a text")
@@ -100,7 +100,7 @@ def _asked(line: str, number: int) -> Asked:
         raise InputError("no truth: an editor is never asked without it")
     identity = raw.get("id", f"line-{number}")
     reference = None if answer is None else str(answer)
-    return Asked(str(identity), number, tuple(images), question, Truth.from_dict(raw["truth"]), reference, raw)
+    return Asked(str(identity), number, images, question, Truth.from_dict(raw["truth"]), reference, raw)
 
 
 def rules_editor(pairs: Sequence[tuple[Asked, str]]) -> Iterator[Edit | None]:
@@ -159,42 +159,3 @@ def edit_pairs(
                 "kept": round(stays, 4),
             },
         }
-
-
-class Answers:
-    """The policy's answers on disk, batch by batch, so that a stopped run goes on where it was.
-
-    key: what they depend on besides the question: the model, the decoding. Answers under another key are not used.
-    """
-
-    def __init__(self, path: str | Path, key: str):
-        self.path, self.key = Path(path), key
-        self._known: dict[tuple[str, str], str] = {}
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    row = json.loads(line)
-                except ValueError:  # the last line of a stopped run
-                    continue
-                if row.get("key") == key:
-                    self._known[row["id"], row["question"]] = row["answer"]
-
-    def complete(self, asked: Sequence[Asked], decode: Callable[[Sequence[Asked]], list[str]], batch: int) -> list[str]:
-        """An answer for each, those that are known already, the others by ``decode``, ``batch`` at a time."""
-        left = [one for one in asked if (one.id, one.question) not in self._known]
-        for start in range(0, len(left), batch):
-            some = left[start : start + batch]
-            for one, answer in zip(some, decode(some), strict=True):
-                self._known[one.id, one.question] = answer
-            rows = [self._row(one) for one in some]
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.writelines(rows)
-            except OSError as error:
-                raise InputError(f"{self.path} cannot be written: {error}") from None
-        return [self._known[one.id, one.question] for one in asked]
-
-    def _row(self, asked: Asked) -> str:
-        row = {"id": asked.id, "question": asked.question, "answer": self._known[asked.id, asked.question], "key": self.key}
-        return json.dumps(row, ensure_ascii=False) + "\n"

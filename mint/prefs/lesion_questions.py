@@ -136,7 +136,7 @@ def ask(lesion: Lesion, kinds: Sequence[str], folder: Path) -> list[dict]:
     records = []
     name, mask = (os.path.relpath(file, folder) for file in (lesion.image, lesion.mask_file))
     for place, ((question, answer), truth) in enumerate(zip(answers, truths, strict=True)):
-        record = {"id": f"{lesion.image.stem}-{place}", "image": name, "question": question, "answer": answer}
+        record = {"id": f"{lesion.image.stem}-{place}", "images": [name], "question": question, "answer": answer}
         records.append(record | {"answer_type": "open", "truth": truth} | ({"mask": mask} if there else {}))
     return records
 

@@ -22,7 +22,7 @@ def lessons(records: Sequence[dict]) -> Iterator[dict]:
     """The true answers as records that ``train.py --loss sft`` learns from."""
     for record in records:
         prompt = [{"role": "user", "content": record["question"]}]
-        yield {"id": record["id"], "prompt": prompt, "images": [record["image"]], "chosen": record["answer"]}
+        yield {"id": record["id"], "prompt": prompt, "images": record["images"], "chosen": record["answer"]}
 
 
 def contrasts(records: Sequence[dict]) -> Iterator[dict]:
@@ -34,7 +34,7 @@ def contrasts(records: Sequence[dict]) -> Iterator[dict]:
         if edit is not None and edit.right:
             chosen, rejected = mark_changes(edit.answer, edit.edited)
             prompt = [{"role": "user", "content": record["question"]}]
-            named = {"id": record["id"], "prompt": prompt, "images": [record["image"]], "mask": record["mask"]}
+            named = {"id": record["id"], "prompt": prompt, "images": record["images"], "mask": record["mask"]}
             yield {**named, "chosen": chosen, "rejected": rejected}
 
 
@@ -43,7 +43,7 @@ def write_question_files(
 ) -> dict[str, int]:
     """Writes the four FILES, and returns how many records each has.
 
-    A record has ``id``, ``image``, ``question``, ``answer``, ``answer_type``, ``truth``, where there is one ``mask``; files
+    A record has ``id``, ``images``, ``question``, ``answer``, ``answer_type``, ``truth``, where there is one ``mask``; files
     are named relative to ``folder``. Raises InputError if they cannot be written.
     """
     contents = (lessons(taught), asked, unseen, contrasts(unseen))

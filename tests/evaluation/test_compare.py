@@ -117,13 +117,33 @@ def test_what_does_not_fit_together(runs, tmp_path):
     (tmp_path / "broken" / "predictions.jsonl").write_text('{"id": "a"}\n')
     for arguments, message in (
         ([runs["good"], fewer], "other cases"),
-        ([runs["good"], runs["good"]], "two systems are called 'good'"),
+        ([runs["good"], runs["good"]], "two systems are called .*good'"),
         ([str(tmp_path)], "holds no evaluation"),
         ([str(tmp_path / "broken")], "holds no evaluation"),
         (["name="], "names no run"),
     ):
         with pytest.raises(InputError, match=message):
             load_systems(arguments)
+
+
+def test_systems_of_one_name_are_called_by_their_folders(runs, tmp_path):
+    elsewhere = save(tmp_path / "more" / "half", "half", [0] * 8)
+    names = {
+        (runs["half"], runs["other"], runs["good"]): ["half", "other", "good"],
+        (f"half={runs['good']}", runs["half"]): ["half", runs["half"]],
+        (runs["half"], elsewhere): [runs["half"], elsewhere],
+    }
+    for arguments, wanted in names.items():
+        assert [system.name for system in load_systems(arguments)[0]] == wanted
+    with pytest.raises(InputError, match="two systems are called 'a'"):
+        load_systems([f"a={runs['half']}", f"a={runs['good']}"])
+
+
+def test_a_comparison_of_other_evaluations_stays(runs, tmp_path, capsys):
+    command = ["compare", "--out", f"{tmp_path}/out", runs["good"]]
+    assert evaluate.main(command) == 0 and evaluate.main(command) == 0
+    assert evaluate.main([*command, runs["half"]]) == 2
+    assert "holds a comparison of other evaluations" in capsys.readouterr().err
 
 
 def test_without_training_cases_nothing_is_said_of_commonness(runs, tmp_path):
@@ -141,5 +161,5 @@ def test_other_upstream_lists_are_pointed_out(runs, tmp_path, capsys):
     assert evaluate.main(["compare", runs["good"], f"x={runs['other']}", "--out", str(out)]) == 0
     assert "cannot be compared here" in capsys.readouterr().out
     assert "cannot be compared here" in (out / "comparison.html").read_text(encoding="utf-8")
-    assert evaluate.main(["compare", runs["good"], runs["half"], "--out", str(out)]) == 0
+    assert evaluate.main(["compare", runs["good"], runs["half"], "--out", f"{out}-2"]) == 0
     assert "cannot be compared here" not in capsys.readouterr().out

@@ -23,14 +23,14 @@ def test_numbers_by_hand():
     attention, mask = np.array([[2.0, 1.0], [0.5, 0.5]]), np.array([[1.0, 0.0], [0.0, 0.0]])
     found = compare_maps(attention, mask)
     assert found["share"] == pytest.approx(0.5) and found["area"] == 0.25
-    assert found["ratio"] == pytest.approx(math.log(0.5 / (0.5 / 3)))
+    assert found["attention_ratio"] == pytest.approx(0.5 / (0.5 / 3))
     assert found["kl"] == pytest.approx(math.log(1 / 0.5))
     middle = [0.75, 0.125, 0.0625, 0.0625]
     given = zip((0.5, 0.25, 0.125, 0.125), middle, strict=True)
     js = 0.5 * math.log(1 / 0.75) + 0.5 * sum(a * math.log(a / m) for a, m in given)
     assert found["js"] == pytest.approx(js)
     even = compare_maps(np.ones((2, 2)), mask)
-    assert even["ratio"] == pytest.approx(0) and even["share"] == pytest.approx(even["area"])
+    assert even["attention_ratio"] == pytest.approx(1) and even["share"] == pytest.approx(even["area"])
     same = compare_maps(mask + 1e-12, mask)
     assert same["kl"] == pytest.approx(0, abs=1e-6) and same["js"] == pytest.approx(0, abs=1e-6)
 
@@ -77,6 +77,16 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     looks = [json.loads(line) for line in (tmp_path / "out" / "looks.jsonl").read_text().splitlines()]
     assert [look["id"] for look in looks] == [row["id"] for row in rows]
     assert all(0 < look["share"] < 1 and 0 < look["area"] < 1 and look["js"] > 0 for look in looks)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    ratio = math.exp(np.mean([math.log(look["attention_ratio"]) for look in looks]))
+    assert metrics["scores"]["attention_ratio"]["value"] == pytest.approx(ratio)
+    assert f"| tiny | {ratio:.2f} (" in printed and f"attention ratio {ratio:.2f}," in printed
+    answers = tmp_path / "out" / "answers.jsonl"  # as after an interruption: one record is left
+    answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:-1]))
+    assert evaluate.main([*command, "--data", f"{data}", "--name", "tiny", "--resume"]) == 0
+    assert [json.loads(line) for line in (tmp_path / "out" / "looks.jsonl").read_text().splitlines()] == looks
+    capsys.readouterr()
+    command[-1] = f"{tmp_path}/none"
     write_jsonl(data, ({key: value for key, value in row.items() if key != "mask"} for row in rows))
     assert evaluate.main([*command, "--data", f"{data}"]) == 2
     assert "no record with images tells where" in capsys.readouterr().err

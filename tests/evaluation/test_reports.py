@@ -102,6 +102,8 @@ def test_the_command_on_iu_xray(tmp_path, capsys):
     saved = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [len(row["images"]) for row in saved] == [2, 1] and saved[0]["reference"] == REFERENCE
     assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"]) >= {"bleu_4", "meteor", "f1"}
+    *_, summary, saved_in = printed.splitlines()
+    assert "BLEU-1 " in summary and saved_in == f"saved in {tmp_path}/out: findings.csv, metrics.json, predictions.jsonl"
     assert (tmp_path / "out" / "findings.csv").read_text().startswith("finding,shared,told,true\n")
-    assert evaluate.main([*command, "--split", "val", "--device", "cpu", "--out", f"{tmp_path}/out"]) != 0
+    assert evaluate.main([*command, "--split", "val", "--device", "cpu", "--out", f"{tmp_path}/other"]) != 0
     assert "no split 'val'" in capsys.readouterr().err

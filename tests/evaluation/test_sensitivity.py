@@ -9,6 +9,7 @@ from PIL import Image
 
 import evaluate
 import train
+from mint.answers import Answers
 from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images, find_images
@@ -110,6 +111,35 @@ def test_a_model_that_looks_is_sensitive(halves, capsys):
     assert after["right"] == 1.0 and abs(before["difference"]) < 0.2 and after["difference"] > 1
     assert abs(after["drop_elsewhere"]) < 0.2
     assert after["flip_lesion"] > 0.2 > after["flip_elsewhere"]
+
+
+def test_an_interrupted_measurement_continues(halves, monkeypatch, capsys):
+    """Ctrl-C after the first of four batches; both places of every pair are measured once."""
+    command = ["sensitivity", "--data", f"{halves}/pairs.jsonl", "--model", f"{halves}/model", "--device", "cpu"]
+    command += ["--limit", "6", "--batch-size", "3"]
+    assert evaluate.main([*command, "--out", f"{halves}/whole"]) == 0
+    save, batches = Answers.save, []
+
+    def save_and_stop(self, answers):
+        save(self, answers)
+        batches.append(sorted(answers))
+        if len(batches) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Answers, "save", save_and_stop)
+    assert evaluate.main([*command, "--out", f"{halves}/stopped"]) == 130
+    assert "3 of 12 finished" in capsys.readouterr().err
+    assert evaluate.main([*command, "--out", f"{halves}/stopped", "--resume"]) == 0
+    assert sorted(place for batch in batches for place in batch) == list(range(12))
+    whole, stopped = (read_pairs(halves / name) for name in ("whole", "stopped"))
+    assert [one["id"] for one in whole] == [one["id"] for one in stopped]
+    for one, other in zip(whole, stopped, strict=True):
+        assert one["drop_lesion"] == pytest.approx(other["drop_lesion"], abs=1e-5)
+        assert one["drop_elsewhere"] == pytest.approx(other["drop_elsewhere"], abs=1e-5)
+
+
+def read_pairs(folder):
+    return [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
 
 
 def test_records_that_tell_no_place(halves):

@@ -83,7 +83,15 @@ def test_yes_and_no_by_hand():
 def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     rows = [{"image": f"tiles/{c}.png", "question": f"Is it {c}?", "answer": "yes"} for c in ("red", "green", "blue")]
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = ["vqa", "--model", f"{setting}/model", "--questions", f"{setting}/questions.jsonl", "--images", str(setting)]
+    command = [
+        "vqa",
+        "--model",
+        f"{setting}/model",
+        "--questions",
+        f"{setting}/questions.jsonl",
+        "--images",
+        str(setting),
+    ]
     command += ["--device", "cpu", "--max-new-tokens", "4", "--instruction", "Answer yes or no."]
     bad = [{**rows[0], "truth": {"findings": [{}]}}]
     (setting / "bad.jsonl").write_text("\n".join(map(json.dumps, bad)))
@@ -105,14 +113,54 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
         assert [line["question"] for line in lines] == [row["question"] for row in rows]
         assert record["settings"]["max_pixels"] == (None if family == "llava" else 600)
         assert record["scores"]["closed"]["value"] == sum(line["closed"] for line in lines) / 3
-        assert all((tmp_path / family / line["image"]).is_file() for line in lines)
+        assert all((tmp_path / family / line["images"][0]).is_file() for line in lines)
+    assert evaluate.main([*command, "--out", f"{tmp_path}/first", "--limit", "2"]) == 0
+    *_, summary, saved_in = capsys.readouterr().out.splitlines()
+    assert summary.startswith("2 questions: closed accuracy ") and "exact match " in summary
+    assert saved_in == f"saved in {tmp_path}/first: metrics.json, predictions.jsonl"
+    assert len((tmp_path / "first" / "predictions.jsonl").read_text().splitlines()) == 2
+
+
+def test_sampled_answers_of_a_resumed_evaluation(setting, tmp_path):  # noqa: F811
+    """The answer to the second question is kept; the others are decoded with the images and draws of their place."""
+    rows = [
+        {"images": [f"tiles/{c}.png"], "question": f"Is it {c}?", "answer": "yes"} for c in ("red", "green", "blue")
+    ]
+    (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [
+        "vqa",
+        "--model",
+        f"{setting}/model",
+        "--questions",
+        f"{setting}/questions.jsonl",
+        "--images",
+        str(setting),
+    ]
+    command += ["--device", "cpu", "--max-new-tokens", "6", "--decode", "sample", "--out", f"{tmp_path}/out"]
+    assert evaluate.main(command) == 0
+    whole = (tmp_path / "out" / "predictions.jsonl").read_text()
+    answers = tmp_path / "out" / "answers.jsonl"
+    answers.write_text(
+        "".join(line for line in answers.read_text().splitlines(keepends=True) if json.loads(line)["id"] == "2")
+    )
+    assert evaluate.main([*command, "--resume", "--batch-size", "1"]) == 0
+    assert (tmp_path / "out" / "predictions.jsonl").read_text() == whole
+    assert len({json.loads(line)["answer"] for line in whole.splitlines()}) == 3
 
 
 def test_a_judge(setting, tmp_path, address, capsys):  # noqa: F811
     """Over a real connection: every answer beside its reference, a reply without a verdict is none."""
     rows = [{"image": "tiles/red.png", "question": f"What is {c}?", "answer": f"the {c} one"} for c in "abc"]
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = ["vqa", "--model", f"{setting}/model", "--questions", f"{setting}/questions.jsonl", "--images", str(setting)]
+    command = [
+        "vqa",
+        "--model",
+        f"{setting}/model",
+        "--questions",
+        f"{setting}/questions.jsonl",
+        "--images",
+        str(setting),
+    ]
     command += ["--device", "cpu", "--max-new-tokens", "4", "--judge", "some-model"]
     assert evaluate.main(command) == 2 and "--judge needs --url" in capsys.readouterr().err
     Server.reply = "Yes."
@@ -125,4 +173,5 @@ def test_a_judge(setting, tmp_path, address, capsys):  # noqa: F811
     Server.reply = "Perhaps."
     assert evaluate.main([*command, "--out", f"{tmp_path}/other"]) == 0
     assert "right to the judge" not in capsys.readouterr().out
-    assert evaluate.main([*command, "--out", f"{tmp_path}/out"]) == 0 and len(Server.bodies) == 6  # replies are kept
+    assert evaluate.main([*command, "--out", f"{tmp_path}/out", "--resume"]) == 0
+    assert len(Server.bodies) == 6  # replies are kept

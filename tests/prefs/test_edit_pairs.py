@@ -12,7 +12,7 @@ from mint import edits
 from mint.data.preferences import read_preferences
 from mint.errors import FileProblems, InputError
 from mint.prefs.claims import Truth
-from mint.prefs.edit_pairs import Answers, EditReport, edit_pairs, read_asked, rules_editor, verify
+from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor, verify
 from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor, parse_reply, request
 from mint.prefs.rules_editor import Edit
 from tests.test_train_images import setting  # noqa: F401
@@ -109,45 +109,11 @@ def test_lines_end_where_json_lines_do(asked, tmp_path):
     (tmp_path / "odd.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     (one,) = read_asked(tmp_path / "odd.jsonl")
     assert one.question == odd
-    for _ in range(2):
-        answers = Answers(tmp_path / "a.jsonl", "m").complete([one], lambda some: ["no\u2028mass"] * len(some), 1)
-        assert answers == ["no\u2028mass"]
-    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8").count("\n") == 1
-
-
-def test_other_weights_under_the_same_name_answer_anew(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"one")
-    before = edits.stamp(str(tmp_path))
-    assert before == edits.stamp(str(tmp_path)) and edits.stamp(None) == [None] and edits.stamp("owner/name") == ["owner/name"]
-    (tmp_path / "model.safetensors").write_bytes(b"other")
-    assert edits.stamp(str(tmp_path)) != before
-
-
-def test_answers_outlive_a_run(asked, tmp_path):
-    """Three of four batches of one are written when the run stops; the next one asks for the last alone."""
-    calls = []
-
-    def decode(some):
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        calls.append([one.id for one in some])
-        return [ANSWERS[one.id] for one in some]
-
-    path = tmp_path / "answers.jsonl"
-    with pytest.raises(KeyboardInterrupt):
-        Answers(path, "model").complete(asked, decode, 1)
-    path.write_text(path.read_text() + '{"id": "cut')
-    later = []
-    answers = Answers(path, "model").complete(asked, lambda some: later.extend(some) or [ANSWERS[o.id] for o in some], 2)
-    assert answers == [ANSWERS[one.id] for one in asked] and [one.id for one in later] == ["other"]
-    again = []
-    Answers(path, "another model").complete(asked, lambda some: again.extend(some) or ["x"] * len(some), 8)
-    assert len(again) == 4
 
 
 def test_the_command(setting, monkeypatch, capsys):  # noqa: F811
     (setting / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows()))
-    monkeypatch.setattr(edits, "decoder", lambda *_: lambda some: [ANSWERS[one.id] for one in some])
+    monkeypatch.setattr(edits, "answer_questions", lambda args, asked, *_, **state: [ANSWERS[one.id] for one in asked])
     command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model"]
     assert generate_prefs.main([*command, "--out", f"{setting}/out.jsonl"]) == 0
     assert "3 pairs (33.3 % right as they stood; 80.0 %" in capsys.readouterr().out

@@ -1,11 +1,13 @@
 """Published questions for a policy's own answers: truths, boxes by name, files from their folder."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import generate_prefs
+from mint.data.vqa import read_questions
 from mint.prefs.edit_pairs import read_asked
 
 
@@ -38,6 +40,17 @@ def test_slake_with_its_boxes(slake, capsys):
     assert second.raw["boxes"] == [[0, 0, 5, 5], [6, 0, 11, 5]] and second.truth.answer is None
     assert "boxes" not in third.raw and third.truth.answer is None
     assert "boxes" not in other.raw and other.truth.answer == "yes"
+
+
+def test_what_is_written_can_be_evaluated(slake):
+    """The reader of ``evaluate.py vqa`` finds the same questions; where nothing is known there is no truth."""
+    source, _ = read_questions(slake / "train.json")
+    assert generate_prefs.main(["questions", "--vqa", f"{slake}/train.json"]) == 0
+    written, _ = read_questions(slake / "questions.jsonl")
+    fields = [[(q.id, q.text, q.answer, q.kind, [Path(name).resolve() for name in q.images]) for q in some]
+              for some in (source, written)]  # fmt: skip
+    assert fields[0] == fields[1]
+    assert [q.truth for q in written] == [{"answer": "no"}, None, None, {"answer": "yes"}]
 
 
 def test_the_folder_must_hold_the_images(slake, capsys):

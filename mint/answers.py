@@ -1,0 +1,92 @@
+"""Results on disk as they are computed, so that an interrupted command can continue."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mint.errors import InputError, Stopped
+
+
+class Answers:
+    """Answers to a list of prompts in a JSON Lines file, appended batch by batch.
+
+    identities: for each prompt the fields of its line besides the answer; a line counts only if all are the same, so
+    they name what the answer depends on. field: of the answer, any JSON value. before: called before the first line
+    is written. again: how the user continues. As a context manager, it gives an interruption a message that says what
+    is kept and how to continue.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        identities: Sequence[dict],
+        field: str = "answer",
+        before: Callable[[], None] = lambda: None,
+        again: str = "run the same command again to continue",
+    ):
+        self.path, self.identities, self.field, self.again = Path(path), identities, field, again
+        self.known: dict[int, object] = {}  # place -> answer
+        self._before: Callable[[], None] | None = before
+        self._cut = False  # whether the file ends in the middle of a line
+        if self.path.is_file():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            content = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path} cannot be read: {error}") from None
+        places = {_key(identity): place for place, identity in enumerate(self.identities)}
+        self._cut = bool(content) and not content.endswith("\n")
+        for line in content.split("\n"):
+            try:
+                row = json.loads(line)
+                answer = row.pop(self.field)
+            except (ValueError, KeyError, AttributeError, TypeError):  # the last line of a killed process
+                continue
+            if (place := places.get(_key(row))) is not None:
+                self.known[place] = answer
+
+    def save(self, answers: Mapping[int, object]) -> None:
+        """Appends answers by place. Raises InputError if the file cannot be written."""
+        if self._before is not None:
+            self._before()
+            self._before = None
+        rows = [{**self.identities[place], self.field: answer} for place, answer in answers.items()]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._cut + text)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error}") from None
+        self._cut = False
+        self.known |= answers
+
+    def complete(self, decode: Callable[..., list]) -> list:
+        """All answers in order; decode(known=..., save=...) gives them all, and is called only if some are missing."""
+        if len(self.known) < len(self.identities):
+            return decode(known=dict(self.known), save=self.save)
+        return [self.known[place] for place in range(len(self.identities))]
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            number = error.number if isinstance(error, Stopped) else signal.SIGINT
+            count = f"{len(self.known)} of {len(self.identities)} finished"
+            raise Stopped(number, f"interrupted: {count} (kept in {self.path}); {self.again}") from None
+
+
+def stamp(name: str | None) -> list:
+    """What tells a model's weights from others under the same name: sizes and times of its files, if it is a folder."""
+    files = sorted(Path(name).glob("*.safetensors")) if name else []
+    return [name, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+
+
+def _key(identity: Mapping) -> str:
+    return json.dumps(identity, sort_keys=True)

@@ -1,0 +1,121 @@
+"""Scores of an evaluation: how each follows from the records of its cases, its heading and unit; the printed table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mint.data.preferences import write_jsonl
+from mint.evaluation.statistics import Estimate, Value, bootstrap_sums, mean
+from mint.files import make_folder, write_aside
+
+FORMATS = {"%": (100, ".1f"), "nats": (1, ".3f"), "ratio": (1, ".2f")}  # unit -> (factor, format of a number)
+
+
+@dataclass(frozen=True)
+class Score:
+    """summands: record of a case -> what is summed over the cases, None for a case without this score.
+
+    value: from the sums to the score. unit: "%" (a share, stored in 0 to 1), "nats" or "ratio". marked: whether the
+    highest is marked as the best.
+    """
+
+    heading: str
+    summands: Callable[[Mapping], Sequence[float] | None]
+    value: Value = mean
+    unit: str = "%"
+    marked: bool = True
+
+    def number(self, value: float, sign: str = "") -> str:
+        """A value in the score's unit; sign: "+" writes the sign of positive numbers too."""
+        factor, form = FORMATS[self.unit]
+        return f"{factor * value:{sign}{form}}"
+
+    def interval(self, e: Estimate, sign: str = "") -> str:
+        """The 95 % interval in the score's unit."""
+        between = " to " if sign or e.low < 0 else "-"
+        return f"{self.number(e.low, sign)}{between}{self.number(e.high, sign)}"
+
+
+def mean_score(field: str, heading: str, unit: str = "%", marked: bool = True) -> Score:
+    """The mean of a field over the records in which it is not None."""
+    return Score(heading, partial(_with_count, field), mean, unit, marked)
+
+
+def geometric_mean_score(field: str, heading: str) -> Score:
+    """The geometric mean of a field of positive ratios."""
+    return Score(heading, partial(_logarithm, field), _exp_mean, "ratio", marked=False)
+
+
+def _with_count(field: str, record: Mapping) -> tuple[float, float] | None:
+    return None if record.get(field) is None else (float(record[field]), 1.0)
+
+
+def _logarithm(field: str, record: Mapping) -> tuple[float, float]:
+    return float(np.log(record[field])), 1.0
+
+
+def _exp_mean(sums: np.ndarray) -> np.ndarray:
+    return np.exp(mean(sums))
+
+
+def summands(score: Score, runs: Sequence[Sequence[Mapping]]) -> tuple[np.ndarray, np.ndarray]:
+    """([runs, cases, S] with zeros where a record has no such score, [cases] whether any run has it)."""
+    found = [[score.summands(record) for record in run] for run in runs]
+    width = next((len(part) for run in found for part in run if part is not None), 1)
+    rows = np.array([[(0.0,) * width if part is None else part for part in run] for run in found], dtype=float)
+    return rows, np.array([any(run[i] is not None for run in found) for i in range(len(found[0]))])
+
+
+def estimate(
+    columns: Mapping[str, Score], runs: Sequence[Sequence[Mapping]], groups: Sequence[str] | None = None
+) -> dict[str, Estimate]:
+    """Every score that any of the records has, with its interval, over the cases that have it.
+
+    runs: for each training seed the records of its cases, in one order. groups: see ``bootstrap_sums``.
+    """
+    found = {}
+    for name, score in columns.items():
+        rows, had = summands(score, runs)
+        if had.any():
+            some = None if groups is None else [group for group, there in zip(groups, had, strict=True) if there]
+            found[name] = bootstrap_sums(rows[:, had], score.value, groups=some)
+    return found
+
+
+def means_table(name: str, means: Mapping[str, Estimate], columns: Mapping[str, Score]) -> str:
+    """A Markdown table of one system: every score with its interval."""
+    head = "| | " + " | ".join(columns[column].heading for column in means) + " |"
+    cells = [f"{columns[column].number(e.value)} ({columns[column].interval(e)})" for column, e in means.items()]
+    return "\n".join([head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"])
+
+
+def summary(means: Mapping[str, Estimate], columns: Mapping[str, Score]) -> str:
+    """The scores in one line, without their intervals."""
+    shown = [(columns[name], columns[name].number(e.value)) for name, e in means.items()]
+    return ", ".join(f"{score.heading} {number}{' %' * (score.unit == '%')}" for score, number in shown)
+
+
+def save_scores(
+    folder: Path,
+    file: str,
+    records: Iterable[Mapping],
+    name: str,
+    means: Mapping[str, Estimate],
+    settings: dict,
+    **more,
+) -> None:
+    """Writes the records of the cases to ``file``, and metrics.json last. more: further entries of metrics.json.
+
+    Raises InputError if the folder cannot be written.
+    """
+    make_folder(folder)
+    write_jsonl(folder / file, records)
+    scores = {column: asdict(e) for column, e in means.items()}
+    record = {"settings": settings, "name": name, "scores": scores, **more}
+    write_aside(folder / "metrics.json", json.dumps(record, indent=2) + "\n")

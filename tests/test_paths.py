@@ -1,0 +1,72 @@
+"""Paths are checked before a model is loaded."""
+
+import argparse
+import json
+
+import pytest
+
+import evaluate
+from mint import decoding
+from mint.errors import InputError
+from mint.paths import check_paths
+from mint.prefs import fusion, zero_shot
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("model", "empty", "adapter", "folds"):
+        (tmp_path / name).mkdir()
+    for name in ("model/config.json", "adapter/adapter_config.json", "file", "folds/folds.json"):
+        (tmp_path / name).write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"cases": "no"}, "--cases .*no does not exist"),
+        ({"teacher_cases": "no"}, "--teacher-cases .*no does not exist"),
+        ({"model": "empty"}, "--model: .*empty is not a model directory: config.json is missing"),
+        ({"model": "file"}, "file is a file"),
+        ({"model": "no/such/model"}, "neither a directory nor a hub id"),
+        ({"teacher": ["model", "empty"]}, "--teacher: .*empty is not a model directory"),
+        ({"adapter": "empty"}, "--adapter .*empty holds no adapter: adapter_config.json is missing"),
+        ({"adapter": "adapter"}, "adapter_model.safetensors is missing"),
+        ({"out": "file/below"}, "--out .*below cannot be written: .*file is not a folder"),
+    ],
+)
+def test_what_is_missing(folder, flags, message):
+    def place(value):
+        return [place(one) for one in value] if isinstance(value, list) else f"{folder}/{value}"
+
+    placed = {name: place(value) for name, value in flags.items()}
+    with pytest.raises(InputError, match=message):
+        check_paths(argparse.Namespace(**placed))
+
+
+def test_what_is_there(folder):
+    flags = {"cases": f"{folder}/file", "model": f"{folder}/model", "teacher": [f"{folder}/folds", "owner/name"]}
+    check_paths(argparse.Namespace(**flags, out=f"{folder}/new/below", images=None))
+    check_paths(argparse.Namespace(out=f"{folder}/file"))
+
+
+@pytest.mark.parametrize("flag", ["--adapter", "--out", "--questions", "--images"])
+def test_no_model_is_loaded_for_a_wrong_path(folder, monkeypatch, capsys, flag):
+    def load(*_, **__):
+        raise AssertionError("a model is loaded")
+
+    for module, name in ((decoding, "load_language_model"), (fusion, "load_model"), (zero_shot, "load_model")):
+        monkeypatch.setattr(module, name, load)
+    wrong = {"--adapter": "empty", "--out": "file/x", "--questions": "no", "--images": "no"}
+    (folder / "questions.json").write_text(json.dumps([]))
+    command = [
+        "vqa",
+        "--model",
+        f"{folder}/model",
+        "--questions",
+        f"{folder}/questions.json",
+        flag,
+        f"{folder}/{wrong[flag]}",
+    ]
+    assert evaluate.main(command) == 2
+    assert capsys.readouterr().err.startswith(f"error: {flag} ")

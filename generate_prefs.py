@@ -1,4 +1,4 @@
-"""Make preference files from upstream models.
+"""Make preference files from teachers, from a model's own answers, or from published pairs.
 
 python generate_prefs.py mml --cases PATH --ranker naive-bayes --out prefs.jsonl
 python generate_prefs.py mml --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
@@ -33,16 +33,17 @@ from mint.data.vqa_files import SPLITS
 from mint.demo.faces import fit_faces
 from mint.edits import add_edit
 from mint.errors import InputError
-from mint.files import write_aside
+from mint.files import check_unused, write_aside
 from mint.paths import check_paths
+from mint.prefs import clip_fit
 from mint.prefs.clip_fit import ClipSettings, fit_clip
-from mint.prefs.corrupt import MODES, CorruptReport, contact_sheet, corrupt_records
+from mint.prefs.corrupt import MODES, CorruptReport, check_places, contact_sheet, corrupt_records
 from mint.prefs.fusion import load_teachers
-from mint.prefs.fusion_fit import FusionSettings, count, fit_folds, fit_teacher
+from mint.prefs.fusion_fit import FusionSettings, check_folder, count, fit_folds, fit_teacher
 from mint.prefs.lesion_questions import write_lesion_questions
 from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
-from mint.prefs.question_files import ask_again
+from mint.prefs.question_files import FILES, ask_again
 from mint.prefs.ranking import Ranker
 from mint.prefs.saliency import ClipSaliency
 from mint.prefs.tissue_pairs import make_tissue_pairs
@@ -54,7 +55,7 @@ from mint.tissue import add_tile_options, read_tile_options
 def add_mml(commands) -> None:
     parser = commands.add_parser("mml", help="rank the diseases of cases: the top is chosen, the bottom rejected")
     add_cohort_options(parser)
-    parser.add_argument("--out", metavar="FILE.jsonl", help="the pairs; without it a teacher is fitted and no more")
+    parser.add_argument("--out", metavar="FILE.jsonl", help="the pairs; without it, --fit only trains a teacher")
 
     upstream = parser.add_argument_group("upstream").add_mutually_exclusive_group()
     upstream.add_argument("--ranker", choices=("naive-bayes",), help="a statistical ranking of the findings (the default)")
@@ -71,7 +72,11 @@ def add_mml(commands) -> None:
     )
     parser.add_argument("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small one from scratch)")
     parser.add_argument(
-        "--faces", type=int, default=0, metavar="N", help="--fit with --portraits: let it see N drawn faces first"
+        "--faces",
+        type=int,
+        default=0,
+        metavar="N",
+        help="--fit from scratch: train on N drawn faces first (at least 100)",
     )
     parser.add_argument("--teacher-epochs", type=int, help="--fit: epochs at most (default 10; from scratch 25)")
     parser.add_argument("--teacher-lr", type=float, help="--fit: learning rate (default 5e-5; from scratch 3e-3)")
@@ -90,19 +95,25 @@ def add_mml(commands) -> None:
 
 
 def run_mml(args: argparse.Namespace) -> None:
-    """Reads, fits, ranks and writes; prints what was read and where the truth stood, and saves it beside the pairs."""
+    """Reads, fits, ranks and writes; prints the counts and how the true diseases rank, and saves a report."""
     if not args.out and not args.fit:
         raise InputError("nothing to do: give --out for pairs, or --fit for a teacher")
     if args.folds and not args.fit:
         raise InputError("--folds goes with --fit")
-    if args.faces and (not args.fit or args.base or not args.portraits):
-        raise InputError("--faces goes with --fit and --portraits, and not with --base")
+    if args.faces and (not args.fit or args.base):
+        raise InputError("--faces goes with --fit, and not with --base")
     if args.folds and args.fit_cases:
         raise InputError("--folds cross-fits --cases themselves: it does not go with --fit-cases")
     check_paths(args)
+    if args.out:
+        check_unused(args.out)
+    if args.fit:
+        check_folder(args.fit)
     cases = read_cohort(args.cases, args)
     fit_cases = read_cohort(args.fit_cases, args) if args.fit_cases else cases
     ranker = make_ranker(args, fit_cases)
+    if args.fit:
+        print(f"{args.fit}: teacher of {len(ranker.diseases)} diseases saved; rank with it by --teacher {args.fit}")
     if not args.out:
         return
     settings = PairSettings(
@@ -124,7 +135,7 @@ def run_mml(args: argparse.Namespace) -> None:
 
 
 def make_ranker(args: argparse.Namespace, cases: Sequence[Case]) -> Ranker:
-    """The upstream the flags ask for, fitted on ``cases`` or loaded."""
+    """The ranker that the flags name, fitted on ``cases`` or loaded."""
     device, _ = choose_device(args.device, "auto")
     if args.teacher:
         return load_teachers(args.teacher, device)
@@ -168,6 +179,9 @@ def add_clip(commands) -> None:
 def run_clip(args: argparse.Namespace) -> None:
     """Reads the tiles, ranks their tissues, and writes the pairs with a report beside them."""
     check_paths(args)
+    check_unused(args.out)
+    if not args.teacher:
+        clip_fit.check_folder(args.fit)
     tiles, tissues = read_tile_options(args)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
     device, _ = choose_device(args.device, "auto")
@@ -205,6 +219,7 @@ def add_questions(commands) -> None:
 def run_questions(args: argparse.Namespace) -> None:
     """Writes lessons, questions, test questions and contrasts; of a VQA set the questions."""
     folder = Path(args.out or Path(args.lesions or args.vqa).parent)
+    check_unused(*(folder / name for name in (FILES if args.lesions else ["questions.jsonl"])))
     if args.lesions:
         counts = write_lesion_questions(args.lesions, folder, args.seed, args.views)
     else:
@@ -226,6 +241,7 @@ def add_mmedpo(commands) -> None:
 
 def run_mmedpo(args: argparse.Namespace) -> None:
     """Reads the pairs, checks their images, and writes them."""
+    check_unused(args.out)
     rows, out = read_mmedpo(args.pairs, args.images), Path(args.out)
     images = [Path(name) for row in rows for name in row["images"]]
     folder = out.resolve().parent
@@ -260,7 +276,10 @@ def run_corrupt(args: argparse.Namespace) -> None:
     """Reads the pairs, writes the corrupted images, the pairs that name both, and a contact sheet."""
     check_paths(args)
     file, out = Path(args.data), Path(args.out)
+    check_unused(out)
     preferences = find_images(read_preferences(file, require_rejected=False), file, args.images_anywhere)
+    if args.clip:
+        check_places(preferences, file)  # before the CLIP is loaded
     saliency = ClipSaliency(args.clip, choose_device(args.device, "auto")[0]) if args.clip else None
     pictured = [preference.id for preference in preferences if preference.images]
     shown = {name: [] for name in pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet]} if args.sheet > 0 else {}

@@ -13,7 +13,7 @@ from mint.data.pair_images import ImageSlots, encode_with_images, find_images
 from mint.data.preferences import Preference, write_jsonl
 from mint.decoding import add_image_options, add_loading_options, load_merged, load_with_eyes
 from mint.errors import InputError
-from mint.files import write_aside
+from mint.files import check_unused, write_aside
 from mint.models.generate import generate
 from mint.paths import check_paths
 from mint.prefs.edit_pairs import Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor
@@ -46,6 +46,7 @@ def run_edit(args: argparse.Namespace) -> None:
     """Answers, edits, verifies; writes the pairs, the answers (reused by the next run), the rejects and a report."""
     source, out = Path(args.questions), Path(args.out)
     check_paths(args)
+    check_unused(out)
     asked = read_asked(source)
     places = find_pictures(asked, source)
     editor, name = choose_editor(args)
@@ -64,6 +65,7 @@ def run_edit(args: argparse.Namespace) -> None:
     write_aside(f"{out}.report.json", json.dumps(record, indent=2) + "\n")
     print(f"{out}: {report}")
     if not count:
+        out.unlink()
         raise InputError(f"no answer gave a pair; {out}.rejected.jsonl says why")
 
 

@@ -30,6 +30,13 @@ def write_aside(path: str | Path, text: str) -> None:
         raise InputError(f"{path} cannot be written: {error}") from None
 
 
+def check_unused(*paths: str | Path) -> None:
+    """Raises InputError if one of the files that a command is about to write exists already."""
+    for path in paths:
+        if Path(path).exists():
+            raise InputError(f"{path} exists already: delete it, or give another --out")
+
+
 @contextmanager
 def folder_aside(folder: str | Path) -> Iterator[Path]:
     """A new folder beside ``folder`` to fill; it takes the place of ``folder`` if the block ends without an exception.

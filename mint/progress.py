@@ -96,6 +96,17 @@ class Progress:
         self._printed, self._at_print = now, self.done
 
 
+def epoch_text(row: Mapping[str, float], epochs: int) -> str:
+    """One epoch of training in words: its number, its mean loss, and the loss and accuracy on held-out samples, if any.
+
+    row: ``epoch`` (from 1), ``loss``, and where samples are held out ``held_out_loss``, ``held_out_top_1`` (a share).
+    """
+    parts = [f"epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.3f}"]
+    parts += [f"held-out loss {row['held_out_loss']:.3f}"] if "held_out_loss" in row else []
+    parts += [f"held-out top-1 {row['held_out_top_1']:.1%}"] if "held_out_top_1" in row else []
+    return ", ".join(parts)
+
+
 def duration(seconds: float) -> str:
     """A readable duration, such as "45 s", "2 min 05 s" or "3 h 07 min"."""
     whole = round(seconds)

@@ -76,10 +76,16 @@ def test_retrieved_passages_and_other_models_lists(setting, tmp_path):
 
 
 def test_cross_fitting_with_drawn_faces(setting, tmp_path, capsys):
+    """The cohort has images; the drawn faces that the teachers start from need only its facial findings."""
     command = ["mml", "--cases", f"{setting}/cohort", "--fit", f"{tmp_path}/teacher", "--teacher-epochs", "1", "--folds", "2"]
-    command += ["--faces", "100", "--portraits", f"{tmp_path}/p", "--out", f"{tmp_path}/pairs.jsonl", "--split", "train"]
+    command += ["--faces", "100", "--out", f"{tmp_path}/pairs.jsonl", "--split", "train"]
     assert generate_prefs.main(command) == 0
-    assert "200 cases have a portrait" in capsys.readouterr().out.replace("200 of 200", "200")
+    printed = capsys.readouterr()
+    assert " diseases saved; rank with it by --teacher" in printed.out
+    assert "200 pairs; the true disease is first in" in printed.out
+    for fold in (1, 2):
+        assert f"teacher {fold}/2: epoch 1/1, loss " in printed.err
+        assert f"teacher {fold}/2: kept the weights of epoch 1/1, loss " in printed.out
     assert json.loads((tmp_path / "teacher" / "folds.json").read_text())["folds"] == 2
     again = ["mml", "--cases", f"{setting}/cohort", "--split", "train", "--teacher", f"{tmp_path}/teacher"]
     assert generate_prefs.main([*again, "--out", f"{tmp_path}/again.jsonl"]) == 0
@@ -89,17 +95,41 @@ def test_cross_fitting_with_drawn_faces(setting, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--teacher", "missing", "--out", "x.jsonl"], "missing is neither a directory nor a hub id"),
+        (["--teacher", "{cohort}", "--out", "x.jsonl"], "cohort is not a model directory"),
+        (["--fit", "t", "--base", "missing"], "missing is neither a directory nor a hub id"),
+        (["--fit", "{teacher}"], "holds a teacher already"),
+        (["--fit", "{torn}"], "holds folds of a cross-fit that did not finish"),
+        (["--out", "{pairs}"], "exists already"),
+        (["--fit-cases", "missing", "--out", "x.jsonl"], "missing does not exist"),
+    ],
+)
+def test_paths_are_checked_before_cases_are_read(setting, tmp_path, monkeypatch, capsys, arguments, message):
+    (tmp_path / "torn" / "fold-1").mkdir(parents=True)
+    monkeypatch.setattr(generate_prefs, "read_cohort", lambda *_: pytest.fail("read before the paths were checked"))
+    names = {"teacher": "teacher", "cohort": "cohort", "pairs": "pairs.jsonl"}
+    places = {name: setting / file for name, file in names.items()} | {"torn": tmp_path / "torn"}
+    command = ["mml", "--cases", f"{setting}/cohort", *(a.format(**places) for a in arguments)]
+    assert generate_prefs.main(command) == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
         (["--folds", "3", "--out", "x.jsonl"], "--folds goes with --fit"),
         ([], "nothing to do"),
         (["--fit", "{teacher}", "--teacher-epochs", "1"], "holds a teacher already"),
-        (["--fit", "t", "--faces", "100"], "--faces goes with --fit and --portraits"),
+        (["--fit", "t", "--faces", "100", "--base", "{teacher}"], "--faces goes with --fit, and not with --base"),
+        (["--faces", "100", "--out", "x.jsonl"], "--faces goes with --fit, and not with --base"),
+        (["--fit", "t", "--faces", "99"], "at least 100 faces"),
+        (["--out", "{pairs}"], "pairs.jsonl exists already: delete it, or give another --out"),
         (["--fit", "t", "--folds", "2", "--fit-cases", "{cohort}"], "does not go with --fit-cases"),
         (["--teacher", "{cohort}", "--out", "x.jsonl"], "cohort"),
     ],
 )
 def test_mistakes_give_one_message(setting, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    places = {"teacher": setting / "teacher", "cohort": setting / "cohort"}
+    places = {"teacher": setting / "teacher", "cohort": setting / "cohort", "pairs": setting / "pairs.jsonl"}
     command = ["mml", "--cases", f"{setting}/cohort", *(a.format(**places) for a in arguments)]
     assert generate_prefs.main(command) == 2
     errors = capsys.readouterr().err

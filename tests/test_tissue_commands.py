@@ -20,8 +20,8 @@ def setting(tmp_path_factory):
     assert demo.main(["tiles", "--out", f"{folder}/tiles", "--train", "3", "--test", "1"]) == 0
     command = ["clip", "--cases", f"{folder}/tiles", "--split", "train", "--fit", f"{folder}/clip", "--teacher-epochs", "1"]
     assert generate_prefs.main([*command, "--out", f"{folder}/tiles/pairs.jsonl", "--device", "cpu"]) == 0
-    command = ["base", "--pairs", f"{folder}/tiles/pairs.jsonl", "--out", f"{folder}/blank", "--shape", "demo", "--images"]
-    assert demo.main([*command, "--vocabulary", "500"]) == 0
+    command = ["base", "--vision", "--pairs", f"{folder}/tiles/pairs.jsonl", "--out", f"{folder}/blank"]
+    assert demo.main([*command, "--shape", "demo", "--vocabulary", "500"]) == 0
     common = ["--model", f"{folder}/blank", "--data", f"{folder}/tiles/pairs.jsonl", "--device", "cpu", "--batch-size", "8"]
     assert train.main(["--loss", "orpo", "--full", "--steps", "25", "--lr", "2e-3", *common, "--out", f"{folder}/run"]) == 0
     return folder

@@ -26,11 +26,13 @@ def draw_views(tiles: Sequence[Tile], count: int, folder: str | Path, seed: int 
     if count < 1:
         raise InputError(f"at least one view of a tile, not {count}")
     folder, views = Path(folder), []
+    if count == 1:
+        return list(tiles)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for place, tile in enumerate(tiles):
             views.append(tile)
-            image = open_image(tile.image) if count > 1 else None
+            image = open_image(tile.image)
             for number in range(1, count):
                 file = folder / f"{place:05d}-{number}.png"
                 temporary = file.with_suffix(".tmp")

@@ -1,6 +1,7 @@
-"""Make the parts of the embedded default by hand.
+"""Make small models and synthetic data, as the embedded defaults use them.
 
-python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a blank Llama
+python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a random Llama
+python -m mint.demo base --vision --pairs FILE.jsonl --out DIR             a tokenizer and a random LLaVA
 python -m mint.demo cohort --out DIR                                       its patients, with portraits, as a table
 python -m mint.demo tiles --out DIR                                        microscope tiles of 19 tissues, as a table
 python -m mint.demo radiographs --out DIR                                  radiographs, questions about them, and masks
@@ -14,36 +15,46 @@ from collections.abc import Iterator, Sequence
 
 from mint.command import run_command
 from mint.data.preferences import read_preferences
+from mint.data.spans import TAG
 from mint.demo.base import SHAPES, TOWER, write_base
 from mint.demo.cohort_folder import write_cohort
 from mint.demo.gallery import write_gallery
 from mint.demo.radiograph_set import write_radiographs
 from mint.demo.tiles_folder import write_tiles
+from mint.files import check_unused
 
 
 def texts(paths: Sequence[str]) -> Iterator[str]:
-    """The prompts and answers of preference files, and the role names that chats are full of."""
+    """The prompts and answers of preference files, without span tags, and the role names of their chats."""
     for path in paths:
         for record in read_preferences(path, require_rejected=False):
             messages = record.prompt if isinstance(record.prompt, list) else []
             yield record.prompt if isinstance(record.prompt, str) else ""
             yield from (text for message in messages for text in (message["role"], message["content"]))
-            yield from ("assistant", record.chosen, record.rejected or "")
+            yield from ("assistant", TAG.sub("", record.chosen), TAG.sub("", record.rejected or ""))
 
 
 def add_base(commands) -> None:
-    parser = commands.add_parser("base", help="a tokenizer for the notes of preference files, and a blank Llama")
+    parser = commands.add_parser("base", help="a small random Llama or LLaVA, with a tokenizer of preference files")
     parser.add_argument("--pairs", nargs="+", required=True, metavar="FILE.jsonl")
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--vocabulary", type=int, default=10_000)
-    parser.add_argument("--images", action="store_true", help="with an image tower: a blank LLaVA for tiles of 64 x 64")
+    parser.add_argument("--vision", action="store_true", help="a LLaVA that reads images at 64 x 64 pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=run_base)
 
 
 def run_base(args) -> None:
-    print(write_base(args.out, texts(args.pairs), args.shape, args.vocabulary, args.seed, TOWER if args.images else None))
+    check_unused(args.out)
+    vision = TOWER if args.vision else None
+    # The LLaVA's head is a layer of its own, as in LLaVA-1.5, so that an adapter can have it as a target. Its tokens
+    # are words, since FiRe-MPO rewards single words.
+    kinds = {"words": args.vision, "tied": not args.vision}
+    folder = write_base(args.out, texts(args.pairs), args.shape, args.vocabulary, args.seed, vision, **kinds)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) // 4
+    kind = "LLaVA" if args.vision else "Llama"
+    print(f"{folder}: a random {kind} of {size / 1e6:.1f} M parameters, with a tokenizer of {', '.join(args.pairs)}")
 
 
 def add_cohort(commands) -> None:
@@ -98,8 +109,9 @@ def add_gallery(commands) -> None:
 
 
 def run_gallery(args) -> None:
+    check_unused(args.out)
     write_gallery(args.out, args.patients, args.seed)
-    print(args.out)
+    print(f"{args.out}: {args.patients} portraits of each syndrome")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""A tiny Llama from nothing, with eyes or without: a tokenizer for its texts, random weights, a directory like any other."""
+"""A tiny random Llama, or LLaVA, with a tokenizer trained on given texts, as a model directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPES = {
     "demo": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
     "small": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 4},
 }
-TOWER = {  # of a model that reads images
+TOWER = {  # image encoder of the LLaVA
     "hidden_size": 128,
     "intermediate_size": 512,
     "num_hidden_layers": 4,
@@ -37,12 +37,13 @@ def write_base(
     seed: int = 0,
     vision: dict | None = None,
     words: bool = False,
+    tied: bool = True,
 ) -> Path:
     """Writes a model directory with a tokenizer trained on ``texts`` and random weights; returns its path.
 
-    shape: a key of ``SHAPES``. The head is tied to the embedding, the context is 1,024 tokens. vision: ``vision_config``
-    of a CLIP image tower; with it, the model is a LLaVA that reads whole images, brought to the tower's size. words: no
-    token is longer than a word.
+    shape: a key of ``SHAPES``. The context is 1,024 tokens. vision: ``vision_config`` of a CLIP image encoder; with it,
+    the model is a LLaVA that reads whole images, resized to the encoder's size. words: no token is longer than a word.
+    tied: the LM head is the embedding.
     """
     folder = Path(folder)
     control = CONTROL if vision is None else (*CONTROL, IMAGE)
@@ -57,7 +58,7 @@ def write_base(
         "rope_theta": 10_000.0,
         "hidden_act": "silu",
         "initializer_range": 0.06,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": tied,
         "bos_token_id": ids[BOS],
         "eos_token_id": ids[EOT],
         "num_key_value_heads": SHAPES[shape]["num_attention_heads"],
@@ -70,7 +71,7 @@ def write_base(
             "text_config": config,
             "vision_config": {"model_type": "clip_vision_model", **vision},
             "image_token_index": ids[IMAGE],
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": tied,
         }
     save_model(init_model(config, seed=seed), folder)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""What the embedded defaults build once: a folder of the user's cache, named by the sources it is made from."""
+"""The cache of the embedded defaults: built once, in a folder of the user's cache named after its sources."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from pathlib import Path
 from mint.errors import Stopped
 
 
-def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None]) -> Path:
-    """The folder for these ``sources`` (files beside this one); made by ``build`` if it is not there.
+def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None], time: str) -> Path:
+    """The folder for these ``sources`` (files beside this one), built in a temporary folder if it does not exist.
 
-    It is built aside and renamed; a build that fails or is stopped leaves nothing. Raises Stopped if a signal stops a
-    training run of the build.
+    time: how long the whole demo takes on two CPU cores when it is built, to be printed. A build that fails or is
+    stopped leaves nothing. Raises Stopped if a signal stops a training run of the build.
     """
     folder = cache_folder(kind, sources)
-    if not (folder / "done").is_file():
+    if (folder / "done").is_file():
+        print(f"using the embedded default in {folder}")
+    else:
         print(f"building the embedded default in {folder} (once)")
+        print(f"with the alignment, this takes {time} on two CPU cores")
         aside = folder.with_name(f".building-{folder.name}-{os.getpid()}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -37,7 +40,7 @@ def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None]) -> 
 
 
 def cache_folder(kind: str, sources: Sequence[str]) -> Path:
-    """Where it lies, there or not."""
+    """The folder, whether it exists or not."""
     digest = hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in sources)).hexdigest()[:12]
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "mint" / f"{kind}-{digest}"

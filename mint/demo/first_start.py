@@ -49,6 +49,7 @@ TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=16, lr=1.5e-3, warmup
 TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
 SHAPE, VOCABULARY = "demo", 3000
+TIME = "a few minutes"
 SOURCES = """
 base.py canvas.py cohort.py cohort_folder.py face.py faces.py facial_terms.tsv features.py first_start.py head.py portrait.py
 sketch.py syndromes.tsv""".split()
@@ -67,6 +68,8 @@ def run(config: TrainConfig, train: Train) -> None:
 def align(config: TrainConfig, train: Train, recipe: dict, folder: Path, compare: Compare) -> None:
     """Trains with the recipe on the pairs of ``folder``, then compares; raises Stopped for a run that is stopped."""
     config = complete(config, recipe, folder)
+    length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
+    print(f"aligning the model of {folder} with {config.loss} ({length}), then scoring before and after")
     compare(config, train(config).path, folder)
 
 
@@ -83,18 +86,23 @@ def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
 
 def prepare(train: Train) -> Path:
     """The cache, built if it is not there."""
-    return cached("demo", SOURCES, lambda folder: build(folder, train))
+    return cached("demo", SOURCES, lambda folder: build(folder, train), TIME)
 
 
 def build(folder: Path, train: Train) -> None:
     """Teacher, pairs, tokenizer and taught model."""
+    patients = sum(count for count, _ in (SHOWN, RANKED, UNSEEN))
+    print(f"1/4 portraits of {patients} patients")
     shown, ranked, unseen = (draw_cohort(*cohort, folder / "portraits") for cohort in (SHOWN, RANKED, UNSEEN))
+    print(f"2/4 the teacher: {FACES['count']} drawn faces, then {SHOWN[0]} patients")
     fit_faces(shown, folder / "faces", **FACES)
     teacher = fit_teacher(shown, folder / "teacher", TEACHER, base=str(folder / "faces"))
+    print("3/4 the teacher ranks the diseases of other patients")
     for name, cases in (("pairs", ranked), ("unseen", unseen)):
         report = PairReport()
         write_jsonl(folder / f"{name}.jsonl", make_pairs(cases, teacher, PairSettings(), report, held_out=True))
         print(f"{name}: {report}")
+    print(f"4/4 a tiny Llama learns the form of notes and answers on {TAUGHT[0]} patients")
     build_base(folder, train)
     shutil.rmtree(folder / "faces")
 

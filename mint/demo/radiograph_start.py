@@ -48,6 +48,7 @@ ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
 BETA = 1.0
 RATES = {"rrpo": 4e-4}  # where another one than ALIGN's did better
 MODE = "surroundings"  # the tower's patches average single pixels' noise away
+TIME = "about 7 minutes"
 SOURCES = ["base.py", "radiograph_set.py", "radiograph_start.py", "radiographs.py"]
 DECODING = {"max_new_tokens": 60, "batch_size": 64}
 
@@ -66,21 +67,26 @@ def recipe(name: str, options: dict[str, Setting] | None = None) -> dict:
 
 def prepare(train: Train) -> Path:
     """The cache, built if it is not there."""
-    return cached("radiograph", SOURCES, lambda folder: build(folder, train))
+    return cached("radiograph", SOURCES, lambda folder: build(folder, train), TIME)
 
 
 def build(folder: Path, train: Train) -> None:
     """Images, policy, its answers and their edits, corrupted images."""
+    images = SHOWN[0] + TAUGHT[0] + ASKED + REPORTED + UNSEEN[0]
+    print(f"1/4 {images} radiographs with questions", flush=True)
     shown = write_set(folder, "shown", *SHOWN, EVERYONE, masks=False)
     taught = write_set(folder, "taught", *TAUGHT, WARD, masks=False)
     asked, unseen = write_asked(folder, ASKING), write_set(folder, "unseen", *UNSEEN)
     write_jsonl(folder / "descriptions.jsonl", lessons(reports(shown)))
     write_question_files(folder, taught, asked, unseen)
     write_base(folder / "blank", texts(taught), "demo", 500, vision={**TOWER, "patch_size": PATCH}, words=True)
+    print(f"2/4 a tiny LLaVA learns to describe {SHOWN[0]} radiographs", flush=True)
     describing = teach(folder / "blank", folder / "descriptions.jsonl", DESCRIBING, train)
+    print(f"3/4 it learns to answer questions about {TAUGHT[0]} radiographs of one ward", flush=True)
     answering = teach(describing, folder / "lessons.jsonl", TEACH, train)
     answering.rename(folder / "model")
     shutil.rmtree(folder / "blank.taught")
+    print("4/4 it answers questions about other radiographs; its answers are edited, lesions hidden", flush=True)
     make_pairs(folder, folder / "model")
 
 

@@ -44,6 +44,7 @@ TEACHER = ClipSettings(epochs=15)
 TEACH = {"steps": 120, "batch_size": 16, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 1000, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 128.0}
 ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
+TIME = "about 5 minutes"
 SOURCES = ["base.py", "tiles_folder.py", "tissue_start.py", "tissue_tiles.py", "tissues.tsv"]
 TISSUES = tuple(line.tissue for line in load_tissues())
 
@@ -55,16 +56,21 @@ def run(config: TrainConfig, train: Train) -> None:
 
 def prepare(train: Train) -> Path:
     """The cache, built if it is not there."""
-    return cached("tissue", SOURCES, lambda folder: build(folder, train))
+    return cached("tissue", SOURCES, lambda folder: build(folder, train), TIME)
 
 
 def build(folder: Path, train: Train) -> None:
     """Teacher, pairs, tokenizer and taught model."""
+    tiles = sum(count for count, _ in (SHOWN, TAUGHT, RANKED))
+    print(f"1/4 {tiles * len(TISSUES)} tiles of {len(TISSUES)} tissues", flush=True)
     shown, taught, ranked = (draw_tiles(*tiles, folder / "tiles") for tiles in (SHOWN, TAUGHT, RANKED))
+    print(f"2/4 the teacher: a small CLIP learns {len(shown)} tiles and captions", flush=True)
     teacher = fit_clip(shown, folder / "teacher", TEACHER, TISSUES)
+    print(f"3/4 the teacher ranks the tissues of {len(ranked)} other tiles", flush=True)
     report = PairReport(what="tissue")
     write_jsonl(folder / "pairs.jsonl", make_tissue_pairs(ranked, teacher, folder, report))
     print(f"pairs: {report}")
+    print(f"4/4 a tiny LLaVA learns the form of answers on {len(taught)} tiles", flush=True)
     write_jsonl(folder / "lessons.jsonl", lessons(taught, folder))
     write_base(folder / "blank", texts(), "demo", 600, vision=TOWER)
     settings = {"loss": "sft", "full": True, "device": "cpu", "model": str(folder / "blank"), **TEACH}

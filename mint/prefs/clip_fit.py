@@ -27,7 +27,7 @@ from mint.models import init_model, load_model, save_model
 from mint.models.clip import Clip
 from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.prefs.zero_shot import TEMPLATES, ZeroShotRanker
-from mint.progress import Progress
+from mint.progress import Progress, epoch_text
 
 SIDE, PATCH, TEXT_LENGTH = 64, 8, 32
 TOWERS = {
@@ -64,6 +64,12 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, group: Tensor) 
     return -0.5 * ((own * logits.log_softmax(1)).sum(1) + (own * logits.T.log_softmax(1)).sum(1)).mean()
 
 
+def check_folder(folder: str | Path) -> None:
+    """Raises InputError if ``folder`` holds a model."""
+    if (Path(folder) / "config.json").exists():
+        raise InputError(f"{folder} holds a model already: use it with --teacher, or give another folder")
+
+
 def fit_clip(
     tiles: Sequence[Tile],
     folder: str | Path,
@@ -79,8 +85,7 @@ def fit_clip(
     folder = Path(folder)
     if min(settings.epochs, settings.batch_size) < 1 or settings.lr <= 0:
         raise InputError("the CLIP's epochs, batch size and learning rate must be positive")
-    if (folder / "config.json").exists():
-        raise InputError(f"{folder} holds a model already: use it with --teacher, or give another folder")
+    check_folder(folder)
     found = {tile.tissue for tile in tiles}
     if len(found) < 2:
         raise InputError("a CLIP needs tiles of at least two tissues")
@@ -96,6 +101,7 @@ def fit_clip(
     shutil.rmtree(aside, ignore_errors=True)
     record = {"settings": asdict(settings), "tiles": len(train), "held_out": len(held_out), "tissues": list(tissues)}
     (folder / "fit.json").write_text(json.dumps({**record, "epochs": epochs}, indent=2) + "\n", encoding="utf-8")
+    print(f"clip: saved in {folder} after {epoch_text(epochs[-1], settings.epochs)}")
     return ZeroShotRanker(model, folder, tissues, templates)
 
 
@@ -123,9 +129,9 @@ def _train(
     tissues: Sequence[str],
     templates: Sequence[str],
 ) -> list[dict]:
-    """Trains in place; returns what every epoch gave."""
+    """Trains in place and prints every epoch; returns a row for each."""
     processor, encoder = load_processor(folder), TextEncoder(folder, TEXT_LENGTH)
-    reading = Progress(train, desc="images", unit="tile", leave=False)
+    reading = Progress(train, desc="clip: images", unit="tile", leave=False)
     pixels = torch.cat([processor([open_image(tile.image)])["pixel_values"] for tile in reading])
     group = torch.tensor([list(tissues).index(tile.tissue) for tile in train])
     optimizer, device = make_optimizer(model, settings), model.logit_scale.device
@@ -153,14 +159,14 @@ def _train(
             optimizer.step()
             losses.append(loss.item())
             step += 1
-            bar.update()
+            bar.update(values={"loss": f"{losses[-1]:.3f}"})
         row = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
         if held_out:
             scores = torch.from_numpy(ZeroShotRanker(model, folder, tissues, templates).scores(held_out))
             right = [tissues[i] == tile.tissue for i, tile in zip(scores.argmax(1).tolist(), held_out, strict=True)]
             row["held_out_top_1"] = sum(right) / len(right)
         epochs.append(row)
-        bar.update(0, {name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})
+        bar.write(f"clip: {epoch_text(row, settings.epochs)}")
     bar.close()
     return epochs
 

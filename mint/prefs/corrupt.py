@@ -193,6 +193,24 @@ def _draw_polygon(draw: ImageDraw.ImageDraw, points: Sequence[Sequence[float]]) 
     draw.polygon([(float(x), float(y)) for x, y in points], fill=1)
 
 
+def check_places(preferences: Sequence[Preference], file: Path) -> None:
+    """Opens every mask, and reads all boxes and polygons, of the records that have images.
+
+    Raises FileProblems naming every record whose fields cannot be used, InputError if no record has images.
+    """
+    root, problems = file.resolve().parent, []
+    pictured = [preference for preference in preferences if preference.images]
+    for preference in pictured:
+        try:
+            record_mask(preference, image_size(preference.images[0]), root)
+        except InputError as error:
+            problems.append(f"{file}:{preference.line}: {error}")
+    if problems:
+        raise FileProblems(file, problems)
+    if not pictured:
+        raise InputError(f"{file}: no record has images")
+
+
 def corrupt_records(
     preferences: Sequence[Preference],
     file: Path,
@@ -209,20 +227,11 @@ def corrupt_records(
     preferences: with whole image paths (``find_images``). file: where their other names are relative to. saliency: finds
     the place of a record's ``phrase`` (default: its question) where no field tells it. placed_only: where nothing tells the
     place, there is no corrupted image (default: weak noise everywhere). shown: takes (clean, mask,
-    corrupted) of the images of the records that it has a list for. Raises FileProblems naming every record whose fields
-    cannot be used, before anything is written, and InputError if nothing has images or a file cannot be written.
+    corrupted) of the images of the records that it has a list for. Raises as :func:`check_places` before anything is
+    written, and InputError if a file cannot be written.
     """
-    root, problems = file.resolve().parent, []
-    pictured = [preference for preference in preferences if preference.images]
-    for preference in pictured:
-        try:
-            record_mask(preference, image_size(preference.images[0]), root)
-        except InputError as error:
-            problems.append(f"{file}:{preference.line}: {error}")
-    if problems:
-        raise FileProblems(file, problems)
-    if not pictured:
-        raise InputError(f"{file}: no record has images")
+    check_places(preferences, file)
+    root = file.resolve().parent
     folder = out.with_name(f"{out.stem}.images")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from mint.models import init_model, load_model, save_model
 from mint.models.vilt import HEADS, Vilt, label_settings, small_config
 from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.prefs.fusion import FOLDS, NO_TEXT, FoldedRanker, FusionInputs, FusionRanker, describe
-from mint.progress import Progress
+from mint.progress import Progress, epoch_text
 
 CONTROL = ("[PAD]", "[CLS]", "[SEP]")
 # Of the network that is trained from scratch. With a few thousand aligned portraits large patches learn faster and better.
@@ -91,6 +91,15 @@ def write_blank(folder: Path, cases: Sequence[Case], diseases: Sequence[str], se
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
+def check_folder(folder: str | Path) -> None:
+    """Raises InputError if ``folder`` holds a teacher, or the finished folds of a cross-fit that was interrupted."""
+    folder = Path(folder)
+    if (folder / "config.json").exists() or (folder / FOLDS).exists():
+        raise InputError(f"{folder} holds a teacher already: use it with --teacher, or give another folder")
+    if next(folder.glob("fold-*"), None):
+        raise InputError(f"{folder} holds folds of a cross-fit that did not finish: delete it, or give another folder")
+
+
 def fit_teacher(
     cases: Sequence[Case],
     folder: str | Path,
@@ -108,9 +117,8 @@ def fit_teacher(
     Raises InputError for settings out of range, fewer than two diseases, an image that cannot be read, a folder in use.
     """
     settings.check()
+    check_folder(folder)
     folder = Path(folder)
-    if (folder / "config.json").exists() or (folder / FOLDS).exists():
-        raise InputError(f"{folder} holds a teacher already: use it with --teacher, or give another folder")
     diseases = sorted({label for case in cases for label in labels_of(case)}) if diseases is None else list(diseases)
     if len(diseases) < 2:
         raise InputError("a teacher needs cases of at least two diseases")
@@ -144,8 +152,7 @@ def fit_folds(cases: Sequence[Case], folder: str | Path, folds: int, settings: F
     folder = Path(folder)
     if folds < 2:
         raise InputError(f"cross-fitting needs at least two folds, not {folds}")
-    if (folder / FOLDS).exists() or (folder / "config.json").exists():
-        raise InputError(f"{folder} holds a teacher already: use it with --teacher, or give another folder")
+    check_folder(folder)
     diseases = sorted({case.disease for case in cases})
     patients = sorted({case.subject or case.id for case in cases})
     place = {name: i % folds for i, name in enumerate(random.Random(settings.seed).sample(patients, len(patients)))}
@@ -205,7 +212,7 @@ class _Fit:
         return views + [View(place, False, True)] * image + [View(place, True, False)] * (text or not image)
 
     def run(self) -> list[dict]:
-        """Trains, puts the best epoch's weights into the model, and returns what every epoch gave."""
+        """Trains, prints every epoch, loads the best epoch's weights, and returns a row for each epoch."""
         settings = self.settings
         optimizer = make_optimizer(self.model, settings)
         total, step = len(self._batches(random.Random(0))) * settings.epochs, 0
@@ -225,15 +232,18 @@ class _Fit:
                 optimizer.step()
                 losses.append(loss.item())
                 step += 1
-                bar.update()
+                bar.update(values={"loss": f"{losses[-1]:.3f}"})
             row = {"epoch": epoch + 1, "loss": float(np.mean(losses)), **self._evaluate()}
             epochs.append(row)
-            bar.update(0, {name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})
-            if row.get("held_out_loss", -epoch) < best:  # nobody held out: the last epoch counts
-                best, best_state = row.get("held_out_loss", -epoch), copy.deepcopy(self.model.state_dict())
-            elif epoch + 1 - self._best_epoch(epochs) >= settings.patience:
+            bar.write(f"{self.title}: {epoch_text(row, settings.epochs)}")
+            if row.get("held_out_loss", -epoch) < best:  # no held-out patients: the last epoch counts
+                best, best_row = row.get("held_out_loss", -epoch), row
+                best_state = copy.deepcopy(self.model.state_dict())
+            elif epoch + 1 - best_row["epoch"] >= settings.patience:
+                bar.total = step  # early stopping: no step is left
                 break
         bar.close()
+        print(f"{self.title}: kept the weights of {epoch_text(best_row, settings.epochs)}")
         self.model.load_state_dict(best_state)
         return epochs
 
@@ -246,10 +256,6 @@ class _Fit:
             batches += [views[start : start + size] for start in range(0, len(views), size)]
         rng.shuffle(batches)
         return batches
-
-    @staticmethod
-    def _best_epoch(epochs: list[dict]) -> int:
-        return min(epochs, key=lambda row: row["held_out_loss"])["epoch"]
 
     def _loss(self, cases: Sequence[Case], views: Sequence[View], rng: random.Random | None) -> tuple[Tensor, Tensor]:
         """(the loss, [B] whether what is first is true). rng: varies the texts; None leaves them as they are."""

@@ -26,7 +26,10 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     out = tmp_path / "run"
     first_start.run(TrainConfig(loss="orpo", out=str(out), device="cpu"), train.train)
     printed = capsys.readouterr().out
-    assert "building the embedded default" in printed and "10 unseen patients" in printed
+    assert "building the embedded default" in printed and "a few minutes on two CPU cores" in printed
+    steps = ["1/4 ", "2/4 ", "3/4 ", "4/4 ", "aligning the model of", "10 unseen patients"]
+    places = [printed.find(step) for step in steps]
+    assert -1 not in places and places == sorted(places)
     table = json.loads((out / "metrics.json").read_text())["rows"]
     teachers, students = (
         ["teacher, image + text", "teacher, text only"],

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -93,6 +94,13 @@ def test_the_command_fits_and_ranks(tiles, small, tmp_path, capsys):
     arguments = ["clip", "--cases", str(table), "--fit", str(tmp_path / "clip"), "--teacher-epochs", "2", "--device", "cpu"]
     out = tmp_path / "pairs.jsonl"
     assert generate_prefs.main([*arguments, "--out", str(out), "--top-k", "1", "--bottom-q", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "36 pairs; the true tissue is first in" in said and "train.py needs --images-anywhere" in said
+    said = capsys.readouterr()
+    assert "36 pairs; the true tissue is first in" in said.out and "train.py needs --images-anywhere" in said.out
+    assert re.search(r"clip: saved in .*clip after epoch 2/2, loss \d\.\d{3}, held-out top-1 \d+\.\d%\n", said.out)
+    epochs = re.findall(r"^clip: epoch (\d)/2, loss \d\.\d{3}, held-out top-1 ", said.err, re.MULTILINE)
+    assert epochs == ["1", "2"] and re.search(r"clip: 2/2 steps, .*, loss \d\.\d{3}", said.err)
+    assert generate_prefs.main([*arguments, "--out", f"{tmp_path}/again.jsonl"]) == 2
+    assert "clip holds a model already" in capsys.readouterr().err
+    assert generate_prefs.main([*arguments[:3], "--teacher", f"{tmp_path}/clip", "--out", str(out)]) == 2
+    assert "pairs.jsonl exists already" in capsys.readouterr().err
     assert len(out.read_text().splitlines()) == 36 and (tmp_path / "clip" / "model.safetensors").is_file()

@@ -41,6 +41,7 @@ def folder(tmp_path):
 
 def corrupt(folder, *extra):
     out = folder / "out.jsonl"
+    out.unlink(missing_ok=True)
     assert generate_prefs.main(["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", str(out), *extra]) == 0
     records = {record.id: record for record in read_preferences(out)}
     changed = {}
@@ -168,6 +169,22 @@ def test_fields_that_cannot_be_used(folder, capsys, fields, message):
     assert generate_prefs.main(["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl"]) == 2
     error = capsys.readouterr().err
     assert "pairs.jsonl:4:" in error and re.search(message, error) and not (folder / "out.jsonl").exists()
+
+
+def test_nothing_is_overwritten_and_paths_come_before_the_clip(folder, monkeypatch, capsys):
+    command = ["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl"]
+    monkeypatch.setattr(generate_prefs, "ClipSaliency", lambda *_: pytest.fail("loaded before the paths were checked"))
+    assert generate_prefs.main([*command, "--clip", f"{folder}"]) == 2
+    assert "is not a model directory: config.json is missing" in capsys.readouterr().err
+    (folder / "config.json").write_text("{}")
+    record = json.loads((folder / "pairs.jsonl").read_text().splitlines()[0]) | {"mask": "missing.png"}
+    (folder / "bad.jsonl").write_text(json.dumps(record) + "\n")
+    bad = ["corrupt", "--data", f"{folder}/bad.jsonl", "--out", f"{folder}/out.jsonl", "--clip", f"{folder}"]
+    assert generate_prefs.main(bad) == 2 and "bad.jsonl:1: " in capsys.readouterr().err
+    (folder / "out.jsonl").write_text("mine")
+    assert generate_prefs.main(command) == 2
+    assert "out.jsonl exists already: delete it, or give another --out" in capsys.readouterr().err
+    assert (folder / "out.jsonl").read_text() == "mine" and not (folder / "out.images").exists()
 
 
 def test_what_has_no_place_can_be_left_alone(folder, capsys):

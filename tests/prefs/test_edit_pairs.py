@@ -124,6 +124,7 @@ def test_the_command(setting, monkeypatch, capsys):  # noqa: F811
     monkeypatch.undo()
     own = ["--out", f"{setting}/own.jsonl", "--max-new-tokens", "3", "--batch-size", "3"]
     assert generate_prefs.main([*command, *own]) == 2 and "no answer gave a pair" in capsys.readouterr().err
+    assert not (setting / "own.jsonl").exists()
     lines = (setting / "own.jsonl.answers.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == list(ANSWERS)  # the model's own, whatever they are worth
 
@@ -141,6 +142,21 @@ def test_flags_that_do_not_fit(setting, capsys, extra, message):  # noqa: F811
     command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model"]
     assert generate_prefs.main([*command, "--out", f"{setting}/out.jsonl", *extra]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_paths_are_checked_before_a_model_is_loaded(setting, monkeypatch, capsys):  # noqa: F811
+    (setting / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows()))
+    monkeypatch.setattr(edits, "load_with_eyes", lambda *_: pytest.fail("loaded before the paths were checked"))
+    command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model", "--out"]
+    for extra, message in (
+        (["--adapter", f"{setting}"], "holds no adapter: adapter_config.json is missing"),
+        (["--model", f"{setting}/tiles"], "is not a model directory"),
+        (["--editor", "model", "--editor-model", "missing"], "missing is neither a directory nor a hub id"),
+    ):
+        assert generate_prefs.main([*command, f"{setting}/out.jsonl", *extra]) == 2
+        assert message in capsys.readouterr().err
+    assert generate_prefs.main([*command, f"{setting}/questions.jsonl"]) == 2
+    assert "questions.jsonl exists already" in capsys.readouterr().err
 
 
 def test_images_outside_the_folder(setting, capsys):  # noqa: F811

@@ -1,6 +1,7 @@
 """The multimodal upstream: what it reads, that it learns from both modalities, folds, and cohorts that are not fit for it."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -126,6 +127,28 @@ def test_the_best_epoch_is_kept_and_training_stops(cohort, tmp_path, monkeypatch
     ranker = fit_teacher(cohort, tmp_path / "t", replace(SETTINGS, patience=2))
     assert len(states) == 4
     assert all(torch.equal(value, states[1][name]) for name, value in ranker.model.state_dict().items())
+
+
+def test_every_epoch_is_printed_and_the_loss_in_between(cohort, tmp_path, monkeypatch, capsys):
+    """Without a terminal: lines with the loss, one line for each epoch, and the epoch that is kept."""
+    losses = iter([0.5, 0.25, 0.75])
+    monkeypatch.setattr(
+        fusion_fit._Fit, "_evaluate", lambda _: {"held_out_loss": next(losses), "held_out_top_1": 0.125}
+    )
+    monkeypatch.setattr("mint.progress.SECONDS", 0.0)
+    fit_teacher(cohort, tmp_path / "t", replace(SETTINGS, epochs=9, patience=1), title="teacher 2/5")
+    printed = capsys.readouterr()
+    steps = re.findall(r"^teacher 2/5: (\d+)/(\d+) steps, .*, loss \d+\.\d{3}", printed.err, re.MULTILINE)
+    total = int(steps[0][1])
+    assert [int(step) for step, _ in steps[:4]] == [1, 2, 3, 4]
+    assert [int(step) for step, _ in steps] == list(range(1, total // 3 + 1))  # three epochs of nine
+    epochs = re.findall(r"^teacher 2/5: epoch (.*)", printed.err, re.MULTILINE)
+    assert [re.sub(r", loss [\d.]+,", ",", line) for line in epochs] == [
+        "1/9, held-out loss 0.500, held-out top-1 12.5%",
+        "2/9, held-out loss 0.250, held-out top-1 12.5%",
+        "3/9, held-out loss 0.750, held-out top-1 12.5%",
+    ]
+    assert printed.out == f"teacher 2/5: kept the weights of epoch {epochs[1]}\n"
 
 
 def test_missing_modalities(cohort, teacher):

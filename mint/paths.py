@@ -38,11 +38,15 @@ def check_paths(args: object) -> None:
         check_writable("--out", out)
 
 
-def check_writable(flag: str, target: str | Path) -> None:
-    """Raises InputError if the file or folder ``target`` of ``flag`` can be neither written nor made."""
+def check_writable(flag: str, target: str | Path, folder: bool = False) -> None:
+    """Raises InputError if the file or folder ``target`` of ``flag`` can be neither written nor made.
+
+    folder: it must not be a file.
+    """
     path = Path(target).absolute()
     place = next(parent for parent in (path, *path.parents) if parent.exists())
-    place = place.parent if place == path and place.is_file() else place
+    if place == path and place.is_file() and not folder:
+        place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{flag} {target} cannot be written: {place} is not a folder that can be written to")
 

@@ -50,9 +50,8 @@ def check_run(config: TrainConfig) -> None:
         if checkpoint and checkpoint.resolve().parent != (out / "checkpoints").resolve():
             raise InputError(f"--out {out} holds another run than --resume {checkpoint}: give another --out")
     if config.image_features:
-        check_writable("--image-features", config.image_features)
-    if not out:
-        check_writable("the default --out", "runs")
+        check_writable("--image-features", config.image_features, folder=True)
+    check_writable("--out", config.out or "runs", folder=True)
 
 
 def find_checkpoint(config: TrainConfig) -> Path | None:
@@ -86,7 +85,7 @@ class RunDirectory:
     def start(self, config: TrainConfig, resumed_step: int, record: dict) -> None:
         """Writes the settings, and drops metric rows past the step that the run continues from.
 
-        Checkpoints past that step move to a folder ``superseded``, where neither ``--keep`` nor ``--resume auto`` looks.
+        Checkpoints past that step move to a folder ``superseded``, which ``--keep`` and ``--resume auto`` ignore.
         record: what every checkpoint of the run stores (:func:`mint.resume.make_record`).
         """
         self.record = record

@@ -195,7 +195,7 @@ def test_max_pixels_make_fewer_image_tokens(setting, capsys):
     report = f"4 dropped as longer than --max-length: tile-0 ({large} of {total} tokens are image tokens), tile-3 ("
     found = capsys.readouterr().out
     assert report in found and "; a lower --max-pixels gives fewer image tokens\n" in found
-    assert train.main(arguments(setting, *limit, "--overlength", "error")) == 2
+    assert train.main(arguments(setting, *limit, "--overlength", "error", "--out", f"{setting}/other")) == 2
     found = capsys.readouterr().err
     assert f"{total - 1}; a lower --max-pixels gives" in found
     assert f"(tile-0): {total} tokens, {large} of them image tokens" in found

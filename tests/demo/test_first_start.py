@@ -56,7 +56,7 @@ def stopped(config):
 def test_a_build_that_is_stopped_leaves_nothing_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(Stopped, match="stopped while the embedded default was being built") as stop:
-        cached("demo", first_start.SOURCES, lambda folder: first_start.build_base(folder, stopped))
+        cached("demo", first_start.SOURCES, lambda folder: first_start.build_base(folder, stopped), "no time")
     assert stop.value.number == signal.SIGTERM and not list((tmp_path / "cache" / "mint").iterdir())
 
 

@@ -123,6 +123,7 @@ def encode(processor, messages: list[dict], with_image: bool, answer: str | None
         messages = [*messages, as_parts({"role": "assistant", "content": answer})]
     opens = answer is None
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens, date_string=DATE)
+    text = text if opens else text.rstrip()  # a space that llava's template writes after an answer is no part of it
     bos = processor.tokenizer.bos_token
     doubled = bool(bos) and text.startswith(bos)  # the template writes it, so the tokenizer must not
     return dict(processor(

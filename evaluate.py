@@ -26,7 +26,7 @@ from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, parse_list, write_note
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths, tissue_messages
-from mint.decoding import add_decoding_options, add_image_options, load, load_with_eyes, sampling
+from mint.decoding import add_decoding_options, add_image_options, load, load_with_eyes, sampling, settle_decoding
 from mint.errors import InputError
 from mint.evaluation import tissue
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
@@ -115,6 +115,7 @@ def run_disease(args: argparse.Namespace) -> None:
         raise InputError("--view goes with --teacher and --ranker-only")
     if args.resume and not args.model:
         raise InputError("--resume goes with --model: there is nothing to decode without one")
+    settle_decoding(args)
     folder = EvaluationFolder(args, "disease", *_named_after(args))
     check_paths(args)
     everyone = read_cohort(args.cases, args)
@@ -237,6 +238,7 @@ def run_tissue(args: argparse.Namespace) -> None:
     for flag in ("max_pixels", "resume"):
         if getattr(args, flag) and not args.model:
             raise InputError(f"--{flag.replace('_', '-')} goes with --model")
+    settle_decoding(args)
     model = ["upstream", args.teacher] if args.ranker_only else [args.model, args.adapter, args.decode]
     folder = EvaluationFolder(args, "tissue", *model)
     check_paths(args)

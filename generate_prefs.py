@@ -218,6 +218,7 @@ def add_questions(commands) -> None:
 
 def run_questions(args: argparse.Namespace) -> None:
     """Writes lessons, questions, test questions and contrasts; of a VQA set the questions."""
+    check_paths(args)
     folder = Path(args.out or Path(args.lesions or args.vqa).parent)
     check_unused(*(folder / name for name in (FILES if args.lesions else ["questions.jsonl"])))
     if args.lesions:
@@ -241,6 +242,7 @@ def add_mmedpo(commands) -> None:
 
 def run_mmedpo(args: argparse.Namespace) -> None:
     """Reads the pairs, checks their images, and writes them."""
+    check_paths(args)
     check_unused(args.out)
     rows, out = read_mmedpo(args.pairs, args.images), Path(args.out)
     images = [Path(name) for row in rows for name in row["images"]]

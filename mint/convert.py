@@ -10,7 +10,6 @@ Code in a pickle is never run. Tensors get the names that the models use now and
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mint.command import guard
+from mint.command import Parser, guard
 from mint.errors import InputError
 from mint.files import folder_aside
 from mint.hub import SETTINGS_FILES, resolve_dir
@@ -27,6 +26,7 @@ from mint.models.llava import OWN_FORMS
 from mint.models.llava_med import convert_form
 from mint.models.pickled import Source, find_source
 from mint.models.vilt import HEADS, Vilt, label_settings
+from mint.paths import check_writable
 
 
 def convert(
@@ -48,6 +48,7 @@ def convert(
     out = Path(out)
     if out.is_file() or out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} exists already: give another --out")
+    check_writable("--out", out, folder=True)
     found = find_source(source)
     settings = resolve_dir(config, SETTINGS_FILES) if config else found.folder
     if not (settings / "config.json").is_file():
@@ -108,8 +109,9 @@ def _without_classifier(stored: Iterable[Stored]) -> Iterator[Stored]:
         yield path, name, read
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m mint.convert", description=__doc__.splitlines()[0])
+def make_parser() -> Parser:
+    """The command line of ``python -m mint.convert``."""
+    parser = Parser(prog="python -m mint.convert", description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="SOURCE", help="a .bin or .pt file, a directory, or a hub id")
     parser.add_argument("--out", required=True, metavar="DIR", help="the new model directory")
     parser.add_argument("--config", metavar="DIR|ID", help="whose config.json and tokenizer the weights belong to")
@@ -117,7 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = parser.add_argument_group("for LLaVA's own form")
     own.add_argument("--tower", metavar="DIR|ID", help="the CLIP: its weights, or a comparison with the source's own")
     own.add_argument("--tokenizer", metavar="DIR|ID", help="where the source has no tokenizer.json")
-    return guard(lambda: convert(**vars(parser.parse_args(argv))))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return guard(lambda: convert(**vars(args)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from mint.command import choose_device
 from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.pair_images import ImageReader
 from mint.errors import InputError
+from mint.hub import TOKENIZER_FILES, resolve_dir
 from mint.image_features import processor_of
 from mint.models import load_language_model
 from mint.models.checkpoint import read_json
@@ -48,7 +49,8 @@ def add_decoding_options(
     ways: Sequence[str] = ("greedy", "sample"),
     ways_help: str = "greedy takes the likeliest token each time, sample draws (default greedy)",
 ) -> None:
-    """Flags for loading a model and decoding; the defaults are the task's. Read by :func:`load` and :func:`sampling`.
+    """Flags for loading a model and decoding; the defaults are the task's. Read by :func:`settle_decoding`,
+    :func:`load` and :func:`sampling`.
 
     ways: the choices of ``--decode``; the first is the default.
     """
@@ -85,12 +87,18 @@ def add_image_options(parser) -> None:
 
 
 def load(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer]:
-    """The model with its adapter merged, and its tokenizer. ``--generation-config`` takes effect in ``args`` here."""
-    model, tokenizer = load_merged(args, args.model, args.adapter)
+    """The model with its adapter merged, and its tokenizer."""
+    return load_merged(args, args.model, args.adapter)
+
+
+def settle_decoding(args: argparse.Namespace) -> None:
+    """Applies ``--generation-config`` to ``args``, before anything depends on the decoding flags.
+
+    Raises InputError as :func:`apply_generation_config`, and for a model that does not exist.
+    """
     given = vars(args).pop("given", [])
-    if getattr(args, "generation_config", False):
-        print(apply_generation_config(args, given, model.source_dir))
-    return model, tokenizer
+    if args.generation_config and args.model:
+        print(apply_generation_config(args, given, resolve_dir(args.model, TOKENIZER_FILES)))
 
 
 def apply_generation_config(args: argparse.Namespace, given: Sequence[str], folder: Path) -> str:

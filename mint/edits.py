@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -50,9 +51,10 @@ def run_edit(args: argparse.Namespace) -> None:
     asked = read_asked(source)
     places = find_pictures(asked, source)
     editor, name = choose_editor(args)
-    settings = [args.temperature, args.max_new_tokens, args.seed, args.chat_date, args.max_pixels]
+    settings = [args.temperature, args.max_new_tokens, args.seed, args.chat_date, args.max_pixels, args.dtype]
     key = json.dumps([stamp(args.model), stamp(args.adapter), *settings])
-    identities = [{"id": one.id, "question": one.question, "key": key} for one in asked]
+    images = {one.id: [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in places[one.id]] for one in asked}
+    identities = [{"id": one.id, "question": one.question, "images": images[one.id], "key": key} for one in asked]
     with Answers(f"{out}.answers.jsonl", identities) as kept:
         answers = kept.complete(lambda **state: answer_questions(args, asked, places, **state))
     report, rejects = EditReport(), []

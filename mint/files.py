@@ -41,18 +41,21 @@ def check_unused(*paths: str | Path) -> None:
 def folder_aside(folder: str | Path) -> Iterator[Path]:
     """A new folder beside ``folder`` to fill; it takes the place of ``folder`` if the block ends without an exception.
 
-    What ``folder`` held before is removed only then; after an exception nothing has changed.
+    What ``folder`` held before is removed only then; after an exception nothing has changed. Raises InputError if the
+    folder cannot be written.
     """
     folder = Path(folder).absolute()
     aside, old = (folder.with_name(f".{what}-{folder.name}") for what in ("writing", "old"))
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(parents=True)
         yield aside
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -52,8 +52,8 @@ def check_image_features(model: CausalLM) -> None:
 def image_reader(model: CausalLM, processor: Processor, folder: str | Path | None, run: Path) -> ImageReader:
     """Reads the images of batches for ``model``: pixels for a tower that is trained, features of one that is frozen.
 
-    folder: keeps the features from one run to the next. run: the run's own folder, where they go meanwhile if there is no
-    other and the memory has no room.
+    folder: keeps the features from one run to the next. run: the run's folder, where features that do not fit
+    into memory are kept in ``features-overflow`` until training ends.
     """
     if not tower_is_frozen(model):
         return ImageReader(processor)
@@ -67,4 +67,4 @@ def image_reader(model: CausalLM, processor: Processor, folder: str | Path | Non
     def tower() -> str:
         return fingerprint(model.tower.state_dict().items(), processor)
 
-    return ImageReader(processor, encode, FeatureStore(folder or run / "features", tower), overflow=not folder)
+    return ImageReader(processor, encode, FeatureStore(folder or run / "features-overflow", tower), overflow=not folder)

@@ -10,7 +10,7 @@ from mint.hub import local_dir
 
 # Flags whose files or folders must exist, and those that name a model: a directory or hub id, or several.
 EXISTING = ("cases", "teacher_cases", "fit_cases", "retrieve", "questions", "reports", "data", "eval_data")
-EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images")
+EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images", "lesions", "vqa", "pairs")
 MODELS = ("model", "teacher", "base", "clip")
 CONFIGS = ("config.json", "folds.json")  # of a model, of a cross-fitted teacher
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")

@@ -14,12 +14,19 @@ from mint.data.preferences import Preference, read_preferences
 from mint.data.spans import mark_changes
 from mint.data.vqa import Question, read_questions
 from mint.data.vqa_files import SPLITS
-from mint.decoding import add_decoding_options, add_image_options, add_loading_options, load_with_eyes, sampling
+from mint.decoding import (
+    add_decoding_options,
+    add_image_options,
+    add_loading_options,
+    load_with_eyes,
+    sampling,
+    settle_decoding,
+)
 from mint.errors import InputError
 from mint.evaluation import inspection, looking, reports, sensitivity, vqa
 from mint.evaluation.folder import EvaluationFolder, add_folder_options, default_folder, take_first
 from mint.evaluation.scores import summary
-from mint.files import make_folder, write_aside
+from mint.files import check_unused, make_folder, write_aside
 from mint.image_features import processor_of
 from mint.models import load_language_model
 from mint.models.lora import load_adapter
@@ -67,6 +74,7 @@ def run_vqa(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves."""
     if args.judge and not args.url:
         raise InputError("--judge needs --url")
+    settle_decoding(args)
     folder = EvaluationFolder(args, "vqa", args.model, args.adapter, args.decode)
     check_paths(args)
     questions, report = read_questions(args.questions, args.images, args.language)
@@ -115,6 +123,7 @@ def add_report(commands) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Decodes, scores, prints and saves."""
+    settle_decoding(args)
     folder = EvaluationFolder(args, "report", args.model, args.adapter, args.decode)
     check_paths(args)
     findings = reports.read_findings(args.findings) if args.findings else reports.read_findings()
@@ -218,13 +227,15 @@ def add_inspect(commands) -> None:
     )
     add_loading_options(parser)
     add_image_options(parser)
-    parser.add_argument("--out", metavar="FILE.html", help="default runs/eval/inspect-MODEL-ADAPTER-ROW.html")
+    parser.add_argument("--out", metavar="FILE.html", help="default runs/eval/inspect-MODEL-ADAPTER-DATA-ROW.html")
     parser.set_defaults(run=run_inspect)
 
 
 def run_inspect(args: argparse.Namespace) -> None:
     """Computes the pair's numbers and writes the page."""
     check_paths(args)
+    out = Path(args.out or f"{default_folder('inspect', args.model, args.adapter, args.data, str(args.row))}.html")
+    check_unused(out)
     preferences = read_preferences(args.data)
     if not 1 <= args.row <= len(preferences):
         raise InputError(f"--row {args.row}: {args.data} has {len(preferences)} records")
@@ -242,7 +253,6 @@ def run_inspect(args: argparse.Namespace) -> None:
     reader = ImageReader(processor) if processor else None
     options = {name: getattr(args, name) for name in ("beta", "alpha", "gamma", "lam")}
     found = inspection.inspect(model, tokenizer, reader, preference, options)
-    out = Path(args.out or f"{default_folder('inspect', args.model, args.adapter, str(args.row))}.html")
     make_folder(out.parent)
     write_aside(out, inspection.page(found))
     print(", ".join(f"{name} {value:.5f}" for name, value in found.terms.items()))

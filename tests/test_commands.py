@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -153,3 +154,23 @@ def test_mistakes_give_one_message_and_a_non_zero_exit(setting, tmp_path, monkey
     assert module.main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and message in errors and not list(tmp_path.iterdir())
+
+
+def test_the_models_generation_config_counts_among_the_settings(setting, tmp_path, capsys):
+    """A resume with another generation_config.json would mix two ways of decoding: it is refused."""
+    model = tmp_path / "model"
+    shutil.copytree(setting / "model", model)
+    file = model / "generation_config.json"
+    content = json.loads(file.read_text()) | {"do_sample": True, "temperature": 0.9, "max_new_tokens": 5}
+    file.write_text(json.dumps(content))
+    command = ["disease", "--model", str(model), "--cases", f"{setting}/dev", "--teacher-cases", f"{setting}/train"]
+    command += ["--generation-config", "--out", f"{tmp_path}/scores", "--limit", "2"]
+    assert evaluate.main(command) == 0
+    saved = json.loads((tmp_path / "scores" / "metrics.json").read_text())["settings"]
+    assert (saved["decode"], saved["temperature"], saved["max_new_tokens"]) == ("sample", 0.9, 5)
+    assert evaluate.main([*command, "--resume"]) == 0
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["settings"]["temperature"] == 0.9
+    file.write_text(json.dumps(content | {"temperature": 0.5}))
+    capsys.readouterr()
+    assert evaluate.main([*command, "--resume"]) == 2
+    assert "temperature: 0.9 -> 0.5" in capsys.readouterr().err

@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-import mint.decoding
-from mint.decoding import add_decoding_options, load, sampling
+from mint.decoding import add_decoding_options, sampling, settle_decoding
 from mint.errors import InputError
 from mint.models import init_model, save_model
 from tests.reference.weights import TINY_LLAMA
@@ -20,10 +19,9 @@ QWEN = {  # Qwen2.5-VL's, with a field more
 
 
 @pytest.fixture
-def decode(tmp_path, monkeypatch, capsys):
+def decode(tmp_path, capsys):
     """Flags and the content of generation_config.json -> (keyword arguments for generate, the output, the flags)."""
     save_model(init_model(TINY_LLAMA), tmp_path / "model")
-    monkeypatch.setattr(mint.decoding, "load_tokenizer", lambda *_, **__: None)
 
     def run(*flags, content=None):
         if content is not None:
@@ -32,7 +30,7 @@ def decode(tmp_path, monkeypatch, capsys):
         add_decoding_options(parser, **TASK)
         args = parser.parse_args(flags)
         args.model, args.adapter = str(tmp_path / "model"), None
-        load(args)
+        settle_decoding(args)
         settings = sampling(args)
         assert json.dumps(vars(args)) and not hasattr(args, "given")  # as runs save them
         settings = {key: value for key, value in settings.items() if key not in ("batch_size", "seed")}

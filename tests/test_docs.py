@@ -14,6 +14,7 @@ import generate_prefs
 import mint.command
 from mint.command import run_command
 from mint.config import TrainConfig, parse
+from mint.convert import make_parser
 from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
 from mint.errors import FileProblems
@@ -34,6 +35,7 @@ def commands(path):
     return [(" ".join(words[:2]) if words[0] == "-m" else words[0], words) for words in found]
 
 
+UNCHECKED = ("benchmarks/",)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -58,6 +60,10 @@ def test_commands_parse(page, monkeypatch, capsys):
             except SystemExit:
                 pytest.fail(f"{' '.join(words)}: {capsys.readouterr().err}")
             assert len(parsed) == before + 1
+        elif program == "-m mint.convert":
+            make_parser().parse_args(words[2:])
+        else:
+            assert program.startswith(UNCHECKED), f"{program} is not checked"
 
 
 def test_pages_are_read_as_bash_reads_them():

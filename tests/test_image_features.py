@@ -203,7 +203,7 @@ def test_the_features_of_a_run_are_removed_when_it_fails(setting, monkeypatch): 
     monkeypatch.setattr(pair_images, "KEPT_BYTES", 0)
 
     def fail(*_):
-        assert list((setting / "run" / "features").rglob("*.safetensors"))
+        assert list((setting / "run" / "features-overflow").rglob("*.safetensors"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "clip_gradients", fail)
@@ -211,7 +211,7 @@ def test_the_features_of_a_run_are_removed_when_it_fails(setting, monkeypatch): 
     config = TrainConfig(**files, steps=1, device="cpu")
     with pytest.raises(KeyboardInterrupt):
         train.train(config)
-    assert not (setting / "run" / "features").exists()
+    assert not (setting / "run" / "features-overflow").exists()
 
 
 def test_a_damaged_entry_is_made_again(tmp_path):

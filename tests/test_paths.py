@@ -50,14 +50,16 @@ def test_what_is_there(folder):
     check_paths(argparse.Namespace(out=f"{folder}/file"))
 
 
-@pytest.mark.parametrize("flag", ["--adapter", "--out", "--questions", "--images"])
-def test_no_model_is_loaded_for_a_wrong_path(folder, monkeypatch, capsys, flag):
+@pytest.mark.parametrize(
+    ("flag", "wrong"),
+    [("--adapter", "empty"), ("--out", "file/x"), ("--out", "file"), ("--questions", "no"), ("--images", "no")],
+)
+def test_no_model_is_loaded_for_a_wrong_path(folder, monkeypatch, capsys, flag, wrong):
     def load(*_, **__):
         raise AssertionError("a model is loaded")
 
     for module, name in ((decoding, "load_language_model"), (fusion, "load_model"), (zero_shot, "load_model")):
         monkeypatch.setattr(module, name, load)
-    wrong = {"--adapter": "empty", "--out": "file/x", "--questions": "no", "--images": "no"}
     (folder / "questions.json").write_text(json.dumps([]))
     command = [
         "vqa",
@@ -66,7 +68,7 @@ def test_no_model_is_loaded_for_a_wrong_path(folder, monkeypatch, capsys, flag):
         "--questions",
         f"{folder}/questions.json",
         flag,
-        f"{folder}/{wrong[flag]}",
+        f"{folder}/{wrong}",
     ]
     assert evaluate.main(command) == 2
     assert capsys.readouterr().err.startswith(f"error: {flag} ")

@@ -12,6 +12,7 @@ from pathlib import Path
 from mint.answers import Answers, stamp
 from mint.errors import InputError
 from mint.files import make_folder, write_aside
+from mint.paths import check_writable
 
 SETTINGS, ANSWERS, METRICS = "settings.json", "answers.jsonl", "metrics.json"
 # Settings that may differ when an evaluation is continued: its answers do not depend on them.
@@ -48,10 +49,9 @@ class EvaluationFolder:
         Raises InputError if the folder holds an evaluation and is not to be resumed, or one with other settings.
         """
         self.path = Path(args.out) if args.out else default_folder(*parts)
+        check_writable("--out", self.path, folder=True)
         args.out = str(self.path)
         decisive = {name: value for name, value in vars(args).items() if name not in FREE_TO_CHANGE}
-        if not decisive.get("generation_config"):
-            decisive.pop("given", None)  # which flags were given matters only beside the model's own settings
         weights = {flag: stamp(getattr(args, flag, None))[1:] for flag in ("model", "adapter")}
         self._settings = json.loads(json.dumps(decisive | {"weights": weights}))
         self._before = self._read(args.resume)
@@ -60,6 +60,8 @@ class EvaluationFolder:
         """The content of settings.json where an evaluation is continued."""
         file = self.path / SETTINGS
         if not (file.exists() or (self.path / METRICS).exists()):
+            if resume:
+                print(f"nothing to resume in {self.path}: the evaluation starts from the beginning")
             return None
         if not resume:
             raise InputError(

@@ -45,9 +45,10 @@ def test_the_page(pictured, capsys):  # noqa: F811
     assert not page.open and not page.scripts and len(page.links) == 4  # two images, and where the model looks on them
     assert "attention, clean" in text and "attention, corrupted" in text
     assert text.count("under the corrupted image") == 2 and "KL(pi || ref)" in text and "border-bottom" in text
-    assert inspect(pictured, "--row", "2") == 0  # without a corrupted image
-    assert (pictured / "pair.html").read_text().count("under the corrupted image") == 0
-    assert inspect(pictured, "--row", "5") == 2 and "has 4 records" in capsys.readouterr().err
+    assert inspect(pictured, "--row", "2", "--out", f"{pictured}/second.html") == 0  # without a corrupted image
+    assert (pictured / "second.html").read_text().count("under the corrupted image") == 0
+    assert inspect(pictured, "--row", "5", "--out", f"{pictured}/x") == 2 and "4 records" in capsys.readouterr().err
+    assert inspect(pictured) == 2 and "pair.html exists already" in capsys.readouterr().err
 
 
 def test_spans_from_the_difference(setting, capsys):  # noqa: F811

@@ -6,6 +6,7 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from PIL import Image
 
 import generate_prefs
 from mint import edits
@@ -127,6 +128,9 @@ def test_the_command(setting, monkeypatch, capsys):  # noqa: F811
     assert not (setting / "own.jsonl").exists()
     lines = (setting / "own.jsonl.answers.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == list(ANSWERS)  # the model's own, whatever they are worth
+    Image.new("RGB", (20, 16), (1, 2, 3)).save(setting / "tiles" / "red.png")  # of all questions
+    assert generate_prefs.main([*command, *own]) == 2
+    assert len((setting / "own.jsonl.answers.jsonl").read_text().splitlines()) == 2 * len(lines)  # asked again
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, parse_list, write_note
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths, tissue_messages
-from mint.decoding import add_decoding_options, add_image_options, load, load_with_eyes, sampling, settle_decoding
+from mint.decoding import add_decoding_options, add_image_options, load, load_vision_model, sampling, settle_decoding
 from mint.errors import InputError
 from mint.evaluation import tissue
 from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
@@ -258,7 +258,7 @@ def run_tissue(args: argparse.Namespace) -> None:
         with folder.answers([tile.id for tile in tiles], prompts) as kept:
             answers = kept.complete(
                 lambda **state: tissue.list_tissues(
-                    *load_with_eyes(args), tiles, tissues, top_k, **sampling(args), **state
+                    *load_vision_model(args), tiles, tissues, top_k, **sampling(args), **state
                 )[0]
             )
         lists = [parse_list(answer, HEADER) for answer in answers]

@@ -67,7 +67,7 @@ class TrainConfig:
     max_length: int = option(2048, "limit of prompt + longer answer in tokens (also the model's own)")
     images_anywhere: bool = option(False, "let the records name images outside the folder of their file")
     max_pixels: int | None = option(None, "most pixels of an image after resizing (Qwen-VL)", metavar="N")
-    image_features: str | None = option(None, "keep what a frozen image tower makes of each image here", metavar="DIR")
+    image_features: str | None = option(None, "cache frozen vision features here", metavar="DIR")
     overlength: str = option("drop", "what to do with longer pairs", choices=("drop", "error", "truncate-prompt"))
     spans: str = option("tags", "words that carry the reward: <mask> tags, or where two answers differ", ("tags", "changes"))
     nll_over: str = option("response", "tokens the NLL runs over (orpo, sft)", choices=("response", "sequence"))

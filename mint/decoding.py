@@ -148,7 +148,7 @@ def sampling(args: argparse.Namespace) -> dict:
     return settings
 
 
-def load_with_eyes(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer, ImageReader]:
+def load_vision_model(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer, ImageReader]:
     """:func:`load` for models that read images, and what reads their files."""
     model, tokenizer = load(args)
     if model.tower is None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from mint.answers import Answers, stamp
 from mint.data.pair_images import ImageSlots, encode_with_images, find_images
 from mint.data.preferences import Preference, write_jsonl
-from mint.decoding import add_image_options, add_loading_options, load_merged, load_with_eyes
+from mint.decoding import add_image_options, add_loading_options, load_merged, load_vision_model
 from mint.errors import InputError
 from mint.files import check_unused, write_aside
 from mint.models.generate import generate
 from mint.paths import check_paths
-from mint.prefs.edit_pairs import Asked, Editor, EditReport, edit_pairs, read_asked, rules_editor
+from mint.prefs.edit_pairs import Editor, EditReport, QuestionRecord, edit_pairs, read_asked, rules_editor
 from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor
 
 EDITORS = ("rules", "model", "chat")
@@ -63,7 +63,7 @@ def run_edit(args: argparse.Namespace) -> None:
     count = write_jsonl(out, (_from_here(record, source.resolve().parent, folder) for record in records))
     write_jsonl(f"{out}.rejected.jsonl", rejects)
     flags = {name: value for name, value in vars(args).items() if name != "run"}
-    record = {"settings": flags, "fates": report.fates, "words": report.words, "kept_words": report.kept_words}
+    record = {"settings": flags, "outcomes": report.outcomes, "words": report.words, "kept_words": report.kept_words}
     write_aside(f"{out}.report.json", json.dumps(record, indent=2) + "\n")
     print(f"{out}: {report}")
     if not count:
@@ -71,7 +71,7 @@ def run_edit(args: argparse.Namespace) -> None:
         raise InputError(f"no answer gave a pair; {out}.rejected.jsonl says why")
 
 
-def find_pictures(asked: Sequence[Asked], source: Path) -> dict[str, tuple[str, ...]]:
+def find_pictures(asked: Sequence[QuestionRecord], source: Path) -> dict[str, tuple[str, ...]]:
     """The whole paths of every record's images, each opened once. Raises FileProblems naming every bad one."""
     records = [Preference(one.id, one.line, one.question, "", None, one.images) for one in asked]
     return {record.id: record.images for record in find_images(records, source)}
@@ -99,10 +99,10 @@ def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
 
 
 def answer_questions(
-    args: argparse.Namespace, asked: Sequence[Asked], places: dict[str, tuple[str, ...]], **state
+    args: argparse.Namespace, asked: Sequence[QuestionRecord], places: dict[str, tuple[str, ...]], **state
 ) -> list[str]:
     """The policy's answers. places: id -> the paths of its images. state: ``known`` and ``save`` of ``generate``."""
-    model, tokenizer, reader = load_with_eyes(args)
+    model, tokenizer, reader = load_vision_model(args)
     slots = ImageSlots(*model.image_slots, reader.processor)
     prompts = [
         encode_with_images(tokenizer, [{"role": "user", "content": one.question}], places[one.id], slots)

@@ -46,7 +46,7 @@ def check_image_features(model: CausalLM) -> None:
     if model.tower is None:
         raise InputError("--image-features is for models that read images")
     if not tower_is_frozen(model):
-        raise InputError("--image-features: the image tower is trained, so what it makes of an image changes; leave it out")
+        raise InputError("--image-features: the vision encoder is trained, so its features change; leave the flag out")
 
 
 def image_reader(model: CausalLM, processor: Processor, folder: str | Path | None, run: Path) -> ImageReader:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Settings(Protocol):
-    """What the optimiser is told: ``TrainConfig``, or any settings with these fields."""
+    """Settings of the optimiser: ``TrainConfig``, or any object with these fields."""
 
     lr: float
     warmup: float

@@ -18,7 +18,7 @@ from mint.decoding import (
     add_decoding_options,
     add_image_options,
     add_loading_options,
-    load_with_eyes,
+    load_vision_model,
     sampling,
     settle_decoding,
 )
@@ -101,7 +101,7 @@ def _decode(args: argparse.Namespace, folder: EvaluationFolder, questions: Seque
     with folder.answers([question.id for question in questions], prompts) as kept:
         return kept.complete(
             lambda **state: vqa.answer_questions(
-                *load_with_eyes(args), questions, args.instruction, **sampling(args), **state
+                *load_vision_model(args), questions, args.instruction, **sampling(args), **state
             )
         )
 
@@ -163,7 +163,7 @@ def run_sensitivity(args: argparse.Namespace) -> None:
     check_paths(args)
     file = Path(args.data)
     preferences = find_images(take_first(read_preferences(file), args.limit), file, args.images_anywhere)
-    loaded = load_with_eyes(args)
+    loaded = load_vision_model(args)
     records = sensitivity.corrupt_both(preferences, file, folder.path / "images", args.mode)
     measured = records["lesion"]
     places = [{"place": place} for place in sensitivity.PLACES]
@@ -200,7 +200,7 @@ def run_attention(args: argparse.Namespace) -> None:
     check_paths(args)
     file = Path(args.data)
     preferences = find_images(take_first(read_preferences(file), args.limit), file, args.images_anywhere)
-    loaded = load_with_eyes(args)
+    loaded = load_vision_model(args)
     with folder.answers([record.id for record in preferences], _contents(preferences), "scores") as kept:
         looks = looking.look(*loaded, preferences, file, known=kept.known, save=kept.save)
     name, settings = _row(args)

@@ -89,7 +89,7 @@ def test_a_trained_tower_is_asked_by_policy_and_reference(setting):  # noqa: F81
     calls = counted(model)
     preference_loss(model, batch, load_loss("dpo")).loss.backward()
     assert calls == [3, 3] and "pixel_values" in batch.images
-    with pytest.raises(InputError, match="the image tower is trained"):
+    with pytest.raises(InputError, match="the vision encoder is trained"):
         check_image_features(model)
 
 
@@ -250,4 +250,4 @@ def test_runs_share_features(setting, capsys):  # noqa: F811
     assert losses[0] == losses[1]
     more = ["--loss", "dpo", "--full", "--steps", "1", "--image-features", f"{setting}/features"]
     assert train.main(arguments(setting, *more)) == 2
-    assert "the image tower is trained" in capsys.readouterr().err and not (setting / "run").exists()
+    assert "the vision encoder is trained" in capsys.readouterr().err and not (setting / "run").exists()

@@ -82,14 +82,14 @@ class EncodeReport:
 
     def __str__(self) -> str:
         lines = [f"{self.kept} pairs" + ("" if self.twins is None else f", {self.twins} with a corrupted image")]
-        for ids, fate in (
+        for ids, outcome in (
             (self.dropped, "dropped as longer than --max-length"),
             (self.truncated, "with their prompt cut to --max-length"),
             (self.spanless, "dropped as neither answer marks a span"),
         ):
             if ids:
                 more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-                lines.append(f"{len(ids)} {fate}: {', '.join(map(self._describe, ids[:10]))}{more}")
+                lines.append(f"{len(ids)} {outcome}: {', '.join(map(self._describe, ids[:10]))}{more}")
         return "; ".join(lines) + self.advice
 
     @property

@@ -104,8 +104,8 @@ def encode_with_images(tokenizer, prompt: str | list[dict], files: Sequence[str]
 class ImageReader:
     """``reader(files)`` -> the tensors of the distinct files, and ``order``: which of them each place has.
 
-    The tensors are the processor's, or what ``encode`` makes of them: the features of a frozen image tower, which each
-    file then needs once for a whole run. Up to KEPT_BYTES are kept in memory; in ``store`` all of them, or with
+    The tensors are the processor's, or ``encode`` of them: the features of a frozen vision encoder, which are computed
+    once per file and run. Up to KEPT_BYTES are kept in memory; in ``store`` all of them, or with
     ``overflow`` those for which the memory has no room.
     """
 

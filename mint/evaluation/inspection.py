@@ -1,4 +1,4 @@
-"""A window into a pair: its answers token by token, the images, and what each term of FiRe's loss comes to."""
+"""HTML report on a pair: its answers token by token, the images, and the terms of FiRe's loss."""
 
 from __future__ import annotations
 

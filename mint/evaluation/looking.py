@@ -1,8 +1,8 @@
-"""Where a model looks while it answers, against where the lesion is.
+"""Attention to the lesion while a model answers.
 
-The attention of the positions that predict an answer's marked words to the image's tokens, mean over heads and layers, taken
-against the attention under a question that asks for nothing in particular (as VGMED does for the last prompt token,
-arXiv 2606.12590's metric): what every question looks at cancels.
+The attention of the positions that predict an answer's marked words to the image tokens, averaged over heads and layers,
+is divided by the attention under a generic question, so that what every question attends to cancels. VGMED does the same
+for the last prompt token (the metric of arXiv 2606.12590).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores of tissue lists (MINT's second task): places, agreement with the upstream, F1, and who is taken for whom."""
+"""Scores of tissue lists (MINT's second task): places, agreement with the upstream, F1, confusion matrix."""
 
 from __future__ import annotations
 

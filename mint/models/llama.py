@@ -295,7 +295,7 @@ class CausalLM(nn.Module):
         return {**images, **self._encode(images)}
 
     def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What ``tower`` makes of the images: ``features``, and whatever else later layers take from it."""
+        """The output of ``tower`` for the images: ``features``, and whatever else later layers need."""
         raise AssertionError("a model with a tower says how it is used")
 
     def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:

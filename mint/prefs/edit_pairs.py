@@ -25,7 +25,7 @@ CARRIED = ("mask", "boxes", "polygons", "phrase")  # fields that tell where the 
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionRecord:
     """A question about an image whose truth is known. answer: the reference in words, where there is one."""
 
     id: str
@@ -37,26 +37,27 @@ class Asked:
     raw: dict = field(default_factory=dict, compare=False)  # the record as it was read
 
 
-Editor = Callable[[Sequence[tuple[Asked, str]]], Iterator["Edit | None"]]  # (question, answer) -> edit, one after the other
+# (question, answer) pairs -> an edit for each, in order
+Editor = Callable[[Sequence[tuple[QuestionRecord, str]]], Iterator["Edit | None"]]
 
 
 @dataclass
 class EditReport:
     """What became of the answers. words, kept_words: of those that gave a pair."""
 
-    fates: Counter = field(default_factory=Counter)
+    outcomes: Counter = field(default_factory=Counter)
     words: int = 0
     kept_words: float = 0.0
 
     def __str__(self) -> str:
-        kept = self.fates["right"] + self.fates["wrong"]
-        right, words = 100 * self.fates["right"] / max(1, kept), 100 * self.kept_words / max(1, self.words)
+        kept = self.outcomes["right"] + self.outcomes["wrong"]
+        right, words = 100 * self.outcomes["right"] / max(1, kept), 100 * self.kept_words / max(1, self.words)
         share = f" ({right:.1f} % right as they stood; {words:.1f} % of their words kept)" if kept else ""
-        others = [f"{count} {fate}" for fate, count in self.fates.most_common() if fate not in ("right", "wrong")]
+        others = [f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if outcome not in ("right", "wrong")]
         return f"{kept} pairs{share}" + "".join(f"; {other}" for other in others)
 
 
-def read_asked(path: str | Path) -> list[Asked]:
+def read_asked(path: str | Path) -> list[QuestionRecord]:
     """Records of JSON Lines: ``images`` (see ``image_names``), ``question``, ``truth``, and where known ``id`` and ``answer``.
 
     Raises FileProblems naming every bad line, InputError if the file cannot be read or holds none.
@@ -84,7 +85,7 @@ def read_asked(path: str | Path) -> list[Asked]:
     return found
 
 
-def _asked(line: str, number: int) -> Asked:
+def _asked(line: str, number: int) -> QuestionRecord:
     try:
         raw = json.loads(line)
     except ValueError as error:
@@ -100,10 +101,10 @@ def _asked(line: str, number: int) -> Asked:
         raise InputError("no truth: an editor is never asked without it")
     identity = raw.get("id", f"line-{number}")
     reference = None if answer is None else str(answer)
-    return Asked(str(identity), number, images, question, Truth.from_dict(raw["truth"]), reference, raw)
+    return QuestionRecord(str(identity), number, images, question, Truth.from_dict(raw["truth"]), reference, raw)
 
 
-def rules_editor(pairs: Sequence[tuple[Asked, str]]) -> Iterator[Edit | None]:
+def rules_editor(pairs: Sequence[tuple[QuestionRecord, str]]) -> Iterator[Edit | None]:
     """The editor that needs no model; see :mod:`mint.prefs.rules_editor`."""
     for asked, answer in pairs:
         yield edit_answer(answer, asked.truth, asked.id)
@@ -125,7 +126,7 @@ def verify(edit: Edit, truth: Truth) -> str | None:
 
 
 def edit_pairs(
-    asked: Sequence[Asked], answers: Sequence[str], editor: Editor, name: str, report: EditReport, rejects: list[dict]
+    asked: Sequence[QuestionRecord], answers: Sequence[str], editor: Editor, name: str, report: EditReport, rejects: list[dict]
 ) -> Iterator[dict]:
     """Preference records with ``<mask>`` around the changed words, and of each how it came about.
 
@@ -135,10 +136,10 @@ def edit_pairs(
     for (question, answer), edit in zip(pairs, editor(pairs), strict=True):
         problem = "are not judged by the editor" if edit is None else verify(edit, question.truth)
         if problem:
-            report.fates[f"answers whose edits {problem}" if edit else f"answers that {problem}"] += 1
+            report.outcomes[f"answers whose edits {problem}" if edit else f"answers that {problem}"] += 1
             rejects.append({"id": question.id, "answer": answer, "edited": edit and edit.edited, "why": problem})
             continue
-        report.fates["right" if edit.right else "wrong"] += 1
+        report.outcomes["right" if edit.right else "wrong"] += 1
         stays = share_kept(edit.answer, edit.edited)
         report.words += len(edit.answer.split())
         report.kept_words += stays * len(edit.answer.split())

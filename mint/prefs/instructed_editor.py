@@ -14,7 +14,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
 from mint.errors import InputError
-from mint.prefs.edit_pairs import Asked
+from mint.prefs.edit_pairs import QuestionRecord
 from mint.prefs.rules_editor import Edit
 
 INSTRUCTION = (
@@ -30,7 +30,7 @@ ATTEMPTS, LONGEST_WAIT = 5, 60.0  # of requests that fail; seconds
 Complete = Callable[[Sequence[list[dict]]], Iterator[str]]  # messages -> replies, one after the other
 
 
-def request(asked: Asked, answer: str) -> list[dict]:
+def request(asked: QuestionRecord, answer: str) -> list[dict]:
     """The messages for one answer. The truth is always among them."""
     truth = json.dumps(asked.raw["truth"], ensure_ascii=False, sort_keys=True)
     reference = f"\nReference answer: {asked.answer}" if asked.answer else ""
@@ -46,10 +46,10 @@ def parse_reply(answer: str, reply: str) -> Edit | None:
     return Edit(answer, match.group(2).strip(), right=match.group(1).upper() == "RIGHT")
 
 
-def instructed_editor(complete: Complete) -> Callable[[Sequence[tuple[Asked, str]]], Iterator[Edit | None]]:
+def instructed_editor(complete: Complete) -> Callable[[Sequence[tuple[QuestionRecord, str]]], Iterator[Edit | None]]:
     """An editor from what completes messages."""
 
-    def edit(pairs: Sequence[tuple[Asked, str]]) -> Iterator[Edit | None]:
+    def edit(pairs: Sequence[tuple[QuestionRecord, str]]) -> Iterator[Edit | None]:
         replies = complete([request(asked, answer) for asked, answer in pairs])
         for (_, answer), reply in zip(pairs, replies, strict=True):
             yield parse_reply(answer, reply)

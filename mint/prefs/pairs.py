@@ -58,7 +58,7 @@ class PairReport:
     first: int = 0
     top: int = 0
     bottom: int = 0
-    what: str = "disease"  # is told
+    what: str = "disease"  # the class that is predicted
 
     def __str__(self) -> str:
         shares = [count / max(1, self.notes) for count in (self.first, self.top, self.bottom)]

@@ -9,7 +9,7 @@ import pytest
 
 import evaluate
 from mint.data.vqa import Question
-from mint.decoding import load_with_eyes
+from mint.decoding import load_vision_model
 from mint.errors import InputError
 from mint.evaluation.vqa import format_means, score_answer, summarize, yes_no_scores
 from tests.prefs.test_edit_pairs import Server, address  # noqa: F401
@@ -104,7 +104,7 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
             become(setting, family)
             command += few
             loading = {"device": "cpu", "dtype": "auto", "chat_date": "26 Jul 2024", "adapter": None, "max_pixels": 600}
-            assert load_with_eyes(Namespace(model=setting / "model", **loading))[2].processor.most == 600
+            assert load_vision_model(Namespace(model=setting / "model", **loading))[2].processor.most == 600
         assert evaluate.main([*command, "--out", f"{tmp_path}/{family}", "--name", family]) == 0
         printed = capsys.readouterr().out
         assert "3 questions on 3 images (3 closed)" in printed and f"| {family} |" in printed

@@ -150,7 +150,7 @@ def test_flags_that_do_not_fit(setting, capsys, extra, message):  # noqa: F811
 
 def test_paths_are_checked_before_a_model_is_loaded(setting, monkeypatch, capsys):  # noqa: F811
     (setting / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows()))
-    monkeypatch.setattr(edits, "load_with_eyes", lambda *_: pytest.fail("loaded before the paths were checked"))
+    monkeypatch.setattr(edits, "load_vision_model", lambda *_: pytest.fail("loaded before the paths were checked"))
     command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model", "--out"]
     for extra, message in (
         (["--adapter", f"{setting}"], "holds no adapter: adapter_config.json is missing"),

@@ -109,8 +109,8 @@ def train(config: TrainConfig) -> RunDirectory:
         StopSignal() as stop,
         Progress(total=total, initial=first, desc=config.loss, unit="step") as progress,
     ):
-        if eval_pairs and first == 0:
-            log_evaluation(run, progress, {"step": 0, **evaluate(work, eval_pairs, config.batch_size, shape)})
+        if eval_pairs and evaluation_is_due(first, total, config.eval_every) and not run.has_evaluation(first):
+            log_evaluation(run, progress, {"step": first, **evaluate(work, eval_pairs, config.batch_size, shape)})
         for step in range(first + 1, total + 1):
             started = time.perf_counter()
             lr = set_learning_rate(optimizer, learning_rate(step - 1, total, config))
@@ -136,14 +136,15 @@ def train(config: TrainConfig) -> RunDirectory:
             ends = step == total or stop.number is not None or failures == FAILURES_IN_A_ROW
             if ends or config.save_every and step % config.save_every == 0:
                 run.save_checkpoint(step, model, optimizer, config.keep)
-            if eval_pairs and (step == total or config.eval_every and step % config.eval_every == 0):
+            if eval_pairs and evaluation_is_due(step, total, config.eval_every):
                 log_evaluation(run, progress, {"step": step, **evaluate(work, eval_pairs, config.batch_size, shape)})
             if ends:
                 break
 
-    result = run.save_result(model) if step == total else None
+    failed = failures == FAILURES_IN_A_ROW
+    result = run.save_result(model) if step == total and not failed else None
     plot_curves(run.rows(), run.path / "curves.png")
-    if failures == FAILURES_IN_A_ROW:
+    if failed:
         raise InputError(f"{failures} steps in a row had a non-finite loss or gradient; lower --lr or look at the data")
     if result is None:
         message = f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}"
@@ -189,11 +190,12 @@ def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -
             )
         keep_as_reference(model)
         config = replace(config, **adapter_settings(config.adapter), lora_targets=targets)
-    unset = {name: value for name, value in config.LORA_DEFAULTS.items() if getattr(config, name) is None}
-    config = replace(config, **unset)
     if config.full:
         model.requires_grad_(True)
+        config = replace(config, **dict.fromkeys(config.LORA_DEFAULTS))  # settings of an adapter do not apply
     elif not config.adapter:
+        unset = {name: value for name, value in config.LORA_DEFAULTS.items() if getattr(config, name) is None}
+        config = replace(config, **unset)
         add_lora(
             model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets, config.rslora
         )
@@ -309,6 +311,11 @@ def describe_failure(metrics: dict, grad_norm) -> str:
     return f"non-finite {what} (loss {metrics['loss']}, gradient norm {float(grad_norm)}) on {metrics['skipped']}"
 
 
+def evaluation_is_due(step: int, total: int, every: int) -> bool:
+    """Before the first step, after the last, and every ``every`` steps (0: not in between)."""
+    return step in (0, total) or every > 0 and step % every == 0
+
+
 def log_evaluation(run: RunDirectory, progress: Progress, row: dict) -> None:
     run.log(row)
     progress.write(describe_evaluation(row))
@@ -324,8 +331,8 @@ def show(progress: Progress, metrics: dict, tokens_per_second: float) -> None:
 
 def run(argv: Sequence[str] | None) -> None:
     config = parse(TrainConfig, argv, __doc__.splitlines()[0])
-    loss = choose_loss(config)
     if config.model is None:
+        loss = choose_loss(config)  # before anything is built
         demo = config.demo or ("radiograph" if loss.needs.corrupted_image else "disease")
         DEMOS[demo].run(config, train)
     else:

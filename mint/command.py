@@ -45,7 +45,7 @@ def guard(job: Callable[[], None]) -> int:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
-    main_thread = threading.current_thread() is threading.main_thread()
+    main_thread = _in_main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if main_thread else None
     try:
         job()
@@ -60,6 +60,10 @@ def guard(job: Callable[[], None]) -> int:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _terminate(number: int, frame) -> None:
@@ -77,7 +81,8 @@ class StopSignal:
         self.number: int | None = None
 
     def __enter__(self) -> StopSignal:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = (signal.SIGTERM, signal.SIGINT) if _in_main_thread() else ()  # elsewhere signals cannot be handled
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
     def __exit__(self, *_) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -116,6 +117,11 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises InputError for values out of range."""
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed must be in [0, 2^63), not {self.seed}")
         for name, least in (("batch_size", 1), ("grad_accum", 1), ("keep", 1), ("max_length", 2), ("lr", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")

@@ -6,6 +6,7 @@ Legend: B rows, T row length, H width, P pairs, L answer length, N predicted pos
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ def preference_loss(
         if name != "prompt" or with_prompt:
             count = None if tokens_per_pair is None else tokens_per_pair[name] * batch.pairs
             sides[name] = answer_stats(batch, stats, *SIDES[name], count)
+            if not loss.needs.spans:
+                sides[name] = replace(sides[name], span=None)
     return loss(**sides, **batch.fields)
 
 

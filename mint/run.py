@@ -49,6 +49,8 @@ def check_run(config: TrainConfig) -> None:
             raise InputError(f"{out} holds a run already: add --resume auto to continue it, or give another --out")
         if checkpoint and checkpoint.resolve().parent != (out / "checkpoints").resolve():
             raise InputError(f"--out {out} holds another run than --resume {checkpoint}: give another --out")
+        if not checkpoint and ((out / "adapter").exists() or (out / "model").exists()):
+            raise InputError(f"{out} holds a result and no checkpoint to resume: give another --out")
     if config.image_features:
         check_writable("--image-features", config.image_features, folder=True)
     check_writable("--out", config.out or "runs", folder=True)
@@ -83,7 +85,7 @@ class RunDirectory:
             shutil.rmtree(leftover)
 
     def start(self, config: TrainConfig, resumed_step: int, record: dict) -> None:
-        """Writes the settings, and drops metric rows past the step that the run continues from.
+        """Writes the settings, and drops metric rows past the step that the run continues from (0: all rows).
 
         Checkpoints past that step move to a folder ``superseded``, which ``--keep`` and ``--resume auto`` ignore.
         record: what every checkpoint of the run stores (:func:`mint.resume.make_record`).
@@ -97,7 +99,7 @@ class RunDirectory:
                     row = json.loads(line)
                 except ValueError:  # the last line of a killed run may be cut
                     break
-                if row["step"] <= resumed_step:
+                if 0 < resumed_step >= row["step"]:
                     rows.append(line)
         write_aside(self.metrics, "".join(row + "\n" for row in rows))
         later = [checkpoint for checkpoint in _saved(self.checkpoints) if _step(checkpoint) > resumed_step]
@@ -116,6 +118,10 @@ class RunDirectory:
     def rows(self) -> list[dict]:
         """The rows of ``metrics.jsonl``."""
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the metrics hold an evaluation of ``step``."""
+        return any(row["step"] == step and "eval/loss" in row for row in self.rows())
 
     def save_result(self, model: nn.Module, folder: Path | None = None) -> Path:
         """Writes the adapter, or after full fine-tuning the model; returns its folder."""
@@ -182,7 +188,8 @@ def _unused(path: Path) -> Path:
 
 def _saved(checkpoints: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest first."""
-    return sorted((path for path in checkpoints.glob("step-*") if (path / "state.json").is_file()), key=_step)
+    found = (path for path in checkpoints.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    return sorted((path for path in found if (path / "state.json").is_file()), key=_step)
 
 
 def _step(checkpoint: Path) -> int:

@@ -3,6 +3,7 @@
 # ruff: noqa: F811
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -157,3 +158,29 @@ def test_going_back_to_an_earlier_checkpoint_sets_the_later_ones_aside(setting, 
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-2", "step-3", "superseded"]
     assert sorted(path.name for path in (out / "checkpoints" / "superseded").iterdir()) == ["step-3", "step-4"]
     assert [row["step"] for row in rows(out)] == [1, 2, 3]
+
+
+def test_a_result_without_checkpoints_is_not_started_again(setting, tmp_path, capsys):
+    out = tmp_path / "run"
+    run(*settings(setting, out, "--steps", "2"))
+    before = (out / "metrics.jsonl").read_text()
+    shutil.copytree(out / "checkpoints" / "step-2", out / "checkpoints" / "step-kept")  # of the user's
+    shutil.rmtree(out / "checkpoints" / "step-2")
+    assert train.main([*settings(setting, out, "--steps", "2"), "--resume", "auto"]) == 2
+    assert "holds a result and no checkpoint to resume" in capsys.readouterr().err
+    assert (out / "metrics.jsonl").read_text() == before
+
+
+def test_an_evaluation_that_an_interruption_prevented_is_made_up_for(setting, tmp_path):
+    """A kill between a checkpoint and the evaluation of the same step, and one before the first checkpoint."""
+    out, data = tmp_path / "run", ("--eval-data", f"{setting}/pairs.jsonl")
+    run(*settings(setting, out, "--steps", "2", *data))
+    whole = rows(out)
+    assert [row["step"] for row in whole if "eval/loss" in row] == [0, 2]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in whole[:-1]))
+    run(*settings(setting, out, "--steps", "2", *data, "--resume", "auto"))
+    assert rows(out) == whole
+    for folder in ("checkpoints", "adapter"):
+        shutil.rmtree(out / folder)
+    run(*settings(setting, out, "--steps", "2", *data, "--resume", "auto"))
+    assert [row["step"] for row in rows(out) if "eval/loss" in row] == [0, 2]

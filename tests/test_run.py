@@ -2,6 +2,8 @@
 
 # ruff: noqa: F811
 
+import json
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import train
 from mint.config import TrainConfig
 from mint.errors import InputError
 from mint.models import load_model
-from mint.models.lora import add_lora, save_adapter
+from mint.models.lora import adapter_settings, add_lora, save_adapter
 from mint.plots import plot_curves
 from mint.run import check_run
 from tests.test_train import run, setting, settings  # noqa: F401 (a fixture)
@@ -106,3 +108,32 @@ def test_the_adapters_own_settings_are_recorded(setting, tmp_path, adapter):
 def test_no_metrics_no_curves(tmp_path):
     plot_curves([], tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--lr", "nan"), "--lr must be a finite number, not nan"),
+        (("--epochs", "inf"), "--epochs must be a finite number, not inf"),
+        (("--seed", "99999999999999999999"), "--seed must be in"),
+    ],
+)
+def test_values_that_cannot_be_meant(setting, tmp_path, capsys, flags, message):
+    assert train.main([*settings(setting, tmp_path / "run"), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"lora_alpha": "16"}, "lora_alpha is '16', not a number"),
+        ({"r": True}, "r is True, not a number"),
+        ({"rank_pattern": ["a"]}, "rank_pattern must be an object"),
+    ],
+)
+def test_settings_of_an_adapter_of_a_wrong_type(adapter, tmp_path, content, message):
+    shutil.copytree(adapter, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    with pytest.raises(InputError, match=message):
+        adapter_settings(tmp_path / "adapter")

@@ -79,7 +79,7 @@ def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
     unset = {name: value for name, value in recipe.items() if getattr(config, name) == getattr(defaults, name)}
     if config.epochs != defaults.epochs:
         unset.pop("steps", None)
-    if config.adapter:  # has its own rank, alpha and targets
+    if config.adapter or config.full:  # with settings of its own, or none
         unset = {name: value for name, value in unset.items() if name not in config.LORA_DEFAULTS}
     return dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
 

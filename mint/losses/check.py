@@ -21,6 +21,8 @@ LOGPS = {
     "corrupted_chosen": [[-0.8, -1.1, -0.4], []],  # the second pair has no corrupted image
     "corrupted_rejected": [[-1.2, -0.5, -1.9, -0.3], []],
 }
+# Fields of the training log that a loss cannot set.
+RESERVED = {"loss", "step", "lr", "grad_norm", "tokens", "pairs", "epoch", "step_seconds", "skipped"}
 REQUESTS = {
     "ref_logps": "@needs(reference=True)",
     "kl_forward": "@needs(reference=True, kl_forward=True)",
@@ -56,6 +58,9 @@ def check_loss(loss: Loss, prompt: bool = False) -> None:
             raise
         except Exception as error:
             raise InputError(_explain(loss, sides, error)) from error
+        for name, side in sides.items():
+            if "span" in side.__dict__.get("absent", []) and not loss.needs.spans:
+                raise InputError(f"the loss {loss.name!r} reads the span of {name}: add {REQUESTS['span']}")
         _check_output(loss.name, output)
 
 
@@ -106,7 +111,11 @@ def _check_output(name: str, output) -> None:
         raise InputError(f"the loss {name!r} returns a loss without a gradient: it depends on no log-probability or KL")
     if not math.isfinite(value.item()):
         raise InputError(f"the loss {name!r} is {value.item()} on two made-up pairs of log-probabilities in [-2, -0.2]")
+    if not isinstance(output.metrics, dict):
+        raise InputError(f"the loss {name!r}: metrics must be a dict, not {_kind(output.metrics)}")
     for key, metric in output.metrics.items():
+        if key in RESERVED or not isinstance(key, str) or key.startswith("eval/"):
+            raise InputError(f"the loss {name!r}: a metric cannot be called {key!r}, which the training log uses itself")
         if isinstance(metric, bool) or not (
             isinstance(metric, (int, float)) or isinstance(metric, Tensor) and metric.numel() == 1
         ):

@@ -15,6 +15,7 @@ from pathlib import Path
 from mint.errors import InputError
 from mint.losses.base import LOSSES, PRESETS, STATISTICS, LossOutput, Needs
 
+LARGEST = 1e300  # of a setting
 Setting = bool | int | float | str
 NOUNS = {bool: "true or false", str: "a string", int: "an integer", float: "a number"}
 
@@ -57,6 +58,8 @@ def load_loss(name: str, options: dict[str, Setting] | None = None) -> Loss:
     """
     function, preset = PRESETS.get(name, (LOSSES.get(name), {}))
     function = function or _from_file(name)
+    if getattr(function, "__qualname__", "") == "needs.<locals>.mark":
+        raise InputError(f"the loss {name!r} is decorated with @needs: write @needs()")
     wants, by_settings = getattr(function, "needs", Needs()), getattr(function, "needs_by_settings", None)
     parameters = dict(inspect.signature(function).parameters)
     anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -79,7 +82,11 @@ def load_loss(name: str, options: dict[str, Setting] | None = None) -> Loss:
             f"add @needs(fields=({missing[0]!r},))"
         )
     if by_settings is not None:
-        wants = replace(wants, **by_settings(**{**{n: p.default for n, p in settings.items()}, **given}))
+        try:
+            wants = replace(wants, **by_settings(**{**{n: p.default for n, p in settings.items()}, **given}))
+        except Exception as error:
+            what = describe(error, name.rpartition(":")[0])
+            raise InputError(f"the loss {name!r}: the function given to @needs fails: {what}") from error
     return Loss(name, function, wants, given)
 
 
@@ -127,6 +134,8 @@ def _fit(what: str, value: Setting, hint, parameter: inspect.Parameter | None) -
             words.append("one of " + ", ".join(map(str, typing.get_args(kind))))
         elif kind in (bool, str) and isinstance(value, kind):
             return value
+        elif kind in (int, float) and isinstance(value, int) and abs(value) > LARGEST:
+            words.append(f"at most {LARGEST:g} in size")
         elif kind is int and not isinstance(value, (bool, str)) and float(value).is_integer():
             return int(value)
         elif kind is float and not isinstance(value, (bool, str)):
@@ -152,7 +161,7 @@ def _from_file(name: str) -> Callable[..., LossOutput]:
     sys.modules[module_name] = module  # where dataclasses look up the annotations of their fields
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end itself
         del sys.modules[module_name]
         raise InputError(f"the loss file {path} cannot be imported: {describe(error, path)}") from error
     function = getattr(module, attribute, None)
@@ -161,7 +170,7 @@ def _from_file(name: str) -> Callable[..., LossOutput]:
     return function
 
 
-def describe(error: Exception, path: str) -> str:
+def describe(error: BaseException, path: str) -> str:
     """The error in a line, and where in ``path`` it arose."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]

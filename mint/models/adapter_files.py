@@ -71,10 +71,11 @@ def read_adapter_config(folder: Path, rename: Callable[[str], str] = str) -> dic
         complete = config.get("peft_type") == "LORA" and "r" in config and "lora_alpha" in config
     except FileNotFoundError:
         raise InputError(f"{folder} holds no adapter: {path.name} is missing") from None
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is not a JSON object: {error}") from None
     if not complete:
         raise InputError(f"{path} is not a LoRA configuration (peft_type LORA, r, lora_alpha)")
+    _check_types(path, config)
     if config.get("bias", "none") != "none":
         raise InputError(f"{path}: bias = {config['bias']!r} is not supported; only plain LoRA adapters load")
     for key in BEYOND_PLAIN_LORA:
@@ -85,6 +86,17 @@ def read_adapter_config(folder: Path, rename: Callable[[str], str] = str) -> dic
     for key in ("rank_pattern", "alpha_pattern"):
         config[key] = {rename(name): value for name, value in (config.get(key) or {}).items()}
     return config
+
+
+def _check_types(path: Path, config: dict) -> None:
+    numbers = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float)}
+    for key, kind in numbers.items():
+        value = config.get(key)
+        if isinstance(value, bool) or not isinstance(value, kind) and not (value is None and key == "lora_dropout"):
+            raise InputError(f"{path}: {key} is {value!r}, not a number")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise InputError(f"{path}: {key} must be an object of layer names and numbers")
 
 
 def read_factors(folder: Path, rename: Callable[[str], str] = str) -> Factors:

@@ -162,6 +162,12 @@ def test_mistakes_are_named(custom_file, name, options, message):
         ("def f(:", "SyntaxError"),
         ("from mint.losses import needs\n@needs(refrence=True)\ndef f(chosen): ...", "@needs has no refrence"),
         ("from mint.losses import needs\n@needs(kl_forward=True)\ndef f(chosen): ...", "needs the reference too"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3 .line 2"),
+        ("from mint.losses import needs\n@needs\ndef f(chosen, rejected): ...", "write @needs()"),
+        (
+            "from mint.losses import needs\n@needs(lambda *, a: {})\ndef f(chosen, rejected): ...",
+            "given to @needs fails",
+        ),
         ("from mint.losses import needs\n@needs(fields='ab')\ndef f(chosen, rejected): ...", "a tuple of names"),
     ],
 )
@@ -201,6 +207,13 @@ ON_SPAN = "return LossOutput((chosen.logps * chosen.span).mean())"
         ("return LossOutput(0.5)", Needs(), "must return a scalar tensor, not a float"),
         ("return LossOutput(-chosen.logp_sum.mean().detach())", Needs(), "without a gradient"),
         ("return LossOutput(chosen.logp_sum.mean().log())", Needs(), "is nan on two made-up pairs"),
+        (
+            "return LossOutput(-chosen.total(chosen.logps, chosen.span_or_all).mean())",
+            Needs(),
+            "reads the span of chosen",
+        ),
+        ("return LossOutput(-chosen.logp_sum.mean(), {'step': 3.0})", Needs(), "a metric cannot be called 'step'"),
+        ("return LossOutput(-chosen.logp_sum.mean(), None)", Needs(), "metrics must be a dict, not a NoneType"),
         ("return LossOutput(-chosen.logp_sum.mean(), {'m': chosen.logps})", Needs(), "the metric 'm' must be a number"),
     ],
 )

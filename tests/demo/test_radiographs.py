@@ -14,7 +14,7 @@ from mint.demo.radiograph_set import ask, write_radiographs
 from mint.demo.radiographs import DEGREES, KINDS, SIDE, ZONED, ZONES, draw_radiograph
 from mint.errors import InputError
 from mint.prefs.claims import Truth
-from mint.prefs.edit_pairs import Asked, EditReport, edit_pairs, read_asked, rules_editor
+from mint.prefs.edit_pairs import EditReport, QuestionRecord, edit_pairs, read_asked, rules_editor
 from mint.prefs.rules_editor import contradictions, share_kept
 
 DRAWN = [draw_radiograph(f"test/{number}") for number in range(250)]
@@ -111,7 +111,7 @@ def test_false_answers_become_true():
 
 def _asked(question, name):
     truth = question.truth
-    return Asked(name, 1, ("x.png",), question.text, Truth.from_dict(truth), question.answer, {"truth": truth})
+    return QuestionRecord(name, 1, ("x.png",), question.text, Truth.from_dict(truth), question.answer, {"truth": truth})
 
 
 def test_the_files_are_what_the_commands_read(tmp_path, capsys):

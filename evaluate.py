@@ -21,8 +21,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mint.cli import choose_device, read_lines, run_command
 from mint.cohorts import add_cohort_options, read_cohort
-from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case, format_list, parse_list, write_note
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths, tissue_messages
@@ -48,10 +48,10 @@ from mint.evaluation.report import write_html
 from mint.evaluation.tissue_report import save_tissues
 from mint.files import make_folder, write_aside
 from mint.paths import check_paths
-from mint.prefs.fusion import VIEWS, load_teachers
-from mint.prefs.naive_bayes import NaiveBayesRanker
-from mint.prefs.ranking import Ranker
-from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
+from mint.teachers.base import Ranker
+from mint.teachers.clip_teacher import TEMPLATES, load_zero_shot
+from mint.teachers.naive_bayes import NaiveBayesRanker
+from mint.teachers.vilt_teacher import VIEWS, load_teachers
 from mint.tissue import add_tile_options, read_tile_options
 from mint.visual import add_attention, add_inspect, add_report, add_sensitivity, add_vqa
 

@@ -22,33 +22,33 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mint.cli import choose_device, read_lines, run_command
 from mint.cohorts import add_cohort_options, read_cohort
-from mint.command import choose_device, read_lines, run_command
 from mint.data.cases import Case
 from mint.data.pair_images import find_images
 from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.views import draw_views
 from mint.data.vqa import read_mmedpo, read_questions
 from mint.data.vqa_files import SPLITS
-from mint.demo.faces import fit_faces
 from mint.edits import add_edit
 from mint.errors import InputError
 from mint.files import check_unused, write_aside
 from mint.paths import check_paths
-from mint.prefs import clip_fit
-from mint.prefs.clip_fit import ClipSettings, fit_clip
 from mint.prefs.corrupt import MODES, CorruptReport, check_places, contact_sheet, corrupt_records
-from mint.prefs.fusion import load_teachers
-from mint.prefs.fusion_fit import FusionSettings, check_folder, count, fit_folds, fit_teacher
 from mint.prefs.lesion_questions import write_lesion_questions
-from mint.prefs.naive_bayes import NaiveBayesRanker
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
 from mint.prefs.question_files import FILES, ask_again
-from mint.prefs.ranking import Ranker
 from mint.prefs.saliency import ClipSaliency
 from mint.prefs.tissue_pairs import make_tissue_pairs
-from mint.prefs.zero_shot import TEMPLATES, load_zero_shot
 from mint.progress import Progress
+from mint.synthetic.faces import fit_faces
+from mint.teachers import clip_training
+from mint.teachers.base import Ranker
+from mint.teachers.clip_teacher import TEMPLATES, load_zero_shot
+from mint.teachers.clip_training import ClipSettings, fit_clip
+from mint.teachers.naive_bayes import NaiveBayesRanker
+from mint.teachers.vilt_teacher import load_teachers
+from mint.teachers.vilt_training import FusionSettings, check_folder, count, fit_folds, fit_teacher
 from mint.tissue import add_tile_options, read_tile_options
 
 
@@ -181,7 +181,7 @@ def run_clip(args: argparse.Namespace) -> None:
     check_paths(args)
     check_unused(args.out)
     if not args.teacher:
-        clip_fit.check_folder(args.fit)
+        clip_training.check_folder(args.fit)
     tiles, tissues = read_tile_options(args)
     templates = read_lines(args.templates) if args.templates else TEMPLATES
     device, _ = choose_device(args.device, "auto")

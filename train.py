@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from mint.command import StopSignal, choose_device, guard
+from mint.cli import StopSignal, choose_device, guard
 from mint.config import TrainConfig, parse
 from mint.data.batch import Batch, EncodedPair, encode_pairs, make_batches, tokens_per_pair
 from mint.data.chat import load_tokenizer
@@ -30,7 +30,7 @@ from mint.data.order import PairOrder, batch_shape
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
 from mint.data.spans import mark_changes
-from mint.demo import first_start, radiograph_start, tissue_start
+from mint.demo import disease_demo, radiograph_demo, tissue_demo
 from mint.errors import InputError, Stopped
 from mint.image_features import check_image_features, image_reader, processor_of
 from mint.losses import Loss, LossOutput, load_loss
@@ -53,11 +53,11 @@ from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.plots import plot_curves
 from mint.progress import Progress
 from mint.resume import check_record, make_record
-from mint.run import RunDirectory, check_run, find_checkpoint, load_checkpoint
+from mint.run_directory import RunDirectory, check_run, find_checkpoint, load_checkpoint
 from mint.summary import describe_evaluation, summarize
 
 FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
-DEMOS = {"disease": first_start, "tissue": tissue_start, "radiograph": radiograph_start}
+DEMOS = {"disease": disease_demo, "tissue": tissue_demo, "radiograph": radiograph_demo}
 
 
 def train(config: TrainConfig) -> RunDirectory:

@@ -19,14 +19,14 @@ from mint.config import TrainConfig
 from mint.data.cases import Case, format_list, write_note
 from mint.data.preferences import write_jsonl
 from mint.data.retrieval import Retriever, describe_cases
-from mint.demo.cohort import load_syndromes
-from mint.demo.cohort_folder import draw_cohort
-from mint.demo.first_start import ALIGN, decode, prepare
+from mint.demo.disease_demo import ALIGN, decode, prepare
 from mint.errors import InputError
 from mint.evaluation.disease import Upstream, average, rank_upstream, save_evaluation, score_lists
 from mint.evaluation.metrics import KnownDiseases
-from mint.prefs.fusion import load_teacher
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
+from mint.synthetic.cohort import load_syndromes
+from mint.synthetic.cohort_folder import draw_cohort
+from mint.teachers.vilt_teacher import load_teacher
 from train import train
 
 ROOT = Path(__file__).resolve().parents[1]

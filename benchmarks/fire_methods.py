@@ -11,7 +11,7 @@ import numpy as np
 
 from mint.config import TrainConfig
 from mint.data.image_names import image_names
-from mint.demo.radiograph_start import RATES, recipe, score
+from mint.demo.radiograph_demo import RATES, recipe, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import make_folder, write_aside
 from train import train

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from benchmarks.fire_methods import ABLATIONS, METHODS, align, compare
 from mint.data.preferences import write_jsonl
-from mint.demo.radiograph_set import write_set
-from mint.demo.radiograph_start import contrast_images, make_pairs, prepare, score, write_asked
+from mint.demo.radiograph_demo import contrast_images, make_pairs, prepare, score, write_asked
 from mint.errors import InputError
 from mint.prefs.question_files import contrasts
+from mint.synthetic.radiograph_set import write_set
 from train import train
 
 UNSEEN = (300, 80)  # images and seed; not those of the demo, nor those that settings or the task were chosen on

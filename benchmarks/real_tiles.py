@@ -28,12 +28,12 @@ from mint.data.pair_images import ImageReader
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import HEADER, Tile, list_lengths, read_tiles, tissue_messages
 from mint.data.views import draw_views
-from mint.demo.base import TOWER, write_base
+from mint.demo.tiny_model import TOWER, write_base
 from mint.errors import InputError
 from mint.evaluation import tissue
 from mint.evaluation.disease import Upstream
 from mint.models import load_model
-from mint.prefs.clip_fit import ClipSettings, fit_clip
+from mint.teachers.clip_training import ClipSettings, fit_clip
 from train import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.fire_methods import METHODS, align, compare
 from mint.data.preferences import write_jsonl
-from mint.demo.radiograph_start import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score, teach
+from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score, teach
 from mint.errors import InputError
 from mint.prefs.lesion_questions import DESCRIBE
 from train import train

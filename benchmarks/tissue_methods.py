@@ -14,7 +14,7 @@ from mint.evaluation.disease import Upstream
 from mint.evaluation.tissue_report import save_tissues
 from mint.prefs.pairs import PairReport
 from mint.prefs.tissue_pairs import make_tissue_pairs
-from mint.prefs.zero_shot import ZeroShotRanker
+from mint.teachers.clip_teacher import ZeroShotRanker
 from train import train
 
 Answers = tuple[list[str], list[list[str]]]  # raw, and parsed

@@ -16,11 +16,11 @@ from pathlib import Path
 from benchmarks.tissue_methods import Method, align, save
 from mint.data.cases import format_list
 from mint.data.tiles import HEADER
-from mint.demo.tiles_folder import draw_tiles
-from mint.demo.tissue_start import ALIGN, TISSUES, decode, prepare
+from mint.demo.tissue_demo import ALIGN, TISSUES, decode, prepare
 from mint.errors import InputError
 from mint.evaluation import tissue
-from mint.prefs.zero_shot import load_zero_shot
+from mint.synthetic.tiles_folder import draw_tiles
+from mint.teachers.clip_teacher import load_zero_shot
 from train import train
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,9 +15,9 @@ from mint.data.cases import Case, read_term_ids
 from mint.data.gmdb import read_gmdb
 from mint.data.phenopackets import read_phenopackets
 from mint.data.splits import split_by_patient
-from mint.demo.portrait import KNOWN_FINDINGS, draw_portrait
 from mint.errors import InputError
 from mint.progress import Progress
+from mint.synthetic.portrait import KNOWN_FINDINGS, draw_portrait
 
 TABLES = (".csv", ".tsv")
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mint.command import Parser
+from mint.cli import Parser
 from mint.errors import InputError
 from mint.losses import Setting, loss_names
 

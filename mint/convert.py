@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mint.command import Parser, guard
+from mint.cli import Parser, guard
 from mint.errors import InputError
 from mint.files import folder_aside
 from mint.hub import SETTINGS_FILES, resolve_dir

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from mint.command import choose_device
+from mint.cli import choose_device
 from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.pair_images import ImageReader
 from mint.errors import InputError

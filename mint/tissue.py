@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mint.command import read_lines
+from mint.cli import read_lines
 from mint.data.splits import split_by_patient
 from mint.data.tiles import Tile, read_tiles
 from mint.errors import InputError

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint.command import choose_device
+from mint.cli import choose_device
 from mint.data.chat import load_tokenizer
 from mint.data.pair_images import ImageReader, find_images
 from mint.data.preferences import Preference, read_preferences

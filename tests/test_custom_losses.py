@@ -11,8 +11,8 @@ from mint.config import TrainConfig, parse, to_toml
 from mint.data.batch import collate, encode_pairs
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences, write_jsonl
-from mint.demo import radiograph_start
-from mint.demo.base import write_base
+from mint.demo import radiograph_demo
+from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.losses import loss_names
 
@@ -170,6 +170,6 @@ def test_the_embedded_default_follows_the_loss(monkeypatch):
 
 
 def test_the_radiograph_recipe_sets_beta_where_a_reference_has_one(folder):
-    recipe = radiograph_start.recipe
+    recipe = radiograph_demo.recipe
     assert {name for name in loss_names() if "beta" in recipe(name)} == {"dpo", "rrpo", "fire", "mask-dpo", "mdpo"}
     assert "beta" not in recipe("dpo", {"beta": 0.3}) and "beta" not in recipe(f"{EXAMPLE}:truncated_quadratic")

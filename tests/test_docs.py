@@ -11,8 +11,8 @@ import pytest
 
 import evaluate
 import generate_prefs
-import mint.command
-from mint.command import run_command
+import mint.cli
+from mint.cli import run_command
 from mint.config import TrainConfig, parse
 from mint.convert import make_parser
 from mint.data.preferences import read_preferences
@@ -48,7 +48,7 @@ def test_links_lead_to_files(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page, monkeypatch, capsys):
     parsed = []
-    monkeypatch.setattr(mint.command, "guard", lambda job: parsed.append(job) or 0)  # parsed, not run
+    monkeypatch.setattr(mint.cli, "guard", lambda job: parsed.append(job) or 0)  # parsed, not run
     for program, words in commands(page):
         if program == "train.py":
             parse(TrainConfig, words[1:], "")

@@ -15,7 +15,7 @@ import pytest
 
 import mint
 from mint import scripts
-from mint.demo.base import write_base
+from mint.demo.tiny_model import write_base
 
 ROOT = Path(mint.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -101,7 +101,7 @@ def test_a_wheel_holds_every_module_table_and_command(tmp_path):
     assert held == package | {f"mint/commands/{name}.py" for name in COMMANDS}
     code = (
         "import sys, mint.scripts\n"
-        "from mint.demo import cohort, face, tissue_tiles\n"
+        "from mint.synthetic import cohort, face, tissue_tiles\n"
         "from mint.evaluation import reports\n"
         "print(mint.scripts.PACKAGE)\n"
         "print(len(cohort.load_syndromes()), len(tissue_tiles.load_tissues()), len(reports.read_findings()))\n"

@@ -9,7 +9,7 @@ import evaluate
 from mint import decoding
 from mint.errors import InputError
 from mint.paths import check_paths
-from mint.prefs import fusion, zero_shot
+from mint.teachers import clip_teacher, vilt_teacher
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_no_model_is_loaded_for_a_wrong_path(folder, monkeypatch, capsys, flag, 
     def load(*_, **__):
         raise AssertionError("a model is loaded")
 
-    for module, name in ((decoding, "load_language_model"), (fusion, "load_model"), (zero_shot, "load_model")):
+    for module, name in ((decoding, "load_language_model"), (vilt_teacher, "load_model"), (clip_teacher, "load_model")):
         monkeypatch.setattr(module, name, load)
     (folder / "questions.json").write_text(json.dumps([]))
     command = [

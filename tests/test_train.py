@@ -11,12 +11,12 @@ import torch
 import train
 from mint.config import TrainConfig, parse, to_toml
 from mint.data.preferences import write_jsonl
-from mint.demo.base import write_base
+from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.models import load_model
 from mint.models.lora import load_adapter, lora_layers
 from mint.optim import learning_rate
-from mint.run import RunDirectory
+from mint.run_directory import RunDirectory
 
 WORDS = ["short stature", "seizures", "ptosis", "scoliosis", "hypotonia", "cleft palate"]
 

@@ -16,7 +16,7 @@ from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import PreferenceErrors, read_preferences, write_jsonl
-from mint.demo.base import write_base
+from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.losses import load_loss
 from mint.models import init_model, load_model, save_model

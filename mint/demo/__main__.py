@@ -13,15 +13,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
-from mint.command import run_command
+from mint.cli import run_command
 from mint.data.preferences import read_preferences
 from mint.data.spans import TAG
-from mint.demo.base import SHAPES, TOWER, write_base
-from mint.demo.cohort_folder import write_cohort
-from mint.demo.gallery import write_gallery
-from mint.demo.radiograph_set import write_radiographs
-from mint.demo.tiles_folder import write_tiles
+from mint.demo.tiny_model import SHAPES, TOWER, write_base
 from mint.files import check_unused
+from mint.synthetic.cohort_folder import write_cohort
+from mint.synthetic.gallery import write_gallery
+from mint.synthetic.radiograph_set import write_radiographs
+from mint.synthetic.tiles_folder import write_tiles
 
 
 def texts(paths: Sequence[str]) -> Iterator[str]:

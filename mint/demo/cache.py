@@ -10,9 +10,11 @@ from pathlib import Path
 
 from mint.errors import Stopped
 
+PACKAGE = Path(__file__).parent.parent
+
 
 def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None], time: str) -> Path:
-    """The folder for these ``sources`` (files beside this one), built in a temporary folder if it does not exist.
+    """The folder for these ``sources`` (files, relative to the package), built in a temporary folder if it does not exist.
 
     time: how long the whole demo takes on two CPU cores when it is built, to be printed. A build that fails or is
     stopped leaves nothing. Raises Stopped if a signal stops a training run of the build.
@@ -41,6 +43,6 @@ def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None], tim
 
 def cache_folder(kind: str, sources: Sequence[str]) -> Path:
     """The folder, whether it exists or not."""
-    digest = hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in sources)).hexdigest()[:12]
+    digest = hashlib.sha256(b"".join((PACKAGE / name).read_bytes() for name in sources)).hexdigest()[:12]
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "mint" / f"{kind}-{digest}"

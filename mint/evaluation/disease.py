@@ -18,7 +18,7 @@ from mint.evaluation.constrained import LENGTH, ListGrammar
 from mint.evaluation.metrics import KnownDiseases, ListScore, score_list
 from mint.evaluation.name_scores import rank_names
 from mint.models.generate import generate
-from mint.prefs.ranking import Ranker, rank
+from mint.teachers.base import Ranker, rank
 
 COLUMNS = {  # score -> heading of the printed table
     "top_1": "top-1",

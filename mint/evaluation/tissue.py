@@ -16,7 +16,7 @@ from mint.errors import InputError
 from mint.evaluation.disease import Upstream
 from mint.evaluation.metrics import avoidance, car, coverage, normalize
 from mint.models.generate import generate
-from mint.prefs.zero_shot import ZeroShotRanker
+from mint.teachers.clip_teacher import ZeroShotRanker
 
 COLUMNS = {  # score -> heading of the printed table
     "top_1": "top-1",

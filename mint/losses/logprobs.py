@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mint.products import product
+from mint.ops.products import product
 
 BLOCK = {"cpu": (1024, 2048), "cuda": (4096, 16384)}  # rows and words worked on at a time: 8 MB and 256 MB of float32
 HALVES = (torch.bfloat16, torch.float16)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from mint.models.split_attention import PairLayout, pair_layout, split_attention
+from mint.ops.pair_attention import PairLayout, pair_layout, split_attention
 
 Mask = Tensor | BlockMask | PairLayout | None  # None: plain causal attention
 SPLIT_FROM = 256  # tokens of a row from which many small attentions beat one under a mask (CPU)

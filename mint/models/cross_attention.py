@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mint.models.split_attention import pair_layout
+from mint.ops.pair_attention import pair_layout
 
 Range = tuple[int, int]  # tiles [start, stop) of the F tiles
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
 from mint.models.cross_attention import Sight
-from mint.models.pointwise import rms_norm, rotate, swiglu
 from mint.models.recompute import run_layer
+from mint.ops.elementwise import rms_norm, rotate, swiglu
 
 QWEN = ("qwen2", "qwen3")
 MODEL_TYPES = ("llama", "mistral", *QWEN)

@@ -32,7 +32,7 @@ from mint.models.adapter_files import (
     write_adapter,
 )
 from mint.models.names import current_name
-from mint.products import linear, product
+from mint.ops.products import linear, product
 
 ALL_LINEAR = "all-linear"
 

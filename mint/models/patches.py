@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.models.pointwise import rotate
+from mint.ops.elementwise import rotate
 
 THETA = 10_000.0  # of the rotary positions
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, is_tied, put_features, rope_frequencies
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
-from mint.models.pointwise import swiglu
 from mint.models.recompute import run_layer
+from mint.ops.elementwise import swiglu
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^visual\.", "model.visual."),

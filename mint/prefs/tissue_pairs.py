@@ -11,7 +11,7 @@ import numpy as np
 from mint.data.cases import format_list
 from mint.data.tiles import HEADER, Tile, list_lengths, tissue_messages
 from mint.prefs.pairs import PairReport
-from mint.prefs.zero_shot import BATCH, ZeroShotRanker
+from mint.teachers.clip_teacher import BATCH, ZeroShotRanker
 
 
 def make_tissue_pairs(

@@ -10,8 +10,7 @@ import torch
 
 from mint.data.cases import diagnosis_messages, format_list, parse_list
 from mint.data.chat import load_tokenizer
-from mint.demo.base import write_base
-from mint.demo.cohort import load_syndromes
+from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.evaluation import name_scores
 from mint.evaluation.constrained import ListGrammar
@@ -19,6 +18,7 @@ from mint.evaluation.metrics import KnownDiseases, score_list
 from mint.evaluation.name_scores import rank_names
 from mint.models import init_model, load_model
 from mint.models.generate import generate
+from mint.synthetic.cohort import load_syndromes
 from tests.reference.weights import TINY_LLAMA
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

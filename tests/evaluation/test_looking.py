@@ -12,9 +12,9 @@ from mint.data.preferences import write_jsonl
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.mllama import MllamaImageProcessor
 from mint.data.processors.qwen_vl import QwenVLImageProcessor
-from mint.demo.radiograph_set import write_radiographs
 from mint.errors import InputError
 from mint.evaluation.looking import compare_maps, overlay, seen_mask, token_grid
+from mint.synthetic.radiograph_set import write_radiographs
 from tests.test_train_images import setting  # noqa: F401
 
 

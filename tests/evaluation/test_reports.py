@@ -8,7 +8,7 @@ from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
 
 import evaluate
-from mint.demo.base import TOWER, write_base
+from mint.demo.tiny_model import TOWER, write_base
 from mint.errors import InputError
 from mint.evaluation.reports import (
     LONGEST,

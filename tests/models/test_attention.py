@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mint.models import split_attention
 from mint.models.attention import SPLIT_FROM, attend, make_mask
-from mint.models.split_attention import PairLayout, pair_layout
+from mint.ops import pair_attention
+from mint.ops.pair_attention import PairLayout, pair_layout
 
 # One row: a pair (prompt 2, chosen 2, rejected 2), a second pair (prompt 1, chosen 1, rejected 1), one padding cell.
 SEGMENTS = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 4, 5, -1]])
@@ -71,7 +71,7 @@ def spelled_out(q, k, v, seen):
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("backend", ["dense", "split", None])
 def test_attention_and_its_gradients_equal_softmax_spelled_out(kv_heads, backend, monkeypatch):
-    monkeypatch.setattr(split_attention, "PIECE", 2)
+    monkeypatch.setattr(pair_attention, "PIECE", 2)
     q, k, v = random_qkv(1, 4, kv_heads, 10, 8)
     seen = drawn(SEEN) if backend else torch.ones(10, 10, dtype=torch.bool).tril()
     mask = make_mask(SEGMENTS, POSITIONS, backend=backend) if backend else None

@@ -221,7 +221,7 @@ def test_records_without_images(folder, capsys):
 
 def test_a_clip_finds_the_place(folder, monkeypatch):
     """The tenth of the patches that fit best, followed back through the middle that the processor keeps."""
-    from mint.prefs.clip_fit import _write_blank
+    from mint.teachers.clip_training import _write_blank
 
     _write_blank(folder / "clip", ["a mass in the lung", "a medical image"], 0)
     saliency = ClipSaliency(folder / "clip")

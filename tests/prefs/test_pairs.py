@@ -10,9 +10,9 @@ from mint.data.cases import Case, Term, parse_list, read_term_ids
 from mint.data.phenopackets import read_phenopackets
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.errors import InputError
-from mint.prefs.naive_bayes import PRIOR_CASES, STRENGTH, NaiveBayesRanker
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
-from mint.prefs.ranking import CHUNK, rank
+from mint.teachers.base import CHUNK, rank
+from mint.teachers.naive_bayes import PRIOR_CASES, STRENGTH, NaiveBayesRanker
 
 
 def case(name, disease, *labels):

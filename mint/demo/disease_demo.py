@@ -1,0 +1,186 @@
+"""The embedded default: ``python train.py --loss orpo`` on a fresh machine, from nothing to a table in minutes.
+
+1. A cohort of patients is drawn from a table of real syndromes (``cohort``): notes, and portraits of what their faces
+   show. A multimodal teacher sees drawn faces (``faces``), then the notes and portraits of its own patients.
+2. The teacher ranks the diseases of other patients: ten likely ones are chosen, fifteen unlikely ones rejected.
+3. A tokenizer and a tiny Llama are made (``base``), and the Llama is taught the note and answer format by next-token
+   training on a small cohort of its own. All of this is cached.
+4. The chosen loss aligns that Llama on the pairs. It reads the notes alone, and is scored on unseen patients before and
+   after, beside the teacher with and without the portraits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mint.config import TrainConfig
+from mint.data.cases import Case, diagnosis_messages, format_list, write_note
+from mint.data.chat import load_tokenizer
+from mint.data.preferences import write_jsonl
+from mint.demo.cache import cached
+from mint.demo.tiny_model import write_base
+from mint.evaluation.disease import (
+    average,
+    format_table,
+    list_diseases,
+    rank_upstream,
+    save_evaluation,
+    score_lists,
+)
+from mint.evaluation.metrics import KnownDiseases
+from mint.models import load_model
+from mint.models.lora import load_adapter, merge_lora
+from mint.prefs.pairs import PairReport, PairSettings, make_pairs
+from mint.run_directory import RunDirectory
+from mint.synthetic.cohort import load_syndromes, sample_cohort
+from mint.synthetic.cohort_folder import draw_cohort
+from mint.synthetic.faces import fit_faces
+from mint.teachers.naive_bayes import NaiveBayesRanker
+from mint.teachers.vilt_teacher import load_teacher
+from mint.teachers.vilt_training import FusionSettings, fit_teacher
+
+# patients and seed of the cohorts: the teacher's, the base's, the one that is ranked, the unseen one
+SHOWN, TAUGHT, RANKED, UNSEEN = (1200, 10), (400, 11), (1200, 12), (300, 13)
+FACES = {"count": 5000, "epochs": 6}
+TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=16, lr=1.5e-3, warmup=0.05, held_out=0.05)
+TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
+SHAPE, VOCABULARY = "demo", 3000
+TIME = "a few minutes"
+SOURCES = (
+    "demo/disease_demo.py",
+    "demo/tiny_model.py",
+    "synthetic/canvas.py",
+    "synthetic/cohort.py",
+    "synthetic/cohort_folder.py",
+    "synthetic/face.py",
+    "synthetic/faces.py",
+    "synthetic/facial_terms.tsv",
+    "synthetic/features.py",
+    "synthetic/head.py",
+    "synthetic/portrait.py",
+    "synthetic/sketch.py",
+    "synthetic/syndromes.tsv",
+)
+
+Train = Callable[[TrainConfig], RunDirectory]
+Compare = Callable[[TrainConfig, Path, Path], None]  # settings, the run's folder, the cache
+
+
+def run(config: TrainConfig, train: Train) -> None:
+    """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
+    folder = prepare(train)
+    unseen = config.eval_data or str(folder / "unseen.jsonl")
+    align(dataclasses.replace(config, eval_data=unseen), train, ALIGN, folder, compare)
+
+
+def align(config: TrainConfig, train: Train, recipe: dict, folder: Path, compare: Compare) -> None:
+    """Trains with the recipe on the pairs of ``folder``, then compares; raises Stopped for a run that is stopped."""
+    config = complete(config, recipe, folder)
+    length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
+    print(f"aligning the model of {folder} with {config.loss} ({length}), then scoring before and after")
+    compare(config, train(config).path, folder)
+
+
+def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
+    """``config`` with the recipe's settings where it has the defaults, and the model and pairs of ``folder``."""
+    defaults = TrainConfig()
+    unset = {name: value for name, value in recipe.items() if getattr(config, name) == getattr(defaults, name)}
+    if config.epochs != defaults.epochs:
+        unset.pop("steps", None)
+    if config.adapter or config.full:  # with settings of its own, or none
+        unset = {name: value for name, value in unset.items() if name not in config.LORA_DEFAULTS}
+    return dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
+
+
+def prepare(train: Train) -> Path:
+    """The cache, built if it is not there."""
+    return cached("demo", SOURCES, lambda folder: build(folder, train), TIME)
+
+
+def build(folder: Path, train: Train) -> None:
+    """Teacher, pairs, tokenizer and taught model."""
+    patients = sum(count for count, _ in (SHOWN, RANKED, UNSEEN))
+    print(f"1/4 portraits of {patients} patients")
+    shown, ranked, unseen = (draw_cohort(*cohort, folder / "portraits") for cohort in (SHOWN, RANKED, UNSEEN))
+    print(f"2/4 the teacher: {FACES['count']} drawn faces, then {SHOWN[0]} patients")
+    fit_faces(shown, folder / "faces", **FACES)
+    teacher = fit_teacher(shown, folder / "teacher", TEACHER, base=str(folder / "faces"))
+    print("3/4 the teacher ranks the diseases of other patients")
+    for name, cases in (("pairs", ranked), ("unseen", unseen)):
+        report = PairReport()
+        write_jsonl(folder / f"{name}.jsonl", make_pairs(cases, teacher, PairSettings(), report, held_out=True))
+        print(f"{name}: {report}")
+    print(f"4/4 a tiny Llama learns the form of notes and answers on {TAUGHT[0]} patients")
+    build_base(folder, train)
+    shutil.rmtree(folder / "faces")
+
+
+def build_base(folder: Path, train: Train) -> None:
+    """A tiny Llama taught the form of notes and answers, in ``folder/model``."""
+    taught = sample_cohort(*TAUGHT)
+    lessons = PairSettings(label_first=True, variants=4)
+    pairs = make_pairs(taught, NaiveBayesRanker(taught), lessons, PairReport(), held_out=False)
+    write_jsonl(folder / "lessons.jsonl", pairs)
+    write_base(folder / "blank", texts(taught), SHAPE, VOCABULARY)
+    run = train(
+        TrainConfig(
+            loss="sft",
+            full=True,
+            model=str(folder / "blank"),
+            data=str(folder / "lessons.jsonl"),
+            out=str(folder / "teaching"),
+            device="cpu",
+            **TEACH,
+        )
+    )
+    (run.path / "model").rename(folder / "model")
+    shutil.rmtree(run.path)
+
+
+def texts(cases: Sequence[Case]) -> list[str]:
+    """What the tokenizer is trained on: prompts, and every syndrome as a list would name it."""
+    notes = [message["content"] for case in cases for message in diagnosis_messages(write_note(case))]
+    names = [syndrome.name for syndrome in load_syndromes()]
+    roles = ["system", "user", "assistant"]
+    return notes + [format_list(names)] * 50 + roles * len(notes)
+
+
+def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
+    """Scores teacher and student on unseen patients; prints the table, saves it with the run."""
+    cases = draw_cohort(*UNSEEN, folder / "portraits")
+    known = KnownDiseases([syndrome.name for syndrome in load_syndromes()])
+    views = {
+        view: rank_upstream(cases, load_teacher(cache / "teacher", view=view), 10, 15, held_out=True)
+        for view in ("both", "text")
+    }
+    upstream = views["both"]
+
+    def score(lists: Sequence[Sequence[str]]):
+        return score_lists(cases, lists, known, upstream)
+
+    rows = {
+        "teacher, image + text": average(score(upstream.top)),
+        "teacher, text only": average(score(views["text"].top)),
+        "student before (text only)": average(score(decode(config.model, None, cases)[1])),
+    }
+    after = folder / "model" if config.full else Path(config.model)
+    answers, lists = decode(str(after), None if config.full else folder / "adapter", cases)
+    scores = score(lists)
+    rows["student after (text only)"] = average(scores)
+    settings = {"cases": len(cases), "loss": config.loss}
+    save_evaluation(folder, rows, cases, answers, lists, scores, settings, upstream, sample_cohort(*RANKED))
+    print(f"\n{len(cases)} unseen patients, scores in per cent\n\n{format_table(rows)}\n")
+
+
+def decode(
+    model_dir: str, adapter: Path | None, cases: Sequence[Case], passages: Sequence[Sequence[str]] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """(answers, lists) of a model for every case; passages: for every case, what was retrieved."""
+    model = load_model(model_dir)
+    if adapter is not None:
+        merge_lora(load_adapter(model, adapter), drop=True)
+    return list_diseases(model, load_tokenizer(model_dir), cases, passages, max_new_tokens=160, batch_size=64)

@@ -1,0 +1,170 @@
+"""The embedded default of FiRe-MPO: ``python train.py --loss fire --demo radiograph``.
+
+1. Radiographs are drawn (``radiographs``), with questions about them (``radiograph_set``).
+2. A tokenizer and a tiny LLaVA are made. It is taught to describe radiographs of all kinds of patients, then to answer
+   questions about those of one ward, where most findings are large, low and on the left: the policy. It can see, but
+   where it is in doubt it says what was usual there.
+3. It answers questions about other patients and reports on more. The rules' editor, which knows the truth, edits every
+   answer minimally; the lesions of these images are painted over with what surrounds them. All of this is cached.
+4. The chosen loss aligns the policy on its own answers and their edits. It is scored on unseen radiographs, before and
+   after: what it says, and whether that rests on the lesion.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from mint.config import TrainConfig
+from mint.data.chat import load_tokenizer
+from mint.data.images import load_processor
+from mint.data.pair_images import ImageReader, find_images
+from mint.data.preferences import Preference, read_preferences, write_jsonl
+from mint.data.vqa import read_questions
+from mint.demo.cache import cached
+from mint.demo.disease_demo import Train, align
+from mint.demo.tiny_model import TOWER, write_base
+from mint.evaluation import sensitivity, vqa
+from mint.losses import Setting, load_loss
+from mint.models import load_model
+from mint.models.lora import load_adapter, merge_lora
+from mint.prefs.corrupt import CorruptReport, corrupt_records
+from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor
+from mint.prefs.question_files import lessons, write_question_files
+from mint.synthetic.radiograph_set import DESCRIBE, write_set
+from mint.synthetic.radiographs import EVERYONE, Patients
+
+# radiographs and seed: those described to the model, those of the ward, the unseen ones
+SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
+ASKED, REPORTED, ASKING = 150, 1000, 32  # radiographs that it is asked everything about, those it reports on, their seed
+WARD = Patients(present=0.7, left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7))
+PATCH = 16
+DESCRIBING = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+TEACH = {**DESCRIBING, "steps": 300}
+ALIGN = {"steps": 320, "batch_size": 16, "lr": 2e-4, "lora_rank": 64, "lora_alpha": 128.0}
+ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
+# of losses with a reference: trained far, a policy moves by log-odds / beta, and 0.1 would make ten nats of one
+BETA = 1.0
+RATES = {"rrpo": 4e-4}  # where another one than ALIGN's did better
+MODE = "surroundings"  # the tower's patches average single pixels' noise away
+TIME = "about 7 minutes"
+SOURCES = (
+    "demo/radiograph_demo.py",
+    "demo/tiny_model.py",
+    "synthetic/radiograph_set.py",
+    "synthetic/radiographs.py",
+)
+DECODING = {"max_new_tokens": 60, "batch_size": 64}
+
+
+def run(config: TrainConfig, train: Train) -> None:
+    """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
+    align(config, train, recipe(config.loss, config.loss_options()), prepare(train), compare)
+
+
+def recipe(name: str, options: dict[str, Setting] | None = None) -> dict:
+    """``ALIGN`` with the loss's learning rate, and ``BETA`` for losses with a reference, unless ``options`` set it."""
+    settings, loss = {**ALIGN, "lr": RATES.get(name, ALIGN["lr"])}, load_loss(name, options)
+    takes_beta = loss.needs.reference and loss.takes("beta") and "beta" not in loss.options
+    return {**settings, "beta": BETA} if takes_beta else settings
+
+
+def prepare(train: Train) -> Path:
+    """The cache, built if it is not there."""
+    return cached("radiograph", SOURCES, lambda folder: build(folder, train), TIME)
+
+
+def build(folder: Path, train: Train) -> None:
+    """Images, policy, its answers and their edits, corrupted images."""
+    images = SHOWN[0] + TAUGHT[0] + ASKED + REPORTED + UNSEEN[0]
+    print(f"1/4 {images} radiographs with questions", flush=True)
+    shown = write_set(folder, "shown", *SHOWN, EVERYONE, masks=False)
+    taught = write_set(folder, "taught", *TAUGHT, WARD, masks=False)
+    asked, unseen = write_asked(folder, ASKING), write_set(folder, "unseen", *UNSEEN)
+    write_jsonl(folder / "descriptions.jsonl", lessons(reports(shown)))
+    write_question_files(folder, taught, asked, unseen)
+    write_base(folder / "blank", texts(taught), "demo", 500, vision={**TOWER, "patch_size": PATCH}, words=True)
+    print(f"2/4 a tiny LLaVA learns to describe {SHOWN[0]} radiographs", flush=True)
+    describing = teach(folder / "blank", folder / "descriptions.jsonl", DESCRIBING, train)
+    print(f"3/4 it learns to answer questions about {TAUGHT[0]} radiographs of one ward", flush=True)
+    answering = teach(describing, folder / "lessons.jsonl", TEACH, train)
+    answering.rename(folder / "model")
+    shutil.rmtree(folder / "blank.taught")
+    print("4/4 it answers questions about other radiographs; its answers are edited, lesions hidden", flush=True)
+    make_pairs(folder, folder / "model")
+
+
+def write_asked(folder: Path, seed: int) -> list[dict]:
+    """Draws patients of all kinds; returns the questions for the policy's own answers: all about some, reports on others."""
+    asked = write_set(folder, "asked", ASKED, seed)
+    return asked + reports(write_set(folder, "reported", REPORTED, 1000 + seed))
+
+
+def reports(records: Sequence[dict]) -> list[dict]:
+    """Those that ask for a description."""
+    return [record for record in records if record["question"] == DESCRIBE]
+
+
+def teach(model: Path, data: Path, recipe: dict, train: Train) -> Path:
+    """The directory of ``model`` trained on all of the answers of ``data``."""
+    where = {"model": str(model), "data": str(data), "out": f"{model}.taught"}
+    return train(TrainConfig(loss="sft", full=True, device="cpu", **where, **recipe)).path / "model"
+
+
+def texts(records: Sequence[dict]) -> list[str]:
+    """What the tokenizer is trained on: questions, answers, roles."""
+    return [text for record in records for text in (record["question"], record["answer"], "system", "user", "assistant")]
+
+
+def make_pairs(folder: Path, model: Path) -> None:
+    """The policy's answers to a folder's questions, edited (``edited.jsonl``) and with corrupted images (``pairs.jsonl``)."""
+    file, edited = folder / "questions.jsonl", folder / "edited.jsonl"
+    answers = vqa.answer_questions(*load(str(model), None), read_questions(file, folder)[0], **DECODING)
+    report, rejects, corrupted = EditReport(), [], CorruptReport()
+    rows = list(edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
+    write_jsonl(edited, rows)
+    print(f"pairs: {report}")
+    located, out = find_images(read_preferences(edited), edited), folder / "pairs.jsonl"
+    hidden = corrupt_records(located, edited, out, MODE, corrupted, placed_only=True)  # a denial has no lesion to hide
+    write_jsonl(out, ({**row, "corrupted_images": names} for row, (_, names) in zip(rows, hidden, strict=True)))
+    print(f"corrupted: {corrupted}")
+
+
+def load(model_dir: str, adapter: Path | None) -> tuple:
+    """(model with its adapter merged, tokenizer, reader of its images)."""
+    model = load_model(model_dir)
+    if adapter is not None:
+        merge_lora(load_adapter(model, adapter), drop=True)
+    return model, load_tokenizer(model_dir), ImageReader(load_processor(model.source_dir))
+
+
+def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
+    """Scores the policy before and after on unseen radiographs; prints the tables, saves them with the run."""
+    after = (str(folder / "model"), None) if config.full else (config.model, folder / "adapter")
+    records = contrast_images(cache, folder / "contrasts")
+    for name, model in (("before", (config.model, None)), ("after", after)):
+        print(f"\n{score(name, *model, folder / f'scores-{name}', cache, records)}\n")
+
+
+def contrast_images(unseen: Path, folder: Path) -> dict[str, list[Preference]]:
+    """The contrasts of a folder's unseen radiographs with the lesion painted over, and elsewhere; images in ``folder``."""
+    file = unseen / "contrasts.jsonl"
+    return sensitivity.corrupt_both(find_images(read_preferences(file), file), file, folder, MODE)
+
+
+def score(
+    name: str, model_dir: str, adapter: Path | None, folder: Path, unseen: Path, records: dict[str, list[Preference]]
+) -> str:
+    """The scores of a model on the unseen images of a folder, as text; saved in ``folder``. records: ``contrast_images``."""
+    questions, _ = read_questions(unseen / "test.jsonl", unseen)
+    loaded = load(model_dir, adapter)
+    answers = vqa.answer_questions(*loaded, questions, **DECODING)
+    scores = [vqa.score_answer(text, question) for text, question in zip(answers, questions, strict=True)]
+    means = vqa.summarize(scores, questions)
+    vqa.save_answers(folder, name, questions, answers, scores, means, {"questions": len(questions)})
+    found = sensitivity.measure(*loaded, records, batch_size=32)
+    images = {record.id: record.images[0] for record in records["lesion"]}
+    looked = sensitivity.summarize(found, images)
+    sensitivity.save(folder / "sensitivity", name, found, looked, {"mode": MODE}, images)
+    return f"{vqa.format_means(name, means, None)}\n\n{sensitivity.format_means(name, looked)}"

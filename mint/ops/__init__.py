@@ -1,0 +1,1 @@
+"""Hand-written gradients and kernels, each next to its plain version."""

@@ -1,0 +1,1 @@
+"""Drawing code: patients, faces, radiographs and microscope tiles, made up by seed."""

@@ -1,0 +1,1 @@
+"""Teachers: models that rank the classes of a case."""

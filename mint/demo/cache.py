@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None], time: str) -> Path:
-    """The folder for these ``sources`` (files, relative to the package), built in a temporary folder if it does not exist.
+    """The folder for these ``sources`` (files, relative to the package); built aside if it does not exist.
 
     time: how long the whole demo takes on two CPU cores when it is built, to be printed. A build that fails or is
     stopped leaves nothing. Raises Stopped if a signal stops a training run of the build.

@@ -44,7 +44,7 @@ class EvaluationFolder:
     """Where an evaluation keeps its answers while it decodes, and its results."""
 
     def __init__(self, args: argparse.Namespace, *parts: str | None):
-        """args: with ``resume`` and ``out``; None for ``out`` becomes the default folder. parts: what that is named after.
+        """args: with ``resume`` and ``out`` (None: the default folder). parts: what the default folder is named after.
 
         Raises InputError if the folder holds an evaluation and is not to be resumed, or one with other settings.
         """

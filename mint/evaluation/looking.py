@@ -1,8 +1,8 @@
 """Attention to the lesion while a model answers.
 
-The attention of the positions that predict an answer's marked words to the image tokens, averaged over heads and layers,
-is divided by the attention under a generic question, so that what every question attends to cancels. VGMED does the same
-for the last prompt token (the metric of arXiv 2606.12590).
+The attention of the positions that predict an answer's marked words to the image tokens, averaged over heads and
+layers, is divided by the attention under a generic question, so that what every question attends to cancels. VGMED does
+the same for the last prompt token (the metric of arXiv 2606.12590).
 """
 
 from __future__ import annotations

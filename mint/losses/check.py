@@ -115,7 +115,7 @@ def _check_output(name: str, output) -> None:
         raise InputError(f"the loss {name!r}: metrics must be a dict, not {_kind(output.metrics)}")
     for key, metric in output.metrics.items():
         if key in RESERVED or not isinstance(key, str) or key.startswith("eval/"):
-            raise InputError(f"the loss {name!r}: a metric cannot be called {key!r}, which the training log uses itself")
+            raise InputError(f"the loss {name!r}: a metric cannot be called {key!r}: the training log uses it")
         if isinstance(metric, bool) or not (
             isinstance(metric, (int, float)) or isinstance(metric, Tensor) and metric.numel() == 1
         ):

@@ -61,19 +61,26 @@ def add_disease(commands) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", metavar="DIR|ID")
     what.add_argument("--ranker-only", action="store_true", help="score the upstream ranking alone, without a model")
-    what.add_argument("--predictions", metavar="FILE.jsonl", help='another model\'s: {"id": ..., "answer": ...} for every case')
+    what.add_argument(
+        "--predictions", metavar="FILE.jsonl", help='another model\'s: {"id": ..., "answer": ...} for every case'
+    )
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
     parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
     add_cohort_options(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="the first N cases only")
-    parser.add_argument("--known-diseases", metavar="FILE", help="names that count as real, one a line (default: the cases')")
+    parser.add_argument(
+        "--known-diseases", metavar="FILE", help="names that count as real, one a line (default: the cases')"
+    )
 
     upstream = parser.add_argument_group("upstream")
     upstream.add_argument(
         "--teacher", nargs="+", metavar="DIR", help="a multimodal teacher, several: their mean (default: naive Bayes)"
     )
     upstream.add_argument(
-        "--view", choices=VIEWS, default="both", help="--ranker-only with --teacher: score it with one modality (default both)"
+        "--view",
+        choices=VIEWS,
+        default="both",
+        help="--ranker-only with --teacher: score it with one modality (default both)",
     )
     upstream.add_argument(
         "--teacher-cases",
@@ -221,9 +228,15 @@ def add_tissue(commands) -> None:
     parser.add_argument("--name", help="of the row in tables (default: the model and adapter)")
     add_tile_options(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="the first N tiles only")
-    parser.add_argument("--teacher", required=True, metavar="DIR|ID", help="the upstream CLIP, to which C, A and CAR refer")
-    parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
-    parser.add_argument("--top-k", type=int, help="tissues to ask for, and the upstream's best (default 5, or half of few)")
+    parser.add_argument(
+        "--teacher", required=True, metavar="DIR|ID", help="the upstream CLIP, to which C, A and CAR refer"
+    )
+    parser.add_argument(
+        "--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name"
+    )
+    parser.add_argument(
+        "--top-k", type=int, help="tissues to ask for, and the upstream's best (default 5, or half of few)"
+    )
     parser.add_argument("--bottom-q", type=int, help="length of the upstream's worst list (default the same)")
     add_decoding_options(parser, temperature=0.7, top_p=0.6, top_k=10, max_new_tokens=100, batch_size=32)
     add_image_options(parser)
@@ -273,7 +286,9 @@ def run_tissue(args: argparse.Namespace) -> None:
 
 def add_compare(commands) -> None:
     parser = commands.add_parser("compare", help="saved evaluations of the same cases, in tables and a page")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system"
+    )
     parser.add_argument("--case-pages", type=int, default=60, help="cases shown one by one (default 60)")
     parser.add_argument("--out", default="runs/comparison", metavar="DIR", help="default runs/comparison")
     parser.set_defaults(run=run_compare)

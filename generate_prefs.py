@@ -58,19 +58,24 @@ def add_mml(commands) -> None:
     parser.add_argument("--out", metavar="FILE.jsonl", help="the pairs; without it, --fit only trains a teacher")
 
     upstream = parser.add_argument_group("upstream").add_mutually_exclusive_group()
-    upstream.add_argument("--ranker", choices=("naive-bayes",), help="a statistical ranking of the findings (the default)")
+    upstream.add_argument(
+        "--ranker", choices=("naive-bayes",), help="a statistical ranking of the findings (the default)"
+    )
     upstream.add_argument("--fit", metavar="DIR", help="train a multimodal teacher, save it there, and rank with it")
     upstream.add_argument(
-        "--teacher",
-        nargs="+",
-        metavar="DIR",
-        help="rank with a saved teacher or another ViLT; several: their mean",
+        "--teacher", nargs="+", metavar="DIR", help="rank with a saved teacher or another ViLT; several: their mean"
     )
     parser.add_argument("--fit-cases", metavar="PATH", help="cases to fit the ranking on (default: --cases themselves)")
     parser.add_argument(
-        "--folds", type=int, default=0, metavar="N", help="--fit: cross-fit, so that no case is ranked by what has seen it"
+        "--folds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="--fit: cross-fit, so that no case is ranked by what has seen it",
     )
-    parser.add_argument("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small one from scratch)")
+    parser.add_argument(
+        "--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small one from scratch)"
+    )
     parser.add_argument(
         "--faces",
         type=int,
@@ -85,11 +90,19 @@ def add_mml(commands) -> None:
     defaults = PairSettings()
     parser.add_argument("--top-k", type=int, default=defaults.top_k, help="diseases of the chosen list (default 10)")
     parser.add_argument("--bottom-q", type=int, default=defaults.bottom_q, help="of the rejected list (default 15)")
-    parser.add_argument("--label-first", action="store_true", help="move the true disease to the front of the chosen list")
-    parser.add_argument("--variants", type=int, default=1, help="notes per case, all but the first shuffled and thinned")
+    parser.add_argument(
+        "--label-first", action="store_true", help="move the true disease to the front of the chosen list"
+    )
+    parser.add_argument(
+        "--variants", type=int, default=1, help="notes per case, all but the first shuffled and thinned"
+    )
     parser.add_argument("--drop-terms", type=float, default=defaults.drop_terms, help="mean share of findings left out")
-    parser.add_argument("--rejected-samples", type=int, default=1, help="records per note, each with another rejected list")
-    parser.add_argument("--answer", choices=ANSWERS, default="ranking", help="disease: chosen names the true disease alone")
+    parser.add_argument(
+        "--rejected-samples", type=int, default=1, help="records per note, each with another rejected list"
+    )
+    parser.add_argument(
+        "--answer", choices=ANSWERS, default="ranking", help="disease: chosen names the true disease alone"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=run_mml)
 
@@ -157,21 +170,33 @@ def make_ranker(args: argparse.Namespace, cases: Sequence[Case]) -> Ranker:
 
 
 def add_clip(commands) -> None:
-    parser = commands.add_parser("clip", help="rank the tissues of tiles by a CLIP: the top is chosen, the bottom rejected")
+    parser = commands.add_parser(
+        "clip", help="rank the tissues of tiles by a CLIP: the top is chosen, the bottom rejected"
+    )
     add_tile_options(parser)
     upstream = parser.add_mutually_exclusive_group(required=True)
     upstream.add_argument("--teacher", metavar="DIR|ID", help="rank with a CLIP, as vinid/plip")
-    upstream.add_argument("--fit", metavar="DIR", help="train a small CLIP on the tiles, save it there, and rank with it")
+    upstream.add_argument(
+        "--fit", metavar="DIR", help="train a small CLIP on the tiles, save it there, and rank with it"
+    )
     parser.add_argument("--fit-cases", metavar="PATH", help="tiles to train it on (default: --cases themselves)")
     parser.add_argument("--teacher-epochs", type=int, default=ClipSettings.epochs, help="of --fit (default 15)")
     parser.add_argument("--seed", type=int, default=0, help="of --fit and --views")
-    parser.add_argument("--views", type=int, default=1, help="pairs of every tile: itself, then turned parts of it (default 1)")
-    parser.add_argument("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
+    parser.add_argument(
+        "--views", type=int, default=1, help="pairs of every tile: itself, then turned parts of it (default 1)"
+    )
+    parser.add_argument(
+        "--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name"
+    )
     parser.add_argument("--out", required=True, metavar="FILE.jsonl")
     parser.add_argument("--top-k", type=int, help="tissues of the chosen list (default 5, or half of fewer than ten)")
     parser.add_argument("--bottom-q", type=int, help="of the rejected list (default the same)")
-    parser.add_argument("--label-first", action="store_true", help="move the true tissue to the front of the chosen list")
-    parser.add_argument("--answer", choices=ANSWERS, default="ranking", help="disease: chosen names the true tissue alone")
+    parser.add_argument(
+        "--label-first", action="store_true", help="move the true tissue to the front of the chosen list"
+    )
+    parser.add_argument(
+        "--answer", choices=ANSWERS, default="ranking", help="disease: chosen names the true tissue alone"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.set_defaults(run=run_clip)
 
@@ -203,12 +228,20 @@ def run_clip(args: argparse.Namespace) -> None:
 
 
 def add_questions(commands) -> None:
-    parser = commands.add_parser("questions", help="questions with answers and truths, from labels and masks or a VQA set")
+    parser = commands.add_parser(
+        "questions", help="questions with answers and truths, from labels and masks or a VQA set"
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--lesions", metavar="TABLE", help="a .csv or .tsv of image, mask and label")
-    what.add_argument("--vqa", metavar="FILE", help="of VQA-RAD, SLAKE, PathVQA or IU-Xray: the questions that are answered")
-    parser.add_argument("--out", metavar="DIR", help="where the files are written (default: the folder of what is read)")
-    parser.add_argument("--views", type=int, default=1, help="of every image but the unseen: parts of it, mirrored (default 1)")
+    what.add_argument(
+        "--vqa", metavar="FILE", help="of VQA-RAD, SLAKE, PathVQA or IU-Xray: the questions that are answered"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="where the files are written (default: the folder of what is read)"
+    )
+    parser.add_argument(
+        "--views", type=int, default=1, help="of every image but the unseen: parts of it, mirrored (default 1)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split of the images, and the views")
     parser.add_argument("--images", metavar="DIR", help="of --vqa: where the images lie (default: beside the file)")
     parser.add_argument("--language", default="en", help="of --vqa with SLAKE (default en)")
@@ -261,13 +294,23 @@ def say_if_outside(images: Sequence[Path], out: Path) -> None:
 
 
 def add_corrupt(commands) -> None:
-    parser = commands.add_parser("corrupt", help="beside the images of pairs, the same with the evidence made unreadable")
-    parser.add_argument("--data", required=True, metavar="FILE", help="pairs with images; mask, boxes or polygons tell where")
+    parser = commands.add_parser(
+        "corrupt", help="beside the images of pairs, the same with the evidence made unreadable"
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="FILE", help="pairs with images; mask, boxes or polygons tell where"
+    )
     parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="the pairs with corrupted_images")
-    parser.add_argument("--mode", choices=MODES, default="noise", help="inside the mask (default noise; without one: global)")
-    parser.add_argument("--clip", metavar="DIR|ID", help="where nothing tells the place: where this CLIP finds the phrase")
+    parser.add_argument(
+        "--mode", choices=MODES, default="noise", help="inside the mask (default noise; without one: global)"
+    )
+    parser.add_argument(
+        "--clip", metavar="DIR|ID", help="where nothing tells the place: where this CLIP finds the phrase"
+    )
     parser.add_argument("--placed-only", action="store_true", help="no corrupted image where nothing tells the place")
-    parser.add_argument("--images-anywhere", action="store_true", help="let the records name images outside their folder")
+    parser.add_argument(
+        "--images-anywhere", action="store_true", help="let the records name images outside their folder"
+    )
     parser.add_argument("--sheet", type=int, default=20, help="records on the contact sheet (default 20)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -284,11 +327,15 @@ def run_corrupt(args: argparse.Namespace) -> None:
         check_places(preferences, file)  # before the CLIP is loaded
     saliency = ClipSaliency(args.clip, choose_device(args.device, "auto")[0]) if args.clip else None
     pictured = [preference.id for preference in preferences if preference.images]
-    shown = {name: [] for name in pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet]} if args.sheet > 0 else {}
+    shown = (
+        {name: [] for name in pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet]} if args.sheet > 0 else {}
+    )
     report = CorruptReport()
     changed = corrupt_records(preferences, file, out, args.mode, report, args.seed, saliency, shown, args.placed_only)
     bar = Progress(changed, total=len(preferences), desc="corrupting", unit="record")
-    write_jsonl(out, (as_record(preference, names, file.resolve().parent, out.resolve().parent) for preference, names in bar))
+    write_jsonl(
+        out, (as_record(preference, names, file.resolve().parent, out.resolve().parent) for preference, names in bar)
+    )
     if shown:
         contact_sheet(shown).save(f"{out}.sheet.png")
     print(f"{out}: {report}")
@@ -301,7 +348,11 @@ def as_record(preference: Preference, corrupted: list[str], source: Path, folder
     def name(path: Path) -> str:
         return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
 
-    record = {"id": preference.id, "prompt": preference.prompt, "images": [name(Path(image)) for image in preference.images]}
+    record = {
+        "id": preference.id,
+        "prompt": preference.prompt,
+        "images": [name(Path(image)) for image in preference.images],
+    }
     record |= {"corrupted_images": corrupted, "chosen": preference.chosen, "rejected": preference.rejected}
     record |= preference.extra
     if isinstance(record.get("mask"), str):

@@ -196,9 +196,7 @@ def load_policy(config: TrainConfig, device: torch.device, dtype: torch.dtype) -
     elif not config.adapter:
         unset = {name: value for name, value in config.LORA_DEFAULTS.items() if getattr(config, name) is None}
         config = replace(config, **unset)
-        add_lora(
-            model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets, config.rslora
-        )
+        add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets, config.rslora)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{config.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trained")
     return model.train(), config

@@ -59,7 +59,9 @@ class Scoring:
         folder = self.out / place
         scores = score_lists(self.cases, lists, self.known, self.upstream)
         settings = {"cases": len(self.cases), "row": row}
-        save_evaluation(folder, {row: average(scores)}, self.cases, answers, lists, scores, settings, self.upstream, training)
+        save_evaluation(
+            folder, {row: average(scores)}, self.cases, answers, lists, scores, settings, self.upstream, training
+        )
         return str(folder)
 
 
@@ -108,7 +110,13 @@ def run_seed(
         data = str(folder / f"{answer}.jsonl")
         train(
             TrainConfig(
-                loss=loss, model=base, data=data, out=str(target), device="cpu", seed=seed, **{**ALIGN, **settings, **start}
+                loss=loss,
+                model=base,
+                data=data,
+                out=str(target),
+                device="cpu",
+                seed=seed,
+                **{**ALIGN, **settings, **start},
             )
         )
         yield row, f"seed-{seed}/{target.name}/scores", decode(base, target / "adapter", scoring.cases)
@@ -123,7 +131,9 @@ def main() -> int:
         rows = run_seeds(args.out, args.seeds)
     except InputError as error:
         parser.error(str(error))
-    return subprocess.call([sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"])
+    return subprocess.call(
+        [sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"]
+    )
 
 
 if __name__ == "__main__":

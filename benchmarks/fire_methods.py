@@ -65,7 +65,10 @@ def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str
     """score -> ([runs, items], the image of each item), of several runs of one row; what has no score is left out."""
     found = {}
     for names, file in ((ANSWERS, "predictions.jsonl"), (LOOKING, "sensitivity/pairs.jsonl")):
-        runs = [[json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()] for folder in folders]
+        runs = [
+            [json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()]
+            for folder in folders
+        ]
         for name in names:
             had = [i for i in range(len(runs[0])) if all(run[i].get(name) is not None for run in runs)]
             if not had:
@@ -82,7 +85,9 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
     in every run, so their items differ from row to row and are not compared pair by pair.
     """
     scores = {row: read_scores(folders) for row, folders in rows.items()}
-    columns = {name: title for name, title in (ANSWERS | LOOKING).items() if all(name in some for some in scores.values())}
+    columns = {
+        name: title for name, title in (ANSWERS | LOOKING).items() if all(name in some for some in scores.values())
+    }
     estimates = {
         row: {name: bootstrap(some[name][0], groups=some[name][1]) for name in columns} for row, some in scores.items()
     }

@@ -103,7 +103,9 @@ def decode(folder: str, tiles: list[Tile], tissues: tuple[str, ...]) -> Answers:
     """(answers, lists) of a model for every tile."""
     model, (count, _) = load_model(folder), list_lengths(tissues)
     reader = ImageReader(load_processor(folder))
-    return tissue.list_tissues(model, load_tokenizer(folder), reader, tiles, tissues, count, max_new_tokens=60, batch_size=64)
+    return tissue.list_tissues(
+        model, load_tokenizer(folder), reader, tiles, tissues, count, max_new_tokens=60, batch_size=64
+    )
 
 
 def run_folds(cases: str, out: Path, folds: int) -> list[str]:
@@ -143,7 +145,9 @@ def main() -> int:
         rows = run_folds(args.cases, Path(args.out), args.folds)
     except InputError as error:
         parser.error(str(error))
-    return subprocess.call([sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"])
+    return subprocess.call(
+        [sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"]
+    )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def make_pairs(vocab: int) -> list[dict[str, list[int]]]:
         return [draw.randrange(3, vocab) for _ in range(round(length * draw.uniform(0.9, 1.1)) - 1)]
 
     return [
-        {"prompt": [BOS, *ids(PROMPT)], "chosen": [*ids(CHOSEN), EOS], "rejected": [*ids(REJECTED), EOS]} for _ in range(PAIRS)
+        {"prompt": [BOS, *ids(PROMPT)], "chosen": [*ids(CHOSEN), EOS], "rejected": [*ids(REJECTED), EOS]}
+        for _ in range(PAIRS)
     ]
 
 

@@ -52,7 +52,9 @@ def align(
         yield (row, str(out / "model"), None) if common.get("full") else (row, base, out / "adapter")
 
 
-def save(folder: Path, row: str, tiles: Sequence[Tile], answers: Answers, tissues: Sequence[str], upstream: Upstream) -> str:
+def save(
+    folder: Path, row: str, tiles: Sequence[Tile], answers: Answers, tissues: Sequence[str], upstream: Upstream
+) -> str:
     """Scores lists and saves them as ``evaluate.py tissue`` does; returns the folder."""
     scores, mean = tissue.score_lists(tiles, answers[1], tissues, upstream)
     settings = {"tiles": len(tiles), "row": row}

@@ -71,7 +71,9 @@ def main() -> int:
         rows = run_seeds(Path(args.out), args.seeds)
     except InputError as error:
         parser.error(str(error))
-    return subprocess.call([sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"])
+    return subprocess.call(
+        [sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"]
+    )
 
 
 if __name__ == "__main__":

@@ -128,7 +128,10 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
                     ref = model(tokens, pixels)[:, :-1].log_softmax(-1)
                 lengths = [len(pair.prompt) for pair in pairs]
                 mask = torch.tensor(
-                    [[a - 1 <= i < len(row) - 1 for i in range(longest - 1)] for a, row in zip(lengths, rows, strict=True)]
+                    [
+                        [a - 1 <= i < len(row) - 1 for i in range(longest - 1)]
+                        for a, row in zip(lengths, rows, strict=True)
+                    ]
                 )
                 span = torch.tensor([[5 <= i - a + 1 < 15 for i in range(longest - 1)] for a in lengths])
                 chosen = tokens[:, 1:, None]
@@ -158,12 +161,7 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
     from datasets import Dataset, disable_progress_bars
     from peft import LoraConfig
     from PIL import Image
-    from transformers import (
-        CLIPImageProcessor,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
     from trl import DPOConfig, DPOTrainer
     from word_tokenizer import as_text, word_tokenizer
 
@@ -171,7 +169,9 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
         """Gives the pixels of the image whose number is its size's remainder: no time is spent on reading files."""
 
         def __call__(self, images, **_):
-            numbers = [image.width - SIDE for batch in images for image in (batch if isinstance(batch, list) else [batch])]
+            numbers = [
+                image.width - SIDE for batch in images for image in (batch if isinstance(batch, list) else [batch])
+            ]
             return {"pixel_values": make_pixels()[numbers]}
 
     disable_progress_bars()
@@ -186,7 +186,9 @@ def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tup
         Pixels(crop_size={"height": SIDE, "width": SIDE}), word_tokenizer(VOCABULARY), patch_size=PATCH,
         vision_feature_select_strategy="default", image_token=f"<{IMAGE}>", num_additional_image_tokens=1,
     )  # fmt: skip
-    rows = [{**row, "images": [Image.new("RGB", (SIDE + number, SIDE))]} for number, row in enumerate(as_text(make_pairs()))]
+    rows = [
+        {**row, "images": [Image.new("RGB", (SIDE + number, SIDE))]} for number, row in enumerate(as_text(make_pairs()))
+    ]
     before_model()
     settings = {key: value for key, value in CONFIG.items() if key != "model_type"}
     model = LlavaForConditionalGeneration(LlavaConfig(**settings))

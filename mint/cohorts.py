@@ -30,15 +30,23 @@ def add_cohort_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="phenopackets (a folder, .json, .tar, .tar.gz, .tar.xz), or a table of portraits (.csv, .tsv, or its folder)",
     )
-    parser.add_argument("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
+    parser.add_argument(
+        "--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes"
+    )
     parser.add_argument(
         "--portraits", metavar="DIR", help="draw a schematic portrait of facial findings, as a stand-in for photographs"
     )
     parser.add_argument("--images", metavar="DIR", help="folder of a table's images (default: the table's own)")
-    parser.add_argument("--missing-images", choices=("error", "skip"), default="error", help="skip: keep the case without one")
-    parser.add_argument("--hpo-terms", metavar="FILE.tsv[.gz]", help="labels (columns id, label) of findings given by id alone")
     parser.add_argument(
-        "--split", choices=("train", "test"), help="part of the cohort, by patient: as the table says, else a tenth is the test"
+        "--missing-images", choices=("error", "skip"), default="error", help="skip: keep the case without one"
+    )
+    parser.add_argument(
+        "--hpo-terms", metavar="FILE.tsv[.gz]", help="labels (columns id, label) of findings given by id alone"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "test"),
+        help="part of the cohort, by patient: as the table says, else a tenth is the test",
     )
 
 
@@ -97,7 +105,9 @@ def draw_portraits(cases: Sequence[Case], folder: Path) -> list[Case]:
         raise InputError(f"portraits cannot be written to {folder}: {error}") from None
     drawn = sum(case.image is not None for case in result)
     if not drawn:
-        raise InputError("no case has a facial finding that can be drawn: say which findings are facial with --face-terms")
+        raise InputError(
+            "no case has a facial finding that can be drawn: say which findings are facial with --face-terms"
+        )
     report = f"{drawn} of {len(result)} cases have a portrait"
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""

@@ -40,7 +40,9 @@ class TrainConfig:
         "embedded default, where no --model is given (default: disease, or radiograph for losses that contrast images)",
         choices=("disease", "tissue", "radiograph"),
     )
-    model: str | None = option(None, "model directory or hub id; without it the embedded default runs", metavar="DIR|ID")
+    model: str | None = option(
+        None, "model directory or hub id; without it the embedded default runs", metavar="DIR|ID"
+    )
     data: str | None = option(None, "preference pairs, JSON Lines (.jsonl, .jsonl.gz, .parquet)", metavar="FILE")
     eval_data: str | None = option(None, "pairs to evaluate on, in the same form", metavar="FILE")
     out: str | None = option(None, "run directory (default runs/LOSS, numbered)", metavar="DIR")
@@ -50,7 +52,9 @@ class TrainConfig:
     grad_accum: int = option(1, "forward passes per optimiser step")
     lr: float = option(5e-5, "peak learning rate")
     warmup: float = option(0.1, "steps of linear warm-up, or a share of all steps if below 1")
-    schedule: str = option("cosine", "after the warm-up: to zero, or constant", choices=("cosine", "linear", "constant"))
+    schedule: str = option(
+        "cosine", "after the warm-up: to zero, or constant", choices=("cosine", "linear", "constant")
+    )
     weight_decay: float = option(0.0, "AdamW's decay, on matrices only")
     adam_beta2: float = option(0.999, "AdamW's second-moment decay")
     max_grad_norm: float = option(1.0, "gradient clipping (0: none)")
@@ -70,7 +74,9 @@ class TrainConfig:
     max_pixels: int | None = option(None, "most pixels of an image after resizing (Qwen-VL)", metavar="N")
     image_features: str | None = option(None, "cache frozen vision features here", metavar="DIR")
     overlength: str = option("drop", "what to do with longer pairs", choices=("drop", "error", "truncate-prompt"))
-    spans: str = option("tags", "words that carry the reward: <mask> tags, or where two answers differ", ("tags", "changes"))
+    spans: str = option(
+        "tags", "words that carry the reward: <mask> tags, or where two answers differ", ("tags", "changes")
+    )
     nll_over: str = option("response", "tokens the NLL runs over (orpo, sft)", choices=("response", "sequence"))
     beta: float | None = option(None, "beta of the loss (default: the loss's own)")
     alpha: float | None = option(None, "alpha of the loss")
@@ -99,7 +105,15 @@ class TrainConfig:
         "lora_targets": "all-linear",
         "rslora": False,
     }
-    LOSS_OPTIONS: typing.ClassVar[tuple[str, ...]] = ("beta", "alpha", "gamma", "lam", "label_smoothing", "kind", "visual")
+    LOSS_OPTIONS: typing.ClassVar[tuple[str, ...]] = (
+        "beta",
+        "alpha",
+        "gamma",
+        "lam",
+        "label_smoothing",
+        "kind",
+        "visual",
+    )
 
     def loss_options(self) -> dict[str, Setting]:
         """The settings of the loss that were given. Raises InputError for one given twice, or of another type."""

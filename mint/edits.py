@@ -32,9 +32,13 @@ def add_edit(commands) -> None:
     parser.add_argument("--editor", choices=EDITORS, default="rules")
     parser.add_argument("--editor-model", metavar="DIR|ID", help="of --editor model and chat: an instruct model")
     parser.add_argument("--url", help="of --editor chat: an OpenAI-compatible address, as https://api.openai.com/v1")
-    parser.add_argument("--key-name", default="OPENAI_API_KEY", help="of --editor chat: the variable that holds the key")
+    parser.add_argument(
+        "--key-name", default="OPENAI_API_KEY", help="of --editor chat: the variable that holds the key"
+    )
     parser.add_argument("--per-minute", type=float, default=60, help="of --editor chat: requests a minute (default 60)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="of the policy's answers (default 0: the likeliest)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="of the policy's answers (default 0: the likeliest)"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

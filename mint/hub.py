@@ -55,7 +55,9 @@ def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
             "the account that accepted it"
         ) from None
     except RepositoryNotFoundError:
-        raise InputError(f"{name} is neither a directory nor a repository on the hub (a private one needs HF_TOKEN)") from None
+        raise InputError(
+            f"{name} is neither a directory nor a repository on the hub (a private one needs HF_TOKEN)"
+        ) from None
     except HFValidationError:
         raise InputError(f"{name} is neither a directory nor a valid hub id (OWNER/NAME)") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):

@@ -19,9 +19,13 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
         help="tiles: PanNuke's fold folders, a folder of images for each tissue, or a table (.csv, .tsv) of images",
     )
     parser.add_argument("--tiles", metavar="DIR", help="where PanNuke's arrays are written as images")
-    parser.add_argument("--tissues", metavar="FILE", help="the tissues to rank, one a line (default: those of the tiles)")
     parser.add_argument(
-        "--split", choices=("train", "test"), help="part of the tiles, by patient or slide: as the table says, else a tenth"
+        "--tissues", metavar="FILE", help="the tissues to rank, one a line (default: those of the tiles)"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "test"),
+        help="part of the tiles, by patient or slide: as the table says, else a tenth",
     )
 
 

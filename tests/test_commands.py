@@ -38,7 +38,17 @@ def setting(tmp_path_factory):
             (folder / name / f"{case.id}.json").write_text(json.dumps(phenopacket(case)))
     arguments = ["mml", "--cases", f"{folder}/train", "--ranker", "naive-bayes", "--out", f"{folder}/pairs.jsonl"]
     assert generate_prefs.main(arguments) == 0
-    command = ["base", "--pairs", f"{folder}/pairs.jsonl", "--out", f"{folder}/model", "--shape", "demo", "--vocabulary", "900"]
+    command = [
+        "base",
+        "--pairs",
+        f"{folder}/pairs.jsonl",
+        "--out",
+        f"{folder}/model",
+        "--shape",
+        "demo",
+        "--vocabulary",
+        "900",
+    ]
     assert demo.main(command) == 0
     return folder
 
@@ -48,7 +58,9 @@ def test_pairs_of_the_recipe(setting, capsys):
     assert len(pairs) == 300
     for pair in pairs:
         assert [m["role"] for m in pair.prompt] == ["system", "user"]
-        chosen, rejected = ([line.split(". ", 1)[1] for line in t.splitlines()[1:]] for t in (pair.chosen, pair.rejected))
+        chosen, rejected = (
+            [line.split(". ", 1)[1] for line in t.splitlines()[1:]] for t in (pair.chosen, pair.rejected)
+        )
         assert len(chosen) == 10 and len(rejected) == 15 and not set(chosen) & set(rejected)
     held_out = setting / "dev.jsonl"
     command = ["mml", "--cases", f"{setting}/dev", "--fit-cases", f"{setting}/train", "--out", str(held_out)]
@@ -60,7 +72,15 @@ def test_evaluation_prints_and_saves(setting, tmp_path, capsys):
     model = add_lora(load_model(setting / "model"), 2, 2)
     save_adapter(model, tmp_path / "adapter")
     out = tmp_path / "scores"
-    command = ["disease", "--model", f"{setting}/model", "--adapter", f"{tmp_path}/adapter", "--cases", f"{setting}/dev"]
+    command = [
+        "disease",
+        "--model",
+        f"{setting}/model",
+        "--adapter",
+        f"{tmp_path}/adapter",
+        "--cases",
+        f"{setting}/dev",
+    ]
     command += ["--teacher-cases", f"{setting}/train", "--max-new-tokens", "12", "--out", str(out), "--limit", "8"]
     assert evaluate.main(command) == 0
     printed = capsys.readouterr().out
@@ -80,7 +100,15 @@ def test_evaluation_prints_and_saves(setting, tmp_path, capsys):
 @pytest.mark.parametrize("decode", ["sample", "rank"])
 def test_an_interrupted_evaluation_is_resumed(setting, tmp_path, monkeypatch, capsys, decode):
     """SIGTERM after the second of four batches; the answers are then those of a run without interruption."""
-    command = ["disease", "--model", f"{setting}/model", "--cases", f"{setting}/dev", "--teacher-cases", f"{setting}/train"]
+    command = [
+        "disease",
+        "--model",
+        f"{setting}/model",
+        "--cases",
+        f"{setting}/dev",
+        "--teacher-cases",
+        f"{setting}/train",
+    ]
     command += ["--max-new-tokens", "6", "--limit", "4", "--batch-size", "1", "--decode", decode, "--seed", "5"]
     assert evaluate.main([*command, "--out", f"{tmp_path}/whole"]) == 0
     whole = (tmp_path / "whole" / "predictions.jsonl").read_text()
@@ -97,7 +125,9 @@ def test_an_interrupted_evaluation_is_resumed(setting, tmp_path, monkeypatch, ca
     capsys.readouterr()
     assert evaluate.main(stopped) == 143
     message = capsys.readouterr().err
-    assert "2 of 4 finished" in message and "--resume" in message and not (tmp_path / "stopped" / "metrics.json").exists()
+    assert (
+        "2 of 4 finished" in message and "--resume" in message and not (tmp_path / "stopped" / "metrics.json").exists()
+    )
     assert evaluate.main(stopped) == 2 and "holds an evaluation already" in capsys.readouterr().err
     for other, words in ((["--seed", "6"], "seed: 5 -> 6"), (["--limit", "3"], "limit: 4 -> 3")):
         assert evaluate.main([*stopped, "--resume", *other]) == 2 and words in capsys.readouterr().err
@@ -105,7 +135,9 @@ def test_an_interrupted_evaluation_is_resumed(setting, tmp_path, monkeypatch, ca
     assert sorted(place for batch in batches for place in batch) == [0, 1, 2, 3]
     assert (tmp_path / "stopped" / "predictions.jsonl").read_text() == whole
     monkeypatch.setattr(evaluate, "load", None)  # a finished evaluation is scored again without the model
-    assert evaluate.main([*stopped, "--resume"]) == 0 and (tmp_path / "stopped" / "predictions.jsonl").read_text() == whole
+    assert (
+        evaluate.main([*stopped, "--resume"]) == 0 and (tmp_path / "stopped" / "predictions.jsonl").read_text() == whole
+    )
 
 
 def test_the_default_folder_is_named_after_the_evaluation(setting, tmp_path, monkeypatch, capsys):
@@ -139,7 +171,10 @@ def test_the_upstream_is_scored_without_a_model(setting, tmp_path, capsys):
         ((evaluate, "disease", "--model", "{model}", "--cases", "{train}", "--retrieve", "no"), "no does not exist"),
         ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--teacher", "no"), "no is neither a directory"),
         ((generate_prefs, "mml", "--cases", "missing", "--out", "x.jsonl"), "missing does not exist"),
-        ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--top-k", "90"), "overlap; lower one of them"),
+        (
+            (generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--top-k", "90"),
+            "overlap; lower one of them",
+        ),
         ((generate_prefs, "mml", "--cases", "{cases}", "--out", "x.jsonl", "--face-terms", "no"), "no cannot be read"),
         ((evaluate, "disease", "--model", "missing", "--cases", "{train}"), "neither a directory nor a hub id"),
         ((evaluate, "disease", "--model", "{model}", "--adapter", "no", "--cases", "{train}"), "holds no adapter"),

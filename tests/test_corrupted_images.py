@@ -44,7 +44,9 @@ def load(folder, corrupted):
     model = load_model(folder / "model")
     processor = load_processor(folder / "model")
     slots = ImageSlots(*model.image_slots, processor)
-    preferences = find_images(read_preferences(folder / "pairs.jsonl"), folder / "pairs.jsonl", corrupted=bool(corrupted))
+    preferences = find_images(
+        read_preferences(folder / "pairs.jsonl"), folder / "pairs.jsonl", corrupted=bool(corrupted)
+    )
     pairs, report = encode_pairs(preferences, load_tokenizer(folder / "model"), 400, slots=slots, corrupted=corrupted)
     return adapted(model, "all-linear"), pairs, ImageReader(processor), report
 
@@ -85,7 +87,9 @@ def plain_loss(model, pairs, reader, loss):
 
             def dense(name, rows=rows, longest=longest):
                 empty = torch.zeros(0, dtype=torch.bool if name in ("mask", "span") else torch.float32)
-                padded = [torch.nn.functional.pad(v, (0, longest - len(v))) for v in (row.get(name, empty) for row in rows)]
+                padded = [
+                    torch.nn.functional.pad(v, (0, longest - len(v))) for v in (row.get(name, empty) for row in rows)
+                ]
                 return torch.stack(padded)
 
             names = ("logps", "mask", "ref_logps", "span", "kl_forward", "kl_reverse")
@@ -114,7 +118,9 @@ def test_a_step_is_that_of_single_sequences(pictured, family, name):
         found = preference_loss(model, replace_images(batch, reader(batch.image_files)), loss)
         torch.testing.assert_close(found.loss, expected.loss, atol=2e-5, rtol=1e-5)
         for key, value in found.metrics.items():
-            torch.testing.assert_close(torch.as_tensor(value), torch.as_tensor(expected.metrics[key]), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                torch.as_tensor(value), torch.as_tensor(expected.metrics[key]), atol=1e-4, rtol=1e-4
+            )
     found.loss.backward()
     for ours, theirs in zip((p.grad for p in model.parameters() if p.requires_grad), gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
@@ -143,7 +149,9 @@ def test_training_with_corrupted_images(pictured, capsys):
     assert train.main(arguments(pictured, "--loss", "dpo", "--steps", "1", "--out", f"{pictured}/dpo")) == 0
     assert train.main(arguments(pictured, "--loss", "fire", "--steps", "1", "--out", f"{pictured}/b")) == 2
     assert "pairs.jsonl:3: the image" in capsys.readouterr().err
-    assert train.main(arguments(pictured, "--loss", "fire", "--gamma", "0", "--steps", "1", "--out", f"{pictured}/c")) == 0
+    assert (
+        train.main(arguments(pictured, "--loss", "fire", "--gamma", "0", "--steps", "1", "--out", f"{pictured}/c")) == 0
+    )
 
 
 def test_corrupted_images_stand_beside_images(pictured):

@@ -124,7 +124,9 @@ def test_what_the_memory_cannot_hold_is_stored_for_the_run(family, tmp_path_fact
     model.requires_grad_(False)
     processor = load_processor(family / "model")
     files = [str(family / "tiles" / f"{name}.png") for name in ("red", "green")]
-    size = sum(value.nbytes for value in image_reader(model, processor, None, run)(files[:1]).values()) - 8  # without order
+    size = (
+        sum(value.nbytes for value in image_reader(model, processor, None, run)(files[:1]).values()) - 8
+    )  # without order
     monkeypatch.setattr(pair_images, "KEPT_BYTES", int(1.5 * size))
     calls = counted(model)
     reader = image_reader(model, processor, None, run)

@@ -101,7 +101,9 @@ def plain_logps(model, prompt, answer):
 
 def test_packed_log_probabilities_equal_those_of_each_sequence_alone():
     model, pairs = tiny_llama(), random_pairs(4)
-    output = preference_loss(model, collate(pairs, row_length=48, rows=5), load_loss("simpo", {"beta": 1.0, "gamma": 0.0}))
+    output = preference_loss(
+        model, collate(pairs, row_length=48, rows=5), load_loss("simpo", {"beta": 1.0, "gamma": 0.0})
+    )
     chosen = [plain_logps(model, p.prompt, p.chosen).mean() for p in pairs]
     rejected = [plain_logps(model, p.prompt, p.rejected).mean() for p in pairs]
     assert output.metrics["logps/chosen"].item() == pytest.approx(float(sum(chosen)) / 4, abs=1e-5)

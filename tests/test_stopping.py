@@ -20,7 +20,9 @@ from tests.test_train import losses, rows, run, setting, settings  # noqa: F401 
 def start(setting, out, *extra):
     command = [sys.executable, str(ROOT / "train.py"), *settings(setting, out, *extra)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for_step(out, step, process):

@@ -15,9 +15,29 @@ def setting(tmp_path_factory):
     """A cohort folder, a teacher of its train split with its pairs, and a blank model."""
     folder = tmp_path_factory.mktemp("teacher")
     assert demo.main(["cohort", "--out", f"{folder}/cohort", "--train", "200", "--test", "12"]) == 0
-    command = ["mml", "--cases", f"{folder}/cohort", "--split", "train", "--fit", f"{folder}/teacher", "--teacher-epochs", "1"]
+    command = [
+        "mml",
+        "--cases",
+        f"{folder}/cohort",
+        "--split",
+        "train",
+        "--fit",
+        f"{folder}/teacher",
+        "--teacher-epochs",
+        "1",
+    ]
     assert generate_prefs.main([*command, "--out", f"{folder}/pairs.jsonl", "--label-first"]) == 0
-    command = ["base", "--pairs", f"{folder}/pairs.jsonl", "--out", f"{folder}/model", "--shape", "demo", "--vocabulary", "900"]
+    command = [
+        "base",
+        "--pairs",
+        f"{folder}/pairs.jsonl",
+        "--out",
+        f"{folder}/model",
+        "--shape",
+        "demo",
+        "--vocabulary",
+        "900",
+    ]
     assert demo.main(command) == 0
     return folder
 
@@ -44,11 +64,15 @@ def test_the_teacher_and_its_pairs(setting):
 def test_each_view_of_the_teacher_is_scored(setting, tmp_path):
     lists = {}
     for view in ("both", "image", "text"):
-        rows, records = disease(setting, tmp_path / view, "--teacher", f"{setting}/teacher", "--view", view, "--ranker-only")
+        rows, records = disease(
+            setting, tmp_path / view, "--teacher", f"{setting}/teacher", "--view", view, "--ranker-only"
+        )
         names = ["upstream (fusion)"] + [f"upstream (fusion, {view} only)"] * (view != "both")
         assert list(rows) == names and rows[names[0]]["coverage"] == 1
         lists[view] = [record["listed"] for record in records]
-        assert all(record["portrait"].endswith(".png") and record["note"] and "disease_count" in record for record in records)
+        assert all(
+            record["portrait"].endswith(".png") and record["note"] and "disease_count" in record for record in records
+        )
     assert len({json.dumps(found) for found in lists.values()}) == 3
 
 
@@ -77,7 +101,17 @@ def test_retrieved_passages_and_other_models_lists(setting, tmp_path):
 
 def test_cross_fitting_with_drawn_faces(setting, tmp_path, capsys):
     """The cohort has images; the drawn faces that the teachers start from need only its facial findings."""
-    command = ["mml", "--cases", f"{setting}/cohort", "--fit", f"{tmp_path}/teacher", "--teacher-epochs", "1", "--folds", "2"]
+    command = [
+        "mml",
+        "--cases",
+        f"{setting}/cohort",
+        "--fit",
+        f"{tmp_path}/teacher",
+        "--teacher-epochs",
+        "1",
+        "--folds",
+        "2",
+    ]
     command += ["--faces", "100", "--out", f"{tmp_path}/pairs.jsonl", "--split", "train"]
     assert generate_prefs.main(command) == 0
     printed = capsys.readouterr()

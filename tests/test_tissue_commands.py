@@ -18,17 +18,49 @@ from mint.demo import __main__ as demo
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tissue")
     assert demo.main(["tiles", "--out", f"{folder}/tiles", "--train", "3", "--test", "1"]) == 0
-    command = ["clip", "--cases", f"{folder}/tiles", "--split", "train", "--fit", f"{folder}/clip", "--teacher-epochs", "1"]
+    command = [
+        "clip",
+        "--cases",
+        f"{folder}/tiles",
+        "--split",
+        "train",
+        "--fit",
+        f"{folder}/clip",
+        "--teacher-epochs",
+        "1",
+    ]
     assert generate_prefs.main([*command, "--out", f"{folder}/tiles/pairs.jsonl", "--device", "cpu"]) == 0
     command = ["base", "--vision", "--pairs", f"{folder}/tiles/pairs.jsonl", "--out", f"{folder}/blank"]
     assert demo.main([*command, "--shape", "demo", "--vocabulary", "500"]) == 0
-    common = ["--model", f"{folder}/blank", "--data", f"{folder}/tiles/pairs.jsonl", "--device", "cpu", "--batch-size", "8"]
-    assert train.main(["--loss", "orpo", "--full", "--steps", "25", "--lr", "2e-3", *common, "--out", f"{folder}/run"]) == 0
+    common = [
+        "--model",
+        f"{folder}/blank",
+        "--data",
+        f"{folder}/tiles/pairs.jsonl",
+        "--device",
+        "cpu",
+        "--batch-size",
+        "8",
+    ]
+    assert (
+        train.main(["--loss", "orpo", "--full", "--steps", "25", "--lr", "2e-3", *common, "--out", f"{folder}/run"])
+        == 0
+    )
     return folder
 
 
 def tissue(setting, out, *arguments):
-    command = ["tissue", "--cases", f"{setting}/tiles", "--split", "test", "--teacher", f"{setting}/clip", "--device", "cpu"]
+    command = [
+        "tissue",
+        "--cases",
+        f"{setting}/tiles",
+        "--split",
+        "test",
+        "--teacher",
+        f"{setting}/clip",
+        "--device",
+        "cpu",
+    ]
     return evaluate.main([*command, "--out", str(out), *arguments])
 
 
@@ -106,12 +138,17 @@ def test_few_tissues_and_several_views(setting, tmp_path):
     assert len(records) == 27 and len({record["id"] for record in records}) == 27
     for record in records:
         assert "Name the most likely of these tissues" in record["prompt"][0]["content"]
-        assert record["chosen"].count("\n") == record["rejected"].count("\n") == 1 and record["chosen"] != record["rejected"]
+        assert (
+            record["chosen"].count("\n") == record["rejected"].count("\n") == 1
+            and record["chosen"] != record["rejected"]
+        )
     assert sum(record["images"][0].startswith("few.views/") for record in records) == 18
     common = ["--model", f"{setting}/blank", "--data", str(out), "--device", "cpu", "--steps", "1"]
     assert train.main(["--loss", "orpo", "--full", *common, "--out", f"{tmp_path}/run"]) == 0
     command = ["tissue", "--cases", f"{tiles}/few.csv", "--split", "test", "--teacher", f"{setting}/clip"]
-    assert evaluate.main([*command, "--model", f"{tmp_path}/run/model", "--out", f"{tmp_path}/s", "--device", "cpu"]) == 0
+    assert (
+        evaluate.main([*command, "--model", f"{tmp_path}/run/model", "--out", f"{tmp_path}/s", "--device", "cpu"]) == 0
+    )
     records = [json.loads(line) for line in (tmp_path / "s" / "predictions.jsonl").read_text().splitlines()]
     assert len(records) == 3 and all(len(record["teacher"]) == 1 for record in records)
 

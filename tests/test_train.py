@@ -236,7 +236,9 @@ def test_cuda_without_a_device(setting, tmp_path, capsys):
 
 def test_bad_lines_are_all_reported_before_anything_trains(setting, tmp_path, capsys):
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n{\n{"prompt": "q", "chosen": "a", "rejected": "a"}\n')
+    bad.write_text(
+        '{"prompt": "q", "chosen": "a", "rejected": "b"}\n{\n{"prompt": "q", "chosen": "a", "rejected": "a"}\n'
+    )
     assert train.main(settings(setting, tmp_path / "run", "--data", str(bad))) == 2
     errors = capsys.readouterr().err
     assert f"{bad}:2: " in errors and f"{bad}:3: " in errors and not (tmp_path / "run").exists()

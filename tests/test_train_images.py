@@ -266,7 +266,9 @@ def test_images_that_cannot_be_used_are_named_with_their_lines(setting, capsys):
 
 def test_a_model_that_reads_no_images_refuses_them(setting):
     write_base(setting / "text", [str(record) for record in records(12)] * 20, "demo", 400)
-    config = TrainConfig(model=str(setting / "text"), data=str(setting / "pairs.jsonl"), out=str(setting / "run"), steps=1)
+    config = TrainConfig(
+        model=str(setting / "text"), data=str(setting / "pairs.jsonl"), out=str(setting / "run"), steps=1
+    )
     with pytest.raises(InputError, match="images, which this model does not read"):
         train.train(config)
 

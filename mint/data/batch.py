@@ -32,7 +32,9 @@ SIDES = {  # what a loss calls the tokens of a role -> (the role, whether the co
     "corrupted_rejected": (REJECTED, True),
 }
 OVERLENGTH = ("drop", "error", "truncate-prompt")
-ROW_STEP = 8  # one row's length is a multiple: threads share its tokens out, and an odd number makes a product 10 % slower
+ROW_STEP = (
+    8  # one row's length is a multiple: threads share its tokens out, and an odd number makes a product 10 % slower
+)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,9 @@ def encode_pairs(
     report = EncodeReport(resizable=slots is not None and slots.count is None)
     marked = drop_spanless and any(TAG.search(p.chosen + (p.rejected or "")) for p in preferences)
     if slots is None and any(preference.images for preference in preferences):
-        raise InputError("the records have images, which this model does not read: leave the field out, or take another model")
+        raise InputError(
+            "the records have images, which this model does not read: leave the field out, or take another model"
+        )
     for preference in Progress(preferences, desc="tokens", unit="record", leave=False):
         pair = _encode(preference, tokenizer, slots, corrupted)
         longest = max(len(pair.chosen), len(pair.rejected))
@@ -266,10 +270,7 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 
 def collate(
-    pairs: Sequence[EncodedPair],
-    row_length: int | None = None,
-    rows: int | None = None,
-    prompt_targets: bool = False,
+    pairs: Sequence[EncodedPair], row_length: int | None = None, rows: int | None = None, prompt_targets: bool = False
 ) -> Batch:
     """Packs pairs, and behind them their corrupted twins, into a batch.
 

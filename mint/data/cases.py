@@ -131,11 +131,12 @@ def in_prose(label: str) -> str:
 
 def diagnosis_messages(note: str, passages: Sequence[str] = ()) -> list[dict]:
     """The prompt of MINT's first task: system and user message. passages: what was retrieved for the note."""
-    found = [f"{RETRIEVED}\n" + "\n".join(f"[{number}] {text}" for number, text in enumerate(passages, 1))] if passages else []
-    return [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": "\n\n".join([note, *found, REQUEST])},
-    ]
+    found = (
+        [f"{RETRIEVED}\n" + "\n".join(f"[{number}] {text}" for number, text in enumerate(passages, 1))]
+        if passages
+        else []
+    )
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n\n".join([note, *found, REQUEST])}]
 
 
 def format_list(names: Sequence[str], header: str = HEADER) -> str:

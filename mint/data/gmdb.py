@@ -182,7 +182,9 @@ def _places(where: str, header: list[str]) -> dict[str, list[int]]:
     places = {key: [names.index(name) for name in known if name in names] for key, known in COLUMNS.items()}
     needed = [("id",), ("filename",), ("disease",), ("text", "present")]
     missing = [
-        " or ".join(name for key in keys for name in COLUMNS[key]) for keys in needed if not any(places[key] for key in keys)
+        " or ".join(name for key in keys for name in COLUMNS[key])
+        for keys in needed
+        if not any(places[key] for key in keys)
     ]
     if missing:
         raise InputError(f"{where}: missing columns: {'; '.join(missing)} (found: {', '.join(filter(None, names))})")

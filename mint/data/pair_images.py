@@ -110,7 +110,11 @@ class ImageReader:
     """
 
     def __init__(
-        self, processor: Processor, encode: Encode | None = None, store: FeatureStore | None = None, overflow: bool = False
+        self,
+        processor: Processor,
+        encode: Encode | None = None,
+        store: FeatureStore | None = None,
+        overflow: bool = False,
     ):
         self.processor, self._encode, self._store, self._overflow = processor, encode, store, overflow
         self._kept: dict[str, dict[str, Tensor]] = {}

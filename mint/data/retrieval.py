@@ -54,7 +54,12 @@ def read_descriptions(folder: str | Path) -> list[Passage]:
     names = {row["disease_id"]: row["name"] for row in _rows(folder, "diseases")}
     features: dict[str, list[tuple[float | None, str]]] = defaultdict(list)
     for row in _rows(folder, "disease_features"):
-        if row["qualifier"] != "NOT" and row["aspect"] == "P" and row["hpo_id"] in labels and row["disease_id"] in names:
+        if (
+            row["qualifier"] != "NOT"
+            and row["aspect"] == "P"
+            and row["hpo_id"] in labels
+            and row["disease_id"] in names
+        ):
             features[row["disease_id"]].append((_share(row["frequency_value"]), labels[row["hpo_id"]]))
     return [Passage(disease, write_description(names[disease], found)) for disease, found in features.items()]
 

@@ -85,7 +85,9 @@ def read_tiles(path: str | Path, extracted: str | Path | None = None) -> tuple[l
         tables = sorted(file for file in path.iterdir() if file.suffix in TABLES)
         tiles = _read_table(tables[0], report) if len(tables) == 1 else _read_folders(path, report)
     if not tiles:
-        raise InputError(f"{path} holds no tiles: neither images.npy, nor a table, nor images in a folder of their tissue")
+        raise InputError(
+            f"{path} holds no tiles: neither images.npy, nor a table, nor images in a folder of their tissue"
+        )
     report.tissues.update(tile.tissue for tile in tiles)
     return tiles, report
 
@@ -100,7 +102,9 @@ def _read_fold(root: Path, images: Path, extracted: str | Path | None) -> Iterat
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{images} or {types.name} beside it cannot be read: {error}") from None
     if pixels.ndim != 4 or pixels.shape[3] != 3 or names.shape != pixels.shape[:1]:
-        raise InputError(f"{images} has the shape {pixels.shape}, {types.name} {names.shape}; expected [N, H, W, 3] and [N]")
+        raise InputError(
+            f"{images} has the shape {pixels.shape}, {types.name} {names.shape}; expected [N, H, W, 3] and [N]"
+        )
     fold = "-".join(part for part in images.parent.relative_to(root).parts if part != "images") or images.parent.name
     folder = Path(extracted) / fold
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +181,9 @@ def list_lengths(tissues: Sequence[str], top_k: int | None = None, bottom_q: int
     top_k, bottom_q = few if top_k is None else top_k, few if bottom_q is None else bottom_q
     if min(top_k, bottom_q) < 1 or top_k + bottom_q > len(tissues):
         count = len(tissues)
-        raise InputError(f"the top {top_k} and bottom {bottom_q} of {count} tissues must each hold one, and not overlap")
+        raise InputError(
+            f"the top {top_k} and bottom {bottom_q} of {count} tissues must each hold one, and not overlap"
+        )
     return top_k, bottom_q
 
 
@@ -186,7 +192,9 @@ def tissue_messages(tissues: Sequence[str], count: int) -> list[dict]:
 
     tissues: those to choose from; count: how many to name.
     """
-    form = "\n".join([HEADER, "1. 'Tissue1'"] + (["..."] if count > 2 else []) + [f"{count}. 'Tissue{count}'"] * (count > 1))
+    form = "\n".join(
+        [HEADER, "1. 'Tissue1'"] + (["..."] if count > 2 else []) + [f"{count}. 'Tissue{count}'"] * (count > 1)
+    )
     asked = f"Name the {count} most likely of these tissues, the most likely first"
     if count == 1:
         asked = "Name the most likely of these tissues"

@@ -161,7 +161,11 @@ def read_mmedpo(path: str | Path, images: str | Path) -> list[dict]:
             if isinstance(found[name], str):
                 raise InputError(found[name])
             question = asked.replace("<image>", "").strip()
-            row = {"id": str(record["id"]), "prompt": [{"role": "user", "content": question}], "images": [str(found[name])]}
+            row = {
+                "id": str(record["id"]),
+                "prompt": [{"role": "user", "content": question}],
+                "images": [str(found[name])],
+            }
             row |= {"chosen": chosen.strip(), "rejected": rejected.strip(), "weight": record.get("weighted_score")}
             rows.append(row)
         except InputError as error:

@@ -67,7 +67,9 @@ def _pickled(path: Path, content: bytes) -> list[tuple[int, object]]:
 def _reports(path: Path, whole: dict, split: str) -> list[tuple[int, object]]:
     """R2Gen's records as questions whose answer is the report."""
     if not isinstance(whole.get(split), list):
-        raise InputError(f"{path} has no split {split!r}: it holds {', '.join(name for name in SPLITS if name in whole)}")
+        raise InputError(
+            f"{path} has no split {split!r}: it holds {', '.join(name for name in SPLITS if name in whole)}"
+        )
     rows = []
     for number, record in enumerate(whole[split], 1):
         if isinstance(record, dict) and "report" in record:

@@ -86,7 +86,9 @@ def run_tiles(args) -> None:
 
 
 def add_radiographs(commands) -> None:
-    parser = commands.add_parser("radiographs", help="drawn radiographs of the chest: lessons, questions, masks, contrasts")
+    parser = commands.add_parser(
+        "radiographs", help="drawn radiographs of the chest: lessons, questions, masks, contrasts"
+    )
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--taught", type=int, default=2000, help="images that a model is taught on (default 2000)")
     parser.add_argument("--asked", type=int, default=600, help="images that it is asked about (default 600)")

@@ -22,14 +22,7 @@ from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.cache import cached
 from mint.demo.tiny_model import write_base
-from mint.evaluation.disease import (
-    average,
-    format_table,
-    list_diseases,
-    rank_upstream,
-    save_evaluation,
-    score_lists,
-)
+from mint.evaluation.disease import average, format_table, list_diseases, rank_upstream, save_evaluation, score_lists
 from mint.evaluation.metrics import KnownDiseases
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora

@@ -37,7 +37,11 @@ from mint.synthetic.radiographs import EVERYONE, Patients
 
 # radiographs and seed: those described to the model, those of the ward, the unseen ones
 SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
-ASKED, REPORTED, ASKING = 150, 1000, 32  # radiographs that it is asked everything about, those it reports on, their seed
+ASKED, REPORTED, ASKING = (
+    150,
+    1000,
+    32,
+)  # radiographs that it is asked everything about, those it reports on, their seed
 WARD = Patients(present=0.7, left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7))
 PATCH = 16
 DESCRIBING = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
@@ -49,12 +53,7 @@ BETA = 1.0
 RATES = {"rrpo": 4e-4}  # where another one than ALIGN's did better
 MODE = "surroundings"  # the tower's patches average single pixels' noise away
 TIME = "about 7 minutes"
-SOURCES = (
-    "demo/radiograph_demo.py",
-    "demo/tiny_model.py",
-    "synthetic/radiograph_set.py",
-    "synthetic/radiographs.py",
-)
+SOURCES = ("demo/radiograph_demo.py", "demo/tiny_model.py", "synthetic/radiograph_set.py", "synthetic/radiographs.py")
 DECODING = {"max_new_tokens": 60, "batch_size": 64}
 
 
@@ -114,7 +113,9 @@ def teach(model: Path, data: Path, recipe: dict, train: Train) -> Path:
 
 def texts(records: Sequence[dict]) -> list[str]:
     """What the tokenizer is trained on: questions, answers, roles."""
-    return [text for record in records for text in (record["question"], record["answer"], "system", "user", "assistant")]
+    return [
+        text for record in records for text in (record["question"], record["answer"], "system", "user", "assistant")
+    ]
 
 
 def make_pairs(folder: Path, model: Path) -> None:

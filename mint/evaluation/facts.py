@@ -24,7 +24,9 @@ def true_facts(truth: Truth) -> set[Fact]:
     """All facts of a truth."""
     facts: set[Fact] = {(finding.names[0], "present", finding.present) for finding in truth.findings}
     there = [finding for finding in truth.findings if finding.present]
-    return facts | {(f.names[0], facet, getattr(f, facet)) for f in there for facet in FACETS if getattr(f, facet) is not None}
+    return facts | {
+        (f.names[0], facet, getattr(f, facet)) for f in there for facet in FACETS if getattr(f, facet) is not None
+    }
 
 
 def told_facts(answer: str, truth: Truth) -> set[Fact]:

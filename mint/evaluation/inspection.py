@@ -42,7 +42,12 @@ class Inspection:
 
 @torch.no_grad()
 def inspect(
-    model: nn.Module, tokenizer, reader: ImageReader | None, preference: Preference, options: dict, max_length: int = 4096
+    model: nn.Module,
+    tokenizer,
+    reader: ImageReader | None,
+    preference: Preference,
+    options: dict,
+    max_length: int = 4096,
 ) -> Inspection:
     """The numbers of a record (its images with whole paths) under the model, against the model without its adapter.
 
@@ -63,7 +68,8 @@ def inspect(
         sides["corrupted_rejected"] = answer_stats(batch, stats, REJECTED, corrupted=True)
     chat = bool(preference.images) or not isinstance(preference.prompt, str)
     pieces = {
-        side: _pieces(tokenizer, getattr(preference, side), len(getattr(pair, side)), chat) for side in ("chosen", "rejected")
+        side: _pieces(tokenizer, getattr(preference, side), len(getattr(pair, side)), chat)
+        for side in ("chosen", "rejected")
     }
     looks = _looks(model, tokenizer, reader, preference, slots, max_length) if reader else {}
     return Inspection(preference, pieces, sides, _terms(loss, sides), looks)
@@ -78,7 +84,9 @@ def _looks(
         if not files:
             continue
         try:
-            pair, plain = encode_plain(replace(preference, images=files, corrupted_images=()), tokenizer, slots, max_length)
+            pair, plain = encode_plain(
+                replace(preference, images=files, corrupted_images=()), tokenizer, slots, max_length
+            )
             grid = token_grid(reader.processor, files[0], slots.of(files[0]))
             weights = attention_map(model, reader, pair, plain).reshape(grid)
             found[f"attention, {title}"] = overlay(files[0], reader.processor, weights)
@@ -100,7 +108,9 @@ def _terms(loss: Loss, sides: dict[str, AnswerStats]) -> dict[str, float]:
     settings, output = loss.options, loss(**sides)
     terms = {"ranking": float(output.metrics["ranking_loss"])}
     if "visual_loss" in output.metrics:
-        terms[f"visual contrast x gamma {settings['gamma']:g}"] = settings["gamma"] * float(output.metrics["visual_loss"])
+        terms[f"visual contrast x gamma {settings['gamma']:g}"] = settings["gamma"] * float(
+            output.metrics["visual_loss"]
+        )
     weights = {"forward": settings["alpha"] * settings["lam"], "reverse": settings["alpha"] * (1 - settings["lam"])}
     for direction, weight in weights.items():
         terms[f"KL {direction} x {weight:g}"] = weight * float(output.metrics[f"kl/{direction}"])
@@ -125,7 +135,9 @@ def page(found: Inspection) -> str:
         f"<p>{escape(question)}</p>",
         f'<div class="case figure">{"".join(pictures)}</div>' if pictures else "",
         "<h2>Terms of the loss</h2>",
-        html_table(["", "nats"], [[text_cell(name), number_cell(f"{value:.5f}")] for name, value in found.terms.items()]),
+        html_table(
+            ["", "nats"], [[text_cell(name), number_cell(f"{value:.5f}")] for name, value in found.terms.items()]
+        ),
         "<p>Token by token: log pi - log ref (green: more likely than under the reference, red: less), and on the chosen "
         "answer the divergence from the reference in both directions (blue). Underlined: the words that carry the reward; "
         "the number is the sum over them.</p>",

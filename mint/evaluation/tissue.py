@@ -27,7 +27,9 @@ COLUMNS = {  # score -> heading of the printed table
     "avoidance": "avoidance A",
     "car": "CAR",
 }
-CASE_COLUMNS = {name: heading for name, heading in COLUMNS.items() if name != "macro_f1"}  # scores that a single tile has
+CASE_COLUMNS = {
+    name: heading for name, heading in COLUMNS.items() if name != "macro_f1"
+}  # scores that a single tile has
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class TissueScore:
 
 
 def score_tissues(
-    listed: Sequence[str], truth: str, tissues: Sequence[str], upstream_top: Sequence[str], upstream_bottom: Sequence[str]
+    listed: Sequence[str],
+    truth: str,
+    tissues: Sequence[str],
+    upstream_top: Sequence[str],
+    upstream_bottom: Sequence[str],
 ) -> TissueScore:
     """All scores of one list. Names count when they are the same in lower case without punctuation; the first five count."""
     names = [normalize(name) for name in listed]
@@ -114,7 +120,13 @@ def f1_scores(counts: np.ndarray) -> np.ndarray:
 
 
 def list_tissues(
-    model: nn.Module, tokenizer, reader: ImageReader, tiles: Sequence[Tile], tissues: Sequence[str], top_k: int, **decoding
+    model: nn.Module,
+    tokenizer,
+    reader: ImageReader,
+    tiles: Sequence[Tile],
+    tissues: Sequence[str],
+    top_k: int,
+    **decoding,
 ) -> tuple[list[str], list[list[str]]]:
     """(answers, lists) of a vision-language model for every tile, asked for ``top_k``; ``decoding`` as for ``generate``."""
     slots, messages = ImageSlots(*model.image_slots, reader.processor), tissue_messages(tissues, top_k)

@@ -71,7 +71,11 @@ def per_tissue(counts: np.ndarray, scores: Sequence[TissueScore], tiles: Sequenc
     for i, tissue in enumerate(tissues):
         own, told = counts[i].sum(), counts[:, i].sum()
         top = [score.top_5 for tile, score in zip(tiles, scores, strict=True) if tile.tissue == tissue]
-        values = (counts[i, i] / own if own else None, counts[i, i] / told if told else None, f1[i] if own + told else None)
+        values = (
+            counts[i, i] / own if own else None,
+            counts[i, i] / told if told else None,
+            f1[i] if own + told else None,
+        )
         values += (sum(top) / len(top) if top else None,)
         writer.writerow((tissue, own, *("" if value is None else f"{value:.4f}" for value in values)))
     return text.getvalue()
@@ -94,7 +98,9 @@ def plot_confusion(counts: np.ndarray, tissues: Sequence[str], path: Path) -> No
     axis.set_ylabel("true tissue")
     for row, column in zip(*np.nonzero(counts), strict=True):
         dark = shares[row, column] > 0.6
-        axis.text(column, row, counts[row, column], ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        axis.text(
+            column, row, counts[row, column], ha="center", va="center", fontsize=7, color="white" if dark else "black"
+        )
     temporary = path.with_name(f".writing-{path.name}")
     figure.savefig(temporary, dpi=130, format="png")
     pyplot.close(figure)
@@ -113,7 +119,10 @@ def html(
     picture: Path,
 ) -> str:
     """A page that needs no network: the table, the confusion matrix, the tissues, and tiles with their lists."""
-    scored = [[text_cell(row), *(number_cell(f"{100 * values[name]:.1f}") for name in COLUMNS)] for row, values in rows.items()]
+    scored = [
+        [text_cell(row), *(number_cell(f"{100 * values[name]:.1f}") for name in COLUMNS)]
+        for row, values in rows.items()
+    ]
     f1 = ["" if np.isnan(value) else f"{100 * value:.1f}" for value in f1_scores(counts)]
     each = [
         [text_cell(tissue), number_cell(str(counts[i].sum())), number_cell(str(counts[i, i])), number_cell(f1[i])]

@@ -93,8 +93,7 @@ def _explain(loss: Loss, sides: dict[str, AnswerStats], error: Exception) -> str
                     "read span_or_all instead"
                 )
             return (
-                f"the loss {loss.name!r} reads {name}.{statistic}, which it did not ask for: "
-                f"add {REQUESTS[statistic]}"
+                f"the loss {loss.name!r} reads {name}.{statistic}, which it did not ask for: add {REQUESTS[statistic]}"
             )
     advice = "; prompt is None without --nll-over sequence" if loss.needs.prompt and "prompt" not in sides else ""
     what = describe(error, loss.name.rpartition(":")[0])

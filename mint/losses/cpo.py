@@ -17,9 +17,5 @@ def cpo_loss(chosen: AnswerStats, rejected: AnswerStats, *, beta: float = 0.1, a
     loss = -F.logsigmoid(rewards[0] - rewards[1]).mean() + alpha * nll_loss
     return LossOutput(
         loss,
-        {
-            "nll_loss": nll_loss.detach(),
-            **reward_metrics(*rewards),
-            **logp_metrics(chosen.logp_sum, rejected.logp_sum),
-        },
+        {"nll_loss": nll_loss.detach(), **reward_metrics(*rewards), **logp_metrics(chosen.logp_sum, rejected.logp_sum)},
     )

@@ -49,8 +49,5 @@ def dpo_loss(
         losses = torch.relu(1 - beta * margin)
     return LossOutput(
         losses.mean(),
-        {
-            **reward_metrics(beta * ratios[0], beta * ratios[1]),
-            **logp_metrics(chosen.logp_sum, rejected.logp_sum),
-        },
+        {**reward_metrics(beta * ratios[0], beta * ratios[1]), **logp_metrics(chosen.logp_sum, rejected.logp_sum)},
     )

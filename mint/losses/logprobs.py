@@ -222,7 +222,12 @@ class _Chunk:
             self.p_head = _weigh(exps, head).add_(self.p_head * factor)
         if self.keep is None:
             return
-        p_ratio, q, factor, ref_factor = exps[self.keep] * ratio, ref_exps[self.keep], factor[self.keep], ref_factor[self.keep]
+        p_ratio, q, factor, ref_factor = (
+            exps[self.keep] * ratio,
+            ref_exps[self.keep],
+            factor[self.keep],
+            ref_factor[self.keep],
+        )
         self.p_ratio = self.p_ratio * factor + p_ratio.sum(-1, keepdim=True)
         self.q_ratio = self.q_ratio * ref_factor + (q * ratio).sum(-1, keepdim=True)
         if self.grads[1] is not None:

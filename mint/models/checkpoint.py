@@ -105,7 +105,9 @@ def load_model(
     return model.eval()
 
 
-def load_language_model(name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> CausalLM:
+def load_language_model(
+    name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> CausalLM:
     """:func:`load_model` for models that write text. Raises InputError for others too."""
     model = load_model(name, dtype=dtype, device=device)
     if not isinstance(model, CausalLM):

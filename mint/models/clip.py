@@ -73,7 +73,9 @@ class TowerConfig:
         values = {name: raw.get(name, default) for name, default in {**defaults, **BOTH_DEFAULTS}.items()}
         config = cls(**values)
         if config.hidden_act not in ACTIVATIONS:
-            raise InputError(f"clip: hidden_act {config.hidden_act!r} is not supported; known are {', '.join(ACTIVATIONS)}")
+            raise InputError(
+                f"clip: hidden_act {config.hidden_act!r} is not supported; known are {', '.join(ACTIVATIONS)}"
+            )
         if config.hidden_size % config.num_attention_heads:
             raise InputError(f"clip: {config.num_attention_heads} heads do not divide a width of {config.hidden_size}")
         return config

@@ -340,7 +340,9 @@ class CausalLM(nn.Module):
         cache.sight = sight.last() if isinstance(sight, Sight) else None
         return hidden
 
-    def look(self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None) -> Sight | Deep | None:
+    def look(
+        self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
+    ) -> Sight | Deep | None:
         """What layers that look at images see, or what is added behind the first layers, for models that have either."""
         return None
 

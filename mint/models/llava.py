@@ -59,25 +59,35 @@ class LlavaConfig(LlamaConfig):
         if not isinstance(text, dict) or not isinstance(vision, dict):
             raise InputError("config.json of a llava model needs text_config and vision_config")
         if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
-            raise InputError(f"llava: the image tower {vision['model_type']!r} is not supported, only clip_vision_model")
+            raise InputError(
+                f"llava: the image tower {vision['model_type']!r} is not supported, only clip_vision_model"
+            )
         tower = TowerConfig.from_dict(vision, VISION_DEFAULTS)
         token = raw.get("image_token_index", raw.get("image_token_id", 32000))
         strategy = raw.get("vision_feature_select_strategy", "default")
         if strategy not in ("default", "full"):
-            raise InputError(f"llava: vision_feature_select_strategy {strategy!r} is not supported, only default and full")
+            raise InputError(
+                f"llava: vision_feature_select_strategy {strategy!r} is not supported, only default and full"
+            )
         layers = raw.get("vision_feature_layer", -2)
         layers = layers if isinstance(layers, list) else [layers]
         if any(not -tower.num_hidden_layers - 1 <= layer <= tower.num_hidden_layers for layer in layers):
-            raise InputError(f"llava: vision_feature_layer {layers} is outside a tower of {tower.num_hidden_layers} layers")
+            raise InputError(
+                f"llava: vision_feature_layer {layers} is outside a tower of {tower.num_hidden_layers} layers"
+            )
         act = raw.get("projector_hidden_act", "gelu")
         if act not in ACTIVATIONS:
-            raise InputError(f"llava: projector_hidden_act {act!r} is not supported; known are {', '.join(ACTIVATIONS)}")
+            raise InputError(
+                f"llava: projector_hidden_act {act!r} is not supported; known are {', '.join(ACTIVATIONS)}"
+            )
         kind = text.get("model_type", "llama")
         decoder = LlamaConfig.from_dict(
             {**TEXT_DEFAULTS.get(kind, {}), **text, "model_type": kind, "tie_word_embeddings": is_tied(raw)}
         )
         return cls(
-            **{field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"},
+            **{
+                field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"
+            },
             raw=dict(raw),
             vision=tower,
             image_token=token,

@@ -55,7 +55,9 @@ def convert_form(
     clip = find_source(tower) if tower else None
     words = resolve_dir(tokenizer, TOKENIZER_FILES) if tokenizer else source.folder
     if not (words / "tokenizer.json").is_file():
-        raise InputError(f"{words} has no tokenizer.json: name a directory or hub id with the same vocabulary (--tokenizer)")
+        raise InputError(
+            f"{words} has no tokenizer.json: name a directory or hub id with the same vocabulary (--tokenizer)"
+        )
     config = nested_config(raw, source.folder, clip and clip.folder)
     companions = _companions(words, source.folder, raw, config)
     model = build_model(config, source.name)
@@ -167,7 +169,10 @@ def _companions(words: Path, folder: Path, raw: dict, config: dict) -> dict[str,
     return {
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": {**settings, "chat_template": TEMPLATE},
-        "generation_config.json": {"bos_token_id": raw.get("bos_token_id", 1), "eos_token_id": raw.get("eos_token_id", 2)},
+        "generation_config.json": {
+            "bos_token_id": raw.get("bos_token_id", 1),
+            "eos_token_id": raw.get("eos_token_id", 2),
+        },
         "preprocessor_config.json": {
             "image_processor_type": "LlavaImageProcessor",
             "do_pad": raw.get("image_aspect_ratio") == "pad",

@@ -177,7 +177,9 @@ def add_lora(
     Raises InputError for a value out of range, a target that matches no linear layer, or a model already adapted.
     """
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
-        raise InputError(f"LoRA needs a rank of at least 1, alpha > 0 and dropout in [0, 1), not {rank}, {alpha}, {dropout}")
+        raise InputError(
+            f"LoRA needs a rank of at least 1, alpha > 0 and dropout in [0, 1), not {rank}, {alpha}, {dropout}"
+        )
     names = find_targets(model, targets)
     model.requires_grad_(False)
     for name in names:
@@ -363,7 +365,9 @@ def restore_adapter(model: nn.Module, folder: str | Path) -> None:
         for factor, tensor in factors[name].items():
             weight = getattr(layer, factor).weight
             if weight.shape != tensor.shape:
-                raise InputError(f"{folder}: {name}.{factor} is {tuple(tensor.shape)}, this run's {tuple(weight.shape)}")
+                raise InputError(
+                    f"{folder}: {name}.{factor} is {tuple(tensor.shape)}, this run's {tuple(weight.shape)}"
+                )
             weight.data.copy_(tensor)
 
 

@@ -88,7 +88,9 @@ class TilesConfig:
         values["intermediate_layers_indices"] = tuple(values["intermediate_layers_indices"])
         config = cls(**values, ratios=len(raw.get("supported_aspect_ratios") or RATIOS))
         if config.hidden_act not in ACTIVATIONS:
-            raise InputError(f"mllama: hidden_act {config.hidden_act!r} is not supported; known are {', '.join(ACTIVATIONS)}")
+            raise InputError(
+                f"mllama: hidden_act {config.hidden_act!r} is not supported; known are {', '.join(ACTIVATIONS)}"
+            )
         if config.hidden_size % config.attention_heads:
             raise InputError(f"mllama: {config.attention_heads} heads do not divide a width of {config.hidden_size}")
         if not all(0 <= index < config.num_hidden_layers for index in config.intermediate_layers_indices):
@@ -124,9 +126,13 @@ class MllamaConfig(LlamaConfig):
         decoder = LlamaConfig.from_dict({**text, "model_type": "llama", "tie_word_embeddings": is_tied(raw)})
         layers = tuple(text["cross_attention_layers"])
         if not all(0 <= layer < decoder.num_hidden_layers for layer in layers):
-            raise InputError(f"mllama: cross_attention_layers {layers} are outside a decoder of {decoder.num_hidden_layers}")
+            raise InputError(
+                f"mllama: cross_attention_layers {layers} are outside a decoder of {decoder.num_hidden_layers}"
+            )
         return cls(
-            **{field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"},
+            **{
+                field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"
+            },
             raw=dict(raw),
             vision=TilesConfig.from_dict(vision),
             cross_attention_layers=layers,
@@ -305,7 +311,9 @@ class TiledTower(nn.Module):
         self.layernorm_post = nn.LayerNorm(width, 1e-5)
         self.transformer, self.global_transformer = nn.Module(), nn.Module()
         self.transformer.layers = nn.ModuleList(TileLayer(config) for _ in range(config.num_hidden_layers))
-        self.global_transformer.layers = nn.ModuleList(TileLayer(config, gated=True) for _ in range(config.num_global_layers))
+        self.global_transformer.layers = nn.ModuleList(
+            TileLayer(config, gated=True) for _ in range(config.num_global_layers)
+        )
 
     def forward(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor, recompute: bool = False) -> Tensor:
         """[I, K, P, output_size]: the last state and those on the way, side by side.
@@ -391,7 +399,9 @@ class TileLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """[I, K * P, width]. mask: bool [I, 1, K * P, K * P]."""
         normed = self.input_layernorm(x)
-        q, k, v = (self.self_attn[f"{name}_proj"](normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv")
+        q, k, v = (
+            self.self_attn[f"{name}_proj"](normed).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv"
+        )
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         attended = self.self_attn["o_proj"](attended)
         x = x + (self.gate_attn.tanh() * attended if self.gated else attended)

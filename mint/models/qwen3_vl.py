@@ -112,7 +112,9 @@ class DeepPatchTower(nn.Module):
         self.pos_embed = nn.Embedding(config.num_position_embeddings, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.merger = Merger(config, norm_first=True)
-        self.deepstack_merger_list = nn.ModuleList(Merger(config, norm_first=False) for _ in config.deepstack_visual_indexes)
+        self.deepstack_merger_list = nn.ModuleList(
+            Merger(config, norm_first=False) for _ in config.deepstack_visual_indexes
+        )
 
     def forward(self, pixels: Tensor, grids: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor]:
         """([F, H], [F, layers, H]) features: the last, and those on the way. Arguments as for Qwen2.5-VL's tower."""

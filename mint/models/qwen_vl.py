@@ -109,7 +109,9 @@ class QwenVLConfig(LlamaConfig):
         if len(sections) != 3 or sum(sections) != decoder.head_dim // 2:
             raise InputError(f"{kind}: mrope_section {list(sections)} does not sum to {decoder.head_dim // 2}")
         return cls(
-            **{field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"},
+            **{
+                field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"
+            },
             raw=dict(raw),
             vision=cls.vision_type.from_dict(vision),
             image_token=raw.get("image_token_id", 151655),
@@ -208,9 +210,9 @@ class QwenVL(CausalLM):
         """cos and sin [B, 1, T, D]: some rotary pairs turn by time, some by height, some by width."""
         if turns.dim() == 2:
             turns = turns.expand(3, -1, -1)
-        angles = turns[self._axes().to(turns.device)].movedim(0, -1)[:, None].float() * rope_frequencies(self.config).to(
-            turns.device
-        )
+        angles = turns[self._axes().to(turns.device)].movedim(0, -1)[:, None].float() * rope_frequencies(
+            self.config
+        ).to(turns.device)
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -263,7 +265,11 @@ class PatchBlock(nn.Module):
         self.norm1, self.norm2 = RMSNorm(width, EPS), RMSNorm(width, EPS)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
         self.mlp = nn.ModuleDict(
-            {"gate_proj": nn.Linear(width, inner), "up_proj": nn.Linear(width, inner), "down_proj": nn.Linear(inner, width)}
+            {
+                "gate_proj": nn.Linear(width, inner),
+                "up_proj": nn.Linear(width, inner),
+                "down_proj": nn.Linear(inner, width),
+            }
         )
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], groups: Groups) -> Tensor:

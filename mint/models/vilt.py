@@ -167,7 +167,10 @@ class _Embeddings(nn.Module):
             stretched = stretch(rows, columns)
         else:
             sizes = torch.stack([real[:, :, 0].sum(1), real[:, 0].sum(1)], 1).tolist()
-            own = {size: F.pad(stretch(*size), (0, columns - size[1], 0, rows - size[0])) for size in set(map(tuple, sizes))}
+            own = {
+                size: F.pad(stretch(*size), (0, columns - size[1], 0, rows - size[0]))
+                for size in set(map(tuple, sizes))
+            }
             stretched = torch.cat([own[tuple(size)] for size in sizes])
         return torch.cat([first.expand(len(stretched), -1, -1), stretched.flatten(2).mT], 1)
 
@@ -183,7 +186,9 @@ class _TextEmbeddings(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         positions = self.position_embeddings.weight[: tokens.shape[1]]
-        return self.dropout(self.LayerNorm(self.word_embeddings(tokens) + self.token_type_embeddings.weight[0] + positions))
+        return self.dropout(
+            self.LayerNorm(self.word_embeddings(tokens) + self.token_type_embeddings.weight[0] + positions)
+        )
 
 
 class _Layer(nn.Module):

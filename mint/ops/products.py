@@ -18,7 +18,13 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     rowwise = x.stride(-1) == 1  # it would copy another layout of x first; the weight may have any
-    return plain and rowwise and _ONEDNN is not None and torch.backends.mkldnn.enabled and not torch.compiler.is_compiling()
+    return (
+        plain
+        and rowwise
+        and _ONEDNN is not None
+        and torch.backends.mkldnn.enabled
+        and not torch.compiler.is_compiling()
+    )
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

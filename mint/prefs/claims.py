@@ -26,7 +26,17 @@ BEGINS = {"a", "an", "the", "there", "it", "this", "one", "some", "no", "without
 PLACES = {"in", "on", "at", "within", "of", "along", "near"}
 SIDES = {"left": "left", "right": "right", "bilateral": "both", "both": "both", "bilaterally": "both"}
 DEGREES = (("small", "moderate", "large"), ("mild", "moderate", "severe"), ("minimal", "moderate", "extensive"))
-OTHER_DEGREES = {"tiny": 0, "trace": 0, "slight": 0, "subtle": 0, "medium": 1, "big": 2, "huge": 2, "massive": 2, "marked": 2}
+OTHER_DEGREES = {
+    "tiny": 0,
+    "trace": 0,
+    "slight": 0,
+    "subtle": 0,
+    "medium": 1,
+    "big": 2,
+    "huge": 2,
+    "massive": 2,
+    "marked": 2,
+}
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OTHER_NUMBERS = {"single": 1, "solitary": 1, "couple": 2}
 LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*-?\s*(mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE)
@@ -200,12 +210,16 @@ def _negations(words: Sequence[Word], claim: Claim, claims: Sequence[Claim]) -> 
     """The words that deny a mention."""
     found = []
     inside = [i for i, word in enumerate(words) if word.clause == claim.clause]
-    leads = len(words) > 1 and words[0].text == "no" and words[1].text == ","  # an answer of its own, no denial of what follows
+    leads = (
+        len(words) > 1 and words[0].text == "no" and words[1].text == ","
+    )  # an answer of its own, no denial of what follows
     before = [i for i in inside if leads <= i < claim.first]
     for i in before:
         pair = (words[i].text, words[i + 1].text)
         if words[i].text in FORWARD or words[i].text.endswith("n't") or pair in FORWARD_OF:
-            ended = any(words[j].text in (",", "and") and words[j + 1].text in BEGINS for j in range(i + 1, claim.first))
+            ended = any(
+                words[j].text in (",", "and") and words[j + 1].text in BEGINS for j in range(i + 1, claim.first)
+            )
             if not ended and not (words[i].text == "nor" and found):  # "neither ... nor" denies once
                 found.append(i)
     for i in (i for i in inside if i >= claim.last):

@@ -31,7 +31,9 @@ class CorruptReport:
     sources: Counter = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        return f"{self.sources.total()} images; " + ", ".join(f"{count} {what}" for what, count in self.sources.most_common())
+        return f"{self.sources.total()} images; " + ", ".join(
+            f"{count} {what}" for what, count in self.sources.most_common()
+        )
 
 
 def corrupt_noise(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -132,7 +134,9 @@ MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndar
     "crop": corrupt_crop,
     "global": corrupt_global,
 }
-INSIDE = tuple(mode for mode in MODES if mode not in ("crop", "global"))  # those that change the mask (and its margin) alone
+INSIDE = tuple(
+    mode for mode in MODES if mode not in ("crop", "global")
+)  # those that change the mask (and its margin) alone
 WITHOUT_CHANCE = ("blur", "black")  # those whose result image and mask decide
 
 
@@ -272,7 +276,9 @@ def _phrase(preference: Preference) -> str:
     return preference.prompt if isinstance(preference.prompt, str) else preference.prompt[-1]["content"]
 
 
-def contact_sheet(shown: dict[str, list[tuple[Image.Image, np.ndarray | None, Image.Image]]], side: int = 200) -> Image.Image:
+def contact_sheet(
+    shown: dict[str, list[tuple[Image.Image, np.ndarray | None, Image.Image]]], side: int = 200
+) -> Image.Image:
     """Rows of clean image, the same with its mask in red, and corrupted image, each under the record's id."""
     label, gap = 16, 6
     rows = [(name, *images) for name, several in shown.items() for images in several]

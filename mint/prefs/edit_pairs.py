@@ -53,7 +53,9 @@ class EditReport:
         kept = self.outcomes["right"] + self.outcomes["wrong"]
         right, words = 100 * self.outcomes["right"] / max(1, kept), 100 * self.kept_words / max(1, self.words)
         share = f" ({right:.1f} % right as they stood; {words:.1f} % of their words kept)" if kept else ""
-        others = [f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if outcome not in ("right", "wrong")]
+        others = [
+            f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if outcome not in ("right", "wrong")
+        ]
         return f"{kept} pairs{share}" + "".join(f"; {other}" for other in others)
 
 
@@ -126,7 +128,12 @@ def verify(edit: Edit, truth: Truth) -> str | None:
 
 
 def edit_pairs(
-    asked: Sequence[QuestionRecord], answers: Sequence[str], editor: Editor, name: str, report: EditReport, rejects: list[dict]
+    asked: Sequence[QuestionRecord],
+    answers: Sequence[str],
+    editor: Editor,
+    name: str,
+    report: EditReport,
+    rejects: list[dict],
 ) -> Iterator[dict]:
     """Preference records with ``<mask>`` around the changed words, and of each how it came about.
 

@@ -172,4 +172,6 @@ def write_lesion_questions(table: str | Path, folder: str | Path, seed: int = 0,
         place = int.from_bytes(digest[:8], "big") / 2**64
         parts[0 if place < TAUGHT else 1 if place < TAUGHT + ASKED else 2].append(lesion)
     parts = [draw_views(part, views, folder / "views", seed) for part in parts[:2]] + [parts[2]]
-    return write_question_files(folder, *([record for one in part for record in ask(one, kinds, folder)] for part in parts))
+    return write_question_files(
+        folder, *([record for one in part for record in ask(one, kinds, folder)] for part in parts)
+    )

@@ -10,17 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mint.data.vqa import yes_or_no
-from mint.prefs.claims import (
-    BACKWARD,
-    DEGREES,
-    NUMBERS,
-    Attribute,
-    Claim,
-    Finding,
-    Truth,
-    Word,
-    read_claims,
-)
+from mint.prefs.claims import BACKWARD, DEGREES, NUMBERS, Attribute, Claim, Finding, Truth, Word, read_claims
 
 Change = tuple[int, int, str]  # characters from, to, and what stands there instead
 OPPOSITE = {"left": "right", "right": "left", "both": "left"}
@@ -72,7 +62,9 @@ def says_truth(answer: str, truth: Truth) -> bool:
     words, claims = read_claims(answer, truth)
     if not _to_the_question(claims, truth):
         return False
-    said = bool(claims) or bool(_terms(words, truth)) or (truth.answer in ("yes", "no") and yes_or_no(answer) is not None)
+    said = (
+        bool(claims) or bool(_terms(words, truth)) or (truth.answer in ("yes", "no") and yes_or_no(answer) is not None)
+    )
     return said and not contradictions(answer, truth)
 
 
@@ -196,7 +188,9 @@ def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim], affirm
     earlier = [other for other in shared if other.first < claim.first]
     later = [other for other in shared if other.first > claim.first]
     changes: list[Change] = []
-    described = min([words[claim.first].start, *(a.start for a in claim.attributes if a.start < words[claim.first].start)])
+    described = min(
+        [words[claim.first].start, *(a.start for a in claim.attributes if a.start < words[claim.first].start)]
+    )
     if place > claim.last - 1:  # "... is not seen"
         changes.append((word.start, words[place + 1].start if place + 1 < len(words) else word.end, ""))
         return changes
@@ -335,7 +329,11 @@ def _apply(answer: str, changes: Sequence[Change]) -> str:
 def _article(match: re.Match, word: str) -> str:
     """ "a" or "an" as the word wants that follows; letters said one by one ("an MRI") by their own names."""
     spelt = word[1:2].isupper() or word[1:2] == "-"
-    vowel = word[:1] in "AEFHILMNORSX" if spelt else word[:1].lower() in "aeiou" and not word.lower().startswith(("uni", "use"))
+    vowel = (
+        word[:1] in "AEFHILMNORSX"
+        if spelt
+        else word[:1].lower() in "aeiou" and not word.lower().startswith(("uni", "use"))
+    )
     return f"{match.group(1)}{'n' if vowel else ''}{match.group(2)}"
 
 

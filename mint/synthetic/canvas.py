@@ -64,7 +64,9 @@ class Canvas:
         self.pen.polygon([self._place(*point) for point in points], fill=colour)
 
     def line(self, points: Points, colour: Colour, width: float) -> None:
-        self.pen.line([self._place(*point) for point in points], fill=colour, width=max(1, round(width * SCALE)), joint="curve")
+        self.pen.line(
+            [self._place(*point) for point in points], fill=colour, width=max(1, round(width * SCALE)), joint="curve"
+        )
 
     def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
         turns = [k * math.tau / 20 for k in range(20)]

@@ -210,7 +210,9 @@ def _write_down(rng: random.Random, present: list[Feature], facial: float, repor
     return written + silent[: max(0, 2 - len(written))]
 
 
-def _draw_excluded(rng: random.Random, syndrome: Syndrome, has: set[str], age: float, sex: str, mean: float) -> list[Feature]:
+def _draw_excluded(
+    rng: random.Random, syndrome: Syndrome, has: set[str], age: float, sex: str, mean: float
+) -> list[Feature]:
     """Frequent features, of the syndrome or of its look-alikes, that this patient was found not to have."""
     by_id = {s.disease_id: s for s in _read_table()}
     ruled_out = has | {IMPLIES[term] for term in has if term in IMPLIES}

@@ -57,7 +57,9 @@ def fit_faces(
     drawable = read_findings()
     sets = [found for case in cases if (found := [term.id for term in case.facial if term.id in drawable])]
     if not sets:
-        raise InputError("no case has a facial finding that can be drawn: say which findings are facial with --face-terms")
+        raise InputError(
+            "no case has a facial finding that can be drawn: say which findings are facial with --face-terms"
+        )
     if count < 100:
         raise InputError(f"there must be at least 100 faces to learn from, not {count}")
     findings = sorted({term for found in sets for term in found})

@@ -27,8 +27,15 @@ class Features(Sketch):
         middle, pull = (inner + outer) / 2, 0.9 * max(0.0, f.almond)
         y0, y1 = self.eyes + 0.55 * tilt + 0.3, self.eyes - 0.75 * tilt
         top = [(inner, y0), ((inner + middle) / 2 - pull, (3 * y0 + y1) / 4 - 0.8 * upper + pull * 0.3)]
-        top += [(middle, (y0 + y1) / 2 - upper), ((middle + outer) / 2 + 0.3, (y0 + 3 * y1) / 4 - 0.8 * upper + 0.4 * pull)]
-        bottom = [(inner, y0), ((inner + middle) / 2, (3 * y0 + y1) / 4 + 0.68 * lower), (middle, (y0 + y1) / 2 + lower)]
+        top += [
+            (middle, (y0 + y1) / 2 - upper),
+            ((middle + outer) / 2 + 0.3, (y0 + 3 * y1) / 4 - 0.8 * upper + 0.4 * pull),
+        ]
+        bottom = [
+            (inner, y0),
+            ((inner + middle) / 2, (3 * y0 + y1) / 4 + 0.68 * lower),
+            (middle, (y0 + y1) / 2 + lower),
+        ]
         sag = 1.8 * max(0.0, f.lid_eversion)
         bottom.append(((middle + outer) / 2, (y0 + 3 * y1) / 4 + 0.75 * lower + sag))
         corner = (outer, y1)
@@ -158,7 +165,10 @@ class Features(Sketch):
             if f.brow_lateral < -0.2 and t > 0.5:
                 weight *= 0.12
             shape.append((inner + (outer - inner) * t, y - rise + 1.2 * t**3 - tilt * (t - 0.5), weight))
-        up = [(side * x, v - w - 1.2 * max(0.0, f.brow_medial) * (1 - k / count) ** 4) for k, (x, v, w) in enumerate(shape)]
+        up = [
+            (side * x, v - w - 1.2 * max(0.0, f.brow_medial) * (1 - k / count) ** 4)
+            for k, (x, v, w) in enumerate(shape)
+        ]
         down = [(side * x, v + w * 0.6) for x, v, w in shape]
         self.canvas.fill(up + down[::-1], colour)
 
@@ -168,7 +178,14 @@ class Features(Sketch):
         reach = self.eye_x - 5
         half = 0.55 + 0.5 * max(0, f.brow_thickness) + 0.3
         self.canvas.fill(
-            [(-reach, y - half), (0, y + 0.4 - half), (reach, y - half), (reach, y + half), (0, y + 1.4), (-reach, y + half)],
+            [
+                (-reach, y - half),
+                (0, y + 0.4 - half),
+                (reach, y - half),
+                (reach, y + half),
+                (0, y + 1.4),
+                (-reach, y + half),
+            ],
             colour,
         )
 
@@ -202,7 +219,11 @@ class Features(Sketch):
                 (side * (0.6 * bridge + 0.5 * tip) + skew, y - 5),
             ]
             self.canvas.line(curve(flank), mix(self.skin, self.dark, 0.3 + 0.3 * f.bridge_height), 0.6)
-            ala = [(side * (tip * 0.95) + skew, y - 4.4), (side * wing + skew, y - 2.0), (side * (wing - 0.5) + skew, y + 0.6)]
+            ala = [
+                (side * (tip * 0.95) + skew, y - 4.4),
+                (side * wing + skew, y - 2.0),
+                (side * (wing - 0.5) + skew, y + 0.6),
+            ]
             ala.append((side * (wing - 2.4) + skew, y + 0.9))
             self.canvas.line(curve(ala), edge, 0.8 + 0.35 * max(0.0, f.nostril_flare))
             nx, tilt = side * (0.5 * wing) + skew, max(0.0, f.nostril_tilt)
@@ -210,7 +231,11 @@ class Features(Sketch):
                 width = max(0.7, 1.35 + 0.25 * f.nostril_flare + 0.25 * tilt) * grow
                 self.canvas.oval(nx, y + 0.2 - 1.1 * tilt, width, 0.75 + 1.1 * tilt, (70, 30, 28))
             if f.nose_cleft < 0.2:
-                bulb = [(side * tip * 0.8 + skew, y - 4.6), (side * tip + skew, y - 2.2), (side * 0.55 * tip + skew, y - 0.2)]
+                bulb = [
+                    (side * tip * 0.8 + skew, y - 4.6),
+                    (side * tip + skew, y - 2.2),
+                    (side * 0.55 * tip + skew, y - 0.2),
+                ]
                 self.canvas.line(curve(bulb), mix(self.skin, self.dark, 0.3 + 0.2 * max(0.0, f.tip_width)), 0.5)
         drop = 1.0 + 2.4 * f.columella + 0.8 * max(0.0, -f.nostril_tilt) + 1.0 * max(0.0, f.ridge)
         base = [
@@ -269,7 +294,13 @@ class Features(Sketch):
             (half - 0.8, left),
         ]
         floor = y + max(0.2, opened)
-        inner_low = [(half - 0.8, left), (half * 0.5, floor), (0, floor + 0.25), (-half * 0.5, floor), (-half + 0.8, corner)]
+        inner_low = [
+            (half - 0.8, left),
+            (half * 0.5, floor),
+            (0, floor + 0.25),
+            (-half * 0.5, floor),
+            (-half + 0.8, corner),
+        ]
         roll = 1.2 * max(0.0, f.lip_eversion)
         bottom = [
             (half, left),
@@ -317,7 +348,13 @@ class Features(Sketch):
         f = self.face
         reach = floor + 1.6 + 6.0 * f.tongue
         width = 0.6 * half * (0.75 + 0.35 * f.tongue)
-        shape = [(-width, y + 0.8), (width, y + 0.8), (width * 0.96, reach - 2.6), (0, reach), (-width * 0.96, reach - 2.6)]
+        shape = [
+            (-width, y + 0.8),
+            (width, y + 0.8),
+            (width * 0.96, reach - 2.6),
+            (0, reach),
+            (-width * 0.96, reach - 2.6),
+        ]
         self.canvas.fill(curve(shape, closed=True), (232, 130, 136))
         self.canvas.line([(0, y + 1.6), (0, reach - 1.6)], (186, 84, 94), 0.8)
         if f.tongue_cleft > 0.2:
@@ -340,11 +377,15 @@ class Features(Sketch):
                 self.canvas.line(curve(fold), colour, 0.5 + 0.9 * deep)
             if f.coarse > 0.3:
                 x = side * self.eye_x
-                self.canvas.line(curve([(x - 5, self.eyes + 5.4), (x, self.eyes + 6.6), (x + 5, self.eyes + 5.4)]), colour, 0.8)
+                self.canvas.line(
+                    curve([(x - 5, self.eyes + 5.4), (x, self.eyes + 6.6), (x + 5, self.eyes + 5.4)]), colour, 0.8
+                )
             if f.wrinkles > 0.3:
                 x = side * (self.eye_x + 8)
                 for lift in (-1.6, 0.2, 2.0):
-                    self.canvas.line([(x, self.eyes + 0.4 * lift), (x + side * 3.4, self.eyes + 1.5 * lift)], colour, 0.55)
+                    self.canvas.line(
+                        [(x, self.eyes + 0.4 * lift), (x + side * 3.4, self.eyes + 1.5 * lift)], colour, 0.55
+                    )
         if f.wrinkles > 0.3:
             for k in range(3):
                 y = self.hairline + 6 + 3.2 * k

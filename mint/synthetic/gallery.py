@@ -33,7 +33,9 @@ def write_gallery(path: str | Path, patients: int = 4, seed: int = 0) -> None:
         x, y = MARGIN + place % COLUMNS * cell[0], MARGIN // 2 + place // COLUMNS * cell[1]
         pen.text((x, y), f"{syndrome.name} ({syndrome.disease_id})", fill="black", font=heading)
         frequent = [feature.label for feature in syndrome.features if feature.facial and feature.frequency >= 0.5]
-        pen.multiline_text((x, y + 16), _wrap(", ".join(frequent), small, width), fill=(90, 90, 90), font=small, spacing=1)
+        pen.multiline_text(
+            (x, y + 16), _wrap(", ".join(frequent), small, width), fill=(90, 90, 90), font=small, spacing=1
+        )
         for number in range(patients):
             sheet.paste(_patient(syndrome, number, seed), (x + number * SIZE, y + TEXT_HEIGHT - 6))
     try:

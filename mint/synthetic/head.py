@@ -14,7 +14,9 @@ class Head(Sketch):
     def _body(self) -> None:
         width = 13 + 3 * min(1, self.age / 18)
         clothes = self.rng.choice(CLOTHES)
-        self.canvas.fill(curve([(-64, 130), (-48, 107), (-17, 98), (17, 98), (48, 107), (64, 130)]) + [(0, 200)], clothes)
+        self.canvas.fill(
+            curve([(-64, 130), (-48, 107), (-17, 98), (17, 98), (48, 107), (64, 130)]) + [(0, 200)], clothes
+        )
         self.canvas.fill(
             [(-width, 80), (width, 80), (width + 2, 100), (0, 108), (-width - 2, 100)], mix(self.skin, (0, 0, 0), 0.14)
         )
@@ -31,7 +33,10 @@ class Head(Sketch):
             (half + 0.4, self.eyes + 2),
             (half - 1.2 + 3.6 * f.cheeks + 0.8 * f.cheekbones, self.eyes + 0.38 * length),
             (half - 6 + 4.4 * f.jaw_width + 2.2 * f.cheeks - 1.2 * retro, self.eyes + 0.68 * length),
-            (10.5 + 3.6 * f.chin_width + 1.8 * f.jaw_width - 4.2 * retro + 1.4 * max(0, f.chin_depth), chin - 4.5 + retro),
+            (
+                10.5 + 3.6 * f.chin_width + 1.8 * f.jaw_width - 4.2 * retro + 1.4 * max(0, f.chin_depth),
+                chin - 4.5 + retro,
+            ),
             (3.5 + 1.6 * f.chin_width - 0.8 * retro, chin - 0.4),
         ]
         return curve(right + [(-x, y) for x, y in reversed(right[1:])], closed=True)
@@ -78,7 +83,9 @@ class Head(Sketch):
         f, rng = self.face, self.rng
         red = mix(self.skin, (204, 56, 60), 0.5)
         if f.naevus > 0.2:
-            self.canvas.fill(curve([(-3.5, 26), (3.5, 26), (2.6, 38), (0.6, 47), (-0.6, 47), (-2.6, 38)], closed=True), red)
+            self.canvas.fill(
+                curve([(-3.5, 26), (3.5, 26), (2.6, 38), (0.6, 47), (-0.6, 47), (-2.6, 38)], closed=True), red
+            )
         if f.malar_rash > 0.2:
             wing = [(-15, 64), (-9, 61), (0, 62.5), (9, 61), (15, 64), (11, 72), (4, 69), (-4, 69), (-11, 72)]
             self.canvas.fill(curve(wing, closed=True), mix(self.skin, (210, 74, 74), 0.4 * f.malar_rash))
@@ -101,7 +108,9 @@ class Head(Sketch):
             for side in (-1, 1):
                 vein = [(side * 20, 46), (side * 17, 38), (side * 19, 30), (side * 13, self.top + 6)]
                 self.canvas.line(curve(vein), mix(self.skin, (84, 104, 156), 0.55 * f.veins), 0.9)
-                self.canvas.line(curve([vein[1], (side * 11, 34), (side * 7, 24)]), mix(self.skin, (84, 104, 156), 0.45), 0.7)
+                self.canvas.line(
+                    curve([vein[1], (side * 11, 34), (side * 7, 24)]), mix(self.skin, (84, 104, 156), 0.45), 0.7
+                )
 
     # hair
 
@@ -119,7 +128,10 @@ class Head(Sketch):
         puff = 1.2 + 2.6 * f.hair_curl
         down = 92.0 if long else 60.0
         right = [(0, self.top - puff - 2), (self.half * 0.7, self.top + 3 - puff), (self.half + puff + 0.4, 33)]
-        right += [(self.half + puff + (1.4 if long else -0.6), 52), (self.half + (3 if long else -4) + puff * 0.5, down)]
+        right += [
+            (self.half + puff + (1.4 if long else -0.6), 52),
+            (self.half + (3 if long else -4) + puff * 0.5, down),
+        ]
         if bald < 0.5:
             self.canvas.fill(curve(right + [(-x, y) for x, y in reversed(right[1:])], closed=True), colour)
         if f.hair_low_back > 0.2:
@@ -136,7 +148,13 @@ class Head(Sketch):
         line, half = self.hairline, self.half
         peak = 6.5 * max(0.0, f.widows_peak)
         edge = half * 0.93 + 3.6 * f.forehead_width
-        low = [(edge + 1, 46), (edge - 3.5, 38), (edge - 8, line + 2.5), (6, line - 0.8 - 0.15 * peak), (0, line + peak)]
+        low = [
+            (edge + 1, 46),
+            (edge - 3.5, 38),
+            (edge - 8, line + 2.5),
+            (6, line - 0.8 - 0.15 * peak),
+            (0, line + peak),
+        ]
         front = curve(low + [(-x, y) for x, y in reversed(low[:-1])])
         puff = 1.5 + 2.5 * f.hair_curl
         over = [(-edge - 2, 36), (-half * 0.9 - 4.2 * f.forehead_width - puff + 0.4, self.top + 17)]
@@ -153,7 +171,9 @@ class Head(Sketch):
                 x, y = -reach * math.cos(t), 35 - (36 - self.top) * math.sin(t) * (1.1, 0.88, 0.66)[ring]
                 if y < line + 4 or abs(x) > half - 6:
                     self.canvas.oval(x, y, 2.5, 2.5, colour)
-                    self.canvas.line(curve([(x - 1.6, y), (x, y - 1.7), (x + 1.6, y), (x, y + 1.4)], True), tint[k % 2], 0.7)
+                    self.canvas.line(
+                        curve([(x - 1.6, y), (x, y - 1.7), (x + 1.6, y), (x, y + 1.4)], True), tint[k % 2], 0.7
+                    )
         if f.forelock > 0.2:
             lock = [(-1.5, self.top - 2), (4, self.top - 1.5), (5.5, line + 1), (0.5, line + 1.5)]
             self.canvas.fill(curve(lock, closed=True), WHITE)
@@ -194,7 +214,8 @@ class Head(Sketch):
             self.canvas.line([place(u, v) for u, v in curve(fold)], line, 1.4 * f.ear_fold)
         if f.ear_cup > 0.2:
             bowl = [
-                (place(u * w * 0.6 + 0.25 * w, v * h * 0.55)) for u, v in ((-0.5, -1), (0.5, -0.8), (0.6, 0.2), (-0.3, 0.8))
+                (place(u * w * 0.6 + 0.25 * w, v * h * 0.55))
+                for u, v in ((-0.5, -1), (0.5, -0.8), (0.6, 0.2), (-0.3, 0.8))
             ]
             self.canvas.fill(curve(bowl, closed=True), mix(self.skin, (70, 30, 24), 0.35))
         if f.ear_crease > 0.2:

@@ -60,7 +60,10 @@ class _Film:
         self.y, self.x = (np.mgrid[0:SIDE, 0:SIDE] + 0.5) / SIDE
         turn = rng.normal(0, 0.03)
         dx, dy = self.x - 0.5 + rng.normal(0, 0.015), self.y - 0.5 + rng.normal(0, 0.015)
-        self.x, self.y = 0.5 + dx * math.cos(turn) - dy * math.sin(turn), 0.5 + dx * math.sin(turn) + dy * math.cos(turn)
+        self.x, self.y = (
+            0.5 + dx * math.cos(turn) - dy * math.sin(turn),
+            0.5 + dx * math.sin(turn) + dy * math.cos(turn),
+        )
         self.pixels = np.full((SIDE, SIDE), 0.62 + rng.normal(0, 0.03))
         self.lungs = {}
         width, height = rng.uniform(0.15, 0.18), rng.uniform(0.28, 0.33)
@@ -82,7 +85,9 @@ class _Film:
             self.pixels -= self.lung(side) * (0.36 + rng.normal(0, 0.02))
         self.pixels += 0.14 * np.exp(-(((self.x - 0.5) / 0.035) ** 2))  # spine
         size = rng.uniform(0.13, 0.17)
-        self.pixels += 0.26 * self.oval(0.55 + rng.normal(0, 0.01), 0.63, size, 0.8 * size)  # heart, to the patient's left
+        self.pixels += 0.26 * self.oval(
+            0.55 + rng.normal(0, 0.01), 0.63, size, 0.8 * size
+        )  # heart, to the patient's left
         for number in range(5):  # ribs
             arch = 0.2 + 0.13 * number + 0.5 * (self.x - 0.5) ** 2
             self.pixels += 0.05 * np.exp(-(((self.y - arch) / 0.012) ** 2))

@@ -24,7 +24,12 @@ SIDE = 64
 FINE = 3  # drawn at so many times the size, then reduced
 MARGIN = 12  # around the tile, so that structures are cut by its edge
 HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # absorption of red, green and blue
-FILLINGS = {"white": (0.0, 0.0), "mucin": (0.12, 0.04), "colloid": (0.03, 0.85), "keratin": (0.02, 1.1)}  # dyes of a lumen
+FILLINGS = {
+    "white": (0.0, 0.0),
+    "mucin": (0.12, 0.04),
+    "colloid": (0.03, 0.85),
+    "keratin": (0.02, 1.1),
+}  # dyes of a lumen
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ def load_tissues() -> tuple[Tissue, ...]:
     with Path(__file__).with_name("tissues.tsv").open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t")
         return tuple(
-            Tissue(**{k: v if k in texts else int(v) if k in whole else float(v) for k, v in row.items()}) for row in rows
+            Tissue(**{k: v if k in texts else int(v) if k in whole else float(v) for k, v in row.items()})
+            for row in rows
         )
 
 
@@ -129,7 +135,9 @@ class _Sheet:
         """Bundles of long cells in one direction, slightly wavy."""
         phase, wave = self.rng.uniform(0, 6), self.rng.uniform(0.05, 0.12)
         for x, y in self.lattice(self.tissue.spacing, 0.28):
-            self.nuclei.append((x, y, self.direction + 0.35 * math.sin(wave * (x + y) + phase) + self.rng.normal(0, 0.12)))
+            self.nuclei.append(
+                (x, y, self.direction + 0.35 * math.sin(wave * (x + y) + phase) + self.rng.normal(0, 0.12))
+            )
 
     def nests(self) -> None:
         """Islands filled with cells."""
@@ -184,7 +192,9 @@ class _Sheet:
             self._ellipse(dark, x, y, radius * tissue.aspect**0.5, radius / tissue.aspect**0.5, direction)
             if rng.random() < tissue.nucleoli:
                 self.circle(dots, x + rng.normal(0, 0.2 * radius), y + rng.normal(0, 0.2 * radius), 0.30 * radius)
-        nuclei, cells, spaces, nucleoli = (np.asarray(mask, np.float32) / 255 for mask in (dark, self.cells, self.spaces, dots))
+        nuclei, cells, spaces, nucleoli = (
+            np.asarray(mask, np.float32) / 255 for mask in (dark, self.cells, self.spaces, dots)
+        )
         rows, columns = np.mgrid[0:side, 0:side] / FINE
         along = -columns * math.sin(self.direction) + rows * math.cos(self.direction)
         stripes = 0.5 + 0.5 * np.sin(along * rng.uniform(1.2, 1.8) + 2 * _clouds(rng, side, 10))

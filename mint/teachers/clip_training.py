@@ -94,7 +94,9 @@ def fit_clip(
     train, held_out = hold_out(tiles, settings.held_out, settings.seed, lambda tile: tile.tissue)
     aside = folder.with_name(f".fitting-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    _write_blank(aside, [template.format(tissue.lower()) for tissue in tissues for template in templates], settings.seed)
+    _write_blank(
+        aside, [template.format(tissue.lower()) for tissue in tissues for template in templates], settings.seed
+    )
     model = load_model(aside, device=device)
     epochs = _train(model, train, held_out, aside, settings, tissues, templates)
     save_model(model, folder)
@@ -110,9 +112,20 @@ def _write_blank(folder: Path, captions: Sequence[str], seed: int) -> None:
     first, last, _ = MARKS[1]
     tokenizer = train_phrases(captions, 1000, (first, last), f"{first} $A {last}")
     ids = {"bos_token_id": tokenizer.token_to_id(first), "eos_token_id": tokenizer.token_to_id(last)}
-    text = {**TOWERS["text_config"], **ids, "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": TEXT_LENGTH}
+    text = {
+        **TOWERS["text_config"],
+        **ids,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": TEXT_LENGTH,
+    }
     vision = {**TOWERS["vision_config"], "image_size": SIDE, "patch_size": PATCH}
-    raw = {"model_type": "clip", "projection_dim": 64, "initializer_range": 0.05, "text_config": text, "vision_config": vision}
+    raw = {
+        "model_type": "clip",
+        "projection_dim": 64,
+        "initializer_range": 0.05,
+        "text_config": text,
+        "vision_config": vision,
+    }
     save_model(init_model(raw, seed=seed), folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     crop = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}

@@ -99,7 +99,9 @@ class FusionRanker:
             images = [None if self.view == "text" else self.inputs.read_image(case) for case in some]
             tokens, pictures, mask = self.inputs.batch(texts, images)
             pictures = {name: value.to(device) for name, value in pictures.items()}
-            rows.append(self.model(tokens.to(device), pictures, None if mask is None else mask.to(device)).float().cpu())
+            rows.append(
+                self.model(tokens.to(device), pictures, None if mask is None else mask.to(device)).float().cpu()
+            )
         return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.diseases)))
 
 
@@ -120,7 +122,10 @@ class FoldedRanker:
         folds = np.array([self.fold_of.get(case.id, -1) for case in own] if own else [-1] * len(cases))
         result = np.zeros((len(cases), len(self.diseases)), dtype=np.float32)
         for fold, ranker in enumerate(self.rankers):
-            for members, weight in ((np.flatnonzero(folds == fold), 1), (np.flatnonzero(folds < 0), 1 / len(self.rankers))):
+            for members, weight in (
+                (np.flatnonzero(folds == fold), 1),
+                (np.flatnonzero(folds < 0), 1 / len(self.rankers)),
+            ):
                 result[members] += weight * ranker.scores([cases[i] for i in members])
         return result
 
@@ -148,7 +153,9 @@ def load_teachers(
     return rankers[0] if len(rankers) == 1 else MeanRanker(rankers)
 
 
-def load_teacher(folder: str | Path, device: torch.device | str = "cpu", view: str = "both") -> FusionRanker | FoldedRanker:
+def load_teacher(
+    folder: str | Path, device: torch.device | str = "cpu", view: str = "both"
+) -> FusionRanker | FoldedRanker:
     """The teacher in a directory that ``mint.teachers.vilt_training`` or transformers has written.
 
     Raises InputError if it holds no fusion classifier, or a part of it cannot be read.

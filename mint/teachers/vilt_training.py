@@ -86,7 +86,11 @@ def write_blank(folder: Path, cases: Sequence[Case], diseases: Sequence[str], se
     raw = small_config(list(diseases), vocabulary, IMAGE_SIZE, PATCH_SIZE, text_length=TEXT_LENGTH)
     save_model(init_model(raw, seed=seed), folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"image_processor_type": "ViltImageProcessor", "size": {"shortest_edge": IMAGE_SIZE}, "size_divisor": PATCH_SIZE}
+    settings = {
+        "image_processor_type": "ViltImageProcessor",
+        "size": {"shortest_edge": IMAGE_SIZE},
+        "size_divisor": PATCH_SIZE,
+    }
     settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255, "resample": 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -144,7 +148,9 @@ def fit_teacher(
     return FusionRanker(model.eval(), FusionInputs(folder, model.config.max_position_embeddings))
 
 
-def fit_folds(cases: Sequence[Case], folder: str | Path, folds: int, settings: FusionSettings, **options) -> FoldedRanker:
+def fit_folds(
+    cases: Sequence[Case], folder: str | Path, folds: int, settings: FusionSettings, **options
+) -> FoldedRanker:
     """``folds`` teachers, each fitted on all patients but its own share; ``options`` as :func:`fit_teacher`.
 
     All know all diseases; of a disease with one patient, the fold that leaves that patient out has seen nothing.
@@ -263,7 +269,11 @@ class _Fit:
         truth = torch.zeros(len(views), len(self.label))
         for row, view in enumerate(views):
             case = cases[view.case]
-            told = vary(case, rng, self.settings.drop_terms) if rng and self.settings.drop_terms and case.observed else case
+            told = (
+                vary(case, rng, self.settings.drop_terms)
+                if rng and self.settings.drop_terms and case.observed
+                else case
+            )
             texts.append(describe(told) if view.text else None)
             images.append(self.images[case.id] if view.image else None)
             truth[row, [self.label[name] for name in self.labels_of(case)]] = 1

@@ -4,7 +4,17 @@ import random
 
 import pytest
 
-from mint.data.cases import Case, Term, diagnosis_messages, format_list, in_prose, parse_list, read_term_ids, vary, write_note
+from mint.data.cases import (
+    Case,
+    Term,
+    diagnosis_messages,
+    format_list,
+    in_prose,
+    parse_list,
+    read_term_ids,
+    vary,
+    write_note,
+)
 from mint.errors import InputError
 
 CASE = Case(
@@ -45,9 +55,15 @@ def test_excluded_findings_are_limited():
 
 @pytest.mark.parametrize(
     "label, prose",
-    [("Seizure", "seizure"), ("EEG abnormality", "EEG abnormality"), ("T-cell defect", "T-cell defect"), ("", ""),
-     ("Low-set ears", "low-set ears"), ("Dandy-Walker malformation", "Dandy-Walker malformation"),
-     ("Brushfield spots", "Brushfield spots")],  # fmt: skip
+    [
+        ("Seizure", "seizure"),
+        ("EEG abnormality", "EEG abnormality"),
+        ("T-cell defect", "T-cell defect"),
+        ("", ""),
+        ("Low-set ears", "low-set ears"),
+        ("Dandy-Walker malformation", "Dandy-Walker malformation"),
+        ("Brushfield spots", "Brushfield spots"),
+    ],  # fmt: skip
 )
 def test_labels_in_prose(label, prose):
     assert in_prose(label) == prose

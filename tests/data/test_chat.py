@@ -193,7 +193,9 @@ def test_where_a_template_may_lie(tmp_path, form):
 def test_the_date_is_the_one_asked_for(tmp_path):
     template = "{{ strftime_now('%d %b %Y') }}|{{ date_string }}|{{ messages[0].content }}"
     write_tokenizer(tmp_path, "chatml", chat_template=template, eos_token="<|endoftext|>")
-    assert load_tokenizer(tmp_path).decode(load_tokenizer(tmp_path).encode_chat(QUESTION))[:23] == ("26 Jul 2024|26 Jul 2024")
+    assert load_tokenizer(tmp_path).decode(load_tokenizer(tmp_path).encode_chat(QUESTION))[:23] == (
+        "26 Jul 2024|26 Jul 2024"
+    )
     tokenizer = load_tokenizer(tmp_path, chat_date="01 Feb 2023")
     assert tokenizer.decode(tokenizer.encode_chat(QUESTION)) == "01 Feb 2023|01 Feb 2023|Which syndrome is it?"
     with pytest.raises(InputError, match="'tomorrow' is not a date"):

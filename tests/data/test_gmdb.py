@@ -74,7 +74,12 @@ def test_a_row_of_the_database(tmp_path):
     }
     labels = {"HP:0000293": "Full cheeks", "HP:0001250": "Seizure"}
     [case], report = read_gmdb(write(tmp_path, row, name="image_metadata.tsv"), labels=labels)
-    assert (case.disease, case.subject, case.sex, case.age_years) == ("WILLIAMS-BEUREN SYNDROME; WBS", "2", "female", 12.25)
+    assert (case.disease, case.subject, case.sex, case.age_years) == (
+        "WILLIAMS-BEUREN SYNDROME; WBS",
+        "2",
+        "female",
+        12.25,
+    )
     assert case.observed == (Term("HP:0000293", "Full cheeks"), Term("HP:0000343", "HP:0000343"))
     assert case.excluded == (Term("HP:0001250", "Seizure"),) and case.text is None
     assert str(report) == (
@@ -229,7 +234,10 @@ def test_only_a_missing_image_may_be_allowed(cohort, name):
 
 
 def test_all_bad_rows_are_reported_at_once(cohort):
-    rows = [ROW | {"image_id": f"a{i}", "split": "", "present_features": ""} | bad for i, (bad, _) in enumerate(BAD.values())]
+    rows = [
+        ROW | {"image_id": f"a{i}", "split": "", "present_features": ""} | bad
+        for i, (bad, _) in enumerate(BAD.values())
+    ]
     rows += [{"image_id": "a1", "filename": "1.png", "disease": "Marfan"}, ROW | {"image_id": "a1"}]
     with pytest.raises(GmdbErrors) as caught:
         read_gmdb(write(cohort, *rows))

@@ -152,8 +152,12 @@ def test_the_middle_of_an_image_by_hand(tmp_path):
     plain = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "do_resize": False}
     assert ClipImageProcessor({**plain, "crop_size": 4})([picture])["pixel_values"].sum() == 0
     larger = ClipImageProcessor({**plain, "crop_size": {"height": 8, "width": 10}})([picture])["pixel_values"]
-    assert larger.shape == (1, 3, 8, 10) and larger[0, 0].nonzero().tolist() == [[y, x] for y in range(2, 6) for x in (2, 7)]
-    squeezed = ClipImageProcessor({**plain, "do_resize": True, "size": {"height": 3, "width": 5}, "do_center_crop": False})
+    assert larger.shape == (1, 3, 8, 10) and larger[0, 0].nonzero().tolist() == [
+        [y, x] for y in range(2, 6) for x in (2, 7)
+    ]
+    squeezed = ClipImageProcessor(
+        {**plain, "do_resize": True, "size": {"height": 3, "width": 5}, "do_center_crop": False}
+    )
     assert squeezed([picture])["pixel_values"].shape == (1, 3, 3, 5)
 
 

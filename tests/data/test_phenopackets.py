@@ -34,7 +34,13 @@ def write(folder, **files):
 
 def test_a_case(tmp_path):
     [case], report = read_phenopackets(write(tmp_path, a=packet()))
-    assert (case.id, case.disease, case.disease_id, case.sex, case.age_years) == ("p1", "Disease one", "OMIM:1", "female", 3.5)
+    assert (case.id, case.disease, case.disease_id, case.sex, case.age_years) == (
+        "p1",
+        "Disease one",
+        "OMIM:1",
+        "female",
+        3.5,
+    )
     assert [t.label for t in case.observed] == ["Seizure"] and [t.label for t in case.excluded] == ["Ptosis"]
     assert str(report) == "1 cases"
 
@@ -82,7 +88,10 @@ def test_an_absent_finding_is_never_read_as_present(tmp_path, field):
     ]
     [case], report = read_phenopackets(write(tmp_path, a=packet(phenotypicFeatures=features)))
     assert [t.label for t in case.observed] == ["Short stature"] and [t.label for t in case.excluded] == ["Seizure"]
-    assert report.notes == {"terms neither present nor absent (left out)": 1, "terms without a usable label (left out)": 1}
+    assert report.notes == {
+        "terms neither present nor absent (left out)": 1,
+        "terms without a usable label (left out)": 1,
+    }
 
 
 def test_skipped_files_are_counted_with_their_reason(tmp_path):

@@ -50,10 +50,21 @@ def test_a_token_that_shares_a_character_with_a_span_belongs_to_it():
         (
             "There is a small left pleural effusion.",
             "There is a large right pleural effusion.",
-            ("There is a <mask>small left</mask> pleural effusion.", "There is a <mask>large right</mask> pleural effusion."),
+            (
+                "There is a <mask>small left</mask> pleural effusion.",
+                "There is a <mask>large right</mask> pleural effusion.",
+            ),
         ),
-        ("No pneumothorax.", "Left pneumothorax.", ("<mask>No</mask> pneumothorax.", "<mask>Left</mask> pneumothorax.")),
-        ("A nodule of 1.5 cm", "A nodule of 2.5 cm", ("A nodule of <mask>1.5</mask> cm", "A nodule of <mask>2.5</mask> cm")),
+        (
+            "No pneumothorax.",
+            "Left pneumothorax.",
+            ("<mask>No</mask> pneumothorax.", "<mask>Left</mask> pneumothorax."),
+        ),
+        (
+            "A nodule of 1.5 cm",
+            "A nodule of 2.5 cm",
+            ("A nodule of <mask>1.5</mask> cm", "A nodule of <mask>2.5</mask> cm"),
+        ),
         ("clear lungs", "clear both lungs", ("clear lungs", "clear <mask>both</mask> lungs")),
         # one word between two changes joins them, a comma does not
         (
@@ -61,7 +72,11 @@ def test_a_token_that_shares_a_character_with_a_span_belongs_to_it():
             "severe oedema in lungs",
             ("<mask>mild oedema of</mask> lungs", "<mask>severe oedema in</mask> lungs"),
         ),
-        ("left, lower", "right, upper", ("<mask>left</mask>, <mask>lower</mask>", "<mask>right</mask>, <mask>upper</mask>")),
+        (
+            "left, lower",
+            "right, upper",
+            ("<mask>left</mask>, <mask>lower</mask>", "<mask>right</mask>, <mask>upper</mask>"),
+        ),
         ("the same", "the  same", ("the same", "the  same")),
         ("old <mask>tags</mask> go", "old marks go", ("old <mask>tags</mask> go", "old <mask>marks</mask> go")),
         ("Yes", "No", ("<mask>Yes</mask>", "<mask>No</mask>")),

@@ -12,7 +12,11 @@ from mint.errors import InputError
 
 def cohort(patients=40, diseases=4, images=3):
     """Every patient has one disease and several cases."""
-    return [Case(f"{p}-{i}", f"disease {p % diseases}", subject=f"patient {p}") for i in range(images) for p in range(patients)]
+    return [
+        Case(f"{p}-{i}", f"disease {p % diseases}", subject=f"patient {p}")
+        for i in range(images)
+        for p in range(patients)
+    ]
 
 
 def ids(cases):
@@ -33,7 +37,8 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order():
     cases = cohort()
     shuffled = random.Random(1).sample(cases, len(cases))
     drawn = [
-        {case.id for case in split_by_patient(given, seed=seed)[1]} for given, seed in ((cases, 0), (shuffled, 0), (cases, 1))
+        {case.id for case in split_by_patient(given, seed=seed)[1]}
+        for given, seed in ((cases, 0), (shuffled, 0), (cases, 1))
     ]
     assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 12
 

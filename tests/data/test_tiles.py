@@ -85,11 +85,27 @@ def test_every_bad_row_is_named(tmp_path):
     for name in ("in/a.png", "outside.png"):
         picture(tmp_path / name)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    rows = ["a.png,lung,", "a.png,lung,", "../outside.png,lung,", "bad.png,lung,", "none.png,lung,", ",lung,", "a.png,,"]
+    rows = [
+        "a.png,lung,",
+        "a.png,lung,",
+        "../outside.png,lung,",
+        "bad.png,lung,",
+        "none.png,lung,",
+        ",lung,",
+        "a.png,,",
+    ]
     (tmp_path / "in" / "t.csv").write_text("\n".join(["image,label,split", *rows, "a.png,lung,holdout"]))
     with pytest.raises(FileProblems) as error:
         read_tiles(tmp_path / "in" / "t.csv")
-    messages = ["line 2 too", "outside the folder", "cannot be read", "does not exist", "no image", "no tissue", "line 2 too"]
+    messages = [
+        "line 2 too",
+        "outside the folder",
+        "cannot be read",
+        "does not exist",
+        "no image",
+        "no tissue",
+        "line 2 too",
+    ]
     assert len(error.value.problems) == len(messages)
     for line, (problem, message) in enumerate(zip(error.value.problems, messages, strict=True), 3):
         assert f"t.csv:{line}: " in problem and message in problem
@@ -97,7 +113,11 @@ def test_every_bad_row_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "content, message",
-    [("image\na.png\n", "missing columns: tissue or organ or label"), ("", "missing columns"), ("\xff", "cannot be read")],
+    [
+        ("image\na.png\n", "missing columns: tissue or organ or label"),
+        ("", "missing columns"),
+        ("\xff", "cannot be read"),
+    ],
 )
 def test_tables_that_cannot_be_read(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
@@ -122,12 +142,13 @@ def test_the_question(tmp_path):
     (user,) = tissue_messages(["colon", "lung"], 1)
     assert "Name the most likely of" in user["content"] and user["content"].endswith(":\n1. 'Tissue1'")
     (user,) = tissue_messages(["colon", "lung"], 5)
-    assert "Name the 5 most likely of" in user["content"] and user["content"].endswith("1. 'Tissue1'\n...\n5. 'Tissue5'")
+    assert "Name the 5 most likely of" in user["content"] and user["content"].endswith(
+        "1. 'Tissue1'\n...\n5. 'Tissue5'"
+    )
 
 
 @pytest.mark.parametrize(
-    "name, packed, tissues",
-    [("histology_lc25000_lung", "images.tar", 3), ("histology_monuseg", "tiles.tar", 7)],
+    "name, packed, tissues", [("histology_lc25000_lung", "images.tar", 3), ("histology_monuseg", "tiles.tar", 7)]
 )
 def test_real_tiles(shared_data, tmp_path, name, packed, tissues):
     """Every row of a real table is a tile, and no cluster or slide is in train and test."""

@@ -89,7 +89,13 @@ def test_every_bad_record_is_named(folder):
     with pytest.raises(FileProblems) as error:
         read_questions(write(folder / "trainset.json", rows))
     assert [problem.split(": ", 1)[0].rsplit(":")[-1] for problem in error.value.problems] == list("2345678")
-    wanted = ["does not exist", "outside the folder", "answer must be a text", "'maybe' is none of", "that of record 1 too"]
+    wanted = [
+        "does not exist",
+        "outside the folder",
+        "answer must be a text",
+        "'maybe' is none of",
+        "that of record 1 too",
+    ]
     for problem, part in zip(error.value.problems, [*wanted, "no image", "must be an object"], strict=True):
         assert part in problem
     for content, message in (("{", "neither a JSON list nor JSON Lines"), ("[]", "holds no questions")):
@@ -160,7 +166,9 @@ def test_path_vqa(folder):
     (folder / "val_qa.pkl").write_bytes(pickle.dumps(rows))
     questions, report = read_questions(folder / "val_qa.pkl")
     assert [(q.answer, q.kind) for q in questions] == [("neutrophils", "open"), ("no", "closed")]
-    assert questions[0].image == folder / "images" / "val" / "val_0261.jpg" and report.startswith("2 questions on 1 images")
+    assert questions[0].image == folder / "images" / "val" / "val_0261.jpg" and report.startswith(
+        "2 questions on 1 images"
+    )
 
 
 class Harmful:
@@ -185,7 +193,9 @@ def test_a_pickle_cannot_run_anything(folder, monkeypatch):
 def test_boxes_of_slake(folder):
     image = folder / "imgs" / "xmlab1" / "source.jpg"
     assert read_boxes(image) == {}
-    image.with_name("detection.json").write_text('[{"Liver": [1, 2, 3.5, 4]}, {"Lung": [0, 0, 2, 2]}, {"Lung": [4, 0, 2, 2]}]')
+    image.with_name("detection.json").write_text(
+        '[{"Liver": [1, 2, 3.5, 4]}, {"Lung": [0, 0, 2, 2]}, {"Lung": [4, 0, 2, 2]}]'
+    )
     assert read_boxes(image) == {"Liver": [[1, 2, 4.5, 6]], "Lung": [[0, 0, 2, 2], [4, 0, 6, 2]]}
     image.with_name("detection.json").write_text('[{"Liver": [1, 2]}]')
     with pytest.raises(InputError, match="not of SLAKE's form"):

@@ -68,4 +68,6 @@ def test_a_run_that_is_stopped_is_not_evaluated(tmp_path):
 def test_an_adapter_keeps_its_own_rank(tmp_path):
     config = disease_demo.complete(TrainConfig(adapter="runs/sft/adapter"), disease_demo.ALIGN, tmp_path)
     assert config.lora_rank is None and config.lr == disease_demo.ALIGN["lr"]
-    assert disease_demo.complete(TrainConfig(), disease_demo.ALIGN, tmp_path).lora_rank == disease_demo.ALIGN["lora_rank"]
+    assert (
+        disease_demo.complete(TrainConfig(), disease_demo.ALIGN, tmp_path).lora_rank == disease_demo.ALIGN["lora_rank"]
+    )

@@ -37,7 +37,10 @@ def test_it_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsy
         assert listed[0] == f"1. {record.id.split('-')[2]}" or " " in listed[0]
         assert len({line.split(". ")[1] for line in listed} & set(PANNUKE_TISSUES)) == 5
 
-    assert train.main(["--loss", "sft", "--demo", "tissue", "--device", "cpu", "--steps", "2", "--out", f"{tmp_path}/b"]) == 0
+    assert (
+        train.main(["--loss", "sft", "--demo", "tissue", "--device", "cpu", "--steps", "2", "--out", f"{tmp_path}/b"])
+        == 0
+    )
     assert "building" not in capsys.readouterr().out
     steps = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in steps if "loss" in row] == [1, 2]  # the user's settings win

@@ -24,7 +24,8 @@ def save(folder, name, firsts, cases=None, training=True):
     portrait = folder / "face.png"
     Image.new("RGB", (4, 4)).save(portrait)
     cases = cases or [
-        Case(f"c{i}", NAMES[t], observed=(Term("", "Ptosis & <b>more</b>"),), image=portrait) for i, t in enumerate(TRUTHS)
+        Case(f"c{i}", NAMES[t], observed=(Term("", "Ptosis & <b>more</b>"),), image=portrait)
+        for i, t in enumerate(TRUTHS)
     ]
     lists = [[NAMES[f], *(n for n in NAMES if n != NAMES[f])][:3] if f is not None else [] for f in firsts]
     upstream = Upstream([NAMES[:2]] * len(cases), [NAMES[-1:]] * len(cases))
@@ -51,11 +52,7 @@ def test_the_tables_by_hand(runs):
     # Kappa first, then Alpha, Beta: Alpha is second, Beta third, Gamma not among three, and one empty list
     assert half.ranks() == {1: 4, 2: 1, 3: 1, 0: 2}
     assert half.confusions() == [(NAMES[0], NAMES[4], 1), (NAMES[1], NAMES[4], 1), (NAMES[2], NAMES[4], 1)]
-    assert half.by_commonness() == [
-        ("none", 4, 0.5, 0.5),
-        ("1", 2, 0.5, 1.0),
-        ("10-29", 2, 0.5, 1.0),
-    ]
+    assert half.by_commonness() == [("none", 4, 0.5, 0.5), ("1", 2, 0.5, 1.0), ("10-29", 2, 0.5, 1.0)]
     tests = {row["metric"]: row for row in paired_tests([good, half])}
     assert tests["top_1"]["value"] == 0.5 and tests["top_1"]["p"] == pytest.approx(2 / 16, abs=0.02)
 

@@ -24,7 +24,13 @@ from tests.reference.weights import TINY_LLAMA
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 NAMES = [syndrome.name for syndrome in load_syndromes()]
 # names that begin another, end in marks that tokenizers join to a line break, or hold odd characters
-AWKWARD = ["Noonan syndrome", "Noonan syndrome 12", "Noonan syndrome (PTPN11)", "Zoë–Müller's [type] 'IV'", "5p- syndrome"]
+AWKWARD = [
+    "Noonan syndrome",
+    "Noonan syndrome 12",
+    "Noonan syndrome (PTPN11)",
+    "Zoë–Müller's [type] 'IV'",
+    "5p- syndrome",
+]
 AWKWARD += ["A;B"]
 PROMPTS = [diagnosis_messages(note) for note in ("A boy with ptosis.", "A 3-year-old girl is referred.", "Seizures.")]
 
@@ -152,7 +158,11 @@ def test_scores_follow_the_names_as_given(setting):
 
 def test_what_cannot_be_listed(setting):
     model, tokenizer = setting
-    for names, message in (([], "no known names"), (["a", " .. "], "cannot stand in a list"), (["a\nb"], "cannot stand")):
+    for names, message in (
+        ([], "no known names"),
+        (["a", " .. "], "cannot stand in a list"),
+        (["a\nb"], "cannot stand"),
+    ):
         with pytest.raises(InputError, match=message):
             ListGrammar(tokenizer, names)
     small = init_model(TINY_LLAMA | {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": 40})

@@ -32,7 +32,10 @@ def test_the_terms_are_those_of_training(pictured, capsys):  # noqa: F811
     assert list(terms)[0] == "ranking" and terms["loss"] != pytest.approx(1.1 * 0.6931, abs=1e-3)
     assert sum(value for name, value in terms.items() if name != "loss") == pytest.approx(terms["loss"], abs=5e-5)
     more = ["--adapter", f"{pictured}/run/adapter", "--data", f"{pictured}/one.jsonl", "--out", f"{pictured}/again"]
-    assert train.main(arguments(pictured, "--loss", "fire", "--steps", "1", "--eval-data", f"{pictured}/one.jsonl", *more)) == 0
+    assert (
+        train.main(arguments(pictured, "--loss", "fire", "--steps", "1", "--eval-data", f"{pictured}/one.jsonl", *more))
+        == 0
+    )
     first = json.loads((pictured / "again" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["eval/loss"] == pytest.approx(1.1 * 0.693147, abs=1e-4)  # there the adapter is the reference
 

@@ -6,9 +6,27 @@ import pytest
 
 from mint.data.cases import Case
 from mint.evaluation.disease import Upstream, average, format_table, score_lists
-from mint.evaluation.metrics import KnownDiseases, avoidance, car, coverage, equals, matches, normalize, score_list, similarity
+from mint.evaluation.metrics import (
+    KnownDiseases,
+    avoidance,
+    car,
+    coverage,
+    equals,
+    matches,
+    normalize,
+    score_list,
+    similarity,
+)
 
-NAMES = ["Noonan syndrome 1", "noonan syndrome", "Noonan-like syndrome", "Marfan syndrome", "Kabuki syndrome 2", "", "x"]
+NAMES = [
+    "Noonan syndrome 1",
+    "noonan syndrome",
+    "Noonan-like syndrome",
+    "Marfan syndrome",
+    "Kabuki syndrome 2",
+    "",
+    "x",
+]
 
 
 def test_normalize():

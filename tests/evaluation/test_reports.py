@@ -10,15 +10,7 @@ from PIL import Image
 import evaluate
 from mint.demo.tiny_model import TOWER, write_base
 from mint.errors import InputError
-from mint.evaluation.reports import (
-    LONGEST,
-    by_finding,
-    read_findings,
-    rouge_l,
-    score_report,
-    stated,
-    summarize,
-)
+from mint.evaluation.reports import LONGEST, by_finding, read_findings, rouge_l, score_report, stated, summarize
 from mint.evaluation.vqa import words
 
 REFERENCE = "The heart is enlarged. There is a small left pleural effusion. No pneumothorax or focal consolidation."
@@ -103,7 +95,9 @@ def test_the_command_on_iu_xray(tmp_path, capsys):
     assert [len(row["images"]) for row in saved] == [2, 1] and saved[0]["reference"] == REFERENCE
     assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"]) >= {"bleu_4", "meteor", "f1"}
     *_, summary, saved_in = printed.splitlines()
-    assert "BLEU-1 " in summary and saved_in == f"saved in {tmp_path}/out: findings.csv, metrics.json, predictions.jsonl"
+    assert (
+        "BLEU-1 " in summary and saved_in == f"saved in {tmp_path}/out: findings.csv, metrics.json, predictions.jsonl"
+    )
     assert (tmp_path / "out" / "findings.csv").read_text().startswith("finding,shared,told,true\n")
     assert evaluate.main([*command, "--split", "val", "--device", "cpu", "--out", f"{tmp_path}/other"]) != 0
     assert "no split 'val'" in capsys.readouterr().err

@@ -84,7 +84,9 @@ def test_the_numbers_are_the_models(halves):
                 text = getattr(record, side).replace("<mask>", "").replace("</mask>", "")
                 answer = tokenizer.encode_answer(text, chat=True)
                 with torch.no_grad():
-                    logps = model(torch.tensor([prompt + answer]), reader([file]))[0, len(prompt) - 1 : -1].log_softmax(-1)
+                    logps = model(torch.tensor([prompt + answer]), reader([file]))[0, len(prompt) - 1 : -1].log_softmax(
+                        -1
+                    )
                 inside = [token for token in range(len(answer)) if _in_span(tokenizer, text, token)]
                 expected = sum(logps[i, answer[i]].item() for i in inside)
                 assert getattr(pair, side + suffix) == pytest.approx(expected, abs=1e-4)

@@ -213,7 +213,11 @@ def test_divergences_under_a_head_of_half_precision(monkeypatch):
     results = []
     for numbers in (lambda x: token_stats(x, head, targets, ref_hidden, kl_forward=True, kl_reverse=True)[2:], None):
         states = (hidden if numbers else hidden.double()).clone().requires_grad_()
-        kls = numbers(states) if numbers else plain(states, head.double(), targets, ref_hidden.double(), head.double())[2:]
+        kls = (
+            numbers(states)
+            if numbers
+            else plain(states, head.double(), targets, ref_hidden.double(), head.double())[2:]
+        )
         results.append([torch.autograd.grad(kl.sum(), states, retain_graph=True)[0].double() for kl in kls])
     for found, true in zip(*results, strict=True):
         assert (found - true).norm() < 0.01 * true.norm()

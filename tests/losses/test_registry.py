@@ -11,7 +11,7 @@ from mint.losses.base import PRESETS
 from mint.losses.check import check_loss
 from mint.losses.testing import answer_stats
 
-CUSTOM = '''
+CUSTOM = """
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def without_its_field(chosen, rejected): ...
 def field_of_a_statistic(chosen, rejected, prompt): ...
 
 number = 3
-'''
+"""
 
 
 @pytest.fixture

@@ -124,11 +124,17 @@ def test_mdpo_without_images_is_dpo_and_its_anchor():
 def test_a_term_without_weight_asks_for_nothing():
     fire = load_loss("fire").needs
     assert fire.kl_forward and fire.kl_reverse and fire.corrupted_image and fire.corrupted_rejected
-    for options, name in (({"lam": 0.0}, "kl_forward"), ({"lam": 1.0}, "kl_reverse"), ({"gamma": 0.0}, "corrupted_image")):
+    for options, name in (
+        ({"lam": 0.0}, "kl_forward"),
+        ({"lam": 1.0}, "kl_reverse"),
+        ({"gamma": 0.0}, "corrupted_image"),
+    ):
         assert not getattr(load_loss("fire", options).needs, name)
     assert not load_loss("fire", {"visual": "chosen"}).needs.corrupted_rejected
     masked = load_loss("mask-dpo", {"beta": 0.5})
-    assert not (masked.needs.kl_forward or masked.needs.kl_reverse or masked.needs.corrupted_image) and masked.needs.spans
+    assert (
+        not (masked.needs.kl_forward or masked.needs.kl_reverse or masked.needs.corrupted_image) and masked.needs.spans
+    )
     sides, _ = statistics(random_numbers(6))
     plain = {name: sides[name] for name in SIDES[:2]}
     torch.testing.assert_close(masked(**plain).loss, fire_loss(**plain, beta=0.5, alpha=0.0, gamma=0.0).loss)

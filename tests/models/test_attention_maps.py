@@ -34,7 +34,9 @@ def test_the_weights_are_those_that_are_used(changes):
     assert weights.shape == (3, 12, 12)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 12))
     assert weights.triu(1).abs().max() == 0
-    for mine, own, got in zip(weights, values[1::2], received, strict=True):  # each layer projects twice: for us, then itself
+    for mine, own, got in zip(
+        weights, values[1::2], received, strict=True
+    ):  # each layer projects twice: for us, then itself
         torch.testing.assert_close(mine @ own, got, atol=1e-6, rtol=1e-5)
     if "sliding_window" in changes:
         assert weights.tril(-4).abs().max() == 0

@@ -169,7 +169,10 @@ NORM = "model.norm.weight"
     "edit, message",
     [
         (lambda t: t.pop(NORM), "lacks weights: model.norm.weight"),
-        (lambda t: t.update({"model.extra": torch.zeros(1)}), "holds 'model.extra', which this llama model has no place"),
+        (
+            lambda t: t.update({"model.extra": torch.zeros(1)}),
+            "holds 'model.extra', which this llama model has no place",
+        ),
         (lambda t: t.update({NORM: torch.zeros(31)}), r"model.norm.weight is \(31,\), config.json asks for \(32,\)"),
     ],
 )

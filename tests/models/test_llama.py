@@ -126,7 +126,10 @@ def test_a_trained_checkpoint_tells_its_story(shared_data, tmp_path):
         ({"rope_scaling": "llama3"}, "setting of the wrong type"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "rope scaling 'yarn' is not supported"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2}}, "lacks low_freq_factor"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "some layers"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            "some layers",
+        ),
     ],
 )
 def test_unsupported_settings_are_named(change, message):
@@ -144,7 +147,9 @@ def test_rope_frequencies_by_hand():
     torch.testing.assert_close(plain, torch.tensor([1.0, 0.1]))
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = 16
-    scaled = rope_frequencies(LlamaConfig.from_dict(TINY_LLAMA | {"head_dim": 4, "rope_theta": 100.0, "rope_scaling": scaling}))
+    scaled = rope_frequencies(
+        LlamaConfig.from_dict(TINY_LLAMA | {"head_dim": 4, "rope_theta": 100.0, "rope_scaling": scaling})
+    )
     # 16 / 2 pi = 2.546 turns lie between 1 and 4: a blend of 0.5155; 0.2546 turns are below 1: a full stretch by 8
     blend = (16 / (2 * torch.pi) - 1) / 3
     torch.testing.assert_close(scaled, torch.tensor([blend + (1 - blend) / 8, 0.1 / 8]))
@@ -160,7 +165,8 @@ def pairs():
 
 
 @pytest.mark.parametrize(
-    "name, backend", [("llama3", "dense"), ("llama3", "flex"), ("llama3", "split"), ("mistral", "dense"), ("mistral", "flex")]
+    "name, backend",
+    [("llama3", "dense"), ("llama3", "flex"), ("llama3", "split"), ("mistral", "dense"), ("mistral", "flex")],
 )
 @torch.no_grad()
 def test_packed_hidden_states_equal_those_of_each_sequence_alone(name, backend, tmp_path):

@@ -90,7 +90,10 @@ def test_places_and_features_must_agree():
         ("all-linear", ("model.language_model.layers.",)),
         ("vision_tower", ("model.vision_tower.encoder.",)),
         ("multi_modal_projector,lm_head", ("model.multi_modal_projector.linear_", "lm_head")),
-        ("vision_tower.encoder.layers.0.mlp, o_proj", ("model.vision_tower.encoder.layers.0.mlp.fc", "model.language_model.")),
+        (
+            "vision_tower.encoder.layers.0.mlp, o_proj",
+            ("model.vision_tower.encoder.layers.0.mlp.fc", "model.language_model."),
+        ),
     ],
 )
 def test_adapters_reach_each_part(targets, beginnings, tmp_path):

@@ -172,11 +172,15 @@ def test_chats_with_images(source):
     model, tokenizer, processor = load_model(out), load_tokenizer(out), load_processor(out)
     Image.new("RGB", (60, 30), (9, 9, 9)).save(folder / "x.png")
     slots = ImageSlots(*model.image_slots, processor)
-    ids = encode_with_images(tokenizer, [{"role": "user", "content": "Is there an <image>?"}], [str(folder / "x.png")], slots)
+    ids = encode_with_images(
+        tokenizer, [{"role": "user", "content": "Is there an <image>?"}], [str(folder / "x.png")], slots
+    )
     assert ids.count(VOCABULARY) == PATCHES and ids[0] == BOS
     first = ids.index(VOCABULARY)
     assert tokenizer.decode(ids[:first], False).replace(" ", "") == "<s>[INST]"
-    assert tokenizer.decode(ids[first + PATCHES :], False).replace(" ", "") == "\nIsthere an<image>?[/INST]".replace(" ", "")
+    assert tokenizer.decode(ids[first + PATCHES :], False).replace(" ", "") == "\nIsthere an<image>?[/INST]".replace(
+        " ", ""
+    )
     answer = tokenizer.encode_answer("no", chat=True)
     assert answer[-1] == EOS and tokenizer.decode(answer[:-1]).strip() == "no"
     pixels = ImageReader(processor)([str(folder / "x.png")])["pixel_values"][0]

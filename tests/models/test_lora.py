@@ -64,7 +64,9 @@ def test_forward_is_the_formula(rslora, scaling):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("tokens", [5, 70])  # the gradients of A and B through narrow products, and through the weight's
+@pytest.mark.parametrize(
+    "tokens", [5, 70]
+)  # the gradients of A and B through narrow products, and through the weight's
 def test_folded_and_separate_paths_agree_in_value_and_gradient(tokens, dtype, tolerance):
     layer = make_layer(rank=8, size=(16, 12)).to(dtype)
     narrow, dense = lora._backward_operations(tokens, layer.weight, 8)

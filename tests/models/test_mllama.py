@@ -81,7 +81,10 @@ def with_images(batch):
 
 def test_packed_pairs_have_the_states_they_have_alone(model):
     """Each answer, in a row with other pairs, sees its own image and no other; distinct images are given once."""
-    twice = [*pairs(), EncodedPair("again", *[pairs()[0].prompt, pairs()[0].rejected, pairs()[0].chosen], images=("a",))]
+    twice = [
+        *pairs(),
+        EncodedPair("again", *[pairs()[0].prompt, pairs()[0].rejected, pairs()[0].chosen], images=("a",)),
+    ]
     batch = with_images(collate(twice, row_length=32))
     assert batch.images["pixel_values"].shape[0] == 2 and len(batch.images["order"]) == 3
     together = model.hidden_states(batch).flatten(0, 1)

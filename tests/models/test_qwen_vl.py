@@ -62,7 +62,9 @@ def pairs():
 
     def pair(name, length, files):
         ids = tokens(name)[0].tolist()
-        return EncodedPair(name, ids[:length], ids[length : length + 3], [*ids[length + 1 : length + 4], 7], images=files)
+        return EncodedPair(
+            name, ids[:length], ids[length : length + 3], [*ids[length + 1 : length + 4], 7], images=files
+        )
 
     return [pair("square", 10, ("a",)), pair("text", 6, ()), pair("wide", 20, ("b",))]
 
@@ -131,7 +133,10 @@ def test_settings_of_one_level_are_read():
     """As the first checkpoints have them: no text_config, and the sections in rope_scaling."""
     flat = {key: value for key, value in TINY.items() if key != "text_config"} | {**TEXT, "model_type": "qwen2_5_vl"}
     rope = flat.pop("rope_parameters")
-    flat |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
+    flat |= {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+    }
     flatter = QwenVL(QwenVLConfig.from_dict(flat)).eval()
     model = build("qwen_vl")
     flatter.load_state_dict(model.state_dict())

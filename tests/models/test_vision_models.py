@@ -13,7 +13,11 @@ from mint.models.lora import add_lora, load_adapter, lora_layers, save_adapter
 from tests.reference import llava_inputs, mllama_inputs, qwen3_vl_inputs, qwen_vl_inputs
 from tests.reference.weights import drawn_adapter
 
-OLDER = [(r"^lm_head\.", "language_model.lm_head."), (r"^model\.language_model\.", "language_model.model."), (r"^model\.", "")]
+OLDER = [
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^model\.", ""),
+]
 FAMILIES = {  # the inputs' module, an input, its images, from our names to those of the file that transformers writes
     "llava": (llava_inputs, "llama", lambda: {"pixel_values": llava_inputs.pixels()}, OLDER),
     "mllama": (mllama_inputs, "rows", lambda: mllama_inputs.images("rows"), OLDER),
@@ -52,7 +56,9 @@ def test_adapters_are_pefts(family, tmp_path):
     """PEFT's logits with the same factors on every part, under the names that PEFT stores."""
     model = add_lora(build(family), rank=2, alpha=4, targets=family.inputs.ADAPTED)
     layers = lora_layers(model)
-    ours = {f"{name}.{f}.weight": getattr(layer, f).weight for name, layer in layers.items() for f in ("lora_A", "lora_B")}
+    ours = {
+        f"{name}.{f}.weight": getattr(layer, f).weight for name, layer in layers.items() for f in ("lora_A", "lora_B")
+    }
     factors = drawn_adapter({name: weight.shape for name, weight in ours.items()}, family.inputs.SEED)
     with torch.no_grad():
         for name, weight in ours.items():
@@ -62,7 +68,9 @@ def test_adapters_are_pefts(family, tmp_path):
     assert sorted(load_file(tmp_path / "adapter_model.safetensors")) == family.record["adapter"]
     targets = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
     named = [name for name, _ in model.named_modules() if name.endswith(tuple(f".{target}" for target in targets))]
-    assert set(named) | set(targets).intersection(layers) == set(layers)  # PEFT adapts whatever ends so, and nothing else
+    assert set(named) | set(targets).intersection(layers) == set(
+        layers
+    )  # PEFT adapts whatever ends so, and nothing else
 
 
 @pytest.mark.parametrize("full_names", [False, True])
@@ -110,7 +118,9 @@ def test_older_names_are_read(family, tmp_path):
     for stored in (written, first):
         save_file(stored, file)
         again = load_model(tmp_path / "new").state_dict()
-        assert again.keys() == tensors.keys() and all(torch.equal(again[name], value) for name, value in tensors.items())
+        assert again.keys() == tensors.keys() and all(
+            torch.equal(again[name], value) for name, value in tensors.items()
+        )
 
 
 def test_activation_checkpointing_keeps_less_and_changes_nothing(family):

@@ -51,7 +51,11 @@ def test_what_onednn_would_copy_or_round_goes_to_pytorch(calls):
         assert out.dtype == x.dtype
         torch.testing.assert_close(out, x @ weight.to(x.dtype).t())
     with torch.autocast("cpu", torch.bfloat16):
-        assert products.product(random(7, 24), weight).dtype == products.linear(random(7, 24), weight).dtype == torch.bfloat16
+        assert (
+            products.product(random(7, 24), weight).dtype
+            == products.linear(random(7, 24), weight).dtype
+            == torch.bfloat16
+        )
     assert not calls
 
 

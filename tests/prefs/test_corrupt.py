@@ -23,7 +23,9 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for name in ("a", "b", "c", "d"):
-        Image.fromarray(rng.integers(90, 160, (*SIZE[::-1], 3)).astype(np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(rng.integers(90, 160, (*SIZE[::-1], 3)).astype(np.uint8)).save(
+            tmp_path / "images" / f"{name}.png"
+        )
     mask = np.zeros(SIZE[::-1], dtype=np.uint8)
     mask[10:25, 30:50] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -31,7 +33,13 @@ def folder(tmp_path):
     rows = [
         {"id": "a", "images": ["images/a.png"], "mask": "mask.png", **common},
         {"id": "b", "images": ["images/b.png"], "boxes": [[0, 0, 10, 20], [50, 30, 60, 40]], **common},
-        {"id": "c", "images": ["images/c.png"], "polygons": [[[20, 10], [40, 10], [40, 30], [20, 30]]], "score": 3, **common},
+        {
+            "id": "c",
+            "images": ["images/c.png"],
+            "polygons": [[[20, 10], [40, 10], [40, 30], [20, 30]]],
+            "score": 3,
+            **common,
+        },
         {"id": "d", "images": ["images/d.png"], **common},
         {"id": "text", **common},
     ]
@@ -48,7 +56,8 @@ def corrupt(folder, *extra):
     for name, record in records.items():
         if record.images:
             before, after = (
-                np.asarray(Image.open(folder / file[0])).astype(int) for file in (record.images, record.corrupted_images)
+                np.asarray(Image.open(folder / file[0])).astype(int)
+                for file in (record.images, record.corrupted_images)
             )
             changed[name] = (after - before, after) if after.shape == before.shape else (None, after)
     return records, changed
@@ -230,7 +239,9 @@ def test_a_clip_finds_the_place(folder, monkeypatch):
     monkeypatch.setattr(ClipSaliency, "heat", lambda *_: heat)
     mask = saliency(Image.new("RGB", (120, 80)), "a mass")
     rows, columns = np.nonzero(mask)  # the middle 80 x 80, patches of 10: row 2 and columns 1 to 6
-    assert mask.shape == (80, 120) and (rows.min(), rows.max()) == (20, 29) and (columns.min(), columns.max()) == (30, 89)
+    assert (
+        mask.shape == (80, 120) and (rows.min(), rows.max()) == (20, 29) and (columns.min(), columns.max()) == (30, 89)
+    )
     records, changed = corrupt(folder, "--clip", f"{folder}/clip")
     assert 0 < (changed["d"][0] != 0).any(-1).mean() < 0.2  # no longer everywhere
 

@@ -56,7 +56,9 @@ def test_pairs_by_hand(asked):
     }
     assert second["edit"]["right"] and second["chosen"].replace("<mask>", "").replace("</mask>", "") == ANSWERS["right"]
     assert (third["chosen"], third["rejected"]) == ("<mask>No</mask>", "<mask>Yes</mask>")
-    assert rejects == [{"id": "other", "answer": ANSWERS["other"], "edited": None, "why": "are not judged by the editor"}]
+    assert rejects == [
+        {"id": "other", "answer": ANSWERS["other"], "edited": None, "why": "are not judged by the editor"}
+    ]
     assert str(report) == (
         "3 pairs (33.3 % right as they stood; 80.0 % of their words kept); 1 answers that are not judged by the editor"
     )  # of 7, 7 and 1 words all but one
@@ -96,7 +98,15 @@ def test_every_bad_line_is_named(tmp_path):
     (tmp_path / "x.jsonl").write_text("\n".join([json.dumps(good), *bad]))
     with pytest.raises(FileProblems) as error:
         read_asked(tmp_path / "x.jsonl")
-    wanted = ["invalid JSON", "an object", "a file name", "must be a text", "no truth", "wrong form", "that of line 1 too"]
+    wanted = [
+        "invalid JSON",
+        "an object",
+        "a file name",
+        "must be a text",
+        "no truth",
+        "wrong form",
+        "that of line 1 too",
+    ]
     assert all(part in problem for part, problem in zip(wanted, error.value.problems, strict=True))
     (tmp_path / "x.jsonl").write_text("\n")
     with pytest.raises(InputError, match="holds no records"):
@@ -138,7 +148,10 @@ def test_the_command(setting, monkeypatch, capsys):  # noqa: F811
     [
         (["--editor", "model"], "--editor model needs --editor-model"),
         (["--editor", "chat", "--editor-model", "x"], "--editor chat needs --url"),
-        (["--editor", "chat", "--editor-model", "x", "--url", "https://example.org/v1", "--key-name", "NO_KEY"], "set NO_KEY"),
+        (
+            ["--editor", "chat", "--editor-model", "x", "--url", "https://example.org/v1", "--key-name", "NO_KEY"],
+            "set NO_KEY",
+        ),
     ],
 )
 def test_flags_that_do_not_fit(setting, capsys, extra, message):  # noqa: F811

@@ -99,7 +99,9 @@ def test_views_have_the_truth_of_their_own_masks(table, tmp_path):
         if "view" not in name:
             continue
         assert view.shape[0] >= 0.6 * 40 - 1 and view.shape[1] >= 0.6 * 60 - 1
-        place = [(p, flip) for flip in (False, True) if (p := _find(view[:, ::-1] if flip else view, whole)) is not None]
+        place = [
+            (p, flip) for flip in (False, True) if (p := _find(view[:, ::-1] if flip else view, whole)) is not None
+        ]
         ((top, left), flip) = place[0]
         mirrored += flip
         seen = source.mask[top : top + view.shape[0], left : left + view.shape[1]]
@@ -162,7 +164,11 @@ def test_real_ultrasounds(shared_data, tmp_path):
         archive.extractall(tmp_path, filter="data")
     (tmp_path / "labels.tsv").write_bytes((source / "labels.tsv").read_bytes())
     counts = write_lesion_questions(tmp_path / "labels.tsv", tmp_path)
-    shares = [np.argwhere(one.mask).mean(0) / one.mask.shape for one in read_lesions(tmp_path / "labels.tsv") if one.mask.any()]
+    shares = [
+        np.argwhere(one.mask).mean(0) / one.mask.shape
+        for one in read_lesions(tmp_path / "labels.tsv")
+        if one.mask.any()
+    ]
     central = sum(bool((abs(share - 0.5) < 0.05).all()) for share in shares)  # neither left nor right, upper nor lower
     assert len(shares) == 457 and central < 30
     asked = sum(counts[name] for name in ("lessons.jsonl", "questions.jsonl", "test.jsonl"))

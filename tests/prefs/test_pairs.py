@@ -76,11 +76,15 @@ def test_label_first_and_disease_only():
     assert all(parse_list(row["chosen"]) == [row["disease"]] for row in rows)
 
 
-@pytest.mark.parametrize("settings", [{"label_first": True}, {"answer": "disease"}, {"label_first": True, "answer": "disease"}])
+@pytest.mark.parametrize(
+    "settings", [{"label_first": True}, {"answer": "disease"}, {"label_first": True, "answer": "disease"}]
+)
 def test_the_truth_is_chosen_and_never_rejected(settings):
     """Two of these cases are the only ones of their disease, which then ranks last."""
     cohort = [*COHORT, case("5", "D", "w"), case("6", "D", "w")]
-    pairs = make_pairs(cohort, NaiveBayesRanker(cohort), PairSettings(top_k=2, bottom_q=2, **settings), PairReport(), False)
+    pairs = make_pairs(
+        cohort, NaiveBayesRanker(cohort), PairSettings(top_k=2, bottom_q=2, **settings), PairReport(), False
+    )
     for row in pairs:
         chosen, rejected = parse_list(row["chosen"]), parse_list(row["rejected"])
         assert chosen[0] == row["disease"] and len(chosen) == (1 if "answer" in settings else 2)

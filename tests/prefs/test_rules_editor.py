@@ -104,8 +104,12 @@ def test_words_kept_by_hand():
 def test_no_text_is_too_odd():
     """Word salad is read, edited and edited again without an error; what is true already stays as it is."""
     rng = random.Random(0)
-    vocabulary = "no not without left right both small large a an the effusion effusions pneumothorax nodule two 3 is are seen"
-    vocabulary += " , . ; or and but absent free of evidence yes No Yes CT MRI upper in lobe 1.5 cm 12 mm neither nor isn't may"
+    vocabulary = (
+        "no not without left right both small large a an the effusion effusions pneumothorax nodule two 3 is are seen"
+    )
+    vocabulary += (
+        " , . ; or and but absent free of evidence yes No Yes CT MRI upper in lobe 1.5 cm 12 mm neither nor isn't may"
+    )
     truths = [truth(case[1]) for case in CASES]
     for _ in range(4000):
         answer = " ".join(rng.choices(vocabulary.split(" "), k=rng.randint(0, 12)))

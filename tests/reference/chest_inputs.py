@@ -4,11 +4,7 @@ from torch import Tensor
 
 PROCESSORS = {
     "CLIPImageProcessor": {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}},
-    "LlavaImageProcessor": {
-        "size": {"shortest_edge": 224},
-        "crop_size": {"height": 224, "width": 224},
-        "do_pad": True,
-    },
+    "LlavaImageProcessor": {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_pad": True},
     "MllamaImageProcessor": {"size": {"height": 224, "width": 224}, "max_image_tiles": 4},
     "Qwen2VLImageProcessor": {"size": {"shortest_edge": 3136, "longest_edge": 200704}},
     "ViltImageProcessor": {"size": {"shortest_edge": 384}, "size_divisor": 32},

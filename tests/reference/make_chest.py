@@ -19,6 +19,7 @@ from tests.reference.chest_inputs import PROCESSORS, summary
 
 HERE = Path(__file__).parent
 
+
 def main(folder: str) -> None:
     torch.set_num_threads(1)
     record: dict = {"transformers": transformers.__version__, "images": {}}

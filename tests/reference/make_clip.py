@@ -30,7 +30,9 @@ def main() -> None:
         model.load_state_dict(weights(shapes), strict=False)
         out = model(input_ids=tokens, pixel_values=pixels(), attention_mask=mask)
         results[f"{name}.logits"] = out.logits_per_image.contiguous()
-        results[f"{name}.logits_without_mask"] = model(input_ids=tokens, pixel_values=pixels()).logits_per_image.contiguous()
+        results[f"{name}.logits_without_mask"] = model(
+            input_ids=tokens, pixel_values=pixels()
+        ).logits_per_image.contiguous()
         results[f"{name}.text"], results[f"{name}.image"] = out.text_embeds, out.image_embeds
         states = model.vision_model(pixels(), output_hidden_states=True).hidden_states
         results[f"{name}.states"] = states[-2]

@@ -59,7 +59,9 @@ def main() -> None:
     for name, size in SIZES.items():
         for key, value in processor([picture(size)], return_tensors="pt").items():
             if key != "num_tiles":
-                results[f"processor.{name}.{key}"] = value[..., ::3, ::3].contiguous() if key == "pixel_values" else value
+                results[f"processor.{name}.{key}"] = (
+                    value[..., ::3, ::3].contiguous() if key == "pixel_values" else value
+                )
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         with safe_open(Path(folder) / "model.safetensors", "pt") as file:

@@ -85,7 +85,7 @@ def language_model(name: str, source: Path, folder: Path) -> tuple[dict, dict[st
         inputs = encode(processor, messages, what == "image")
         record[f"{what}_ids"] = inputs["input_ids"][0].tolist()
         with torch.no_grad():
-            results[f"{name}.{what}.logits"] = model(**inputs).logits[0, -1, :: EVERY].contiguous()
+            results[f"{name}.{what}.logits"] = model(**inputs).logits[0, -1, ::EVERY].contiguous()
         record[f"{what}_answer"], gap = greedy(model, processor, inputs)
         print(f"{name} {what}: {inputs['input_ids'].shape[1]} tokens, {record[f'{what}_answer']!r}, gap {gap:.4f}")
         if what == "image":

@@ -32,7 +32,9 @@ FAMILIES = {
 
 @torch.no_grad()
 def make(family: str, inputs: ModuleType, settings: type, kind: type) -> None:
-    config = settings(**{key: value for key, value in inputs.TINY.items() if key not in ("model_type", "architectures")})
+    config = settings(
+        **{key: value for key, value in inputs.TINY.items() if key not in ("model_type", "architectures")}
+    )
     config._attn_implementation = "eager"
     model = kind(config).float().eval()
     shapes = {key: tuple(parameter.shape) for key, parameter in model.named_parameters()}

@@ -37,7 +37,12 @@ def main() -> None:
     results["processor.mask_sums"] = made["pixel_mask"].long().sum((1, 2))
     save_file(results, HERE / "vilt.safetensors")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    record = {"versions": versions, "shapes": shapes, "processor_class": type(processor).__name__, "size": list(pixels.shape)}
+    record = {
+        "versions": versions,
+        "shapes": shapes,
+        "processor_class": type(processor).__name__,
+        "size": list(pixels.shape),
+    }
     (HERE / "vilt.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

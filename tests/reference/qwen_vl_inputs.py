@@ -62,13 +62,21 @@ INPUTS = {
     "text": [[]],
 }
 LENGTH = 40
-PROCESSOR = {"size": {"shortest_edge": 400, "longest_edge": 9000}, "patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+PROCESSOR = {
+    "size": {"shortest_edge": 400, "longest_edge": 9000},
+    "patch_size": 4,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+}
 
 
 def weights(shapes: dict[str, tuple[int, ...]], seed: int = SEED) -> dict[str, torch.Tensor]:
     """A state dict for tensors of these names and shapes; large enough for the image to matter in the logits."""
     norms = ("norm.weight", "layernorm.weight", "norm1.weight", "norm2.weight", "ln_q.weight")
-    return {name: draw(name, tuple(shape), seed, 0.2, 1.0 if name.endswith(norms) else 0.0) for name, shape in shapes.items()}
+    return {
+        name: draw(name, tuple(shape), seed, 0.2, 1.0 if name.endswith(norms) else 0.0)
+        for name, shape in shapes.items()
+    }
 
 
 def tokens(name: str) -> torch.Tensor:

@@ -43,14 +43,26 @@ IMAGES = {  # name -> mode, (width, height)
     "tall": ("L", (33, 120)),
     "small": ("RGB", (20, 25)),
 }
-PROCESSOR = {"size": {"shortest_edge": 64}, "size_divisor": 16, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]}
+PROCESSOR = {
+    "size": {"shortest_edge": 64},
+    "size_divisor": 16,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.5, 0.25, 0.2],
+}
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     """A state dict for tensors of these names and shapes; large enough for text and image to matter in the logits."""
-    one = ("layernorm_before.weight", "layernorm_after.weight", "layernorm.weight", "LayerNorm.weight", "classifier.1.weight")
+    one = (
+        "layernorm_before.weight",
+        "layernorm_after.weight",
+        "layernorm.weight",
+        "LayerNorm.weight",
+        "classifier.1.weight",
+    )
     return {
-        name: draw(name, tuple(shape), SEED, std=0.2, mean=1.0 if name.endswith(one) else 0.0) for name, shape in shapes.items()
+        name: draw(name, tuple(shape), SEED, std=0.2, mean=1.0 if name.endswith(one) else 0.0)
+        for name, shape in shapes.items()
     }
 
 

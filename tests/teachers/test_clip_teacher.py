@@ -90,12 +90,17 @@ def test_pairs_by_hand(tmp_path):
     given = [Tile("x", tmp_path / "x.png", "d"), Tile("y", tmp_path.parent / "y.png", "a")]
     report = PairReport()
     first, second = make_tissue_pairs(given, Fixed(), tmp_path, report, 2, 2)
-    assert first["chosen"] == "MOST_LIKELY_TISSUE:\n1. b\n2. c" and first["rejected"] == "MOST_LIKELY_TISSUE:\n1. d\n2. a"
+    assert (
+        first["chosen"] == "MOST_LIKELY_TISSUE:\n1. b\n2. c" and first["rejected"] == "MOST_LIKELY_TISSUE:\n1. d\n2. a"
+    )
     assert first["images"] == ["x.png"] and second["images"] == [str(tmp_path.parent / "y.png")]
     assert first["teacher"]["chosen_scores"] == [4.0, 3.0] and first["teacher"]["rejected_scores"] == [2.0, 1.0]
     assert (report.first, report.top, report.bottom, report.known) == (1, 1, 1, 2)
     forced, _ = make_tissue_pairs(given, Fixed(), tmp_path, PairReport(), 2, 2, label_first=True)
-    assert forced["chosen"].splitlines()[1:] == ["1. d", "2. b"] and forced["rejected"].splitlines()[1:] == ["1. c", "2. a"]
+    assert forced["chosen"].splitlines()[1:] == ["1. d", "2. b"] and forced["rejected"].splitlines()[1:] == [
+        "1. c",
+        "2. a",
+    ]
     alone, _ = make_tissue_pairs(given, Fixed(), tmp_path, PairReport(), 2, 2, answer="disease")
     assert alone["chosen"].splitlines()[1:] == ["1. d"]
     with pytest.raises(InputError, match="top 3 and bottom 2 of 4 tissues"):
@@ -134,5 +139,8 @@ def test_mistakes(setting, capsys, extra, message):
             Image.new("RGB", (9, 9)).save(single / name / "x.png")
     where = single if "--split" in extra else setting / "tiles"
     arguments = ["clip", "--cases", str(where), "--teacher", str(setting / "clip"), "--out", str(setting / "x.jsonl")]
-    assert generate_prefs.main([*arguments, "--device", "cpu", *(part.replace("{}/", f"{setting}/") for part in extra)]) == 2
+    assert (
+        generate_prefs.main([*arguments, "--device", "cpu", *(part.replace("{}/", f"{setting}/") for part in extra)])
+        == 2
+    )
     assert message in capsys.readouterr().err and not (setting / "x.jsonl").exists()

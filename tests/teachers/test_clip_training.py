@@ -91,7 +91,17 @@ def test_mistakes(tiles, small, tmp_path):
 def test_the_command_fits_and_ranks(tiles, small, tmp_path, capsys):
     table = tiles[0].image.parent / "tiles.csv"
     table.write_text("image,tissue\n" + "".join(f"{tile.image.name},{tile.tissue}\n" for tile in tiles))
-    arguments = ["clip", "--cases", str(table), "--fit", str(tmp_path / "clip"), "--teacher-epochs", "2", "--device", "cpu"]
+    arguments = [
+        "clip",
+        "--cases",
+        str(table),
+        "--fit",
+        str(tmp_path / "clip"),
+        "--teacher-epochs",
+        "2",
+        "--device",
+        "cpu",
+    ]
     out = tmp_path / "pairs.jsonl"
     assert generate_prefs.main([*arguments, "--out", str(out), "--top-k", "1", "--bottom-q", "2"]) == 0
     said = capsys.readouterr()

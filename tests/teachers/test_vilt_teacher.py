@@ -46,7 +46,9 @@ def cohort(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
     def tiny(labels, vocabulary, *_, **__):
-        return real(labels, vocabulary, image_size=32, patch_size=8, width=32, layers=2, heads=2, text_length=16, dropout=0.0)
+        return real(
+            labels, vocabulary, image_size=32, patch_size=8, width=32, layers=2, heads=2, text_length=16, dropout=0.0
+        )
 
     real = vilt_training.small_config
     monkeypatch.setattr(vilt_training, "small_config", tiny)
@@ -70,7 +72,9 @@ def accuracy(ranker, cases):
 
 
 def test_the_text_of_a_case():
-    case = Case("x", "d", age_years=3.5, sex="male", observed=(term("Growth delay, severe (Z < -3)"), term("Band and bone")))
+    case = Case(
+        "x", "d", age_years=3.5, sex="male", observed=(term("Growth delay, severe (Z < -3)"), term("Band and bone"))
+    )
     assert describe(case) == "Sex male, Age 3 years 6 months, Growth delay severe Z < -3, Band bone"
     absent = tuple(term(f"Sign {i}") for i in range(9))
     assert describe(Case("x", "d", excluded=absent)) == ", ".join(f"no Sign {i}" for i in range(6))

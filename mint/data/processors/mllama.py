@@ -49,7 +49,8 @@ class MllamaImageProcessor:
     def arrange(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of tiles."""
         scales = {
-            (rows, columns): min(rows * self.side / height, columns * self.side / width) for rows, columns in self.arrangements
+            (rows, columns): min(rows * self.side / height, columns * self.side / width)
+            for rows, columns in self.arrangements
         }
         enlarging = [scale for scale in scales.values() if scale >= 1]
         best = min(enlarging) if enlarging else max(scales.values())
@@ -62,7 +63,12 @@ class MllamaImageProcessor:
         canvas = Image.new("RGB", (width, height))
         canvas.paste(image)
         pixels = (torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() * self.scale - self.mean) / self.std
-        return pixels.unflatten(2, (columns, self.side)).unflatten(1, (rows, self.side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
+        return (
+            pixels.unflatten(2, (columns, self.side))
+            .unflatten(1, (rows, self.side))
+            .permute(1, 3, 0, 2, 4)
+            .flatten(0, 1)
+        )
 
     def fit(self, width: int, height: int, widest: int, highest: int) -> tuple[int, int]:
         """(width, height) on the canvas: as large as the image is, but at least one tile in the tighter direction."""

@@ -22,15 +22,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mint.cli import choose_device, read_lines, run_command
-from mint.cohorts import add_cohort_options, read_cohort
 from mint.data.cases import Case, format_list, parse_list, write_note
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths, tissue_messages
-from mint.decoding import add_decoding_options, add_image_options, load, load_vision_model, sampling, settle_decoding
 from mint.errors import InputError
-from mint.evaluation import tissue
-from mint.evaluation.compare import as_json, load_systems, markdown, paired_tests, table
-from mint.evaluation.disease import (
+from mint.evaluation.decoding import (
+    add_decoding_options,
+    add_image_options,
+    load,
+    load_vision_model,
+    sampling,
+    settle_decoding,
+)
+from mint.evaluation.folder import EvaluationFolder, add_folder_options, take_first
+from mint.evaluation.metrics import KnownDiseases
+from mint.evaluation.predictions import read_predictions
+from mint.files import make_folder, write_aside
+from mint.paths import check_paths
+from mint.tasks import tissue
+from mint.tasks.cohorts import add_cohort_options, read_cohort
+from mint.tasks.compare import as_json, load_systems, markdown, paired_tests, table
+from mint.tasks.compare_page import write_html
+from mint.tasks.disease import (
     COLUMNS,
     average,
     format_table,
@@ -41,19 +54,13 @@ from mint.evaluation.disease import (
     score_lists,
     write_prompts,
 )
-from mint.evaluation.folder import EvaluationFolder, add_folder_options, take_first
-from mint.evaluation.metrics import KnownDiseases
-from mint.evaluation.predictions import read_predictions
-from mint.evaluation.report import write_html
-from mint.evaluation.tissue_report import save_tissues
-from mint.files import make_folder, write_aside
-from mint.paths import check_paths
-from mint.teachers.base import Ranker
+from mint.tasks.tiles import add_tile_options, read_tile_options
+from mint.tasks.tissue_page import save_tissues
+from mint.tasks.visual import add_attention, add_inspect, add_report, add_sensitivity, add_vqa
 from mint.teachers.clip_teacher import TEMPLATES, load_zero_shot
 from mint.teachers.naive_bayes import NaiveBayesRanker
+from mint.teachers.ranking import Ranker
 from mint.teachers.vilt_teacher import VIEWS, load_teachers
-from mint.tissue import add_tile_options, read_tile_options
-from mint.visual import add_attention, add_inspect, add_report, add_sensitivity, add_vqa
 
 
 def add_disease(commands) -> None:

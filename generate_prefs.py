@@ -23,18 +23,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mint.cli import choose_device, read_lines, run_command
-from mint.cohorts import add_cohort_options, read_cohort
 from mint.data.cases import Case
 from mint.data.pair_images import find_images
 from mint.data.preferences import Preference, read_preferences, write_jsonl
+from mint.data.questions import read_mmedpo, read_questions
 from mint.data.views import draw_views
-from mint.data.vqa import read_mmedpo, read_questions
 from mint.data.vqa_files import SPLITS
-from mint.edits import add_edit
 from mint.errors import InputError
 from mint.files import check_unused, write_aside
 from mint.paths import check_paths
 from mint.prefs.corrupt import MODES, CorruptReport, check_places, contact_sheet, corrupt_records
+from mint.prefs.edit_command import add_edit
 from mint.prefs.lesion_questions import write_lesion_questions
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
 from mint.prefs.question_files import FILES, ask_again
@@ -42,14 +41,15 @@ from mint.prefs.saliency import ClipSaliency
 from mint.prefs.tissue_pairs import make_tissue_pairs
 from mint.progress import Progress
 from mint.synthetic.faces import fit_faces
+from mint.tasks.cohorts import add_cohort_options, read_cohort
+from mint.tasks.tiles import add_tile_options, read_tile_options
 from mint.teachers import clip_training
-from mint.teachers.base import Ranker
 from mint.teachers.clip_teacher import TEMPLATES, load_zero_shot
 from mint.teachers.clip_training import ClipSettings, fit_clip
 from mint.teachers.naive_bayes import NaiveBayesRanker
+from mint.teachers.ranking import Ranker
 from mint.teachers.vilt_teacher import load_teachers
 from mint.teachers.vilt_training import FusionSettings, check_folder, count, fit_folds, fit_teacher
-from mint.tissue import add_tile_options, read_tile_options
 
 
 def add_mml(commands) -> None:

@@ -50,11 +50,11 @@ from mint.models.lora import (
 from mint.models.serving import vllm_command
 from mint.objective import preference_loss
 from mint.optim import clip_gradients, learning_rate, make_optimizer
-from mint.plots import plot_curves
 from mint.progress import Progress
-from mint.resume import check_record, make_record
-from mint.run_directory import RunDirectory, check_run, find_checkpoint, load_checkpoint
-from mint.summary import describe_evaluation, summarize
+from mint.training.curves import plot_curves
+from mint.training.resume import check_record, make_record
+from mint.training.run_directory import RunDirectory, check_run, find_checkpoint, load_checkpoint
+from mint.training.summary import describe_evaluation, summarize
 
 FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
 DEMOS = {"disease": disease_demo, "tissue": tissue_demo, "radiograph": radiograph_demo}

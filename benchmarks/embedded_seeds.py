@@ -21,11 +21,11 @@ from mint.data.preferences import write_jsonl
 from mint.data.retrieval import Retriever, describe_cases
 from mint.demo.disease_demo import ALIGN, decode, prepare
 from mint.errors import InputError
-from mint.evaluation.disease import Upstream, average, rank_upstream, save_evaluation, score_lists
 from mint.evaluation.metrics import KnownDiseases
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.cohort import load_syndromes
 from mint.synthetic.cohort_folder import draw_cohort
+from mint.tasks.disease import Upstream, average, rank_upstream, save_evaluation, score_lists
 from mint.teachers.vilt_teacher import load_teacher
 from train import train
 

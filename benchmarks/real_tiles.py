@@ -30,9 +30,9 @@ from mint.data.tiles import HEADER, Tile, list_lengths, read_tiles, tissue_messa
 from mint.data.views import draw_views
 from mint.demo.tiny_model import TOWER, write_base
 from mint.errors import InputError
-from mint.evaluation import tissue
-from mint.evaluation.disease import Upstream
 from mint.models import load_model
+from mint.tasks import tissue
+from mint.tasks.disease import Upstream
 from mint.teachers.clip_training import ClipSettings, fit_clip
 from train import train
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from mint.config import TrainConfig
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import Tile
-from mint.evaluation import tissue
-from mint.evaluation.disease import Upstream
-from mint.evaluation.tissue_report import save_tissues
 from mint.prefs.pairs import PairReport
 from mint.prefs.tissue_pairs import make_tissue_pairs
+from mint.tasks import tissue
+from mint.tasks.disease import Upstream
+from mint.tasks.tissue_page import save_tissues
 from mint.teachers.clip_teacher import ZeroShotRanker
 from train import train
 

@@ -18,8 +18,8 @@ from mint.data.cases import format_list
 from mint.data.tiles import HEADER
 from mint.demo.tissue_demo import ALIGN, TISSUES, decode, prepare
 from mint.errors import InputError
-from mint.evaluation import tissue
 from mint.synthetic.tiles_folder import draw_tiles
+from mint.tasks import tissue
 from mint.teachers.clip_teacher import load_zero_shot
 from train import train
 

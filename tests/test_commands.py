@@ -9,10 +9,10 @@ import pytest
 
 import evaluate
 import generate_prefs
-from mint.answers import Answers
 from mint.data.cases import parse_list
 from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
+from mint.evaluation.answers import Answers
 from mint.models import load_model
 from mint.models.lora import add_lora, save_adapter
 from mint.synthetic.cohort import sample_cohort

@@ -6,8 +6,8 @@ import json
 import pytest
 
 import evaluate
-from mint import decoding
 from mint.errors import InputError
+from mint.evaluation import decoding
 from mint.paths import check_paths
 from mint.teachers import clip_teacher, vilt_teacher
 

@@ -16,7 +16,7 @@ from mint.errors import InputError
 from mint.models import load_model
 from mint.models.lora import load_adapter, lora_layers
 from mint.optim import learning_rate
-from mint.run_directory import RunDirectory
+from mint.training.run_directory import RunDirectory
 
 WORDS = ["short stature", "seizures", "ptosis", "scoliosis", "hypotonia", "cleft palate"]
 

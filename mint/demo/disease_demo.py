@@ -22,18 +22,18 @@ from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.cache import cached
 from mint.demo.tiny_model import write_base
-from mint.evaluation.disease import average, format_table, list_diseases, rank_upstream, save_evaluation, score_lists
 from mint.evaluation.metrics import KnownDiseases
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
-from mint.run_directory import RunDirectory
 from mint.synthetic.cohort import load_syndromes, sample_cohort
 from mint.synthetic.cohort_folder import draw_cohort
 from mint.synthetic.faces import fit_faces
+from mint.tasks.disease import average, format_table, list_diseases, rank_upstream, save_evaluation, score_lists
 from mint.teachers.naive_bayes import NaiveBayesRanker
 from mint.teachers.vilt_teacher import load_teacher
 from mint.teachers.vilt_training import FusionSettings, fit_teacher
+from mint.training.run_directory import RunDirectory
 
 # patients and seed of the cohorts: the teacher's, the base's, the one that is ranked, the unseen one
 SHOWN, TAUGHT, RANKED, UNSEEN = (1200, 10), (400, 11), (1200, 12), (300, 13)

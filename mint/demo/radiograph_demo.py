@@ -21,11 +21,10 @@ from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
 from mint.data.pair_images import ImageReader, find_images
 from mint.data.preferences import Preference, read_preferences, write_jsonl
-from mint.data.vqa import read_questions
+from mint.data.questions import read_questions
 from mint.demo.cache import cached
 from mint.demo.disease_demo import Train, align
 from mint.demo.tiny_model import TOWER, write_base
-from mint.evaluation import sensitivity, vqa
 from mint.losses import Setting, load_loss
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
@@ -34,6 +33,7 @@ from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_edit
 from mint.prefs.question_files import lessons, write_question_files
 from mint.synthetic.radiograph_set import DESCRIBE, write_set
 from mint.synthetic.radiographs import EVERYONE, Patients
+from mint.tasks import sensitivity, vqa
 
 # radiographs and seed: those described to the model, those of the ward, the unseen ones
 SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)

@@ -26,15 +26,15 @@ from mint.data.tiles import HEADER, LISTED, Tile, tissue_messages
 from mint.demo.cache import cached
 from mint.demo.disease_demo import Train, align
 from mint.demo.tiny_model import TOWER, write_base
-from mint.evaluation import tissue
-from mint.evaluation.disease import format_table
-from mint.evaluation.tissue_report import save_tissues
 from mint.models import load_model
 from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.pairs import PairReport
 from mint.prefs.tissue_pairs import make_tissue_pairs
 from mint.synthetic.tiles_folder import draw_tiles
 from mint.synthetic.tissue_tiles import load_tissues
+from mint.tasks import tissue
+from mint.tasks.disease import format_table
+from mint.tasks.tissue_page import save_tissues
 from mint.teachers.clip_teacher import load_zero_shot
 from mint.teachers.clip_training import ClipSettings, fit_clip
 

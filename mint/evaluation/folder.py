@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint.answers import Answers, stamp
 from mint.errors import InputError
+from mint.evaluation.answers import Answers, stamp
 from mint.files import make_folder, write_aside
 from mint.paths import check_writable
 

@@ -6,10 +6,10 @@ Importing this package imports every module in it, so a file that registers a lo
 import importlib
 import pkgutil
 
-from mint.losses.base import LOSSES, AnswerStats, LossOutput, Needs, needs, nll, register
 from mint.losses.cpo import cpo_loss
 from mint.losses.dpo import dpo_loss
 from mint.losses.fire import fire_loss
+from mint.losses.interface import LOSSES, AnswerStats, LossOutput, Needs, needs, nll, register
 from mint.losses.mdpo import mdpo_loss
 from mint.losses.orpo import orpo_loss
 from mint.losses.registry import Loss, Setting, load_loss, loss_names

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.losses.base import AnswerStats, LossOutput, Needs
+from mint.losses.interface import AnswerStats, LossOutput, Needs
 from mint.losses.registry import Loss, describe
 from mint.losses.testing import answer_stats
 

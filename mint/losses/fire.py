@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
+from mint.losses.interface import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 VISUAL = ("flip", "chosen", "rejected")
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
+from mint.losses.interface import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 
 @register("mdpo")

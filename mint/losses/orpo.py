@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, nll, register, reward_metrics
+from mint.losses.interface import AnswerStats, LossOutput, logp_metrics, needs, nll, register, reward_metrics
 
 # A mean log-probability above this counts as certainty: log(1 - p) would be -inf and its slope infinite.
 CERTAIN = -1e-10

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mint.errors import InputError
-from mint.losses.base import LOSSES, PRESETS, STATISTICS, LossOutput, Needs
+from mint.losses.interface import LOSSES, PRESETS, STATISTICS, LossOutput, Needs
 
 LARGEST = 1e300  # of a setting
 Setting = bool | int | float | str

@@ -2,7 +2,7 @@
 
 import torch.nn.functional as F
 
-from mint.losses.base import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
+from mint.losses.interface import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 
 def _needs(*, alpha: float, **_) -> dict:

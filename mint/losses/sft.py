@@ -1,6 +1,6 @@
 """SFT: maximum likelihood of the chosen answer."""
 
-from mint.losses.base import AnswerStats, LossOutput, needs, nll, register
+from mint.losses.interface import AnswerStats, LossOutput, needs, nll, register
 
 
 @register("sft")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mint.losses.base import AnswerStats
+from mint.losses.interface import AnswerStats
 
 Rows = Sequence[Sequence[float]]
 

@@ -9,7 +9,7 @@ from itertools import islice
 
 from mint.data.cases import Case, diagnosis_messages, format_list, vary, write_note
 from mint.errors import InputError
-from mint.teachers.base import CHUNK, Ranker, rank
+from mint.teachers.ranking import CHUNK, Ranker, rank
 
 ANSWERS = ("ranking", "disease")
 

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from mint.data.preferences import write_jsonl
+from mint.data.questions import Question, yes_or_no
 from mint.data.spans import mark_changes
-from mint.data.vqa import Question, yes_or_no
 from mint.data.vqa_files import read_boxes
 from mint.errors import InputError
 from mint.prefs.claims import Truth

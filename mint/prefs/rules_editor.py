@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mint.data.vqa import yes_or_no
+from mint.data.questions import yes_or_no
 from mint.prefs.claims import BACKWARD, DEGREES, NUMBERS, Attribute, Claim, Finding, Truth, Word, read_claims
 
 Change = tuple[int, int, str]  # characters from, to, and what stands there instead

@@ -5,7 +5,6 @@ from difflib import SequenceMatcher
 import pytest
 
 from mint.data.cases import Case
-from mint.evaluation.disease import Upstream, average, format_table, score_lists
 from mint.evaluation.metrics import (
     KnownDiseases,
     avoidance,
@@ -17,6 +16,7 @@ from mint.evaluation.metrics import (
     score_list,
     similarity,
 )
+from mint.tasks.disease import Upstream, average, format_table, score_lists
 
 NAMES = [
     "Noonan syndrome 1",

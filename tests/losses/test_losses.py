@@ -17,7 +17,7 @@ from mint.losses import (
     sft_loss,
     simpo_loss,
 )
-from mint.losses.base import nll
+from mint.losses.interface import nll
 from mint.losses.testing import answer_stats
 
 LN2 = math.log(2)

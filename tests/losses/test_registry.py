@@ -7,8 +7,8 @@ import torch
 
 from mint.errors import InputError
 from mint.losses import LOSSES, AnswerStats, Loss, Needs, load_loss, loss_names, register
-from mint.losses.base import PRESETS
 from mint.losses.check import check_loss
+from mint.losses.interface import PRESETS
 from mint.losses.testing import answer_stats
 
 CUSTOM = """

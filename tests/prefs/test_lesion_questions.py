@@ -9,7 +9,7 @@ from PIL import Image
 
 import generate_prefs
 from mint.data.preferences import read_preferences
-from mint.data.vqa import read_questions
+from mint.data.questions import read_questions
 from mint.errors import FileProblems, InputError
 from mint.prefs.claims import Truth
 from mint.prefs.edit_pairs import read_asked

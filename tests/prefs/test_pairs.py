@@ -11,8 +11,8 @@ from mint.data.phenopackets import read_phenopackets
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.errors import InputError
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
-from mint.teachers.base import CHUNK, rank
 from mint.teachers.naive_bayes import PRIOR_CASES, STRENGTH, NaiveBayesRanker
+from mint.teachers.ranking import CHUNK, rank
 
 
 def case(name, disease, *labels):

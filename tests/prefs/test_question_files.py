@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import generate_prefs
-from mint.data.vqa import read_questions
+from mint.data.questions import read_questions
 from mint.prefs.edit_pairs import read_asked
 
 

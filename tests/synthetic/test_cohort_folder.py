@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from mint.cohorts import add_cohort_options, read_cohort
 from mint.demo.__main__ import main
 from mint.errors import InputError
 from mint.synthetic.cohort import sample_cohort
 from mint.synthetic.cohort_folder import write_cohort
+from mint.tasks.cohorts import add_cohort_options, read_cohort
 
 
 def read(folder, *arguments):

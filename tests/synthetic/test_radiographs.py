@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mint.data.preferences import read_preferences
-from mint.data.vqa import read_questions
+from mint.data.questions import read_questions
 from mint.demo import __main__ as demo
 from mint.errors import InputError
 from mint.prefs.claims import Truth

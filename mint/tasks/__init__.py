@@ -1,0 +1,1 @@
+"""Tasks: what is asked, how answers are scored, and the commands on them."""

@@ -1,0 +1,286 @@
+"""Comparison of saved evaluations of one set of cases: scores with intervals, paired tests, where each system fails."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mint.errors import InputError
+from mint.evaluation.scores import estimate, summands
+from mint.evaluation.statistics import Estimate, bootstrap_sums, paired_p_sums
+from mint.tasks.base import TASKS, Task
+
+COMMON = (
+    (0, "none"),
+    (1, "1"),
+    (2, "2-4"),
+    (5, "5-9"),
+    (10, "10-29"),
+    (30, "30 or more"),
+)  # training cases of a disease
+CONFUSIONS = 12
+OTHER_UPSTREAM = "C, A and CAR cannot be compared here: not all systems were scored against the same upstream lists."
+
+
+@dataclass(frozen=True)
+class System:
+    """One or more runs (training seeds) of one system. runs: for each, its records in the order of the cases."""
+
+    name: str
+    runs: tuple[tuple[dict, ...], ...]
+    task: Task
+
+    @property
+    def cases(self) -> tuple[dict, ...]:
+        """The records of the first run."""
+        return self.runs[0]
+
+    def scores(self, metric: str) -> np.ndarray:
+        """[runs, cases] of a field of the records."""
+        return np.array([[record[metric] for record in run] for run in self.runs], dtype=float)
+
+    @cached_property
+    def groups(self) -> list[str] | None:
+        """What each case belongs to (a patient, a slide, an image), where the records tell; other cases stand alone."""
+        named = [self.task.group(record) for record in self.cases]
+        if not any(named):
+            return None
+        return [
+            f"group {name}" if name else f"case {record['id']}" for name, record in zip(named, self.cases, strict=True)
+        ]
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """The scores that the records have."""
+        return estimate(self.task.columns, self.runs, self.groups)
+
+    def by_seed(self, metric: str) -> list[float]:
+        """The score of each run."""
+        score = self.task.columns[metric]
+        rows, had = summands(score, self.runs)
+        return score.value(rows[:, had].sum(1)).tolist()
+
+    def ranks(self) -> Counter:
+        """The place of the truth in the lists (0: not among the places shown), counted over cases and runs."""
+        lists, found = self.task.lists, Counter()
+        for record in (record for run in self.runs for record in run):
+            listed = enumerate(record["listed"][: lists.length], 1)
+            found[next((i for i, name in listed if lists.same(name, record[lists.truth])), 0)] += 1
+        return found
+
+    def by_commonness(self) -> list[tuple[str, int, float, float]]:
+        """(training cases of the truth, cases, share first, share listed) of every bin that holds a case."""
+        counts = np.array([record["disease_count"] for record in self.cases])
+        first, listed = self.scores("top_1").mean(0), self.scores(self.task.lists.listed).mean(0)
+        edges = [least for least, _ in COMMON] + [np.inf]
+        rows = []
+        for (least, words), above in zip(COMMON, edges[1:], strict=True):
+            members = (counts >= least) & (counts < above)
+            if members.any():
+                rows.append((words, int(members.sum()), float(first[members].mean()), float(listed[members].mean())))
+        return rows
+
+    def confusions(self) -> list[tuple[str, str, int]]:
+        """(the truth, what was listed first instead, how often), the most frequent first."""
+        pairs = Counter(
+            (record[self.task.lists.truth], record["listed"][0])
+            for run in self.runs
+            for record in run
+            if record["listed"] and not record["top_1"]
+        )
+        return [(truth, other, count) for (truth, other), count in pairs.most_common(CONFUSIONS)]
+
+
+def load_systems(arguments: Sequence[str]) -> tuple[list[System], list[Path]]:
+    """(systems, the folder of each one's first run) from ``RUN`` or ``NAME=RUN,RUN,...``: folders of ``evaluate.py``.
+
+    A system is called NAME, else by the name it was evaluated under; of those with the same name, each by its folder.
+    Raises InputError if a folder holds no evaluation, a NAME or folder comes twice, or runs are of different cases.
+    """
+    systems, places, given = [], [], []
+    for argument in arguments:
+        name, _, listed = argument.rpartition("=")
+        folders = [Path(folder) for folder in listed.split(",") if folder]
+        if not folders:
+            raise InputError(f"{argument!r} names no run: expected RUN or NAME=RUN,RUN")
+        runs = [_read_run(folder) for folder in folders]
+        places.append(folders[0])
+        given.append(name)
+        systems.append(System(name or runs[0][0], tuple(records for _, records, _ in runs), runs[0][2]))
+        if len({task.name for _, _, task in runs}) > 1:
+            raise InputError(f"{argument!r} joins evaluations of {' and of '.join(sorted({t.name for *_, t in runs}))}")
+    kinds = sorted({system.task.name for system in systems})
+    if len(kinds) > 1:
+        raise InputError(f"evaluations of {' and of '.join(kinds)} cannot be compared with each other")
+    names = _distinct([system.name for system in systems], given, places)
+    systems = [System(name, system.runs, system.task) for name, system in zip(names, systems, strict=True)]
+    first = [record["id"] for record in systems[0].cases]
+    for system in systems:
+        for run in system.runs:
+            if [record["id"] for record in run] != first:
+                raise InputError(
+                    f"{system.name} was evaluated on other cases than {systems[0].name}, or in another order"
+                )
+    return systems, places
+
+
+def _distinct(names: Sequence[str], given: Sequence[str], places: Sequence[Path]) -> list[str]:
+    """The names, with folders in place of those that come twice: the folder's own name, or else the whole path."""
+    names = list(names)
+    for spell in (lambda place: place.name, str):
+        count = Counter(names)
+        names = [
+            spell(place) if count[name] > 1 and not own else name
+            for name, own, place in zip(names, given, places, strict=True)
+        ]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"two systems are called {repeated[0]!r}: give different folders, or name them with NAME=RUN")
+    return names
+
+
+def _read_run(folder: Path) -> tuple[str, tuple[dict, ...], Task]:
+    """(the name of the evaluated system, its records, what they are about)."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        file = next((folder / task.file for task in TASKS if (folder / task.file).is_file()), folder / TASKS[0].file)
+        records = tuple(json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip())
+        name = metrics["name"] if "name" in metrics else list(metrics["rows"])[-1]
+        if not records:
+            raise InputError(f"{folder} holds an evaluation of no cases")
+        task = next((task for task in TASKS if task.field in records[0]), None)
+        if task is None:
+            raise ValueError(f"{file.name} is of no known kind")
+        for record in records:
+            if task.lists and not isinstance(record["listed"], list):
+                raise ValueError("listed is no list")
+            _ = record["id"], record[task.field], [score.summands(record) for score in task.columns.values()]
+            if task.lists:
+                _ = [float(record[metric]) for metric in task.columns]
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{folder} holds no evaluation that can be read ({error})") from None
+    return name, records, task
+
+
+def paired_tests(systems: Sequence[System]) -> list[dict]:
+    """For every pair of systems and tested score that both have: the difference, its interval, and p.
+
+    Over the cases on which both systems have the score.
+    """
+    rows = []
+    for i, first in enumerate(systems):
+        for second in systems[i + 1 :]:
+            rows += [
+                {"first": first.name, "second": second.name, "metric": metric, **test}
+                for metric in first.task.tested
+                if metric in first.estimates
+                and metric in second.estimates
+                and (test := _paired_test(first, second, metric))
+            ]
+    return rows
+
+
+def _paired_test(first: System, second: System, metric: str) -> dict | None:
+    """None if the two have no case in common."""
+    score = first.task.columns[metric]
+    (a, had_a), (b, had_b) = (summands(score, system.runs) for system in (first, second))
+    both = had_a & had_b
+    if not both.any():
+        return None
+    a, b = a[:, both], b[:, both]
+    groups = None if first.groups is None else [group for group, had in zip(first.groups, both, strict=True) if had]
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    if len(a) != len(b):  # seeds are paired too, where there are as many
+        a, b = mean_a[None], mean_b[None]
+    width = a.shape[-1]
+    gap = bootstrap_sums(
+        np.concatenate((a, b), -1),
+        lambda sums: score.value(sums[..., :width]) - score.value(sums[..., width:]),
+        groups=groups,
+    )
+    return {**asdict(gap), "p": paired_p_sums(mean_a, mean_b, score.value, groups=groups)}
+
+
+def same_upstream(systems: Sequence[System]) -> bool:
+    """Whether coverage, avoidance and CAR of all systems refer to the same upstream lists."""
+    return (
+        len({json.dumps([record.get("teacher") for record in run]) for system in systems for run in system.runs}) == 1
+    )
+
+
+def columns_of(systems: Sequence[System]) -> list[str]:
+    """The scores that any of the systems has."""
+    return [metric for metric in systems[0].task.columns if any(metric in system.estimates for system in systems)]
+
+
+def markdown(systems: Sequence[System], tests: Sequence[dict]) -> str:
+    """The tables as text."""
+    scores, columns = systems[0].task.columns, columns_of(systems)
+    lines = [
+        "| | runs | " + " | ".join(scores[name].heading for name in columns) + " |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for system in systems:
+        found = system.estimates
+        cells = [
+            f"{scores[n].number(found[n].value)} ({scores[n].interval(found[n])})" if n in found else ""
+            for n in columns
+        ]
+        lines.append(f"| {system.name} | {len(system.runs)} | " + " | ".join(cells) + " |")
+    if not same_upstream(systems):
+        lines += ["", OTHER_UPSTREAM]
+    lines += ["", "| first | second | metric | difference | p |", "|---|---|---|---|---|"]
+    for row in tests:
+        score, gap = scores[row["metric"]], Estimate(row["value"], row["low"], row["high"])
+        cells = [
+            row["first"],
+            row["second"],
+            score.heading,
+            f"{score.number(gap.value, '+')} ({score.interval(gap, '+')})",
+        ]
+        lines.append("| " + " | ".join([*cells, f"{row['p']:.4f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def table(systems: Sequence[System]) -> str:
+    """The scores as CSV, a row per system and score."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("system", "runs", "cases", "metric", "value", "low", "high"))
+    for system in systems:
+        for metric, e in system.estimates.items():
+            writer.writerow((system.name, len(system.runs), len(system.cases), metric, e.value, e.low, e.high))
+    return text.getvalue()
+
+
+def as_json(systems: Sequence[System], tests: Sequence[dict]) -> dict:
+    """All numbers of the comparison."""
+    record = {}
+    for system in systems:
+        record[system.name] = {
+            "runs": len(system.runs),
+            "cases": len(system.cases),
+            "metrics": {metric: asdict(e) for metric, e in system.estimates.items()},
+            "by_seed": {metric: system.by_seed(metric) for metric in system.estimates},
+        }
+        if system.task.lists:
+            record[system.name] |= {
+                "ranks": {str(place): count for place, count in sorted(system.ranks().items())},
+                "by_training_cases": system.by_commonness() if knows_commonness(system) else None,
+                "confusions": system.confusions(),
+            }
+    return {"systems": record, "paired_tests": list(tests)}
+
+
+def knows_commonness(system: System) -> bool:
+    """Whether the records tell the number of training cases, and so how common each disease is."""
+    return all("disease_count" in record for record in system.cases)

@@ -1,0 +1,211 @@
+"""The run directory: settings, metrics and checkpoints, each written so that a kill at any moment loses nothing.
+
+config.toml      the resolved settings
+metrics.jsonl    one row a step
+adapter/         the trained adapter, PEFT's files (model/ after full fine-tuning)
+checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (step; see mint.training.resume)
+curves.png       loss, reward margin and accuracy over the steps; of an interrupted run too
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mint.config import TrainConfig, to_toml
+from mint.errors import InputError
+from mint.files import write_aside
+from mint.models import load_model, save_model
+from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
+from mint.paths import check_paths, check_writable
+from mint.training.resume import read_state
+
+
+def check_run(config: TrainConfig) -> None:
+    """Raises InputError for paths of ``config`` that cannot be used, before a model is loaded.
+
+    Also for adapter settings that are given beside ``--adapter`` and differ from the adapter's.
+    """
+    check_paths(config)
+    for flag, path in (("--data", config.data), ("--eval-data", config.eval_data)):
+        if path and not Path(path).is_file():
+            raise InputError(f"{flag} {path} is not a file")
+    if config.adapter:
+        real = adapter_settings(config.adapter)
+        for name, value in real.items():
+            given = getattr(config, name)
+            if given is not None and given != value and not config.full:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag} {given}: the adapter in {config.adapter} has {value}; leave {flag} out")
+    out, checkpoint = config.out and Path(config.out), find_checkpoint(config)
+    if out and (out / "metrics.jsonl").exists():
+        if not config.resume:
+            raise InputError(f"{out} holds a run already: add --resume auto to continue it, or give another --out")
+        if checkpoint and checkpoint.resolve().parent != (out / "checkpoints").resolve():
+            raise InputError(f"--out {out} holds another run than --resume {checkpoint}: give another --out")
+        if not checkpoint and ((out / "adapter").exists() or (out / "model").exists()):
+            raise InputError(f"{out} holds a result and no checkpoint to resume: give another --out")
+    if config.image_features:
+        check_writable("--image-features", config.image_features, folder=True)
+    check_writable("--out", config.out or "runs", folder=True)
+
+
+def find_checkpoint(config: TrainConfig) -> Path | None:
+    """The checkpoint that ``--resume`` means, None for a fresh start. Raises InputError if it does not exist."""
+    if config.resume is None:
+        return None
+    if config.resume != "auto":
+        path = Path(config.resume)
+        if not (path / "state.json").is_file():
+            raise InputError(f"--resume {path} is not a checkpoint (checkpoints/step-N of a run)")
+        return path
+    saved = _saved(Path(config.out) / "checkpoints")
+    return saved[-1] if saved else None
+
+
+class RunDirectory:
+    """Where one training run keeps its files."""
+
+    def __init__(self, config: TrainConfig):
+        self.path = Path(config.out) if config.out else _unused(Path("runs") / _stem(config.loss))
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.record: dict = {}
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the run directory {self.path} cannot be made: {error}") from None
+        for leftover in self.checkpoints.glob(".writing-*"):  # of a run killed while saving
+            shutil.rmtree(leftover)
+
+    def start(self, config: TrainConfig, resumed_step: int, record: dict) -> None:
+        """Writes the settings, and drops metric rows past the step that the run continues from (0: all rows).
+
+        Checkpoints past that step move to a folder ``superseded``, which ``--keep`` and ``--resume auto`` ignore.
+        record: what every checkpoint of the run stores (:func:`mint.training.resume.make_record`).
+        """
+        self.record = record
+        write_aside(self.path / "config.toml", to_toml(config))
+        rows = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the last line of a killed run may be cut
+                    break
+                if 0 < resumed_step >= row["step"]:
+                    rows.append(line)
+        write_aside(self.metrics, "".join(row + "\n" for row in rows))
+        later = [checkpoint for checkpoint in _saved(self.checkpoints) if _step(checkpoint) > resumed_step]
+        if later:
+            superseded = _unused(self.checkpoints / "superseded")
+            superseded.mkdir()
+            for checkpoint in later:
+                checkpoint.rename(superseded / checkpoint.name)
+
+    def log(self, row: dict) -> None:
+        """Appends one row to ``metrics.jsonl``; tensors become numbers, non-finite numbers null."""
+        plain = {key: _plain(value) for key, value in row.items()}
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain, allow_nan=False) + "\n")
+
+    def rows(self) -> list[dict]:
+        """The rows of ``metrics.jsonl``."""
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the metrics hold an evaluation of ``step``."""
+        return any(row["step"] == step and "eval/loss" in row for row in self.rows())
+
+    def save_result(self, model: nn.Module, folder: Path | None = None) -> Path:
+        """Writes the adapter, or after full fine-tuning the model; returns its folder."""
+        folder = self.path if folder is None else folder
+        if lora_layers(model):
+            save_adapter(model, folder / "adapter")
+            return folder / "adapter"
+        save_model(model, folder / "model")
+        return folder / "model"
+
+    def save_checkpoint(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+        """Writes ``checkpoints/step-N`` aside, renames it, and removes all but the ``keep`` newest."""
+        final, aside = self.checkpoints / f"step-{step}", self.checkpoints / f".writing-step-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        self.save_result(model, aside)
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        state = {"optimizer": optimizer.state_dict(), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
+        torch.save(state, aside / "state.pt")
+        (aside / "state.json").write_text(json.dumps({"step": step, **self.record}) + "\n", encoding="utf-8")
+        for file in aside.rglob("*"):
+            _sync(file)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
+        _sync(self.checkpoints)
+        for old in _saved(self.checkpoints)[:-keep]:
+            shutil.rmtree(old)
+        return final
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Puts weights, optimiser and random states back as they were; returns the step. Raises InputError if damaged."""
+    step = read_state(path)["step"]
+    try:
+        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"the checkpoint {path} cannot be read: {error}") from None
+    if lora_layers(model):
+        restore_adapter(model, path / "adapter")
+    else:
+        parameter = next(model.parameters())
+        saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)
+        model.load_state_dict(saved.state_dict())
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["cpu_rng"])
+    if state["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return step
+
+
+def _stem(loss: str) -> str:
+    return Path(loss.rpartition(":")[0]).stem + "-" + loss.rpartition(":")[2] if ":" in loss else loss
+
+
+def _unused(path: Path) -> Path:
+    """``path``, or the first of path-2, path-3, ... that does not exist."""
+    number = 2
+    candidate = path
+    while candidate.exists():
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate
+
+
+def _saved(checkpoints: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    found = (path for path in checkpoints.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    return sorted((path for path in found if (path / "state.json").is_file()), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _plain(value):
+    if isinstance(value, torch.Tensor):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file or folder to the disk, so that a renamed checkpoint is complete even after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,102 @@
+"""One reader for all cohorts: what kind of cohort a path is, its split, facial findings, drawn portraits."""
+
+import argparse
+import json
+
+import pytest
+from PIL import Image
+
+from mint.errors import InputError
+from mint.tasks.cohorts import add_cohort_options, read_cohort
+
+
+def options(*arguments):
+    parser = argparse.ArgumentParser()
+    add_cohort_options(parser)
+    return parser.parse_args(["--cases", "x", *map(str, arguments)])
+
+
+def packet(name, disease, *terms):
+    return {
+        "id": name,
+        "subject": {"id": f"patient {name}"},
+        "phenotypicFeatures": [{"type": {"id": term, "label": label}} for term, label in terms],
+        "interpretations": [{"diagnosis": {"disease": {"id": "OMIM:1", "label": disease}}}],
+    }
+
+
+PTOSIS, SEIZURE, STRANGE = ("HP:0000508", "Ptosis"), ("HP:0001250", "Seizure"), ("HP:0011245", "Strange ear")
+
+
+@pytest.fixture
+def packets(tmp_path):
+    folder = tmp_path / "packets"
+    folder.mkdir()
+    rows = [("a/1", "A", PTOSIS, SEIZURE), ("b", "B", SEIZURE), ("c", "A", STRANGE, SEIZURE), ("d", "B", PTOSIS)]
+    for place, (name, *rest) in enumerate(rows):
+        (folder / f"{place}.json").write_text(json.dumps(packet(name, *rest)))
+    (tmp_path / "face.tsv").write_text("id\tlabel\nHP:0000508\tPtosis\nHP:0011245\tStrange ear\n")
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path):
+    folder = tmp_path / "table"
+    folder.mkdir()
+    lines = ["image_id,filename,disease,present_features,split"]
+    for place in range(6):
+        Image.new("RGB", (20, 20), (place, 0, 0)).save(folder / f"{place}.png")
+        lines.append(
+            f"i{place},{place}.png,{'AB'[place % 2]},HP:0000508 Ptosis;HP:0001250 Seizure,{'train' if place < 4 else 'test'}"
+        )
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_facial_findings_leave_the_note_and_are_drawn(packets, tmp_path, capsys):
+    cases = read_cohort(str(packets), options("--face-terms", tmp_path / "face.tsv", "--portraits", tmp_path / "faces"))
+    first = next(case for case in cases if case.id == "a/1")
+    assert [t.label for t in first.observed] == ["Seizure"] and [t.label for t in first.facial] == ["Ptosis"]
+    assert first.image == tmp_path / "faces" / "a_1.png"
+    with Image.open(first.image) as image:
+        assert image.size == (112, 112)
+    assert next(case for case in cases if case.id == "b").image is None
+    printed = capsys.readouterr().out
+    assert "4 cases" in printed and "2 of 4 cases have a portrait" in printed
+    assert "1 facial findings are not drawn: Strange ear (HP:0011245) x 1" in printed
+
+
+def test_notes_alone_need_no_portraits(packets, tmp_path):
+    flags = options("--face-terms", tmp_path / "face.tsv", "--portraits", tmp_path / "faces")
+    cases = read_cohort(str(packets), flags, draw=False)
+    assert all(case.image is None for case in cases) and not (tmp_path / "faces").exists()
+
+
+def test_a_table_with_its_own_images_and_split(table, tmp_path, capsys):
+    (tmp_path / "face.tsv").write_text("HP:0000508\n")
+    cases = read_cohort(str(table), options("--split", "test", "--face-terms", tmp_path / "face.tsv"))
+    assert [case.id for case in cases] == ["i4", "i5"] and all(case.image.is_file() for case in cases)
+    assert all([t.id for t in case.facial] == ["HP:0000508"] for case in cases)
+    assert len(read_cohort(str(table / "cohort.csv"), options("--split", "test"), "train")) == 4
+    assert "2 cases of the test split" in capsys.readouterr().out
+    kept = read_cohort(str(table), options("--face-terms", tmp_path / "face.tsv", "--portraits", tmp_path / "drawn"))
+    assert all(case.image.parent == table for case in kept)  # a photograph is not drawn over
+
+
+def test_what_cannot_be_read(packets, table, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.json").write_text(json.dumps(packet("a", "A", SEIZURE)))
+    (tmp_path / "file").write_text("")
+    face = tmp_path / "face.tsv"
+    for path, arguments, message in (
+        (tmp_path / "none", [], "does not exist"),
+        (tmp_path / "one", ["--split", "test"], "the test split is empty"),
+        (packets, ["--portraits", tmp_path / "p"], "no case has a facial finding that can be drawn"),
+        (packets, ["--face-terms", face, "--portraits", tmp_path / "file"], "cannot be written"),
+        (table, ["--hpo-terms", face], "must have the columns id and label"),
+        (table, ["--hpo-terms", tmp_path / "none"], "none cannot be read"),
+    ):
+        if "columns" in message:
+            face.write_text("a\tb\n")
+        with pytest.raises(InputError, match=message):
+            read_cohort(str(path), options(*arguments))

@@ -1,0 +1,162 @@
+"""Comparison of saved evaluations: tables by hand, seeds of one system, runs that do not fit together, the page."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+import evaluate
+from mint.data.cases import Case, Term
+from mint.errors import InputError
+from mint.evaluation.metrics import KnownDiseases
+from mint.tasks.compare import load_systems, paired_tests
+from mint.tasks.disease import Upstream, average, save_evaluation, score_lists
+
+NAMES = ["Alpha disease", "Beta palsy", "Gamma dystrophy", "Delta <script> anaemia", "Kappa fever"]
+TRUTHS = [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def save(folder, name, firsts, cases=None, training=True):
+    """A run whose first names are ``firsts``, followed by all others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    portrait = folder / "face.png"
+    Image.new("RGB", (4, 4)).save(portrait)
+    cases = cases or [
+        Case(f"c{i}", NAMES[t], observed=(Term("", "Ptosis & <b>more</b>"),), image=portrait)
+        for i, t in enumerate(TRUTHS)
+    ]
+    lists = [[NAMES[f], *(n for n in NAMES if n != NAMES[f])][:3] if f is not None else [] for f in firsts]
+    upstream = Upstream([NAMES[:2]] * len(cases), [NAMES[-1:]] * len(cases))
+    scores = score_lists(cases, lists, KnownDiseases(NAMES), upstream)
+    rows = {"upstream": average(scores), name: average(scores)}
+    seen = [Case(f"t{i}", NAMES[0]) for i in range(12)] + [Case("t", NAMES[1])] if training else []
+    save_evaluation(folder, rows, cases, ["answer"] * len(cases), lists, scores, {}, upstream, seen)
+    return str(folder)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return {
+        "good": save(tmp_path / "good", "good", TRUTHS),
+        "half": save(tmp_path / "half", "half", [0, 1, 2, 3, 4, 4, 4, None]),
+        "other": save(tmp_path / "other", "half", [0, 1, 2, 3, 4, 4, 2, None]),
+    }
+
+
+def test_the_tables_by_hand(runs):
+    (good, half), folders = load_systems([runs["good"], runs["half"]])
+    assert (good.name, half.name) == ("good", "half") and [str(f) for f in folders] == [runs["good"], runs["half"]]
+    assert good.estimates["top_1"].value == 1 and half.estimates["top_1"].value == 0.5
+    # Kappa first, then Alpha, Beta: Alpha is second, Beta third, Gamma not among three, and one empty list
+    assert half.ranks() == {1: 4, 2: 1, 3: 1, 0: 2}
+    assert half.confusions() == [(NAMES[0], NAMES[4], 1), (NAMES[1], NAMES[4], 1), (NAMES[2], NAMES[4], 1)]
+    assert half.by_commonness() == [("none", 4, 0.5, 0.5), ("1", 2, 0.5, 1.0), ("10-29", 2, 0.5, 1.0)]
+    tests = {row["metric"]: row for row in paired_tests([good, half])}
+    assert tests["top_1"]["value"] == 0.5 and tests["top_1"]["p"] == pytest.approx(2 / 16, abs=0.02)
+
+
+def test_seeds_of_one_system_are_averaged(runs):
+    (system,), _ = load_systems([f"both={runs['half']},{runs['other']}"])
+    assert system.name == "both" and system.scores("top_1").mean(1).tolist() == [0.5, 0.625]
+    assert system.estimates["top_1"].value == pytest.approx(0.5625) and system.ranks().total() == 16
+
+
+def test_the_command_writes_four_files(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["compare", f"perfect={runs['good']}", runs["half"], "--out", str(out), "--case-pages", "3"]
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "| perfect | 1 | 100.0 (100.0-100.0) |" in printed and "+50.0" in printed
+    assert {path.name for path in out.iterdir()} == {f"comparison.{s}" for s in ("md", "csv", "json", "html")}
+    record = json.loads((out / "comparison.json").read_text())
+    assert record["systems"]["half"]["ranks"] == {"0": 2, "1": 4, "2": 1, "3": 1}
+    assert "half,1,8,top_1,0.5," in (out / "comparison.csv").read_text()
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects what could reach out to a network."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.scripts, self.images = [], [], 0, []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in ("meta", "br", "img", "line", "rect"):
+            self.open.append(tag)
+        self.links += [attrs[k] for k in ("href", "src") if k in attrs]
+        self.scripts += tag == "script"
+
+    def handle_endtag(self, tag):
+        if tag not in ("line", "rect"):
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_no_network(runs, tmp_path):
+    out = tmp_path / "out"
+    assert evaluate.main(["compare", runs["good"], runs["half"], "--out", str(out), "--case-pages", "8"]) == 0
+    text = (out / "comparison.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert not page.open and not page.scripts and len(page.links) == 8
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "&lt;script&gt;" in text and "<b>more" not in text
+    assert len(re.findall('<li class="hit">', text)) >= 8
+
+
+def test_what_does_not_fit_together(runs, tmp_path):
+    few = [Case(f"c{i}", NAMES[t]) for i, t in enumerate(TRUTHS[:4])]
+    fewer = save(tmp_path / "fewer", "fewer", TRUTHS[:4], few)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "metrics.json").write_text('{"rows": {"a": {}}}')
+    (tmp_path / "broken" / "predictions.jsonl").write_text('{"id": "a"}\n')
+    for arguments, message in (
+        ([runs["good"], fewer], "other cases"),
+        ([runs["good"], runs["good"]], "two systems are called .*good'"),
+        ([str(tmp_path)], "holds no evaluation"),
+        ([str(tmp_path / "broken")], "holds no evaluation"),
+        (["name="], "names no run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_systems(arguments)
+
+
+def test_systems_of_one_name_are_called_by_their_folders(runs, tmp_path):
+    elsewhere = save(tmp_path / "more" / "half", "half", [0] * 8)
+    names = {
+        (runs["half"], runs["other"], runs["good"]): ["half", "other", "good"],
+        (f"half={runs['good']}", runs["half"]): ["half", runs["half"]],
+        (runs["half"], elsewhere): [runs["half"], elsewhere],
+    }
+    for arguments, wanted in names.items():
+        assert [system.name for system in load_systems(arguments)[0]] == wanted
+    with pytest.raises(InputError, match="two systems are called 'a'"):
+        load_systems([f"a={runs['half']}", f"a={runs['good']}"])
+
+
+def test_a_comparison_of_other_evaluations_stays(runs, tmp_path, capsys):
+    command = ["compare", "--out", f"{tmp_path}/out", runs["good"]]
+    assert evaluate.main(command) == 0 and evaluate.main(command) == 0
+    assert evaluate.main([*command, runs["half"]]) == 2
+    assert "holds a comparison of other evaluations" in capsys.readouterr().err
+
+
+def test_without_training_cases_nothing_is_said_of_commonness(runs, tmp_path):
+    plain = save(tmp_path / "plain", "plain", TRUTHS, training=False)
+    out = tmp_path / "out"
+    assert evaluate.main(["compare", plain, "--out", str(out)]) == 0
+    assert "how common" not in (out / "comparison.html").read_text(encoding="utf-8")
+    assert json.loads((out / "comparison.json").read_text())["systems"]["plain"]["by_training_cases"] is None
+
+
+def test_other_upstream_lists_are_pointed_out(runs, tmp_path, capsys):
+    path = tmp_path / "other" / "predictions.jsonl"
+    path.write_text(path.read_text().replace(f'"teacher": ["{NAMES[0]}"', f'"teacher": ["{NAMES[2]}"'))
+    out = tmp_path / "out"
+    assert evaluate.main(["compare", runs["good"], f"x={runs['other']}", "--out", str(out)]) == 0
+    assert "cannot be compared here" in capsys.readouterr().out
+    assert "cannot be compared here" in (out / "comparison.html").read_text(encoding="utf-8")
+    assert evaluate.main(["compare", runs["good"], runs["half"], "--out", f"{out}-2"]) == 0
+    assert "cannot be compared here" not in capsys.readouterr().out

@@ -1,0 +1,42 @@
+"""Scores of tissue lists by hand; decoding that looks at each tile."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mint.data.tiles import Tile
+from mint.errors import InputError
+from mint.tasks.disease import Upstream
+from mint.tasks.tissue import TissueScore, confusion, f1_scores, score_lists, score_tissues
+
+TISSUES = ["Colon", "Head & Neck", "Liver", "Lung"]
+
+
+def test_scores_by_hand():
+    """Two of the upstream's three best, one of its two worst: C = 2/3, A = 1/2, CAR = 2 C A / (C + A) = 4/7."""
+    listed = ["head neck", "Colon", "Lung", "Spleen"]
+    score = score_tissues(listed, "Colon", TISSUES, ["Colon", "Head & Neck", "x"], ["Lung", "y"])
+    assert (score.top_1, score.top_5, score.known, score.listed) == (0.0, 1.0, 0.75, 4)
+    assert (score.coverage, score.avoidance) == (pytest.approx(2 / 3), 0.5) and score.car == pytest.approx(4 / 7)
+    assert score_tissues(["HEAD & NECK"], "Head & Neck", TISSUES, ["Liver"], ["Lung"]).top_1 == 1.0
+    late = score_tissues(["a", "b", "c", "d", "e", "Colon"], "Colon", TISSUES, ["Liver"], ["Lung"])
+    assert (late.top_5, late.known) == (0.0, pytest.approx(1 / 6))
+    assert score_tissues([], "Colon", TISSUES, ["Liver"], ["Lung"]) == TissueScore(0, 0, 0, 0, 0, 1, 0)
+
+
+def test_confusion_and_f1_by_hand():
+    """Colon: 2 hits, 1 missed, 1 false: F1 = 4/6. Liver: 1 hit, 1 missed: F1 = 2/3. Lung: told once, never true: 0."""
+    truths = ["Colon", "Colon", "Colon", "Liver", "Liver"]
+    lists = [["Colon"], ["colon", "Liver"], ["Lung"], ["Liver"], ["Colon"]]
+    counts = confusion(truths, lists, TISSUES)
+    assert counts.tolist() == [[2, 0, 0, 1, 0], [0] * 5, [1, 0, 1, 0, 0], [0] * 5]
+    np.testing.assert_allclose(f1_scores(counts), [4 / 6, np.nan, 2 / 3, 0.0])
+    tiles = [Tile(str(i), Path("x.png"), truth) for i, truth in enumerate(truths)]
+    scores, mean = score_lists(tiles, lists, TISSUES, Upstream([["Liver"]] * 5, [["Lung"]] * 5))
+    assert [score.top_1 for score in scores] == [1, 1, 0, 1, 0]
+    assert mean["macro_f1"] == pytest.approx(2 / 3) and mean["top_1"] == pytest.approx(3 / 5)
+    assert mean["tiles"] == 5 and mean["without_list"] == 0
+    assert confusion(["Liver"], [[]], TISSUES)[2, 4] == confusion(["Liver"], [["Spleen"]], TISSUES)[2, 4] == 1
+    with pytest.raises(InputError, match="no tiles to score"):
+        score_lists([], [], TISSUES, Upstream([], []))

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint.cli import choose_device, read_lines, run_command
+from mint.cli import choose_device, run_command
 from mint.data.cases import Case, format_list, parse_list, write_note
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.data.tiles import HEADER, list_lengths, tissue_messages
@@ -37,8 +37,7 @@ from mint.evaluation.decoding import (
 from mint.evaluation.folder import EvaluationFolder, add_folder_options, take_first
 from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
-from mint.files import make_folder, write_aside
-from mint.paths import check_paths
+from mint.files import check_paths, make_folder, read_lines, write_aside
 from mint.tasks import tissue
 from mint.tasks.cohorts import add_cohort_options, read_cohort
 from mint.tasks.compare import as_json, load_systems, markdown, paired_tests, table

@@ -22,16 +22,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint.cli import choose_device, read_lines, run_command
+from mint.cli import choose_device, run_command
 from mint.data.cases import Case
-from mint.data.pair_images import find_images
 from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.questions import read_mmedpo, read_questions
+from mint.data.record_images import find_images
 from mint.data.views import draw_views
 from mint.data.vqa_files import SPLITS
 from mint.errors import InputError
-from mint.files import check_unused, write_aside
-from mint.paths import check_paths
+from mint.files import check_paths, check_unused, read_lines, write_aside
 from mint.prefs.corrupt import MODES, CorruptReport, check_places, contact_sheet, corrupt_records
 from mint.prefs.edit_command import add_edit
 from mint.prefs.lesion_questions import write_lesion_questions
@@ -353,7 +352,8 @@ def as_record(preference: Preference, corrupted: list[str], source: Path, folder
         "prompt": preference.prompt,
         "images": [name(Path(image)) for image in preference.images],
     }
-    record |= {"corrupted_images": corrupted, "chosen": preference.chosen, "rejected": preference.rejected}
+    record |= {"corrupted_images": corrupted, "chosen": preference.chosen.tagged}
+    record |= {"rejected": preference.rejected.tagged} if preference.rejected else {}
     record |= preference.extra
     if isinstance(record.get("mask"), str):
         record["mask"] = name((source / record["mask"]).resolve())

@@ -25,14 +25,14 @@ from mint.cli import StopSignal, choose_device, guard
 from mint.config import TrainConfig, parse
 from mint.data.batch import Batch, EncodedPair, encode_pairs, make_batches, tokens_per_pair
 from mint.data.chat import load_tokenizer
-from mint.data.images import Processor
+from mint.data.image_features import ImageReader, check_image_features, image_reader
+from mint.data.images import Processor, processor_of
 from mint.data.order import PairOrder, batch_shape
-from mint.data.pair_images import ImageReader, ImageSlots, find_images
 from mint.data.preferences import read_preferences
+from mint.data.record_images import ImageSlots, find_images
 from mint.data.spans import mark_changes
 from mint.demo import disease_demo, radiograph_demo, tissue_demo
 from mint.errors import InputError, Stopped
-from mint.image_features import check_image_features, image_reader, processor_of
 from mint.losses import Loss, LossOutput, load_loss
 from mint.losses.check import check_loss
 from mint.models import load_language_model
@@ -211,7 +211,7 @@ def read_pairs(
         preferences = [replace(preference, rejected=None) for preference in preferences]
     corrupted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
     if config.spans == "changes" and loss.needs.spans and loss.needs.rejected:
-        sides = [mark_changes(preference.chosen, preference.rejected) for preference in preferences]
+        sides = [mark_changes(preference.chosen.text, preference.rejected.text) for preference in preferences]
         preferences = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(preferences, sides, strict=True)]
     preferences = find_images(preferences, path, config.images_anywhere, bool(corrupted))
     slots = ImageSlots(*model.image_slots, processor) if processor else None

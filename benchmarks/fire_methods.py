@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mint.config import TrainConfig
-from mint.data.image_names import image_names
+from mint.data.preferences import image_names
 from mint.demo.radiograph_demo import RATES, recipe, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import make_folder, write_aside

@@ -23,8 +23,8 @@ from benchmarks.tissue_methods import Answers, Method, align, save
 from mint.config import TrainConfig
 from mint.data.cases import format_list
 from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import HEADER, Tile, list_lengths, read_tiles, tissue_messages
 from mint.data.views import draw_views

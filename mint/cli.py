@@ -1,4 +1,4 @@
-"""What the commands share: the argument parser, exit statuses, the device, files of lines."""
+"""The argument parser, the exit statuses and the choice of the device, for all commands."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from mint.errors import InputError, Stopped
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,19 +111,10 @@ def run_command(
 
 def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     """``auto`` is CUDA where there is one, and bfloat16 there. Raises InputError for CUDA without a device."""
+    import torch  # here, since every command imports this module and --help should not wait for it
+
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
     wanted = dtype if dtype != "auto" else ("bfloat16" if name == "cuda" else "float32")
     return torch.device(name), getattr(torch, wanted)
-
-
-def read_lines(path: str) -> list[str]:
-    """The lines of a text file that are not blank. Raises InputError if it cannot be read or has none."""
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not lines:
-        raise InputError(f"{path} holds no line")
-    return lines

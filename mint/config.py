@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import math
 import tomllib
 import types
@@ -18,85 +19,131 @@ from pathlib import Path
 
 from mint.cli import Parser
 from mint.errors import InputError
-from mint.losses import Setting, loss_names
+
+Setting = bool | int | float | str
+GROUPS = ("data", "model", "adapter", "loss", "optimisation", "hardware", "output")
 
 
-def option(default, help: str, choices: Sequence[str] | None = None, metavar: str | None = None):
-    """A dataclass field that is also a flag; a dictionary is filled by a flag that may be repeated."""
-    metadata = {"help": help, "choices": choices, "metavar": metavar}
+def option(group: str, default, help: str, choices: Sequence[str] | None = None, metavar: str | None = None):
+    """A dataclass field that is also a flag, in a group of ``--help``; a dictionary has a flag that may be repeated."""
+    metadata = {"group": group, "help": help, "choices": choices, "metavar": metavar}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@functools.cache
+def loss_settings() -> dict[str, dict[str, Setting]]:
+    """The name of every registered loss, and its settings with their defaults.
+
+    Read from the signatures in the source files, since importing the losses imports PyTorch, which takes seconds.
+    """
+    found = {}
+    for file in (Path(__file__).parent / "losses").glob("*.py"):
+        for function in ast.parse(file.read_text(encoding="utf-8")).body:
+            for call in getattr(function, "decorator_list", ()):
+                if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "register":
+                    fixed = {keyword.arg for keyword in call.keywords}
+                    defaults = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+                    values = {a.arg: d.value for a, d in defaults if isinstance(d, ast.Constant) and a.arg not in fixed}
+                    found[call.args[0].value] = {name: value for name, value in values.items() if value is not None}
+    return dict(sorted(found.items()))
 
 
 @dataclass
 class TrainConfig:
     """Settings of ``train.py``; the resolved form is saved as ``config.toml`` in the run directory."""
 
-    loss: str = option("orpo", f"{', '.join(loss_names())}, or FILE.py:FUNCTION")
-    loss_args: dict[str, Setting] = option({}, "a setting of the loss, as tau=2; repeatable", metavar="NAME=VALUE")
     demo: str | None = option(
+        "data",
         None,
-        "embedded default, where no --model is given (default: disease, or radiograph for losses that contrast images)",
+        "demo with its own model and data, for runs without --model (default: disease, or radiograph for losses "
+        "that use corrupted images)",
         choices=("disease", "tissue", "radiograph"),
     )
-    model: str | None = option(
-        None, "model directory or hub id; without it the embedded default runs", metavar="DIR|ID"
+    data: str | None = option(
+        "data", None, "preference pairs: .jsonl, .jsonl.gz, .parquet, or OWNER/NAME[:SPLIT] of the hub", None, "FILE|ID"
     )
-    data: str | None = option(None, "preference pairs, JSON Lines (.jsonl, .jsonl.gz, .parquet)", metavar="FILE")
-    eval_data: str | None = option(None, "pairs to evaluate on, in the same form", metavar="FILE")
-    out: str | None = option(None, "run directory (default runs/LOSS, numbered)", metavar="DIR")
-    steps: int | None = option(None, "optimiser steps (default: from --epochs)")
-    epochs: float = option(1.0, "passes over the data, where --steps is not given")
-    batch_size: int = option(4, "pairs per forward pass")
-    grad_accum: int = option(1, "forward passes per optimiser step")
-    lr: float = option(5e-5, "peak learning rate")
-    warmup: float = option(0.1, "steps of linear warm-up, or a share of all steps if below 1")
-    schedule: str = option(
-        "cosine", "after the warm-up: to zero, or constant", choices=("cosine", "linear", "constant")
-    )
-    weight_decay: float = option(0.0, "AdamW's decay, on matrices only")
-    adam_beta2: float = option(0.999, "AdamW's second-moment decay")
-    max_grad_norm: float = option(1.0, "gradient clipping (0: none)")
-    lora_rank: int | None = option(None, "adapter rank r (default 16, or that of --adapter)")
-    lora_alpha: float | None = option(
-        None, "adapter alpha; the update is scaled by alpha / r (default 32, or that of --adapter)"
-    )
-    lora_dropout: float | None = option(None, "dropout on the adapter's input (default 0, or that of --adapter)")
-    lora_targets: str | None = option(
-        None, "all-linear (the decoder's, the default), or comma-separated layer or module names; --adapter has its own"
-    )
-    rslora: bool | None = option(None, "scale by alpha / sqrt(r) (default: no, or as --adapter does)")
-    full: bool = option(False, "train all weights, without an adapter")
-    adapter: str | None = option(None, "PEFT adapter to continue from; it becomes part of the reference", metavar="DIR")
-    max_length: int = option(2048, "limit of prompt + longer answer in tokens (also the model's own)")
-    images_anywhere: bool = option(False, "let the records name images outside the folder of their file")
-    max_pixels: int | None = option(None, "most pixels of an image after resizing (Qwen-VL)", metavar="N")
-    image_features: str | None = option(None, "cache frozen vision features here", metavar="DIR")
-    overlength: str = option("drop", "what to do with longer pairs", choices=("drop", "error", "truncate-prompt"))
+    eval_data: str | None = option("data", None, "held-out pairs to evaluate on, in the same format", metavar="FILE")
+    max_length: int = option("data", 2048, "token limit of prompt + longer answer", metavar="N")
+    images_anywhere: bool = option("data", False, "allow images outside the folder of the preference file")
+    max_pixels: int | None = option("data", None, "most pixels of an image after resizing (Qwen-VL)", metavar="N")
+    overlength: str = option("data", "drop", "what to do with longer pairs", ("drop", "error", "truncate-prompt"))
     spans: str = option(
-        "tags", "words that carry the reward: <mask> tags, or where two answers differ", ("tags", "changes")
+        "data", "tags", "words that carry the reward: in <mask> tags, or where the answers differ", ("tags", "changes")
     )
-    nll_over: str = option("response", "tokens the NLL runs over (orpo, sft)", choices=("response", "sequence"))
-    beta: float | None = option(None, "beta of the loss (default: the loss's own)")
-    alpha: float | None = option(None, "alpha of the loss")
-    gamma: float | None = option(None, "gamma of the loss")
-    lam: float | None = option(None, "lambda of the loss")
-    label_smoothing: float | None = option(None, "share of labels taken to be flipped (dpo)")
-    kind: str | None = option(None, "form of dpo: sigmoid, ipo, hinge")
-    visual: str | None = option(None, "pair that fire contrasts under the corrupted image: flip, chosen, rejected")
-    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    dtype: str = option("auto", "auto: bfloat16 on CUDA, else float32", choices=("auto", "float32", "bfloat16"))
-    compile: bool | None = option(None, "torch.compile of the decoder block (default: on CUDA)")
-    checkpoint_activations: bool = option(False, "recompute activations in the backward pass to save memory")
-    seed: int = option(0, "seed of order, initialisation and dropout")
-    eval_every: int = option(0, "steps between evaluations (0: before and after training)")
-    save_every: int = option(0, "steps between checkpoints (0: at the end only)")
-    keep: int = option(2, "checkpoints to keep")
+    chat_date: str = option("data", "26 Jul 2024", "today's date, for chat templates that print it", metavar="DATE")
+    model: str | None = option(
+        "model", None, "model directory or hub id (default: the model of the demo)", None, "DIR|ID"
+    )
+    lora_rank: int | None = option("adapter", None, "rank r (default 16, or that of --adapter)", metavar="N")
+    lora_alpha: float | None = option(
+        "adapter", None, "alpha; the update is scaled by alpha / r (default 32, or that of --adapter)", metavar="X"
+    )
+    lora_dropout: float | None = option(
+        "adapter", None, "dropout on the adapter's input (default 0, or that of --adapter)", metavar="X"
+    )
+    lora_targets: str | None = option(
+        "adapter",
+        None,
+        "comma-separated names of layers or modules (default all-linear: every linear layer of the decoder)",
+        metavar="NAMES",
+    )
+    rslora: bool | None = option("adapter", None, "scale by alpha / sqrt(r) (default: no, or as --adapter does)")
+    full: bool = option("adapter", False, "train all weights instead of an adapter")
+    adapter: str | None = option(
+        "adapter", None, "PEFT adapter to continue from; it becomes part of the reference model", metavar="DIR"
+    )
+    loss: str = option("loss", "orpo", "a name of this list, or FILE.py:FUNCTION", metavar="NAME")
+    loss_args: dict[str, Setting] = option("loss", {}, "any setting of the loss; repeatable", metavar="NAME=VALUE")
+    nll_over: str = option("loss", "response", "tokens of the NLL term (orpo, sft)", choices=("response", "sequence"))
+    beta: float | None = option("loss", None, "see the list", metavar="X")
+    alpha: float | None = option("loss", None, "see the list", metavar="X")
+    gamma: float | None = option("loss", None, "see the list", metavar="X")
+    lam: float | None = option("loss", None, "lambda; see the list", metavar="X")
+    label_smoothing: float | None = option("loss", None, "assumed share of flipped labels", metavar="X")
+    kind: str | None = option("loss", None, "form of DPO: sigmoid, ipo or hinge", metavar="NAME")
+    visual: str | None = option(
+        "loss", None, "pair of the visual term of FiRe-MPO: flip, chosen or rejected", metavar="NAME"
+    )
+    steps: int | None = option("optimisation", None, "optimiser steps (default: from --epochs)", metavar="N")
+    epochs: float = option("optimisation", 1.0, "passes over the data, without --steps", metavar="N")
+    batch_size: int = option("optimisation", 4, "pairs per forward pass", metavar="N")
+    grad_accum: int = option("optimisation", 1, "forward passes per optimiser step", metavar="N")
+    lr: float = option("optimisation", 5e-5, "peak learning rate", metavar="X")
+    warmup: float = option("optimisation", 0.1, "linear warm-up: steps, or below 1 a share of all steps", metavar="X")
+    schedule: str = option("optimisation", "cosine", "after warm-up", choices=("cosine", "linear", "constant"))
+    weight_decay: float = option("optimisation", 0.0, "weight decay of AdamW, on matrices only", metavar="X")
+    adam_beta2: float = option("optimisation", 0.999, "second-moment decay of AdamW", metavar="X")
+    max_grad_norm: float = option("optimisation", 1.0, "gradient clipping; 0: none", metavar="X")
+    seed: int = option("optimisation", 0, "seed of order, initialisation and dropout", metavar="N")
+    image_features: str | None = option("hardware", None, "cache frozen vision features here", metavar="DIR")
+    device: str = option("hardware", "auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    dtype: str = option("hardware", "auto", "auto: bfloat16 on CUDA, else float32", ("auto", "float32", "bfloat16"))
+    compile: bool | None = option("hardware", None, "torch.compile the decoder block (default: on CUDA)")
+    checkpoint_activations: bool = option("hardware", False, "recompute activations in the backward pass: less memory")
+    out: str | None = option("output", None, "run directory (default: runs/LOSS, numbered)", metavar="DIR")
+    eval_every: int = option("output", 0, "steps between evaluations; 0: before and after training", metavar="N")
+    best: str | None = option(
+        "output",
+        None,
+        "evaluation metric that selects the saved result, as eval/loss or eval/rewards/accuracies (default: the last "
+        "step is saved)",
+        metavar="METRIC",
+    )
+    patience: int | None = option(
+        "output", None, "stop after N evaluations without a better --best (default: never)", metavar="N"
+    )
+    sample_every: int = option("output", 0, "steps between sample answers in samples.jsonl; 0: none", metavar="N")
+    save_every: int = option("output", 0, "steps between checkpoints; 0: at the end only", metavar="N")
+    keep: int = option("output", 2, "checkpoints to keep", metavar="N")
     resume: str | None = option(
-        None, "checkpoint to continue from, or auto: the newest of --out; more --steps extend a run", metavar="auto|DIR"
+        "output",
+        None,
+        "checkpoint to continue from, or auto: the newest in --out; more --steps extend a run",
+        metavar="auto|DIR",
     )
-    chat_date: str = option("26 Jul 2024", "today's date in chat templates that print one")
+    track: str | None = option("output", None, "also log to this tracker", choices=("tensorboard", "trackio", "wandb"))
 
     LORA_DEFAULTS: typing.ClassVar[dict] = {
         "lora_rank": 16,
@@ -106,14 +153,15 @@ class TrainConfig:
         "rslora": False,
     }
     LOSS_OPTIONS: typing.ClassVar[tuple[str, ...]] = (
-        "beta",
-        "alpha",
-        "gamma",
-        "lam",
-        "label_smoothing",
-        "kind",
-        "visual",
+        *("beta", "alpha", "gamma", "lam", "label_smoothing", "kind", "visual"),
     )
+
+    LEAST: typing.ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("steps", "batch_size", "grad_accum", "keep", "patience"), 1),
+        **dict.fromkeys(("lr", "warmup", "weight_decay", "max_grad_norm"), 0),
+        **dict.fromkeys(("eval_every", "save_every", "sample_every"), 0),
+        "max_length": 2,
+    }
 
     def loss_options(self) -> dict[str, Setting]:
         """The settings of the loss that were given. Raises InputError for one given twice, or of another type."""
@@ -125,33 +173,35 @@ class TrainConfig:
         flags = {name: value for name in self.LOSS_OPTIONS if (value := getattr(self, name)) is not None}
         for name in flags:
             if name in self.loss_args:
-                flag = f"--{name.replace('_', '-')} {flags[name]}"
-                raise InputError(f"{flag} and --loss-arg {name}={self.loss_args[name]} set the same: leave one out")
+                other = f"--loss-arg {name}={self.loss_args[name]}"
+                raise InputError(f"{_flag(name)} {flags[name]} and {other} set the same: leave one out")
         return {**flags, **self.loss_args}
 
     def check(self) -> None:
-        """Raises InputError for values out of range."""
+        """Raises InputError for values out of range, and for settings that contradict each other."""
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"--{name.replace('_', '-')} must be a finite number, not {value}")
+                raise InputError(f"{_flag(name)} must be a finite number, not {value}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"--seed must be in [0, 2^63), not {self.seed}")
-        for name, least in (("batch_size", 1), ("grad_accum", 1), ("keep", 1), ("max_length", 2), ("lr", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
-        if self.steps is not None and self.steps < 1 or self.epochs <= 0:
-            raise InputError("--steps and --epochs must be positive")
-        if min(self.warmup, self.weight_decay, self.max_grad_norm, self.save_every, self.eval_every) < 0:
-            raise InputError("--warmup, --weight-decay, --max-grad-norm, --save-every and --eval-every are >= 0")
+        for name, least in self.LEAST.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"{_flag(name)} must be at least {least}, not {value}")
+        if self.epochs <= 0:
+            raise InputError(f"--epochs must be positive, not {self.epochs}")
         if self.full and self.dtype == "bfloat16" and self.adapter:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
         if self.max_pixels is not None and self.model is None:
-            raise InputError("--max-pixels goes with --model: no embedded default keeps the size of an image")
+            raise InputError("--max-pixels needs --model: the demos resize every image to one size")
         if self.resume == "auto" and not self.out:
             raise InputError("--resume auto continues the run in --out: name it")
         if (self.model is None) != (self.data is None):
             missing = "--model" if self.model is None else "--data"
-            raise InputError(f"{missing} is missing: give both, or neither for the embedded default")
+            raise InputError(f"{missing} is missing: give both, or neither to run a demo")
+        if self.patience is not None and self.best is None:
+            raise InputError("--patience needs --best, the metric that has to improve")
+        if self.best is not None and (not self.eval_every or self.model and not self.eval_data):
+            raise InputError("--best compares evaluations during training: give --eval-data and --eval-every")
 
 
 def parse(config_class: type, argv: Sequence[str] | None, description: str):
@@ -159,30 +209,50 @@ def parse(config_class: type, argv: Sequence[str] | None, description: str):
 
     Raises InputError for a file that cannot be read, keys that are no setting and values of the wrong type.
     """
-    parser = Parser(description=description)
-    parser.add_argument("--config", metavar="FILE", help="TOML file with any of these settings")
+    parser = Parser(
+        usage="%(prog)s [options]", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    groups = {name: parser.add_argument_group(name, _describe_losses() if name == "loss" else None) for name in GROUPS}
+    groups["data"].add_argument("--config", metavar="FILE", help="TOML file with any of these settings; flags win")
     kinds = {name: _kind(hint) for name, hint in typing.get_type_hints(config_class).items() if name.islower()}
     for field in dataclasses.fields(config_class):
-        flag, kind = f"--{field.name.replace('_', '-')}", kinds[field.name]
-        extra = (
-            {"action": argparse.BooleanOptionalAction}
-            if kind is bool
-            else {"type": kind, "choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
-        )
-        if kind is dict:
-            flag, extra = flag.removesuffix("s"), {"action": "append", "metavar": field.metadata["metavar"]}
-        text = field.metadata["help"]
+        kind, shape = kinds[field.name], {name: field.metadata[name] for name in ("choices", "metavar")}
+        text = field.metadata["help"].replace("%", "%%")
         if field.default is not None and kind not in (bool, dict):
             text += f" (default {field.default})"
-        parser.add_argument(flag, dest=field.name, default=argparse.SUPPRESS, help=text, **extra)
+        if kind is bool:
+            shape = {"action": argparse.BooleanOptionalAction}
+        elif kind is dict:
+            shape |= {"action": "append"}
+        else:
+            shape |= {"type": kind}
+        groups[field.metadata["group"]].add_argument(
+            _flag(field.name, kind), dest=field.name, default=argparse.SUPPRESS, help=text, **shape
+        )
     given = vars(parser.parse_args(argv))
     path = given.pop("config", None)
     values = _read_toml(path, config_class, kinds) if path else {}
+    named = values.get("loss")
+    if named and given.get("loss", named) != named:
+        values.pop("loss_args", None)  # they belong to the loss that the file names
     for name in [name for name in given if kinds[name] is dict]:
-        given[name] = values.get(name, {}) | _assignments(f"--{name.removesuffix('s').replace('_', '-')}", given[name])
+        given[name] = values.get(name, {}) | _assignments(_flag(name, dict), given[name])
     config = config_class(**{**values, **given})
     config.check()
     return config
+
+
+def _flag(name: str, kind: type = str) -> str:
+    return f"--{(name.removesuffix('s') if kind is dict else name).replace('_', '-')}"
+
+
+def _describe_losses() -> str:
+    """A line for every loss: its settings and their defaults."""
+    lines = [
+        f"  {name:<9} " + (", ".join(f"{key} {value}" for key, value in settings.items()) or "no settings")
+        for name, settings in loss_settings().items()
+    ]
+    return "settings of each loss, with defaults; given as --NAME or --loss-arg NAME=VALUE:\n" + "\n".join(lines)
 
 
 def _assignments(flag: str, texts: Sequence[str]) -> dict:
@@ -225,7 +295,7 @@ def _read_toml(path: str, config_class: type, kinds: dict[str, type]) -> dict:
             values[name] = value = float(value)
         choices = fields[name].metadata["choices"]
         if type(value) is not kinds[name] or (choices and value not in choices):
-            wanted = f"one of {', '.join(choices)}" if choices else f"a {kinds[name].__name__}"
+            wanted = f"one of {', '.join(choices)}" if choices else f"of type {kinds[name].__name__}"
             raise InputError(f"{path}: {name} must be {wanted}, not {value!r}")
     return values
 

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from mint.cli import Parser, guard
 from mint.errors import InputError
-from mint.files import folder_aside
+from mint.files import check_unused, check_writable, folder_aside, read_json
 from mint.hub import SETTINGS_FILES, resolve_dir
-from mint.models.checkpoint import Stored, build_model, copy_companions, placed_tensors, read_json, write_shards
+from mint.models.checkpoint import Stored, build_model, copy_companions, placed_tensors, write_shards
 from mint.models.llava import OWN_FORMS
 from mint.models.llava_med import convert_form
 from mint.models.pickled import Source, find_source
 from mint.models.vilt import HEADS, Vilt, label_settings
-from mint.paths import check_writable
 
 
 def convert(
@@ -46,16 +45,13 @@ def convert(
     too many, or of another shape than ``config.json`` says. ``out`` appears only once it is complete.
     """
     out = Path(out)
-    if out.is_file() or out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} exists already: give another --out")
+    check_unused(out)
     check_writable("--out", out, folder=True)
     found = find_source(source)
     settings = resolve_dir(config, SETTINGS_FILES) if config else found.folder
     if not (settings / "config.json").is_file():
         raise InputError(f"{settings} has no config.json: name a directory or hub id of the same model (--config)")
     raw = read_json(settings / "config.json")
-    if not isinstance(raw, dict):
-        raise InputError(f"{settings / 'config.json'} must hold a JSON object")
     if labels and raw.get("model_type") != "vilt":
         raise InputError("--labels names the classes of a ViLT (model_type vilt)")
     if raw.get("model_type") in OWN_FORMS:
@@ -85,7 +81,7 @@ def read_labels(path: str | Path | None) -> dict:
         return {}
     if not Path(path).is_file():
         raise InputError(f"--labels {path} is not a file")
-    content = read_json(Path(path))
+    content = read_json(Path(path), kind=(dict, list))
     try:
         names = content if isinstance(content, list) else [content[str(i)] for i in range(len(content))]
     except (KeyError, TypeError):

@@ -1,17 +1,31 @@
-"""Files and folders that are whole or not there, with one message where they cannot be written."""
+"""Atomic writes of files and folders, and checks of the paths on a command line.
+
+What is written appears complete or not at all: it is written beside its place and renamed.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mint.errors import InputError
+from mint.hub import is_dataset_id, local_dir
+
+# Flags whose files or folders must exist, and those that name a model: a directory or hub id, or several.
+EXISTING = ("cases", "teacher_cases", "fit_cases", "retrieve", "questions", "reports", "data", "eval_data")
+EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images", "lesions", "vqa", "pairs")
+DATA = ("data", "eval_data")  # those that may also name a data set of the hub
+MODELS = ("model", "teacher", "base", "clip")
+CONFIGS = ("config.json", "folds.json")  # of a model, of a cross-fitted teacher
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def make_folder(path: str | Path) -> Path:
-    """The folder, made if it is not there. Raises InputError if that cannot be done."""
+    """The folder, made if it does not exist. Raises InputError if that cannot be done."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -19,30 +33,39 @@ def make_folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def write_aside(path: str | Path, text: str) -> None:
-    """Writes a text file beside its place and renames it. Raises InputError if it cannot be written."""
+@contextmanager
+def file_aside(path: str | Path) -> Iterator[Path]:
+    """A path beside ``path``, with the same suffix, to write to; renamed to ``path`` at the end of the block.
+
+    The folder is made if it does not exist. After an exception nothing is left of the file. Raises InputError if it
+    cannot be written.
+    """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp")
+    aside = path.with_name(f".writing-{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        aside.replace(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}") from None
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
-def check_unused(*paths: str | Path) -> None:
-    """Raises InputError if one of the files that a command is about to write exists already."""
-    for path in paths:
-        if Path(path).exists():
-            raise InputError(f"{path} exists already: delete it, or give another --out")
+def write_aside(path: str | Path, text: str) -> None:
+    """Writes a text file with :func:`file_aside`. Raises InputError if it cannot be written."""
+    with file_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def folder_aside(folder: str | Path) -> Iterator[Path]:
+def folder_aside(folder: str | Path, sync: bool = False) -> Iterator[Path]:
     """A new folder beside ``folder`` to fill; it takes the place of ``folder`` if the block ends without an exception.
 
-    What ``folder`` held before is removed only then; after an exception nothing has changed. Raises InputError if the
-    folder cannot be written.
+    What ``folder`` held before is removed only then; after an exception nothing has changed. sync: flush everything to
+    the disk before the renaming, so that the folder is complete even after a power cut. Raises InputError if the folder
+    cannot be written.
     """
     folder = Path(folder).absolute()
     aside, old = (folder.with_name(f".{what}-{folder.name}") for what in ("writing", "old"))
@@ -50,12 +73,100 @@ def folder_aside(folder: str | Path) -> Iterator[Path]:
     try:
         aside.mkdir(parents=True)
         yield aside
+        if sync:
+            _sync(*aside.rglob("*"))
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
+        if sync:
+            _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_json(path: Path, optional: bool = False, kind: type | tuple[type, ...] = dict) -> dict:
+    """The content of a JSON file of a model directory; {} for a missing one that is ``optional``.
+
+    kind: what the file may hold. Raises InputError if it is missing, cannot be read, or holds something else.
+    """
+    if optional and not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.parent} is not a model directory: {path.name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, kind):
+        raise InputError(f"{path} must hold a JSON object")
+    return content
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file that are not blank. Raises InputError if it cannot be read or has none."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not lines:
+        raise InputError(f"{path} holds no line")
+    return lines
+
+
+def check_unused(*paths: str | Path) -> None:
+    """Raises InputError if a file or folder that a command is about to write exists; a folder may be empty."""
+    for path in map(Path, paths):
+        if path.is_file() or path.is_dir() and any(path.iterdir()):
+            raise InputError(f"{path} exists already: delete it, or give another --out")
+
+
+def check_paths(args: object) -> None:
+    """Raises InputError for the first flag whose path does not exist, is no model or adapter, or cannot be written.
+
+    args: the settings as attributes; those that are absent or not given are passed over. A hub id is not looked up.
+    """
+    for name in EXISTING:
+        path = getattr(args, name, None)
+        if path and not Path(path).exists() and not (name in DATA and is_dataset_id(path)):
+            raise InputError(f"{_flag(name)} {path} does not exist")
+    for name in MODELS:
+        value = getattr(args, name, None)
+        for one in value if isinstance(value, list) else [value] if value else []:
+            folder = local_dir(one)
+            if folder is not None and not any((folder / file).is_file() for file in CONFIGS):
+                raise InputError(f"{_flag(name)}: {one} is not a model directory: config.json is missing")
+    adapter = getattr(args, "adapter", None)
+    if adapter and (missing := [file for file in ADAPTER if not Path(adapter, file).is_file()]):
+        raise InputError(f"--adapter {adapter} holds no adapter: {missing[0]} is missing")
+    if out := getattr(args, "out", None):
+        check_writable("--out", out)
+
+
+def check_writable(flag: str, target: str | Path, folder: bool = False) -> None:
+    """Raises InputError if the file or folder ``target`` of ``flag`` can be neither written nor made.
+
+    folder: it must not be a file.
+    """
+    path = Path(target).absolute()
+    place = next(parent for parent in (path, *path.parents) if parent.exists())
+    if place == path and place.is_file() and not folder:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {target} cannot be written: {place} is not a folder that can be written to")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

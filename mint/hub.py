@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import list_repo_files, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+import huggingface_hub
 
 from mint.errors import InputError
 
@@ -20,6 +15,8 @@ TOKENIZER_FILES = ("*.json", "*.jinja", "tokenizer.model")
 SETTINGS_FILES = (*TOKENIZER_FILES, "merges.txt", "vocab.txt")  # all of a model but its weights
 # Not every *.safetensors: some repositories hold the weights a second time (consolidated.safetensors).
 MODEL_FILES = (*TOKENIZER_FILES, "model*.safetensors")
+DATASET_ID = re.compile(r"(?!.*\.(jsonl?|gz|parquet|csv|txt)$)[\w-][\w.-]*/[\w.-]+|[\w-][\w.-]*/[\w.-]+:.+")
+DATA_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 PICKLES = (".bin", ".pt", ".pth")
 # What training programs pickle beside a model's weights.
 TRAINING_STATE = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
@@ -46,24 +43,70 @@ def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
     """
     if (path := local_dir(name)) is not None:
         return path
-    name = str(name)
+    with _readable_errors(str(name), "a directory"):
+        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
+
+
+def is_dataset_id(name: str | Path) -> bool:
+    """Whether ``name`` has the form OWNER/NAME, OWNER/NAME:SPLIT or OWNER/NAME:FILE, and is no path that exists."""
+    return bool(DATASET_ID.fullmatch(str(name))) and not Path(name).exists()
+
+
+def fetch_dataset(name: str | Path) -> Path:
+    """The local copy of one file of a data set on the hub: ``OWNER/NAME``, ``OWNER/NAME:SPLIT`` or ``OWNER/NAME:FILE``.
+
+    A split is found by its name in the names of files. Raises InputError if the data set is unknown, gated or out of
+    reach, or if not exactly one JSON Lines or Parquet file fits.
+    """
+    repo, _, part = str(name).partition(":")
+    with _readable_errors(repo, "a file", "datasets/"):
+        files = sorted(file for file in _dataset_files(repo) if file.endswith(DATA_FILES))
+        split = re.compile(rf"(^|[/_.-]){re.escape(part)}([/_.-])")
+        fitting = [part] if part in files else [file for file in files if split.search(file)] if part else files
+        if len(fitting) != 1:
+            shown = ", ".join((fitting or files)[:20]) or "none"
+            problem = "several data files" if fitting else f"no data file for {part!r}" if part else "no data file"
+            raise InputError(f"{repo} has {problem} (found: {shown}); choose one with {repo}:FILE or {repo}:SPLIT")
+        return Path(huggingface_hub.hf_hub_download(repo, fitting[0], repo_type="dataset"))
+
+
+def _dataset_files(repo: str) -> list[str]:
+    """The paths of all files of a data set, or of those in the local cache where the hub is out of reach."""
+    from huggingface_hub import errors
+
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except GatedRepoError:
+        return huggingface_hub.list_repo_files(repo, repo_type="dataset")
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):  # gated ones included
+        raise
+    except Exception:  # no network, or offline mode
+        folder = Path(huggingface_hub.snapshot_download(repo, repo_type="dataset", local_files_only=True))
+        return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+
+
+@contextmanager
+def _readable_errors(name: str, local: str, prefix: str = "") -> Iterator[None]:
+    """Turns the exceptions of the hub into InputError. local: what else the name could be. prefix: of the web page."""
+    from huggingface_hub import errors  # here: it takes a quarter of a second, and --help needs none of it
+
+    try:
+        yield
+    except InputError:
+        raise
+    except errors.GatedRepoError:
         raise InputError(
-            f"{name} is gated: accept its licence at https://huggingface.co/{name}, then set HF_TOKEN to a token of "
-            "the account that accepted it"
+            f"{name} is gated: accept its licence at https://huggingface.co/{prefix}{name}, then set HF_TOKEN to a "
+            "token of the account that accepted it"
         ) from None
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         raise InputError(
-            f"{name} is neither a directory nor a repository on the hub (a private one needs HF_TOKEN)"
+            f"{name} is neither {local} nor a repository on the hub (a private one needs HF_TOKEN)"
         ) from None
-    except HFValidationError:
-        raise InputError(f"{name} is neither a directory nor a valid hub id (OWNER/NAME)") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+    except errors.HFValidationError:
+        raise InputError(f"{name} is neither {local} nor a valid hub id (OWNER/NAME)") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise InputError(
             f"{name} is not in the local cache and the hub is out of reach (no network, or HF_HUB_OFFLINE is set); "
-            "download it where there is a network, or give a directory"
+            f"download it where there is a network, or give {local}"
         ) from None
     except OSError as error:
         raise InputError(f"{name} cannot be fetched from the hub: {error}") from None
@@ -75,7 +118,7 @@ def list_files(name: str | Path) -> list[str]:
     if path.is_dir():
         return sorted(file.name for file in path.iterdir() if file.is_file())
     try:
-        return [file for file in list_repo_files(str(name)) if "/" not in file]
+        return [file for file in huggingface_hub.list_repo_files(str(name)) if "/" not in file]
     except Exception:  # whatever the network raises: the list only completes an error message or narrows a download
         return []
 

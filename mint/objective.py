@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mint.data.batch import CHOSEN, PROMPT, SIDES, Batch
-from mint.image_features import share_features
 from mint.losses import AnswerStats, Loss, LossOutput
 from mint.losses.logprobs import TokenStats, token_stats
 from mint.models.lora import reference
@@ -48,8 +47,9 @@ def preference_loss(
 def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Module | None = None) -> TokenStats:
     """Per-token numbers at the N predicted positions: what ``loss`` needs and nothing more."""
     wants = loss.needs
-    if frozen is None:
-        batch = share_features(model, batch)
+    if frozen is None and batch.images is not None and model.vision_is_frozen:
+        with torch.no_grad():  # the same features for policy and reference
+            batch = replace(batch, images=model.encode_images(batch.images))
     hidden = _predicting(model, batch)
     ref_hidden = ref_head = ref_update = kl_positions = None
     if wants.reference:

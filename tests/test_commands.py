@@ -59,7 +59,7 @@ def test_pairs_of_the_recipe(setting, capsys):
     for pair in pairs:
         assert [m["role"] for m in pair.prompt] == ["system", "user"]
         chosen, rejected = (
-            [line.split(". ", 1)[1] for line in t.splitlines()[1:]] for t in (pair.chosen, pair.rejected)
+            [line.split(". ", 1)[1] for line in t.splitlines()[1:]] for t in (pair.chosen.text, pair.rejected.text)
         )
         assert len(chosen) == 10 and len(rejected) == 15 and not set(chosen) & set(rejected)
     held_out = setting / "dev.jsonl"

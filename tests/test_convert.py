@@ -133,9 +133,9 @@ def test_a_hub_repository(source, tmp_path, monkeypatch):
         asked.extend(allow_patterns)
         return str(source)
 
-    monkeypatch.setattr("mint.hub.snapshot_download", fetch)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     stored = ["pytorch_model.bin", "optimizer.pt", "old/weights.pt"]
-    monkeypatch.setattr("mint.hub.list_repo_files", lambda name: stored)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: stored)
     check(convert("vinid/plip", tmp_path / "out"), tensors)
     assert "pytorch_model.bin" in asked and "merges.txt" in asked and not any("pt" == name[-2:] for name in asked)
 
@@ -226,7 +226,7 @@ def test_nothing_is_overwritten(source, tmp_path):
     torch.save(describe(source, TINY_LLAMA), source / "pytorch_model.bin")
     out = convert(source, tmp_path / "out")
     for target in (out, source / "pytorch_model.bin"):
-        with pytest.raises(InputError, match="exists already: give another --out"):
+        with pytest.raises(InputError, match="exists already: delete it, or give another --out"):
             convert(source, target)
     with pytest.raises(InputError, match="holds safetensors already: use it as it is"):
         convert(out, tmp_path / "again")

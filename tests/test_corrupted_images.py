@@ -7,9 +7,11 @@ from PIL import Image
 import train
 from mint.data.batch import collate, encode_pairs
 from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader, ImageSlots, find_images
-from mint.data.preferences import PreferenceErrors, read_preferences, write_jsonl
+from mint.data.preferences import read_preferences, write_jsonl
+from mint.data.record_images import ImageSlots, find_images
+from mint.errors import FileProblems
 from mint.losses import AnswerStats, load_loss
 from mint.models import load_model
 from mint.models.lora import reference
@@ -159,7 +161,7 @@ def test_corrupted_images_stand_beside_images(pictured):
     rows[0]["corrupted_images"] = ["tiles/blue.png"] * 2
     rows[1] = {**rows[1], "images": [], "corrupted_images": ["tiles/blue.png"]}
     write_jsonl(pictured / "bad.jsonl", rows)
-    with pytest.raises(PreferenceErrors) as error:
+    with pytest.raises(FileProblems) as error:
         read_preferences(pictured / "bad.jsonl")
     assert [problem.split(": ", 1)[1] for problem in error.value.problems] == [
         "corrupted_images must hold one for each of images: 2 for 1",

@@ -107,7 +107,7 @@ def test_the_example_of_a_task(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("notes.jsonl").write_text(json.dumps({"id": "a", "text": "No pulse.", "level": "emergency"}) + "\n")
     assert run_command("", [module.add_pairs], "triage --notes notes.jsonl --out pairs.jsonl".split()) == 0
-    assert [pair.rejected for pair in read_preferences("pairs.jsonl")] == ["urgent", "routine"]
+    assert [pair.rejected.text for pair in read_preferences("pairs.jsonl")] == ["urgent", "routine"]
     assert demo.main("base --pairs pairs.jsonl --shape demo --vocabulary 300 --out model".split()) == 0
     command = "triage --model model --notes notes.jsonl --out scores --device cpu".split()
     assert run_command("", [module.add_scores], command) == 0

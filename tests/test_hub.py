@@ -5,9 +5,9 @@ from fnmatch import fnmatch
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-import mint.hub
+from mint.data.preferences import read_preferences
 from mint.errors import InputError
-from mint.hub import MODEL_FILES, resolve_dir
+from mint.hub import MODEL_FILES, is_dataset_id, resolve_dir
 
 
 def refusal(kind):
@@ -26,7 +26,7 @@ def test_a_hub_id_is_fetched_with_its_patterns(monkeypatch, tmp_path):
         asked.update(name=name, patterns=allow_patterns)
         return str(tmp_path)
 
-    monkeypatch.setattr(mint.hub, "snapshot_download", fetch)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert resolve_dir("meta-llama/Llama-3.2-3B-Instruct", ("*.json",)) == tmp_path
     assert asked == {"name": "meta-llama/Llama-3.2-3B-Instruct", "patterns": ["*.json"]}
 
@@ -44,7 +44,7 @@ def test_failures_say_what_to_do(monkeypatch, error, message):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(mint.hub, "snapshot_download", fail)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(InputError, match=message):
         resolve_dir("owner/name", ["*"])
 
@@ -73,3 +73,103 @@ def test_a_file_is_not_a_directory(tmp_path):
     path.touch()
     with pytest.raises(InputError, match="is a file; give the model's directory"):
         resolve_dir(path, ["*"])
+
+
+# -- data sets --------------------------------------------------------------------------------------------------
+
+RECORD = '{"prompt": "ill?", "chosen": "yes", "rejected": "no"}\n'
+
+
+@pytest.fixture
+def dataset(monkeypatch, tmp_path):
+    """A function that puts files on the hub, as the data set owner/name."""
+
+    def put(files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+
+        def fetch(repo, name, repo_type):
+            assert (repo, repo_type) == ("owner/name", "dataset")
+            return str(tmp_path / name)
+
+        monkeypatch.setattr("huggingface_hub.list_repo_files", lambda repo, repo_type: ["README.md", *files])
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+
+    return put
+
+
+@pytest.mark.parametrize("name", ["owner/name:test", "owner/name:data/test-00000.jsonl"])
+def test_preferences_are_read_from_a_split_or_a_file_of_a_data_set(dataset, name):
+    dataset({"data/train-00000.jsonl": RECORD * 2, "data/test-00000.jsonl": RECORD})
+    assert [(one.prompt, one.chosen.text) for one in read_preferences(name)] == [("ill?", "yes")]
+
+
+def test_a_data_set_of_one_file_needs_no_split(dataset):
+    dataset({"pairs.jsonl": RECORD * 2, "picture.png": ""})
+    assert len(read_preferences("owner/name")) == 2
+
+
+@pytest.mark.parametrize(
+    "name, files, message",
+    [
+        ("owner/name", ["a.jsonl", "b.parquet"], "several data files .found: a.jsonl, b.parquet.; choose one with"),
+        (
+            "owner/name:train",
+            ["train_a.jsonl", "train.b.jsonl", "train/c.jsonl"],
+            "several .* train.b.jsonl, train/c.j",
+        ),
+        ("owner/name:dev", ["a.jsonl"], "owner/name has no data file for 'dev' .found: a.jsonl."),
+        ("owner/name", ["a.csv"], "owner/name has no data file .found: none."),
+    ],
+)
+def test_exactly_one_file_must_fit(dataset, name, files, message):
+    dataset(dict.fromkeys(files, RECORD))
+    with pytest.raises(InputError, match=message):
+        read_preferences(name)
+
+
+def test_records_of_the_hub_with_images_are_refused(dataset):
+    dataset({"pairs.jsonl": RECORD.replace("{", '{"image": "x.png", ')})
+    with pytest.raises(InputError, match="pairs.jsonl names images, which are not fetched from the hub"):
+        read_preferences("owner/name")
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (refusal(GatedRepoError), "https://huggingface.co/datasets/owner/name, then set HF_TOKEN"),
+        (refusal(RepositoryNotFoundError), "owner/name is neither a file nor a repository on the hub"),
+        (ConnectionError("no route"), "owner/name is not in the local cache and the hub is out of reach"),
+    ],
+)
+def test_failures_of_a_data_set_say_what_to_do(monkeypatch, tmp_path, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", fail)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=message) as caught:
+        read_preferences("owner/name")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_a_data_set_is_read_from_the_cache(monkeypatch, tmp_path):
+    repo = tmp_path / "datasets--owner--name"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "pairs.jsonl").write_text(RECORD)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert len(read_preferences("owner/name")) == 1
+
+
+def test_paths_and_ids_of_data_sets_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "pairs").touch()
+    assert is_dataset_id("owner/name") and is_dataset_id("trl-lib/hh.v2:data/train.jsonl")
+    names = ("own/pairs", "data/pairs.jsonl", "data/pairs.jsonl.gz", "./a/b", "/a/b", "a/b/c", "pairs", "../a")
+    assert not any(map(is_dataset_id, names))

@@ -11,12 +11,10 @@ from safetensors.torch import load_file
 
 import train
 from mint.config import TrainConfig
-from mint.data import feature_store, pair_images
-from mint.data.feature_store import FeatureStore, fingerprint
+from mint.data import image_features
+from mint.data.image_features import FeatureStore, ImageReader, check_image_features, fingerprint, image_reader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader
 from mint.errors import InputError
-from mint.image_features import check_image_features, image_reader
 from mint.losses import load_loss
 from mint.models.lora import add_lora, lora_layers
 from mint.objective import preference_loss
@@ -127,7 +125,7 @@ def test_what_the_memory_cannot_hold_is_stored_for_the_run(family, tmp_path_fact
     size = (
         sum(value.nbytes for value in image_reader(model, processor, None, run)(files[:1]).values()) - 8
     )  # without order
-    monkeypatch.setattr(pair_images, "KEPT_BYTES", int(1.5 * size))
+    monkeypatch.setattr(image_features, "KEPT_BYTES", int(1.5 * size))
     calls = counted(model)
     reader = image_reader(model, processor, None, run)
     first = reader(files)
@@ -137,7 +135,7 @@ def test_what_the_memory_cannot_hold_is_stored_for_the_run(family, tmp_path_fact
     assert calls == [1, 1] and len(list(run.rglob("*.safetensors"))) == 1
     reader.close()
     assert not list(run.iterdir())
-    monkeypatch.setattr(feature_store, "DISK_SHARE", 0)
+    monkeypatch.setattr(image_features, "DISK_SHARE", 0)
     reader(files)
     reader(files)
     assert len(calls) == 4 and not list(run.iterdir())  # a full disk costs time, nothing else
@@ -146,7 +144,7 @@ def test_what_the_memory_cannot_hold_is_stored_for_the_run(family, tmp_path_fact
 def test_the_store_takes_a_share_of_the_free_disk(tmp_path, monkeypatch, capsys):
     """By hand: of 4,000 bytes, at first free, half: two entries of 900 bytes and not a third, nor in the next run."""
     held = lambda: sum(file.stat().st_size for file in (tmp_path / "features").rglob("*.safetensors"))  # noqa: E731
-    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=4000 - held()))
+    monkeypatch.setattr(image_features.shutil, "disk_usage", lambda _: SimpleNamespace(free=4000 - held()))
     entry = {"features": torch.zeros(210)}  # 840 bytes, and a header
     for stored in ([True, True, False, False], [False]):
         store = FeatureStore(tmp_path / "features", lambda: "tower")
@@ -166,9 +164,9 @@ def test_images_without_room_in_the_store_are_encoded_each_time(setting, tmp_pat
     files = [str(setting / "tiles" / f"{name}.png") for name in ("red", "green")]
     reader = image_reader(model, load_processor(setting / "model"), folder, folder)
     first = reader(files)
-    monkeypatch.setattr(pair_images, "KEPT_BYTES", 0)
+    monkeypatch.setattr(image_features, "KEPT_BYTES", 0)
     next(folder.rglob("*.safetensors")).unlink()
-    monkeypatch.setattr(feature_store, "DISK_SHARE", 0)
+    monkeypatch.setattr(image_features, "DISK_SHARE", 0)
     calls = counted(model)
     reader = image_reader(model, load_processor(setting / "model"), folder, folder)
     for _ in range(2):
@@ -202,7 +200,7 @@ def test_padding_tiles_are_not_stored(setting, tmp_path_factory):  # noqa: F811
 
 def test_the_features_of_a_run_are_removed_when_it_fails(setting, monkeypatch):  # noqa: F811
     """They are in the run's folder, where the memory has no room for them."""
-    monkeypatch.setattr(pair_images, "KEPT_BYTES", 0)
+    monkeypatch.setattr(image_features, "KEPT_BYTES", 0)
 
     def fail(*_):
         assert list((setting / "run" / "features-overflow").rglob("*.safetensors"))

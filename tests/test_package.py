@@ -102,7 +102,7 @@ def test_a_wheel_holds_every_module_table_and_command(tmp_path):
     code = (
         "import sys, mint.scripts\n"
         "from mint.synthetic import cohort, face, tissue_tiles\n"
-        "from mint.evaluation import reports\n"
+        "from mint.tasks import report_generation as reports\n"
         "print(mint.scripts.PACKAGE)\n"
         "print(len(cohort.load_syndromes()), len(tissue_tiles.load_tissues()), len(reports.read_findings()))\n"
         "face.read_findings()\n"

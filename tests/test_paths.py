@@ -8,7 +8,7 @@ import pytest
 import evaluate
 from mint.errors import InputError
 from mint.evaluation import decoding
-from mint.paths import check_paths
+from mint.files import check_paths
 from mint.teachers import clip_teacher, vilt_teacher
 
 
@@ -30,6 +30,7 @@ def folder(tmp_path):
         ({"model": "file"}, "file is a file"),
         ({"model": "no/such/model"}, "neither a directory nor a hub id"),
         ({"teacher": ["model", "empty"]}, "--teacher: .*empty is not a model directory"),
+        ({"eval_data": "no.jsonl"}, "--eval-data .*no.jsonl does not exist"),
         ({"adapter": "empty"}, "--adapter .*empty holds no adapter: adapter_config.json is missing"),
         ({"adapter": "adapter"}, "adapter_model.safetensors is missing"),
         ({"out": "file/below"}, "--out .*below cannot be written: .*file is not a folder"),
@@ -45,7 +46,12 @@ def test_what_is_missing(folder, flags, message):
 
 
 def test_what_is_there(folder):
-    flags = {"cases": f"{folder}/file", "model": f"{folder}/model", "teacher": [f"{folder}/folds", "owner/name"]}
+    flags = {
+        "cases": f"{folder}/file",
+        "model": f"{folder}/model",
+        "teacher": [f"{folder}/folds", "owner/name"],
+        "data": "a/b:train",
+    }
     check_paths(argparse.Namespace(**flags, out=f"{folder}/new/below", images=None))
     check_paths(argparse.Namespace(out=f"{folder}/file"))
 

@@ -13,11 +13,12 @@ import train
 from mint.config import TrainConfig
 from mint.data.batch import PROMPT, collate, encode_pairs
 from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader, ImageSlots, find_images
-from mint.data.preferences import PreferenceErrors, read_preferences, write_jsonl
+from mint.data.preferences import read_preferences, write_jsonl
+from mint.data.record_images import ImageSlots, find_images
 from mint.demo.tiny_model import write_base
-from mint.errors import InputError
+from mint.errors import FileProblems, InputError
 from mint.losses import load_loss
 from mint.models import init_model, load_model, save_model
 from mint.objective import preference_loss
@@ -208,7 +209,7 @@ def test_max_pixels_of_a_model_without_that_notion(setting, capsys):
     assert train.main(arguments(setting, "--max-pixels", "4096")) == 2
     assert "--max-pixels is for Qwen-VL models" in capsys.readouterr().err
     assert train.main(["--max-pixels", "4096"]) == 2
-    assert "--max-pixels goes with --model" in capsys.readouterr().err
+    assert "--max-pixels needs --model" in capsys.readouterr().err
     write_base(setting / "model", [str(record) for record in records(12)] * 20, "demo", 400)
     assert train.main(arguments(setting, "--max-pixels", "4096")) == 2
     assert "--max-pixels is for models that read images" in capsys.readouterr().err
@@ -253,7 +254,7 @@ def test_images_that_cannot_be_used_are_named_with_their_lines(setting, capsys):
     named |= {str(outside): "outside the folder"}
     rows = [{**good, "id": name, "images": [name]} for name in named]
     write_jsonl(setting / "bad.jsonl", [good, *rows])
-    with pytest.raises(PreferenceErrors) as error:
+    with pytest.raises(FileProblems) as error:
         find_images(read_preferences(setting / "bad.jsonl"), setting / "bad.jsonl")
     assert len(error.value.problems) == len(named)
     for line, (problem, message) in enumerate(zip(error.value.problems, named.values(), strict=True), start=2):

@@ -17,33 +17,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mint.data.pair_images import ImageSlots, encode_with_images
 from mint.data.preferences import Preference
-from mint.data.spans import TAG, parse_spans, span_tokens
+from mint.data.record_images import ImageSlots, encode_with_images
+from mint.data.spans import Answer, span_tokens
 from mint.errors import InputError
 from mint.progress import Progress
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2  # roles; a segment is 3 * pair + role
-SIDES = {  # what a loss calls the tokens of a role -> (the role, whether the corrupted twin's)
+SIDES = {  # argument of a loss -> (role of its tokens, whether under the corrupted image)
     "prompt": (PROMPT, False),
     "chosen": (CHOSEN, False),
     "rejected": (REJECTED, False),
     "corrupted_chosen": (CHOSEN, True),
     "corrupted_rejected": (REJECTED, True),
 }
-OVERLENGTH = ("drop", "error", "truncate-prompt")
-ROW_STEP = (
-    8  # one row's length is a multiple: threads share its tokens out, and an odd number makes a product 10 % slower
-)
+ROW_STEP = 8  # a single row's length is a multiple of it: matrix products of odd sizes are 10 % slower
 
 
 @dataclass(frozen=True)
 class EncodedPair:
     """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked.
 
-    ``images``: files, in the order of their tokens in the prompt; ``image_token``: the token that stands for an image.
-    ``twin``: the same answers behind the same prompt with corrupted images, where a loss asks for them.
-    ``fields``: the record's numbers that the loss asks for, by name.
+    ``images``: files, in the order of their tokens in the prompt; ``image_token``: the id of an image token.
+    ``twin``: the same answers after the same prompt with corrupted images, for losses that need them.
+    ``fields``: the record's numbers that the loss needs, by name.
     """
 
     id: str
@@ -62,7 +59,7 @@ class EncodedPair:
 
     @property
     def lengths(self) -> list[int]:
-        """Of what is packed: the pair, and its twin."""
+        """The lengths of the pair and of its twin."""
         return [len(self)] if self.twin is None else [len(self), len(self.twin)]
 
 
@@ -106,15 +103,15 @@ class EncodeReport:
 
 @dataclass(frozen=True)
 class Batch:
-    """P packed pairs. Index tensors over the N predicted positions say what each one is.
+    """P packed pairs, with index tensors over the N predicted positions.
 
     tokens, positions, segments: [B, T] int64 (see the module).        predict: [N] index into B * T.
     targets: [N] token ids.   pair: [N] in [0, P).   side: [N] role of the target.   column: [N] place in its answer.
     span: [N] bool, or None where no answer of the batch marks one.    ids: the records' ids.
     twins: [W], the pair that each corrupted twin belongs to; twin w is numbered P + w in ``pair`` and ``segments``.
-    image_files: in the order of their image tokens in ``tokens``.     images: what the model's image processor makes of
-    them (``mint.data.pair_images``), None until that is done, and for text.
-    fields: the records' numbers that the loss asks for, each [P] float32, by name.
+    image_files: in the order of their image tokens in ``tokens``.     images: the tensors of these files
+    (``mint.data.image_features``), None until they are read, and for text.
+    fields: the records' numbers that the loss needs, each [P] float32, by name.
     """
 
     tokens: Tensor
@@ -171,17 +168,17 @@ def encode_pairs(
 ) -> tuple[list[EncodedPair], EncodeReport]:
     """Token ids of every record, the prompt encoded once and the answers appended as ids.
 
-    max_length: limit of prompt + the longer answer, in tokens. overlength: what happens beyond it: ``drop`` the
+    max_length: limit of prompt + the longer answer, in tokens. overlength: for longer records: ``drop`` the
     record, raise an ``error`` naming all of them, or ``truncate-prompt``: keep the first token and the end of the
-    prompt. An answer is never cut, nor an image: such a record is dropped. drop_spanless: leave out records in which
-    neither answer marks a span, if any record does. slots: what an image becomes, for models that read images. corrupted:
-    the answers that are wanted under the corrupted images too. fields: names of the numbers that the loss reads; every
+    prompt. Answers and images are never cut: such a record is dropped. drop_spanless: leave out records without spans,
+    if any record has one. slots: the image tokens, for models that read images. corrupted: the answers ("chosen",
+    "rejected") that the loss needs under the corrupted images too. fields: names of numbers that the loss needs; every
     record has them (``read_preferences`` checks that). Raises InputError if nothing is left, and for images without
     ``slots``.
     """
     pairs, too_long = [], []
     report = EncodeReport(resizable=slots is not None and slots.count is None)
-    marked = drop_spanless and any(TAG.search(p.chosen + (p.rejected or "")) for p in preferences)
+    marked = drop_spanless and any(answer.spans for p in preferences for answer in (p.chosen, p.rejected) if answer)
     if slots is None and any(preference.images for preference in preferences):
         raise InputError(
             "the records have images, which this model does not read: leave the field out, or take another model"
@@ -220,22 +217,10 @@ def encode_pairs(
 
 def _encode(preference: Preference, tokenizer, slots: ImageSlots | None, corrupted: Sequence[str]) -> EncodedPair:
     chat = bool(preference.images) or not isinstance(preference.prompt, str)
-    sides, marks = [], []
-    for text in (preference.chosen, preference.rejected):
-        if text is None:
-            sides.append([])
-            marks.append(None)
-            continue
-        plain, spans = parse_spans(text)
-        ids = tokenizer.encode_answer(plain, chat=chat)
-        sides.append(ids)
-        marks.append(None)
-        if spans:
-            _, offsets = tokenizer.answer_offsets(plain, chat=chat)
-            mark = span_tokens(offsets, spans)
-            marks[-1] = mark + [False] * (len(ids) - len(mark))  # the end of the turn is never in a span
-    if any(mark is not None for mark in marks):
-        marks = [mark or [False] * len(ids) for mark, ids in zip(marks, sides, strict=True)]
+    answers = [_encode_answer(answer, tokenizer, chat) for answer in (preference.chosen, preference.rejected)]
+    sides, marks = zip(*answers, strict=True)
+    if not any(map(any, marks)):
+        marks = (None, None)
     try:
         if not preference.images:
             return EncodedPair(preference.id, tokenizer.encode_prompt(preference.prompt), *sides, *marks)
@@ -252,6 +237,14 @@ def _encode(preference: Preference, tokenizer, slots: ImageSlots | None, corrupt
     if "rejected" not in corrupted:
         twin = dataclasses.replace(twin, rejected=[], rejected_span=[] if marks[1] is not None else None)
     return dataclasses.replace(pair, twin=twin)
+
+
+def _encode_answer(answer: Answer | None, tokenizer, chat: bool) -> tuple[list[int], list[bool]]:
+    """(ids, whether each is in a span); the token that ends an answer never is."""
+    if answer is None:
+        return [], []
+    ids, offsets = tokenizer.answer_offsets(answer.text, chat=chat)
+    return [*ids, tokenizer.answer_end(chat)], [*span_tokens(offsets, answer.spans), False]
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -272,7 +265,7 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 def collate(
     pairs: Sequence[EncodedPair], row_length: int | None = None, rows: int | None = None, prompt_targets: bool = False
 ) -> Batch:
-    """Packs pairs, and behind them their corrupted twins, into a batch.
+    """Packs pairs, and after them their corrupted twins, into a batch.
 
     row_length: T, default the longest pair, or with ``rows=1`` all pairs, rounded up to ROW_STEP. rows: B, default
     as many as are needed; fixed values of both give every batch the same shape. prompt_targets: predict the prompt's
@@ -305,17 +298,13 @@ def collate(
                 segments[row, start + a : start + b] = 3 * index + role
             targets += _targets(pair, index, row * row_length + start, prompt_targets and index < count)
             start = end
-    predict, target, pair_index, side, column, span = torch.tensor(targets, dtype=torch.int64).unbind(1)
+    *indices, span = torch.tensor(targets, dtype=torch.int64).T.contiguous().unbind()
     marked = any(pair.chosen_span is not None for pair in pairs)
     return Batch(
         tokens,
         positions,
         segments,
-        predict.contiguous(),
-        target.contiguous(),
-        pair_index.contiguous(),
-        side.contiguous(),
-        column.contiguous(),
+        *indices,
         span.bool() if marked else None,
         ids,
         torch.tensor(twins, dtype=torch.int64),
@@ -341,9 +330,9 @@ def _targets(pair: EncodedPair, index: int, start: int, prompt_targets: bool) ->
 
 
 def tokens_per_pair(pairs: Sequence[EncodedPair], prompt_targets: bool = False) -> dict[str, float]:
-    """The mean number of predicted tokens by side (the keys of ``SIDES``), over all pairs that make one update.
+    """The mean number of predicted tokens per pair of each side (the keys of ``SIDES``), over the pairs of an update.
 
-    It counts what ``collate`` predicts; the prompt is among the sides where its tokens are predicted.
+    These are the tokens that ``collate`` predicts; the prompt is included if ``prompt_targets``.
     """
     twins = [pair.twin for pair in pairs if pair.twin is not None]
     totals = {

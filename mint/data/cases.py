@@ -27,10 +27,10 @@ HEADER = "POTENTIAL_DISEASES:"
 EXCLUDED_LIMIT = 6  # absent findings a note mentions: reports list dozens, and a short note does not
 # First words of HPO labels that keep their capital inside a sentence, as they come from a name.
 EPONYMS = frozenset(
-    "Achilles Alzheimer Axenfeld Babinski Barrett Bartholin Bence Bitot Bowman Brushfield Burkitt Chaddock Chiari Chvostek "
-    "Civatte Darwin Descemet Duane Dupuytren Ebstein Ewing Fordyce Froment Gottron Gowers Graves Hashimoto Heinz Hodgkin "
-    "Hoffmann Horner Hurthle Lafora Leber Lewy Leydig Lisch Madelung Mallory Marcus Meckel Merkel Mobitz Morgagni Oppenheim "
-    "Paget Pappenheimer Raynaud Reye Rieger Rosenthal Sertoli Sprengel Stahl Swiss Wormian".split()
+    "Achilles Alzheimer Axenfeld Babinski Barrett Bartholin Bence Bitot Bowman Brushfield Burkitt Chaddock Chiari "
+    "Chvostek Civatte Darwin Descemet Duane Dupuytren Ebstein Ewing Fordyce Froment Gottron Gowers Graves Hashimoto "
+    "Heinz Hodgkin Hoffmann Horner Hurthle Lafora Leber Lewy Leydig Lisch Madelung Mallory Marcus Meckel Merkel Mobitz "
+    "Morgagni Oppenheim Paget Pappenheimer Raynaud Reye Rieger Rosenthal Sertoli Sprengel Stahl Swiss Wormian".split()
 )
 
 
@@ -44,11 +44,11 @@ class Term:
 
 @dataclass(frozen=True)
 class Case:
-    """One patient. Every field but ``id`` and ``disease`` may be unknown.
+    """One patient. All fields but ``id`` and ``disease`` are optional.
 
     disease: the name, aliases separated by ";".   observed, excluded: findings present and looked for but absent.
-    facial: findings that a photograph of the face shows, and the note therefore need not say.
-    subject: the patient's id, where several cases may be of one.   image: a portrait.   text: a note already written.
+    facial: findings that a photograph of the face shows, which the note therefore omits.
+    subject: the patient's id, where a patient may have several cases.   image: a portrait.   text: an existing note.
     """
 
     id: str
@@ -130,24 +130,21 @@ def in_prose(label: str) -> str:
 
 
 def diagnosis_messages(note: str, passages: Sequence[str] = ()) -> list[dict]:
-    """The prompt of MINT's first task: system and user message. passages: what was retrieved for the note."""
-    found = (
-        [f"{RETRIEVED}\n" + "\n".join(f"[{number}] {text}" for number, text in enumerate(passages, 1))]
-        if passages
-        else []
-    )
+    """The prompt of MINT's first task: system and user message. passages: those retrieved for the note."""
+    listed = [f"[{number}] {text}" for number, text in enumerate(passages, 1)]
+    found = ["\n".join([RETRIEVED, *listed])] if listed else []
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n\n".join([note, *found, REQUEST])}]
 
 
 def format_list(names: Sequence[str], header: str = HEADER) -> str:
-    """The answer that lists diseases (or what else ``header`` announces), the likeliest first."""
+    """The answer that lists names under ``header``, the likeliest first."""
     return "\n".join([header, *(f"{number}. {name}" for number, name in enumerate(names, 1))])
 
 
 def parse_list(text: str, header: str = HEADER) -> list[str]:
-    """The diseases (or what else ``header`` announces) an answer lists, in order; an empty list where it lists none.
+    """The names that an answer lists under ``header``, in order; empty if it lists none.
 
-    Tolerates what models write around a list: text before and after, a missing header, quotes, bold type, bullets.
+    Accepts text before and after the list, a missing header, quotes, bold type and bullets.
     """
     body = re.split(re.escape(header), text, flags=re.IGNORECASE)[-1]
     items: list[str] = []

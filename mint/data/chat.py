@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from mint.data.encoders import PlainEncoders
 from mint.data.template import LLAMA3_TEMPLATE, AnswerForm, ChatTemplate
 from mint.errors import InputError
+from mint.files import read_json
 from mint.hub import TOKENIZER_FILES, resolve_dir
 
 CHAT_DATE = "26 Jul 2024"  # the date that Llama 3.2's template prints by default
@@ -55,12 +56,15 @@ def _settings(folder: Path) -> dict:
     """``tokenizer_config.json`` with the chat template and the end tokens that other files add to it."""
     settings = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings.update(_read_json(folder / name))
+        settings.update(read_json(folder / name, optional=True))
     for name in NAMES:
         if isinstance(settings.get(name), dict):
             settings[name] = settings[name].get("content")
     settings["chat_template"] = _find_template(folder, settings.get("chat_template"))
-    ends = [_read_json(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json")]
+    ends = [
+        read_json(folder / name, optional=True).get("eos_token_id")
+        for name in ("generation_config.json", "config.json")
+    ]
     ends = next((end for end in ends if end is not None), [])
     settings["eos_token_ids"] = ends if isinstance(ends, list) else [ends]
     return settings
@@ -75,7 +79,7 @@ def _find_template(folder: Path, of_tokenizer: str | list | None) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    sources = [(name, _read_json(folder / name).get("chat_template")) for name in PROCESSOR_TEMPLATES]
+    sources = [(name, read_json(folder / name, optional=True).get("chat_template")) for name in PROCESSOR_TEMPLATES]
     has_processor = any((folder / name).is_file() for name in PROCESSOR_FILES)
     sources.insert(len(sources) if has_processor else 0, ("tokenizer_config.json", of_tokenizer))
     name, template = next((source for source in sources if source[1] is not None), ("", None))
@@ -84,18 +88,6 @@ def _find_template(folder: Path, of_tokenizer: str | list | None) -> str | None:
     if not isinstance(template, str | None):
         raise InputError(f"{folder / name}: chat_template must be a string or a list of named ones")
     return template
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object")
-    return content
 
 
 class ChatTokenizer:
@@ -192,10 +184,14 @@ class ChatTokenizer:
 
         They continue ``encode_prompt``. Raises InputError if the model has no such token.
         """
+        return [*self.answer_offsets(text, chat)[0], self.answer_end(chat)]
+
+    def answer_end(self, chat: bool = True) -> int:
+        """The token that ends an answer. Raises InputError if the model has none."""
         end = self.end_of_turn if chat else self._eos
         if end is None:
             raise InputError(f"{self._folder} names no end-of-sequence token (eos_token in tokenizer_config.json)")
-        return self.answer_offsets(text, chat)[0] + [end]
+        return end
 
     def answer_offsets(self, text: str, chat: bool = True) -> tuple[list[int], list[tuple[int, int]]]:
         """``encode_answer`` without the end token, and each id's character range in ``text``.

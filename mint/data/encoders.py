@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 
 class PlainEncoders:
-    """start: for the text that begins a sequence. after_control: for text behind a control token of a conversation.
-    within_text: for text that goes on after other text. content: the parsed tokenizer.json.
+    """start: for the text that begins a sequence. after_control: for text after a control token of a conversation.
+    within_text: for text that continues other text. content: the parsed tokenizer.json.
     """
 
     def __init__(self, content: dict):

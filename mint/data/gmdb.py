@@ -12,22 +12,21 @@ named in the report.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from PIL import Image
 
 from mint.data.cases import Case, Term
+from mint.data.records import ReadReport, parse_rows
 from mint.data.splits import SPLITS
-from mint.errors import FileProblems, InputError
+from mint.data.tables import SUFFIXES, read_table
+from mint.errors import InputError
 
-COLUMNS = {  # what a column holds -> the names it may have, the most telling first
+COLUMNS = {  # field -> the names that its column may have, in order of preference
     "id": ("image_id",),
     "filename": ("filename",),
     "disease": ("disease", "internal_syndrome_name", "disorder_names", "label"),
@@ -42,6 +41,7 @@ COLUMNS = {  # what a column holds -> the names it may have, the most telling fi
     "subject": ("patient_id", "subject_id", "patient", "subject"),
     "split": ("split",),
 }
+NEEDED = (("id",), ("filename",), ("disease",), ("text", "present"))
 EMPTY = {"", "-", "*", "nan", "na", "n/a", "<na>", "none", "null", "unknown"}  # "*" is GestaltMML's missing text
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
 TEXTS = re.compile(  # an ethnicity is a word, but for "American - Native", "East Asian", "Mixed ancestry" and the like
@@ -53,7 +53,7 @@ TERM_ID = re.compile(r"[(\[]?\b(HP:\d{7})\b[)\]]?", re.IGNORECASE)
 
 
 class Texts(NamedTuple):
-    """What GestaltMML's line says. findings: labels that nothing separates."""
+    """The fields of GestaltMML's line. findings: labels without separators."""
 
     age_years: float | None
     sex: str | None
@@ -61,69 +61,33 @@ class Texts(NamedTuple):
     findings: str
 
 
-@dataclass
-class GmdbReport:
-    """How many rows became cases, what was left out of them, and the columns that were not used."""
-
-    read: int = 0
-    notes: Counter = field(default_factory=Counter)
-    unused: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        parts = [f"{self.read} cases"]
-        parts += [f"{count} {note}" for note, count in sorted(self.notes.items())]
-        parts += [f"columns not used: {', '.join(self.unused)}"] if self.unused else []
-        return "; ".join(parts)
-
-
-class GmdbErrors(FileProblems):
-    """All problems of a table."""
-
-
-class _Problem(Exception):
-    """What is wrong with one row."""
-
-
 def read_gmdb(
     path: str | Path,
     images: str | Path | None = None,
     missing_images: Literal["error", "skip"] = "error",
     labels: Mapping[str, str] | None = None,
-) -> tuple[list[Case], GmdbReport]:
-    """The cases of a table, or of the one table in a folder, in the order of its rows, and what was left out.
+) -> tuple[list[Case], ReadReport]:
+    """The cases of a table, or of the one table in a folder, in the order of its rows, and a report.
 
     images: the folder that file names are relative to; by default the table's own. No image may lie outside it.
     missing_images: "skip" keeps a case whose image is not there, without an image.
-    labels: HPO id -> label, for findings given by id alone; without it the id stands for the label.
-    Raises GmdbErrors naming every bad row, InputError if the table or the folder cannot be read or holds no case.
+    labels: HPO id -> label, for findings given by id alone; without it the id is the label.
+    Raises FileProblems naming every bad row, InputError if the table or the folder cannot be read or holds no case.
     """
     path = _table(Path(path))
     folder = path.parent if images is None else Path(images)
     if not folder.is_dir():
         raise InputError(f"the folder of images {folder} does not exist")
-    rows = _rows(path)
-    number, header = next(rows, (1, []))
-    if not header:
-        raise InputError(f"{path} is empty")
-    places = _places(f"{path}:{number}", header)
-    report = GmdbReport()
-    report.unused = tuple(name for i, name in enumerate(header) if name.strip() and i not in sum(places.values(), []))
-    cases: list[Case] = []
-    lines: dict[str, int] = {}
-    problems: list[str] = []
-    for number, cells in rows:
-        try:
-            if len(cells) != len(header):
-                raise _Problem(f"{len(cells)} fields, where the header has {len(header)}")
-            row = {name: _value(header, cells, columns) for name, columns in places.items()}
-            case = _case(row, labels or {}, report)
-            if lines.setdefault(case.id, number) != number:
-                raise _Problem(f"image_id {case.id!r} is that of line {lines[case.id]} too")
-            cases.append(replace(case, image=_image(row, folder, missing_images, report)))
-        except _Problem as problem:
-            problems.append(f"{path}:{number}: {problem}")
-    if problems:
-        raise GmdbErrors(path, problems)
+    table = read_table(path, COLUMNS, NEEDED)
+    used = sum(table.columns.values(), [])
+    report = ReadReport(unused=tuple(name for i, name in enumerate(table.header) if name.strip() and i not in used))
+
+    def parse(cells: list[str], line: int) -> Case:
+        table.check(cells)
+        row = {name: _value(table.header, cells, columns) for name, columns in table.columns.items()}
+        return replace(_case(row, labels or {}, report), image=_image(row, folder, missing_images, report))
+
+    cases = parse_rows(path, table.rows, parse)
     if not cases:
         raise InputError(f"{path} holds no cases")
     report.read = len(cases)
@@ -146,49 +110,11 @@ def _table(path: Path) -> Path:
         raise InputError(f"{path} does not exist")
     if not path.is_dir():
         return path
-    tables = sorted(file for file in path.iterdir() if file.suffix in (".csv", ".tsv"))
+    tables = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     if len(tables) != 1:
         found = ", ".join(file.name for file in tables) or "none"
         raise InputError(f"{path} must hold one .csv or .tsv file (found: {found}); or give the file's own path")
     return tables[0]
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of its first line, cells) of every row that is not blank, the header included."""
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise GmdbErrors(path, [f"{path}:{line}: not UTF-8; save the table in that encoding"]) from None
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise GmdbErrors(path, [f"{path}:{line}: {error}; is a quote left open?"]) from None
-
-
-def _places(where: str, header: list[str]) -> dict[str, list[int]]:
-    """Where the columns of each field stand, the most telling first."""
-    names = [name.strip().lower() for name in header]
-    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
-        raise InputError(f"{where}: the column {twice[0]!r} is given twice")
-    places = {key: [names.index(name) for name in known if name in names] for key, known in COLUMNS.items()}
-    needed = [("id",), ("filename",), ("disease",), ("text", "present")]
-    missing = [
-        " or ".join(name for key in keys for name in COLUMNS[key])
-        for keys in needed
-        if not any(places[key] for key in keys)
-    ]
-    if missing:
-        raise InputError(f"{where}: missing columns: {'; '.join(missing)} (found: {', '.join(filter(None, names))})")
-    return places
 
 
 def _value(header: list[str], cells: list[str], columns: list[int]) -> str:
@@ -196,22 +122,22 @@ def _value(header: list[str], cells: list[str], columns: list[int]) -> str:
     for column in columns:
         value = " ".join(cells[column].split())
         if not value.isprintable():
-            raise _Problem(f"{header[column]} holds control characters")
+            raise InputError(f"{header[column]} holds control characters")
         if value.lower() not in EMPTY:
             return value
     return ""
 
 
-def _case(row: dict[str, str], labels: Mapping[str, str], report: GmdbReport) -> Case:
+def _case(row: dict[str, str], labels: Mapping[str, str], report: ReadReport) -> Case:
     """The case without its image."""
     if not row["id"]:
-        raise _Problem("no image_id")
+        raise InputError("no image_id")
     if not row["disease"]:
-        raise _Problem("no disease")
+        raise InputError("no disease")
     if row["disease"].isdigit():
-        raise _Problem(f"the disease is a number ({row['disease']}), not a name")
+        raise InputError(f"the disease is a number ({row['disease']}), not a name")
     if row["split"] and row["split"].lower() not in SPLITS:
-        raise _Problem(f"split {row['split']!r} is not one of {', '.join(SPLITS)}")
+        raise InputError(f"split {row['split']!r} is not one of {', '.join(SPLITS)}")
     text = parse_texts(row["text"])
     observed, absent, facial = (_terms(row[name], labels, report) for name in ("present", "absent", "facial"))
     excluded = {label: term for label, term in absent.items() if label not in observed}
@@ -243,17 +169,17 @@ def _case(row: dict[str, str], labels: Mapping[str, str], report: GmdbReport) ->
     )
 
 
-def _terms(cell: str, labels: Mapping[str, str], report: GmdbReport) -> dict[str, Term]:
+def _terms(cell: str, labels: Mapping[str, str], report: ReadReport) -> dict[str, Term]:
     """label -> finding, from "HP:0001250", "Seizure", "HP:0001250 Seizure" or "Seizure (HP:0001250)"."""
     terms: dict[str, Term] = {}
     for part in filter(None, map(str.strip, re.split("[;|]", cell))):
         ids = TERM_ID.findall(part)
         if len(ids) > 1:
-            raise _Problem(f'findings are separated by ";" or "|", not as in {part[:60]!r}')
+            raise InputError(f'findings are separated by ";" or "|", not as in {part[:60]!r}')
         identity = ids[0].upper() if ids else ""
         label = TERM_ID.sub("", part).strip(" :!-") or labels.get(identity, "")
         if label.upper().startswith("HP:"):
-            raise _Problem(f"{part[:60]!r} is not an HPO id (HP:0000000)")
+            raise InputError(f"{part[:60]!r} is not an HPO id (HP:0000000)")
         if not label:
             report.notes["findings known by id alone (the id stands for the label)"] += 1
         terms.setdefault(label or identity, Term(identity, label or identity))
@@ -269,20 +195,20 @@ def _age(years: str, months: str) -> float | None:
     return age if (years or months) and 0 <= age < 130 else None
 
 
-def _image(row: dict[str, str], folder: Path, missing_images: str, report: GmdbReport) -> Path | None:
+def _image(row: dict[str, str], folder: Path, missing_images: str, report: ReadReport) -> Path | None:
     """The path of the row's image, whose header has been read; None where there is none and that is allowed."""
     name = row["filename"]
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
-            raise _Problem(f"the image {name} lies outside {folder}")
+            raise InputError(f"the image {name} lies outside {folder}")
         if name and path.is_file():
             with Image.open(path) as image:
                 image.verify()
             return folder / name
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        raise _Problem(f"the image {name} cannot be read: {error}") from None
+        raise InputError(f"the image {name} cannot be read: {error}") from None
     if missing_images != "skip":
-        raise _Problem(f"the image {name} is not in {folder}" if name else "no filename")
+        raise InputError(f"the image {name} is not in {folder}" if name else "no filename")
     report.notes["without an image (kept)"] += 1
     return None

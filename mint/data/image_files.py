@@ -1,4 +1,4 @@
-"""Image files, which may be anything: read as RGB, or refused with one clear message."""
+"""Step 2 of 4 from a record to image features: safe loading of an image file as RGB, or one clear message."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EXIF_ORIENTATION = 0x0112
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The picture of an image file in RGB, turned as its EXIF data say.
+    """An image file in RGB, rotated by its EXIF orientation.
 
-    Raises InputError if it is missing, no image, damaged, cut short, or so large that it may be meant to fill the memory.
+    Raises InputError if it is missing, no image, damaged, cut short, or larger than PIL's limit for safe loading.
     """
     try:
         with warnings.catch_warnings():
@@ -31,8 +31,17 @@ def open_image(path: str | Path) -> Image.Image:
         raise InputError(f"the image {path} cannot be read: {error}") from None
 
 
+def image_problem(path: str | Path) -> str | None:
+    """The message of the InputError that :func:`open_image` raises; None if the image can be read."""
+    try:
+        open_image(path)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of the picture that :func:`open_image` gives, from the file's head alone."""
+    """(width, height) of the image that :func:`open_image` returns, read from the header alone."""
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5  # by a quarter

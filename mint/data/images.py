@@ -1,15 +1,17 @@
-"""Loading the image processor of a model directory."""
+"""Step 3 of 4 from a record to image features: the image processor of a model directory, from images to tensors."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from torch import nn
 
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.mllama import MllamaImageProcessor
 from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
+from mint.files import read_json
 
 Processor = ClipImageProcessor | MllamaImageProcessor | QwenVLImageProcessor | ViltImageProcessor
 PROCESSORS = {
@@ -59,28 +61,32 @@ def load_processor(folder: str | Path, max_pixels: int | None = None) -> Process
     return processor
 
 
+def processor_of(model: nn.Module, max_pixels: int | None = None) -> Processor | None:
+    """The image processor of a loaded model; None if it reads no images.
+
+    max_pixels: as for ``load_processor``. Raises InputError for a limit on a model that reads no images.
+    """
+    if model.tower is not None:
+        return load_processor(model.source_dir, max_pixels)
+    if max_pixels is not None:
+        raise InputError("--max-pixels is for models that read images")
+    return None
+
+
 def _read_settings(folder: Path) -> tuple[Path, dict]:
     """(the file, the image processor's settings in it)."""
     path, nested = folder / "preprocessor_config.json", folder / "processor_config.json"
-    if nested.is_file() and "image_processor" in (settings := _read_json(nested)):
-        return nested, settings["image_processor"]
+    if settings := read_json(nested, optional=True).get("image_processor"):
+        return nested, settings
     if not path.is_file():
         raise InputError(f"{folder} has no preprocessor_config.json")
-    return path, _read_json(path)
+    return path, read_json(path)
 
 
 def _class_of_model(folder: Path, path: Path) -> str:
     """The class of image processor that the ``model_type`` of config.json implies. InputError if there is none."""
-    config = folder / "config.json"
-    kind = _read_json(config).get("model_type") if config.is_file() else None
+    kind = read_json(folder / "config.json", optional=True).get("model_type")
     if kind not in OF_MODELS:
         known = ", ".join(OF_MODELS)
         raise InputError(f"{path} has no image_processor_type, and config.json no model_type that implies one: {known}")
     return OF_MODELS[kind]
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None

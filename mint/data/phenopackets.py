@@ -11,12 +11,11 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mint.data.cases import Case, Term
+from mint.data.records import ReadReport
 from mint.errors import InputError
 
 FILE_LIMIT = 5_000_000  # bytes of one phenopacket
@@ -26,21 +25,6 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 AGE = re.compile(r"P(?=.)(?:(\d{1,6})Y)?(?:(\d{1,6})M)?(?:(\d{1,6})W)?(?:(\d{1,6})D)?(?:T.*)?")
 
 
-@dataclass
-class ReadReport:
-    """How many files became cases, and why the others did not."""
-
-    read: int = 0
-    skipped: Counter = field(default_factory=Counter)
-    notes: Counter = field(default_factory=Counter)
-
-    def __str__(self) -> str:
-        parts = [f"{self.read} cases"]
-        parts += [f"{count} skipped: {reason}" for reason, count in sorted(self.skipped.items())]
-        parts += [f"{count} {note}" for note, count in sorted(self.notes.items())]
-        return "; ".join(parts)
-
-
 class _Unusable(Exception):
     """Why a file cannot become a case."""
 
@@ -48,8 +32,8 @@ class _Unusable(Exception):
 def read_phenopackets(path: str | Path, facial_terms: set[str] | None = None) -> tuple[list[Case], ReadReport]:
     """The cases under ``path``, in the order of their file names, and what was skipped.
 
-    facial_terms: HPO ids of what a photograph of the face shows: they go to the cases' ``facial``, not to ``observed`` or
-    ``excluded``.
+    facial_terms: HPO ids of findings that a photograph of the face shows; they become the cases' ``facial`` instead of
+    ``observed`` or ``excluded``.
     Raises InputError if the path does not exist, is damaged, or yields no case.
     """
     path = Path(path)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-# What lies between two of these is a candidate for one token; a comma goes with the phrase after it.
+# Text between two of these is a candidate for one token; a comma belongs to the phrase after it.
 BREAKS, COMMAS = Regex(r"\n\d+\. |\n+|[;:] |\. "), Regex(r", (and |or )?")
 
 

@@ -1,13 +1,13 @@
 """Questions about medical images, from the files of VQA-RAD, SLAKE, PathVQA and IU-Xray, and from JSON Lines.
 
 * VQA-RAD: a JSON list of ``image_name``, ``question``, ``answer``, ``answer_type``, ``qid``, ``image_organ``.
-* SLAKE: a JSON list of ``img_name``, ``question``, ``answer``, ``answer_type``, ``q_lang``, ``qid``, ``location`` and more.
+* SLAKE: a JSON list of ``img_name``, ``question``, ``answer``, ``answer_type``, ``q_lang``, ``qid``, ``location``, ...
 * PathVQA and IU-Xray: see :mod:`mint.data.vqa_files`; a report is the answer to a request to describe.
-* JSON Lines of ``images`` (see :func:`mint.data.image_names.image_names`), ``question``, ``answer``, and where known
+* JSON Lines of ``images`` (see :func:`mint.data.preferences.image_names`), ``question``, ``answer``, and where known
   ``id``, ``answer_type`` and ``truth``: what ``generate_prefs.py questions`` writes.
 
-Images lie in a folder that is named, or beside the file (``images``, ``imgs``, the file's own). A name without an ending
-is looked for as .jpg, .png, and in the folder that its first part names ("val_0261": ``val``).
+Images are in a given folder, or beside the file (in ``images``, ``imgs``, or its own folder). A name without a suffix
+is tried with .jpg and .png, also in the folder of its first part ("val_0261": ``val``).
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
-from mint.data.image_files import open_image
-from mint.data.image_names import image_names
+from mint.data.image_files import image_problem
+from mint.data.preferences import image_names
+from mint.data.records import parse_rows
 from mint.data.vqa_files import read_records
-from mint.errors import FileProblems, InputError
+from mint.errors import InputError
 
 OTHER_NAMES = ("image_name", "img_name")  # of the field that names the image
 ID_KEYS = ("qid", "id")
@@ -32,10 +34,10 @@ ENDINGS = (".jpg", ".png", "")
 
 @dataclass(frozen=True)
 class Question:
-    """kind: closed (yes or no, or one of few) or open. traits: what the data set says of it, such as the organ.
+    """kind: closed (yes or no, or a choice) or open. traits: further fields of the data set, such as the organ.
 
-    truth: what is true of the image, in the form of ``mint.prefs.claims``, where that is known. others: further images, as
-    the second view of a chest.
+    truth: known facts about the image, in the form of ``mint.prefs.claims``. others: further images, such as the second
+    view of a chest.
     """
 
     id: str
@@ -56,11 +58,11 @@ class Question:
 def read_questions(
     path: str | Path, images: str | Path | None = None, language: str = "en", split: str = "test"
 ) -> tuple[list[Question], str]:
-    """(the questions, what was read in words).
+    """(the questions, a line of text that counts them).
 
-    images: the folder that image names are relative to. language: of SLAKE's questions; the others are passed over.
-    split: of files that hold several (IU-Xray's).
-    Every image is opened once. Raises FileProblems naming every bad record, InputError if nothing can be read.
+    images: the folder that image names are relative to. language: of SLAKE's questions; others are skipped. split: for
+    files with several (IU-Xray). Every image is opened once. Raises FileProblems naming every bad record, InputError if
+    nothing can be read.
     """
     path = Path(path)
     records = read_records(path, split)
@@ -68,21 +70,14 @@ def read_questions(
     roots = [folder.resolve() for folder in folders if folder.is_dir()]
     if not roots:
         raise InputError(f"{folders[0]} is not a folder of images")
-    found, problems, questions, passed = {}, [], [], 0
-    seen: dict[str, int] = {}
-    for number, record in records:
-        if isinstance(record, dict) and record.get("q_lang", language) != language:
-            passed += 1
-            continue
-        try:
-            question = _question(record, number, roots, found)
-            if seen.setdefault(question.id, number) != number:
-                raise InputError(f"id {question.id} is that of record {seen[question.id]} too")
-            questions.append(question)
-        except InputError as error:
-            problems.append(f"{path}:{number}: {error}")
-    if problems:
-        raise FileProblems(path, problems)
+    found: dict[str, Path | str] = {}
+
+    def parse(record: object, number: int) -> Question | None:
+        other = isinstance(record, dict) and record.get("q_lang", language) != language
+        return None if other else _question(record, number, roots, found)
+
+    questions = parse_rows(path, records, parse)
+    passed = len(records) - len(questions)
     if not questions:
         raise InputError(f"{path} holds no questions" + (f" in the language {language!r}" if passed else ""))
     kinds = Counter(question.kind for question in questions)
@@ -107,36 +102,32 @@ def _question(record: object, number: int, roots: Sequence[Path], found: dict[st
     kind = str(record.get("answer_type") or ("closed" if yes_or_no(texts["answer"]) else "open")).strip().lower()
     if kind not in KINDS:
         raise InputError(f"answer_type {kind!r} is none of {', '.join(KINDS)}")
-    for name in names:
-        if name not in found:
-            found[name] = _find(name, roots)
-        if isinstance(found[name], str):
-            raise InputError(found[name])
-    places = [found[name] for name in names]
+    places = [_find(name, roots, found) for name in names]
     identity = next((record[key] for key in ID_KEYS if isinstance(record.get(key), (str, int))), number)
     traits = {key: str(record[key]) for key in TRAITS if record.get(key)}
-    told = texts["question"], texts["answer"], kind, traits, record.get("truth") or None  # {}: nothing is known
-    return Question(str(identity), places[0], *told, tuple(places[1:]))
+    truth = record.get("truth") or None  # {}: nothing is known
+    return Question(
+        str(identity), places[0], texts["question"], texts["answer"], kind, traits, truth, tuple(places[1:])
+    )
 
 
-def _find(name: str, roots: Sequence[Path]) -> Path | str:
-    """The image's place, or what is wrong with it."""
-    spelt = [name]
-    if not Path(name).suffix:
-        spelt = [f"{folder}{name}{end}" for folder in ("", f"{name.split('_')[0]}/") for end in ENDINGS]
-    inside = [root / other for other in spelt for root in roots if (root / other).resolve().is_relative_to(root)]
-    if not inside:
-        return f"the image {name} is outside the folder of images"
-    path = next((place for place in inside if place.is_file()), inside[0])
-    try:
-        open_image(path)
-    except InputError as error:
-        return str(error)
-    return path
+def _find(name: str, roots: Sequence[Path], found: dict[str, Path | str]) -> Path:
+    """The path of an image. found: paths or problems of earlier names. Raises InputError if it cannot be read."""
+    if name not in found:
+        spelt = [name]
+        if not Path(name).suffix:
+            spelt = [f"{folder}{name}{end}" for folder in ("", f"{name.split('_')[0]}/") for end in ENDINGS]
+        inside = [root / other for other in spelt for root in roots if (root / other).resolve().is_relative_to(root)]
+        path = next((place for place in inside if place.is_file()), inside[0] if inside else None)
+        problem = image_problem(path) if path else f"the image {name} is outside the folder of images"
+        found[name] = problem or path
+    if isinstance(found[name], str):
+        raise InputError(found[name])
+    return found[name]
 
 
 def yes_or_no(text: str) -> str | None:
-    """``yes`` or ``no``, whichever stands first in a text as a whole word; None where neither does."""
+    """The first whole word of a text that is ``yes`` or ``no``; None if there is none."""
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
     return next((word for word in words if word in ("yes", "no")), None)
 
@@ -146,9 +137,9 @@ def read_mmedpo(path: str | Path, images: str | Path) -> list[dict]:
 
     ``weighted_score`` becomes ``weight``. Raises FileProblems naming every bad record.
     """
-    path, root = Path(path), Path(images).resolve()
-    rows, problems, found = [], [], {}
-    for number, record in read_records(path):
+    root, found = Path(images).resolve(), {}
+
+    def parse(record: dict, number: int) -> dict:
         try:
             (asked, chosen), (again, rejected) = (
                 [turn["value"] for turn in record[name]] for name in ("conversations", "rejected_conversations")
@@ -156,22 +147,16 @@ def read_mmedpo(path: str | Path, images: str | Path) -> list[dict]:
             if asked != again or asked.count("<image>") != 1:
                 raise InputError("both conversations must begin with the same question, which holds <image> once")
             (name,) = image_names(record)
-            if name not in found:
-                found[name] = _find(name, [root])
-            if isinstance(found[name], str):
-                raise InputError(found[name])
-            question = asked.replace("<image>", "").strip()
-            row = {
-                "id": str(record["id"]),
-                "prompt": [{"role": "user", "content": question}],
-                "images": [str(found[name])],
+            prompt = [{"role": "user", "content": asked.replace("<image>", "").strip()}]
+            row = {"id": str(record["id"]), "prompt": prompt, "images": [str(_find(name, [root], found))]}
+            return row | {
+                "chosen": chosen.strip(),
+                "rejected": rejected.strip(),
+                "weight": record.get("weighted_score"),
             }
-            row |= {"chosen": chosen.strip(), "rejected": rejected.strip(), "weight": record.get("weighted_score")}
-            rows.append(row)
-        except InputError as error:
-            problems.append(f"{path}:{number}: {error}")
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.append(f"{path}:{number}: not of MMedPO's form ({type(error).__name__}: {error})")
-    if problems:
-        raise FileProblems(path, problems)
-    return rows
+            raise InputError(f"not of MMedPO's form ({type(error).__name__}: {error})") from None
+
+    return parse_rows(Path(path), read_records(Path(path)), parse, key=itemgetter("id"))

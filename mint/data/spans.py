@@ -1,5 +1,7 @@
-"""Spans: the phrases of an answer that carry the reward, written in the text as ``<mask>...</mask>``, or found by
-comparing the two answers word by word.
+"""Answers and their spans: the phrases that carry the reward.
+
+Preference files mark spans in the text, as ``<mask>...</mask>``. ``Answer.parse`` reads the tags once; everything after
+it works with character ranges. ``mark_changes`` finds spans by comparing two answers word by word.
 """
 
 from __future__ import annotations
@@ -7,39 +9,54 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mint.errors import InputError
 
 TAG = re.compile(r"</?mask>", re.IGNORECASE)
-WORD = re.compile(r"\w+(?:[.,'’/-]\w+)*|[^\w\s]")  # a word with what joins its parts ("1.5", "X-ray"), or a mark
+WORD = re.compile(
+    r"\w+(?:[.,'’/-]\w+)*|[^\w\s]"
+)  # a word with inner punctuation ("1.5", "X-ray"), or a punctuation mark
 Span = tuple[int, int]  # first character, and the one after the last
 
 
-def parse_spans(text: str) -> tuple[str, list[Span]]:
-    """The text without its tags, and the marked spans as character ranges of that text.
+@dataclass(frozen=True)
+class Answer:
+    """text: without tags. spans: character ranges of ``text``, in order, not empty, without overlap."""
 
-    Spaces at the edges of a span do not belong to it: a token that shares only a space with it would be the next word.
-    Empty spans are dropped. Raises InputError if the tags are nested or not balanced.
-    """
-    plain: list[str] = []
-    spans: list[Span] = []
-    length, last, opened = 0, 0, None
-    for tag in TAG.finditer(text):
-        piece = text[last : tag.start()]
-        plain.append(piece)
-        length, last = length + len(piece), tag.end()
-        closing = tag.group().startswith("</")
-        if closing == (opened is None):
-            problem = "</mask> without <mask>" if closing else "<mask> inside <mask>"
-            raise InputError(f"{problem} at character {tag.start()}")
-        if closing:
-            start = opened + len(piece) - len(piece.lstrip())
-            stop = opened + len(piece.rstrip())
-            spans += [(start, stop)] if stop > start else []
-        opened = None if closing else length
-    if opened is not None:
-        raise InputError("<mask> without </mask>")
-    return "".join(plain) + text[last:], spans
+    text: str
+    spans: tuple[Span, ...] = ()
+
+    @classmethod
+    def parse(cls, tagged: str) -> Answer:
+        """The answer that a preference file holds.
+
+        Spaces at the edges of a span do not belong to it: a token that shares only a space with it would be the next
+        word. Empty spans are dropped. Raises InputError if the tags are nested or not balanced.
+        """
+        plain, spans = "", []
+        last, opened = 0, None
+        for tag in TAG.finditer(tagged):
+            piece = tagged[last : tag.start()]
+            plain, last = plain + piece, tag.end()
+            closing = tag.group().startswith("</")
+            if closing == (opened is None):
+                problem = "</mask> without <mask>" if closing else "<mask> inside <mask>"
+                raise InputError(f"{problem} at character {tag.start()}")
+            if closing and piece.strip():
+                spans.append((opened + len(piece) - len(piece.lstrip()), opened + len(piece.rstrip())))
+            opened = None if closing else len(plain)
+        if opened is not None:
+            raise InputError("<mask> without </mask>")
+        return cls(plain + tagged[last:], tuple(spans))
+
+    @property
+    def tagged(self) -> str:
+        """The text with ``<mask>`` tags around its spans, for writing to a preference file."""
+        text = self.text
+        for start, stop in reversed(self.spans):
+            text = f"{text[:start]}<mask>{text[start:stop]}</mask>{text[stop:]}"
+        return text
 
 
 def span_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
@@ -47,12 +64,11 @@ def span_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
     return [any(start < b and a < end for a, b in spans) for start, end in offsets]
 
 
-def mark_changes(first: str, second: str) -> tuple[str, str]:
-    """Both texts with ``<mask>`` around the phrases in which they differ, whatever tags they had.
+def mark_changes(first: str, second: str) -> tuple[Answer, Answer]:
+    """Both texts, without any tags, with spans over the phrases in which they differ.
 
-    Words are compared as they are written, punctuation counts as a word. Changes with a single word between them are one
-    phrase, on both sides. A side where something is only missing has no span there. Texts of the same words are
-    returned without any.
+    Words are compared as they are written; punctuation counts as a word. Changes with a single word between them are
+    one phrase, on both sides. A side that only lacks something has no span there. Texts of the same words have none.
     """
     texts = [TAG.sub("", text) for text in (first, second)]
     places = [[match.span() for match in WORD.finditer(text)] for text in texts]
@@ -69,12 +85,8 @@ def mark_changes(first: str, second: str) -> tuple[str, str]:
         else:
             phrases.append(block)
     ranges = [[(p[0], p[1]) for p in phrases], [(p[2], p[3]) for p in phrases]]
-    return tuple(_tagged(*side) for side in zip(texts, places, ranges, strict=True))
-
-
-def _tagged(text: str, places: Sequence[Span], ranges: Sequence[Span]) -> str:
-    """The text with tags around these ranges of words."""
-    for start, stop in reversed([span for span in ranges if span[1] > span[0]]):
-        a, b = places[start][0], places[stop - 1][1]
-        text = f"{text[:a]}<mask>{text[a:b]}</mask>{text[b:]}"
-    return text
+    spans = [
+        tuple((words[start][0], words[stop - 1][1]) for start, stop in some if stop > start)
+        for words, some in zip(places, ranges, strict=True)
+    ]
+    return Answer(texts[0], spans[0]), Answer(texts[1], spans[1])

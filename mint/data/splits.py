@@ -1,4 +1,4 @@
-"""Train and test by patient: what is learned from one patient is never tested on the same."""
+"""Train and test splits by patient: no patient is in both."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Protocol
 
 from mint.errors import InputError
 
-SPLITS = ("train", "dev", "val", "test")  # what ``Case.split`` may say; all but train are held out
+SPLITS = ("train", "dev", "val", "test")  # values of ``Case.split``; all but train are held out
 SHOWN = 5  # patients named in a message
 
 
 class Sample(Protocol):
-    """What is split: a case, a tile."""
+    """A case or a tile."""
 
     id: str
     subject: str
@@ -28,12 +28,12 @@ def split_by_patient(
     seed: int = 0,
     label: Callable[[Sample], str] = lambda case: case.disease,
 ) -> tuple[list[Sample], list[Sample]]:
-    """(train, held out), each in the order of ``cases``. label: what is to be told, a case's disease.
+    """(train, held out), each in the order of ``cases``. label: the class of a case, by default its disease.
 
     A patient is a ``subject``, or a case without one; people who share an id ("Patient 2" of two reports) count as one.
-    Where any of a patient's cases has a ``split``, it holds for all of them; dev, val and test are held out, and
-    ``Case.split`` tells them apart. Of the other patients ``test_share`` are drawn, but never the last that a disease
-    has in train. The draw depends on the seed and the patients alone.
+    The ``split`` of any of a patient's cases applies to all of them; dev, val and test are held out. Of the other
+    patients ``test_share`` are drawn, but never the last one of a class in train. The draw depends on the seed and the
+    patients alone.
     Raises InputError for a share outside [0, 1), an unknown split, or two splits of one patient.
     """
     if not 0 <= test_share < 1:
@@ -63,7 +63,7 @@ def split_by_patient(
 def hold_out(
     samples: Sequence[Sample], share: float, seed: int, label: Callable[[Sample], str] = lambda case: case.disease
 ) -> tuple[list[Sample], list[Sample]]:
-    """(to learn from, to stop by): what the samples' own splits hold out, or a ``share`` drawn where all are for training."""
+    """(train, early-stopping set): by the samples' own splits, or a ``share`` drawn if all of them are for training."""
     if all(sample.split in ("", "train") for sample in samples):
         samples = [dataclasses.replace(sample, split="") for sample in samples]
     return split_by_patient(samples, share, seed, label)

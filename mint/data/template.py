@@ -26,10 +26,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mint.data.preferences import ROLES
 from mint.errors import InputError
 
-PRIVATE_USE = range(0xE000, 0xF900)  # characters that stand for nothing; one of them marks broken names
+PRIVATE_USE = range(0xE000, 0xF900)  # characters without a meaning; one of them marks broken names
 PROBE = "7f3a-probe"  # a text that no template holds or changes
 SECOND_PROBE = "5c1e-probe"
-SPACES = {False: "", True: r"\s*"}  # what a control token with lstrip or rstrip swallows
+SPACES = {False: "", True: r"\s*"}  # whitespace that a control token with lstrip or rstrip absorbs
 
 LLAMA3_TEMPLATE = (
     "{{- bos_token }}"

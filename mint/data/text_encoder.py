@@ -1,4 +1,4 @@
-"""Texts for models that read whole texts at once: ViLT's and CLIP's."""
+"""Tokenizers of encoder models: ViLT's and CLIP's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MARKS = (("[CLS]", "[SEP]", "[PAD]"), ("<|startoftext|>", "<|endoftext|>", "<|en
 
 
 class TextEncoder:
-    """Token ids of texts, between the tokenizer's own marks; what a text says never becomes one of these."""
+    """Token ids of texts between begin and end tokens; text never becomes a control token."""
 
     def __init__(self, folder: str | Path, limit: int):
-        """limit: ids of a text at most. Raises InputError if ``tokenizer.json`` is missing, unreadable or lacks a token."""
+        """limit: most ids of a text. Raises InputError if ``tokenizer.json`` is missing, damaged or lacks a token."""
         path = Path(folder) / "tokenizer.json"
         try:
             content = path.read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ class TextEncoder:
         self._plain = PlainEncoders(json.loads(content)).start
 
     def encode(self, text: str) -> tuple[list[int], bool]:
-        """(ids, whether the text had to be cut)."""
+        """(ids, whether the text was cut)."""
         ids = self._plain.encode(text, add_special_tokens=False).ids
         return [self.first, *ids[: self.limit - 2], self.last], len(ids) > self.limit - 2
 

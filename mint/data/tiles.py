@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mint.data.image_files import open_image
+from mint.data.image_files import image_problem
+from mint.data.records import parse_rows
 from mint.data.splits import SPLITS
+from mint.data.tables import SUFFIXES, read_table
 from mint.errors import FileProblems, InputError
+from mint.files import file_aside
 
 PANNUKE_TISSUES = (
     "Adrenal gland", "Bile duct", "Bladder", "Breast", "Cervix", "Colon", "Esophagus", "Head & Neck", "Kidney", "Liver",
@@ -28,8 +29,7 @@ PANNUKE_TISSUES = (
 )  # fmt: skip
 PANNUKE_NAMES = {"".join(c for c in name.lower() if c.isalpha()): name for name in PANNUKE_TISSUES}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
-TABLES = (".csv", ".tsv")
-COLUMNS = {  # what a column holds -> the names it may have, the most telling first
+COLUMNS = {  # field -> the names that its column may have, in order of preference
     "image": ("image", "filename", "path", "file"),
     "tissue": ("tissue", "organ", "label", "class"),
     "id": ("id", "image_id"),
@@ -53,7 +53,7 @@ class Tile:
 
 @dataclass
 class TileReport:
-    """How many tiles of each tissue were read, and what was passed over."""
+    """The number of tiles of each tissue, and of files that were skipped."""
 
     tissues: Counter = field(default_factory=Counter)
     passed: Counter = field(default_factory=Counter)
@@ -65,9 +65,9 @@ class TileReport:
 
 
 def read_tiles(path: str | Path, extracted: str | Path | None = None) -> tuple[list[Tile], TileReport]:
-    """The tiles under ``path``, and what was read.
+    """The tiles under ``path``, and a report on them.
 
-    extracted: where the tiles of PanNuke's arrays are written as PNG files, whatever lies there.
+    extracted: the folder that the tiles of PanNuke's arrays are written to as PNG files; existing ones are replaced.
     Every image is opened, so that none fails later. Raises FileProblems naming every bad row or file, InputError if
     nothing can be read.
     """
@@ -75,15 +75,15 @@ def read_tiles(path: str | Path, extracted: str | Path | None = None) -> tuple[l
     if not path.exists():
         raise InputError(f"{path} does not exist")
     report = TileReport()
-    if path.suffix in TABLES:
-        tiles = _read_table(path, report)
+    if path.suffix in SUFFIXES:
+        tiles = _read_table(path)
     elif not path.is_dir():
         raise InputError(f"{path} is neither a folder nor a table (.csv, .tsv)")
     elif folds := sorted(path.rglob("images.npy")):
         tiles = [tile for fold in folds for tile in _read_fold(path, fold, extracted)]
     else:
-        tables = sorted(file for file in path.iterdir() if file.suffix in TABLES)
-        tiles = _read_table(tables[0], report) if len(tables) == 1 else _read_folders(path, report)
+        tables = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        tiles = _read_table(tables[0]) if len(tables) == 1 else _read_folders(path, report)
     if not tiles:
         raise InputError(
             f"{path} holds no tiles: neither images.npy, nor a table, nor images in a folder of their tissue"
@@ -107,13 +107,11 @@ def _read_fold(root: Path, images: Path, extracted: str | Path | None) -> Iterat
         )
     fold = "-".join(part for part in images.parent.relative_to(root).parts if part != "images") or images.parent.name
     folder = Path(extracted) / fold
-    folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         tissue = PANNUKE_NAMES.get("".join(c for c in str(name).lower() if c.isalpha()), str(name))
         file = folder / f"{number:05d}.png"
-        temporary = file.with_suffix(".tmp")
-        Image.fromarray(np.asarray(pixels[number]).clip(0, 255).astype(np.uint8)).save(temporary, "PNG")
-        temporary.replace(file)
+        with file_aside(file) as aside:
+            Image.fromarray(np.asarray(pixels[number]).clip(0, 255).astype(np.uint8)).save(aside)
         yield Tile(f"{fold}-{number:05d}", file, tissue)
 
 
@@ -124,7 +122,7 @@ def _read_folders(root: Path, report: TileReport) -> list[Tile]:
             if file.suffix.lower() not in IMAGE_SUFFIXES:
                 report.passed["files that are no images (passed over)"] += file.is_file()
                 continue
-            problem = _check(file)
+            problem = image_problem(file)
             problems += [problem] if problem else []
             tiles.append(Tile(str(file.relative_to(root)), file, folder.name.replace("_", " ")))
     if problems:
@@ -132,44 +130,25 @@ def _read_folders(root: Path, report: TileReport) -> list[Tile]:
     return tiles
 
 
-def _read_table(path: Path, report: TileReport) -> list[Tile]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    names = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
-    columns = {key: next((names[name] for name in known if name in names), None) for key, known in COLUMNS.items()}
-    if missing := [" or ".join(COLUMNS[key]) for key in ("image", "tissue") if columns[key] is None]:
-        raise InputError(f"{path}: missing columns: {'; '.join(missing)} (found: {', '.join(names) or 'none'})")
-    root, tiles, problems, lines = path.parent.resolve(), [], [], {}
-    for line, row in enumerate(rows, 2):
-        values = {key: (row[column] or "").strip() if column else "" for key, column in columns.items()}
-        file = (root / values["image"]).resolve()
-        identity = values["id"] or values["image"]
-        if not values["image"] or not values["tissue"]:
-            problem = "no image" if not values["image"] else "no tissue"
-        elif lines.setdefault(identity, line) != line:
-            problem = f"{identity} is that of line {lines[identity]} too"
-        elif not file.is_relative_to(root):
-            problem = f"the image {values['image']} is outside the folder of the table"
-        elif values["split"] and values["split"].lower() not in SPLITS:
-            problem = f"split {values['split']!r} is not one of {', '.join(SPLITS)}"
-        else:
-            problem = _check(file)
-        problems += [f"{path}:{line}: {problem}"] if problem else []
-        tiles.append(Tile(identity, file, values["tissue"], values["subject"], values["split"].lower()))
-    if problems:
-        raise FileProblems(path, problems)
-    return tiles
+def _read_table(path: Path) -> list[Tile]:
+    table, root = read_table(path, COLUMNS, (("image",), ("tissue",))), path.parent.resolve()
 
+    def parse(cells: list[str], line: int) -> Tile:
+        table.check(cells)
+        values = {key: cells[columns[0]].strip() if columns else "" for key, columns in table.columns.items()}
+        name, tissue, split = values["image"], values["tissue"], values["split"].lower()
+        file = (root / name).resolve()
+        if not name or not tissue:
+            raise InputError("no tissue" if name else "no image")
+        if not file.is_relative_to(root):
+            raise InputError(f"the image {name} is outside the folder of the table")
+        if split and split not in SPLITS:
+            raise InputError(f"split {values['split']!r} is not one of {', '.join(SPLITS)}")
+        if problem := image_problem(file):
+            raise InputError(problem)
+        return Tile(values["id"] or name, file, tissue, values["subject"], split)
 
-def _check(file: Path) -> str | None:
-    try:
-        open_image(file)
-    except InputError as error:
-        return str(error)
-    return None
+    return parse_rows(path, table.rows, parse)
 
 
 def list_lengths(tissues: Sequence[str], top_k: int | None = None, bottom_q: int | None = None) -> tuple[int, int]:
@@ -188,7 +167,8 @@ def list_lengths(tissues: Sequence[str], top_k: int | None = None, bottom_q: int
 
 
 def tissue_messages(tissues: Sequence[str], count: int) -> list[dict]:
-    """The prompt of MINT's second task, without its image: one message, as some templates allow no system beside images.
+    """The prompt of MINT's second task, without its image: one message, as some templates refuse a system message
+    beside images.
 
     tissues: those to choose from; count: how many to name.
     """

@@ -9,13 +9,12 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import pickle
-import zlib
 from pathlib import Path
 
+from mint.data.records import read_bytes
 from mint.errors import InputError
 
 DESCRIBE = "Describe the findings of this image."
@@ -31,13 +30,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def read_records(path: Path, split: str = "test") -> list[tuple[int, object]]:
     """(number, record) of each; split: of files that hold several. Raises InputError for a file of another form."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    content = read_bytes(path)
     if path.suffix in (".pkl", ".pickle"):
         return _pickled(path, content)
     try:
@@ -73,14 +66,14 @@ def _reports(path: Path, whole: dict, split: str) -> list[tuple[int, object]]:
     rows = []
     for number, record in enumerate(whole[split], 1):
         if isinstance(record, dict) and "report" in record:
-            told = {"question": DESCRIBE, "answer": record["report"], "answer_type": "open"}
-            record = {"id": record.get("id", number), "image": record.get("image_path"), **told}
+            fields = {"question": DESCRIBE, "answer": record["report"], "answer_type": "open"}
+            record = {"id": record.get("id", number), "image": record.get("image_path"), **fields}
         rows.append((number, record))
     return rows
 
 
 def read_boxes(image: Path) -> dict[str, list[list[float]]]:
-    """name -> boxes [x0, y0, x1, y1] of what ``detection.json`` beside the image marks; empty where there is none.
+    """name -> boxes [x0, y0, x1, y1] in ``detection.json`` beside the image; empty if there is no such file.
 
     Raises InputError for a file of another form.
     """

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 
 from mint.cli import run_command
 from mint.data.preferences import read_preferences
-from mint.data.spans import TAG
 from mint.demo.tiny_model import SHAPES, TOWER, write_base
 from mint.files import check_unused
 from mint.synthetic.cohort_folder import write_cohort
@@ -31,7 +30,7 @@ def texts(paths: Sequence[str]) -> Iterator[str]:
             messages = record.prompt if isinstance(record.prompt, list) else []
             yield record.prompt if isinstance(record.prompt, str) else ""
             yield from (text for message in messages for text in (message["role"], message["content"]))
-            yield from ("assistant", TAG.sub("", record.chosen), TAG.sub("", record.rejected or ""))
+            yield from ("assistant", record.chosen.text, record.rejected.text if record.rejected else "")
 
 
 def add_base(commands) -> None:

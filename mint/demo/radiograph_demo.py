@@ -18,10 +18,11 @@ from pathlib import Path
 
 from mint.config import TrainConfig
 from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader, find_images
 from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.questions import read_questions
+from mint.data.record_images import find_images
 from mint.demo.cache import cached
 from mint.demo.disease_demo import Train, align
 from mint.demo.tiny_model import TOWER, write_base

@@ -19,8 +19,8 @@ from pathlib import Path
 from mint.config import TrainConfig
 from mint.data.cases import format_list
 from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import HEADER, LISTED, Tile, tissue_messages
 from mint.demo.cache import cached

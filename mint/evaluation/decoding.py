@@ -10,12 +10,12 @@ from torch import nn
 
 from mint.cli import choose_device
 from mint.data.chat import ChatTokenizer, load_tokenizer
-from mint.data.pair_images import ImageReader
+from mint.data.image_features import ImageReader
+from mint.data.images import processor_of
 from mint.errors import InputError
+from mint.files import read_json
 from mint.hub import TOKENIZER_FILES, resolve_dir
-from mint.image_features import processor_of
 from mint.models import load_language_model
-from mint.models.checkpoint import read_json
 from mint.models.lora import load_adapter, merge_lora
 
 GENERATION_CONFIG = "generation_config.json"
@@ -110,10 +110,7 @@ def apply_generation_config(args: argparse.Namespace, given: Sequence[str], fold
     path = folder / GENERATION_CONFIG
     if not path.is_file():
         raise InputError(f"--generation-config: {folder} has no {GENERATION_CONFIG}")
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object")
-    content = {name: value for name, value in content.items() if value is not None}
+    content = {name: value for name, value in read_json(path).items() if value is not None}
     if "decode" not in given:
         args.decode = "sample" if content.get("do_sample") else "greedy"
     for name, (flag, default) in APPLIED.items():

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from mint.errors import InputError
 from mint.evaluation.answers import Answers, stamp
-from mint.files import make_folder, write_aside
-from mint.paths import check_writable
+from mint.files import check_writable, make_folder, write_aside
 
 SETTINGS, ANSWERS, METRICS = "settings.json", "answers.jsonl", "metrics.json"
 # Settings that may differ when an evaluation is continued: its answers do not depend on them.

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mint.errors import InputError
+from mint.files import file_aside, write_aside
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's wrapper around the network
@@ -48,16 +49,14 @@ BEYOND_PLAIN_LORA = (
 def write_adapter(folder: str | Path, settings: dict, factors: Factors) -> None:
     """Writes both files as PEFT does, each aside and then renamed. settings: those that ``WRITTEN`` does not fix."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{PREFIX}{name}.{factor}.weight": tensor.detach().cpu().contiguous()
         for name, pair in factors.items()
         for factor, tensor in pair.items()
     }
-    save_file(tensors, folder / f"{WEIGHTS}.tmp", metadata={"format": "pt"})
-    (folder / f"{CONFIG}.tmp").write_text(json.dumps({**WRITTEN, **settings}, indent=2) + "\n", encoding="utf-8")
-    for name in (WEIGHTS, CONFIG):
-        (folder / f"{name}.tmp").replace(folder / name)
+    with file_aside(folder / WEIGHTS) as aside:
+        save_file(tensors, aside, metadata={"format": "pt"})
+    write_aside(folder / CONFIG, json.dumps({**WRITTEN, **settings}, indent=2) + "\n")
 
 
 def read_adapter_config(folder: Path, rename: Callable[[str], str] = str) -> dict:

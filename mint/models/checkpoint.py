@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.files import folder_aside
+from mint.files import folder_aside, read_json
 from mint.hub import MODEL_FILES, list_files, pickled_weights, resolve_dir
 from mint.models.clip import Clip, ClipConfig
 from mint.models.llama import MODEL_TYPES, CausalLM, Llama, LlamaConfig
@@ -91,8 +91,7 @@ def load_model(
     """
     folder = resolve_dir(name, MODEL_FILES)
     raw = read_json(folder / "config.json")
-    if settings and isinstance(raw, dict):
-        raw = {**raw, **settings}
+    raw |= settings or {}
     model = build_model(raw, name)
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     for key, tensor in placed_tensors(model, stored_tensors(folder, name), name, fresh):
@@ -228,16 +227,6 @@ def placed_tensors(
         raise InputError(f"{where} lacks weights: {', '.join(missing[:5])}{more}")
 
 
-def read_json(path: Path) -> dict:
-    """The content of a model directory's file. Raises InputError if it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path.parent} is not a model directory: {path.name} is missing") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-
-
 def stored_tensors(folder: Path, name: str | Path | None = None) -> Iterator[Stored]:
     """Every tensor of a directory's safetensors files.
 
@@ -266,8 +255,7 @@ def stored_tensors(folder: Path, name: str | Path | None = None) -> Iterator[Sto
 
 def indexed_files(path: Path) -> list[Path]:
     """The files beside an index that it names. Raises InputError if it is no index."""
-    index = read_json(path)
-    placed = index.get("weight_map") if isinstance(index, dict) else None
+    placed = read_json(path).get("weight_map")
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
         raise InputError(f"{path} has no weight_map that says which file holds a tensor")
     return sorted({path.parent / Path(name).name for name in placed.values()})

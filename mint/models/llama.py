@@ -267,6 +267,11 @@ class CausalLM(nn.Module):
         self.attention_backend = "auto"
 
     @property
+    def vision_is_frozen(self) -> bool:
+        """Whether the model has a vision encoder in which nothing is trained."""
+        return self.tower is not None and not any(p.requires_grad for p in self.tower.parameters())
+
+    @property
     def head_weight(self) -> Tensor:
         """[V, H]: the LM head's weight, without an adapter on it (:meth:`head_update`)."""
         return self.decoder.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight

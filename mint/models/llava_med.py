@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from mint.errors import InputError
+from mint.files import read_json
 from mint.hub import TOKENIZER_FILES, resolve_dir
-from mint.models.checkpoint import Stored, build_model, placed_tensors, read_json
+from mint.models.checkpoint import Stored, build_model, placed_tensors
 from mint.models.llava import OWN_FORMS, Llava
 from mint.models.names import current_name
 from mint.models.pickled import Source, find_source
@@ -162,8 +163,7 @@ def _companions(words: Path, folder: Path, raw: dict, config: dict) -> dict[str,
     added.append({"id": token, "content": IMAGE, **flags, "special": True})
     settings = {}
     for place in (words, folder):
-        file = place / "tokenizer_config.json"
-        settings |= read_json(file) if file.is_file() else {}
+        settings |= read_json(place / "tokenizer_config.json", optional=True)
     vision, strategy = config["vision_config"], config["vision_feature_select_strategy"]
     side = vision["image_size"]
     return {

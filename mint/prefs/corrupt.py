@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from mint.data.image_files import image_size, open_image
 from mint.data.preferences import Preference
 from mint.errors import FileProblems, InputError
+from mint.files import file_aside
 
 LESION_SIGMA, GLOBAL_SIGMA = 45.0, 12.0  # of the noise, on a scale of 0 to 255
 SMALLEST_CROP, LARGEST_CROP = 0.01, 0.2  # shares of the image's area
@@ -257,9 +258,8 @@ def corrupt_records(
                     last = key, corrupt_image(image, mask, mode, f"{seed}/{preference.id}/{place}")
                 corrupted = last[1]
                 target = folder / f"{number:06d}-{place}.png"
-                temporary = target.with_suffix(".tmp")
-                corrupted.save(temporary, "PNG")
-                temporary.replace(target)
+                with file_aside(target) as aside:
+                    corrupted.save(aside)
                 names.append(os.path.relpath(target, out.parent))
                 report.sources[source] += 1
                 if shown is not None and preference.id in shown:

@@ -9,14 +9,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint.data.pair_images import ImageSlots, encode_with_images, find_images
 from mint.data.preferences import Preference, write_jsonl
+from mint.data.record_images import ImageSlots, encode_with_images, find_images
+from mint.data.spans import Answer
 from mint.errors import InputError
 from mint.evaluation.answers import Answers, stamp
 from mint.evaluation.decoding import add_image_options, add_loading_options, load_merged, load_vision_model
-from mint.files import check_unused, write_aside
+from mint.files import check_paths, check_unused, write_aside
 from mint.models.generate import generate
-from mint.paths import check_paths
 from mint.prefs.edit_pairs import Editor, EditReport, QuestionRecord, edit_pairs, read_asked, rules_editor
 from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor
 
@@ -77,7 +77,7 @@ def run_edit(args: argparse.Namespace) -> None:
 
 def find_pictures(asked: Sequence[QuestionRecord], source: Path) -> dict[str, tuple[str, ...]]:
     """The whole paths of every record's images, each opened once. Raises FileProblems naming every bad one."""
-    records = [Preference(one.id, one.line, one.question, "", None, one.images) for one in asked]
+    records = [Preference(one.id, one.line, one.question, Answer(""), None, one.images) for one in asked]
     return {record.id: record.images for record in find_images(records, source)}
 
 

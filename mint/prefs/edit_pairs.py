@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mint.data.image_names import image_names
+from mint.data.preferences import image_names
+from mint.data.records import parse_rows
 from mint.data.spans import mark_changes
-from mint.errors import FileProblems, InputError
+from mint.errors import InputError
 from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import Edit, contradictions, edit_answer, share_kept
 
@@ -69,19 +70,7 @@ def read_asked(path: str | Path) -> list[QuestionRecord]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    found, problems, seen = [], [], {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            asked = _asked(line, number)
-            if seen.setdefault(asked.id, number) != number:
-                raise InputError(f"id {asked.id!r} is that of line {seen[asked.id]} too")
-            found.append(asked)
-        except InputError as error:
-            problems.append(f"{path}:{number}: {error}")
-    if problems:
-        raise FileProblems(path, problems)
+    found = parse_rows(path, ((number, line) for number, line in enumerate(lines, 1) if line.strip()), _asked)
     if not found:
         raise InputError(f"{path} holds no records")
     return found
@@ -156,8 +145,8 @@ def edit_pairs(
             "id": question.id,
             "prompt": [{"role": "user", "content": question.question}],
             "images": list(question.images),
-            "chosen": chosen,
-            "rejected": rejected,
+            "chosen": chosen.tagged,
+            "rejected": rejected.tagged,
             **{key: question.raw[key] for key in CARRIED if question.raw.get(key)},
             "edit": {
                 "answer": edit.answer,

@@ -14,6 +14,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
 from mint.errors import InputError
+from mint.files import write_aside
 from mint.prefs.edit_pairs import QuestionRecord
 from mint.prefs.rules_editor import Edit
 
@@ -108,10 +109,4 @@ class ChatEndpoint:
         raise AssertionError("the last attempt returns or raises")
 
     def _keep(self, place: Path, reply: str) -> None:
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            temporary = place.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"reply": reply}, ensure_ascii=False), encoding="utf-8")
-            temporary.replace(place)
-        except OSError as error:
-            raise InputError(f"{self.cache} cannot be written: {error}") from None
+        write_aside(place, json.dumps({"reply": reply}, ensure_ascii=False))

@@ -35,7 +35,7 @@ def contrasts(records: Sequence[dict]) -> Iterator[dict]:
             chosen, rejected = mark_changes(edit.answer, edit.edited)
             prompt = [{"role": "user", "content": record["question"]}]
             named = {"id": record["id"], "prompt": prompt, "images": record["images"], "mask": record["mask"]}
-            yield {**named, "chosen": chosen, "rejected": rejected}
+            yield {**named, "chosen": chosen.tagged, "rejected": rejected.tagged}
 
 
 def write_question_files(

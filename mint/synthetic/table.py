@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mint.files import write_aside
+
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Writes a CSV file, aside and renamed. Raises OSError if it cannot be written."""
+    """Writes a CSV file, aside and renamed. Raises InputError if it cannot be written."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    temporary.replace(path)
+    write_aside(path, text.getvalue())

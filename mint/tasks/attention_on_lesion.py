@@ -19,12 +19,13 @@ from PIL import Image
 from torch import nn
 
 from mint.data.batch import EncodedPair, encode_pairs
+from mint.data.image_features import ImageReader
 from mint.data.image_files import image_size, open_image
 from mint.data.images import Processor
-from mint.data.pair_images import ImageReader, ImageSlots
 from mint.data.preferences import Preference
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.qwen_vl import QwenVLImageProcessor
+from mint.data.record_images import ImageSlots
 from mint.errors import FileProblems, InputError
 from mint.evaluation.scores import estimate, geometric_mean_score, mean_score, means_table, save_scores
 from mint.evaluation.statistics import Estimate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mint.data.image_names import image_names
+from mint.data.preferences import image_names
 from mint.evaluation.metrics import matches, normalize
 from mint.evaluation.scores import Score, mean_score
 from mint.tasks import attention_on_lesion, disease, report_generation, sensitivity, tissue, vqa

@@ -17,6 +17,7 @@ from mint.errors import InputError
 from mint.evaluation.constrained import LENGTH, ListGrammar
 from mint.evaluation.metrics import KnownDiseases, ListScore, score_list
 from mint.evaluation.name_scores import rank_names
+from mint.files import write_aside
 from mint.models.generate import generate
 from mint.teachers.ranking import Ranker, rank
 
@@ -155,6 +156,4 @@ def save_evaluation(
         return row
 
     write_jsonl(folder / "predictions.jsonl", (record(place, case) for place, case in enumerate(cases)))
-    temporary = folder / "metrics.json.tmp"
-    temporary.write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / "metrics.json")
+    write_aside(folder / "metrics.json", json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mint.data.batch import CHOSEN, REJECTED, collate, encode_pairs
-from mint.data.pair_images import ImageReader, ImageSlots
+from mint.data.image_features import ImageReader
 from mint.data.preferences import Preference
-from mint.data.spans import parse_spans
+from mint.data.record_images import ImageSlots
 from mint.errors import InputError
 from mint.evaluation.html import embed_image, embed_picture, html_page, html_table, number_cell, text_cell
 from mint.losses import AnswerStats, Loss, Needs, load_loss
@@ -68,7 +68,7 @@ def inspect(
         sides["corrupted_rejected"] = answer_stats(batch, stats, REJECTED, corrupted=True)
     chat = bool(preference.images) or not isinstance(preference.prompt, str)
     pieces = {
-        side: _pieces(tokenizer, getattr(preference, side), len(getattr(pair, side)), chat)
+        side: _pieces(tokenizer, getattr(preference, side).text, len(getattr(pair, side)), chat)
         for side in ("chosen", "rejected")
     }
     looks = _looks(model, tokenizer, reader, preference, slots, max_length) if reader else {}
@@ -97,9 +97,8 @@ def _looks(
 
 def _pieces(tokenizer, text: str, count: int, chat: bool) -> list[str]:
     """The characters of each token; what has none, as the end of the turn, is shown by a mark."""
-    plain, _ = parse_spans(text)
-    _, offsets = tokenizer.answer_offsets(plain, chat=chat)
-    pieces = [plain[start:end] or "·" for start, end in offsets]
+    _, offsets = tokenizer.answer_offsets(text, chat=chat)
+    pieces = [text[start:end] or "·" for start, end in offsets]
     return pieces + ["[end]"] * (count - len(pieces))
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mint.data.batch import CHOSEN, REJECTED, Batch, encode_pairs, make_batches
+from mint.data.image_features import ImageReader
 from mint.data.image_files import open_image
-from mint.data.pair_images import ImageReader, ImageSlots
 from mint.data.preferences import Preference
+from mint.data.record_images import ImageSlots
 from mint.errors import FileProblems, InputError
 from mint.evaluation.scores import estimate, mean_score, means_table, save_scores
 from mint.evaluation.statistics import Estimate

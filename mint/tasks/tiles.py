@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from mint.cli import read_lines
 from mint.data.splits import split_by_patient
 from mint.data.tiles import Tile, read_tiles
 from mint.errors import InputError
+from mint.files import read_lines
 
 
 def add_tile_options(parser: argparse.ArgumentParser) -> None:

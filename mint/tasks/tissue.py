@@ -10,7 +10,8 @@ import numpy as np
 from torch import nn
 
 from mint.data.cases import parse_list
-from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
+from mint.data.image_features import ImageReader
+from mint.data.record_images import ImageSlots, encode_with_images
 from mint.data.tiles import HEADER, LISTED, Tile, list_lengths, tissue_messages
 from mint.errors import InputError
 from mint.evaluation.metrics import avoidance, car, coverage, normalize

@@ -16,7 +16,7 @@ import numpy as np
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import Tile
 from mint.evaluation.html import embed_picture, html_page, html_table, number_cell, text_cell
-from mint.files import make_folder, write_aside
+from mint.files import file_aside, make_folder, write_aside
 from mint.tasks.disease import Upstream
 from mint.tasks.tissue import COLUMNS, TissueScore, confusion, f1_scores
 
@@ -101,10 +101,9 @@ def plot_confusion(counts: np.ndarray, tissues: Sequence[str], path: Path) -> No
         axis.text(
             column, row, counts[row, column], ha="center", va="center", fontsize=7, color="white" if dark else "black"
         )
-    temporary = path.with_name(f".writing-{path.name}")
-    figure.savefig(temporary, dpi=130, format="png")
+    with file_aside(path) as aside:
+        figure.savefig(aside, dpi=130, format="png")
     pyplot.close(figure)
-    temporary.replace(path)
 
 
 def html(

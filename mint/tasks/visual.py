@@ -9,9 +9,11 @@ from pathlib import Path
 
 from mint.cli import choose_device
 from mint.data.chat import load_tokenizer
-from mint.data.pair_images import ImageReader, find_images
+from mint.data.image_features import ImageReader
+from mint.data.images import processor_of
 from mint.data.preferences import Preference, read_preferences
 from mint.data.questions import Question, read_questions
+from mint.data.record_images import find_images
 from mint.data.spans import mark_changes
 from mint.data.vqa_files import SPLITS
 from mint.errors import InputError
@@ -25,11 +27,9 @@ from mint.evaluation.decoding import (
 )
 from mint.evaluation.folder import EvaluationFolder, add_folder_options, default_folder, take_first
 from mint.evaluation.scores import summary
-from mint.files import check_unused, make_folder, write_aside
-from mint.image_features import processor_of
+from mint.files import check_paths, check_unused, make_folder, write_aside
 from mint.models import load_language_model
 from mint.models.lora import load_adapter
-from mint.paths import check_paths
 from mint.prefs.corrupt import INSIDE
 from mint.prefs.instructed_editor import ChatEndpoint
 from mint.tasks import attention_on_lesion, inspect_pair, report_generation, sensitivity, vqa
@@ -180,7 +180,8 @@ def run_sensitivity(args: argparse.Namespace) -> None:
 
 def _contents(preferences: Sequence[Preference]) -> list:
     """What tells records from others with the same ids."""
-    return [[one.prompt, one.chosen, one.rejected, one.images, one.extra] for one in preferences]
+    answers = [[answer and answer.tagged for answer in (one.chosen, one.rejected)] for one in preferences]
+    return [[one.prompt, *sides, one.images, one.extra] for one, sides in zip(preferences, answers, strict=True)]
 
 
 def add_attention(commands) -> None:
@@ -242,7 +243,7 @@ def run_inspect(args: argparse.Namespace) -> None:
         raise InputError(f"--row {args.row}: {args.data} has {len(preferences)} records")
     preference = preferences[args.row - 1]
     if args.spans == "changes":
-        chosen, rejected = mark_changes(preference.chosen, preference.rejected)
+        chosen, rejected = mark_changes(preference.chosen.text, preference.rejected.text)
         preference = dataclasses.replace(preference, chosen=chosen, rejected=rejected)
     (preference,) = find_images([preference], args.data, args.images_anywhere, corrupted=True)
     device, dtype = choose_device(args.device, args.dtype)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from torch import nn
 
-from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
+from mint.data.image_features import ImageReader
 from mint.data.questions import Question, yes_or_no
+from mint.data.record_images import ImageSlots, encode_with_images
 from mint.errors import InputError
 from mint.evaluation.scores import estimate, mean_score, means_table, save_scores
 from mint.evaluation.statistics import Estimate

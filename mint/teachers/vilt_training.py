@@ -24,6 +24,7 @@ from mint.data.cases import Case, vary
 from mint.data.phrases import train_phrases
 from mint.data.splits import hold_out
 from mint.errors import InputError
+from mint.files import write_aside
 from mint.hub import MODEL_FILES, resolve_dir
 from mint.models import init_model, load_model, save_model
 from mint.models.vilt import HEADS, Vilt, label_settings, small_config
@@ -169,9 +170,7 @@ def fit_folds(
         target, title = folder / f"fold-{fold + 1}", f"teacher {fold + 1}/{folds}"
         rankers.append(fit_teacher(part, target, settings, diseases=diseases, title=title, **options))
     record = {"folds": folds, "cases": fold_of}
-    temporary = folder / f"{FOLDS}.tmp"
-    temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    temporary.replace(folder / FOLDS)
+    write_aside(folder / FOLDS, json.dumps(record) + "\n")
     return FoldedRanker(rankers, fold_of)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mint.files import file_aside
+
 PANELS = (
     ("loss", ("loss", "eval/loss", "nll_loss")),
     ("reward margin", ("rewards/margins", "eval/rewards/margins")),
@@ -42,7 +44,6 @@ def plot_curves(rows: list[dict], path: Path) -> None:
             axis.legend(fontsize=7)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=110)
+    with file_aside(path) as aside:
+        figure.savefig(aside, format="png", dpi=110)
     pyplot.close(figure)
-    temporary.replace(path)

@@ -20,10 +20,9 @@ from torch import nn
 
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
-from mint.files import write_aside
+from mint.files import check_paths, check_writable, write_aside
 from mint.models import load_model, save_model
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
-from mint.paths import check_paths, check_writable
 from mint.training.resume import read_state
 
 

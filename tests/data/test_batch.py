@@ -5,6 +5,7 @@ import torch
 
 from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, encode_pairs, make_batches, pack
 from mint.data.preferences import Preference
+from mint.data.spans import Answer
 from mint.errors import InputError
 
 
@@ -14,15 +15,15 @@ class LetterTokenizer:
     def encode_prompt(self, prompt):
         return [1, *map(ord, prompt)]
 
-    def encode_answer(self, text, chat=True):
-        return [*map(ord, text), 2]
+    def answer_end(self, chat=True):
+        return 2
 
     def answer_offsets(self, text, chat=True):
         return list(map(ord, text)), [(i, i + 1) for i in range(len(text))]
 
 
 def preference(name, prompt, chosen, rejected="no"):
-    return Preference(name, int(name), prompt, chosen, rejected)
+    return Preference(name, int(name), prompt, Answer.parse(chosen), Answer.parse(rejected))
 
 
 A = EncodedPair("a", [1, 10, 11], [20, 21, 2], [30, 2])
@@ -98,6 +99,19 @@ def test_spans_mark_target_tokens_and_never_the_end_of_turn():
     batch = collate(pairs)
     assert batch.span.tolist() == [False, False, True, True, False, False, False]
     assert collate([A]).span is None
+
+
+def test_every_answer_is_tokenised_once_on_the_way_to_a_batch():
+    class Counting(LetterTokenizer):
+        seen = []
+
+        def answer_offsets(self, text, chat=True):
+            self.seen.append(text)
+            return super().answer_offsets(text, chat)
+
+    records = [preference("1", "q", "a <mask>b</mask>", "a <mask>c</mask>"), preference("2", "q", "d", "e")]
+    list(make_batches(encode_pairs(records, Counting(), 50)[0], 2))
+    assert Counting.seen == ["a b", "a c", "d", "e"]
 
 
 def test_records_without_spans_are_dropped_and_counted_where_spans_are_used():

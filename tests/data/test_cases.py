@@ -29,7 +29,8 @@ CASE = Case(
 
 def test_the_fixed_note():
     assert write_note(CASE) == (
-        "A 3-year-old girl presents with short stature, EEG abnormality, and scoliosis. There is no ptosis or cleft palate."
+        "A 3-year-old girl presents with short stature, EEG abnormality, and scoliosis. "
+        "There is no ptosis or cleft palate."
     )
 
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from mint.data.cases import Term, write_note
-from mint.data.gmdb import GmdbErrors, parse_texts, read_gmdb
-from mint.errors import InputError
+from mint.data.gmdb import parse_texts, read_gmdb
+from mint.errors import FileProblems, InputError
 
 LINE = "Sex male Age 3 years 6 months Ethnicity European Growth delay Ptosis"
 ROW = {"image_id": "1", "filename": "1.png", "disease": "Noonan syndrome", "texts": LINE}
@@ -168,7 +168,7 @@ def test_byte_order_mark_blank_lines_and_quoted_lines_are_tolerated(tmp_path):
         " , ,,",
         "2,,Marfan,x",
     )
-    with pytest.raises(GmdbErrors) as caught:
+    with pytest.raises(FileProblems) as caught:
         read_gmdb(path)
     assert caught.value.problems == [f"{path}:6: no filename"]
     assert read_gmdb(path, missing_images="skip")[0][0].disease == "Noonan syndrome"
@@ -176,7 +176,7 @@ def test_byte_order_mark_blank_lines_and_quoted_lines_are_tolerated(tmp_path):
 
 def test_a_missing_image_may_be_allowed(tmp_path):
     path = write(tmp_path, ROW, ROW | {"image_id": "2", "filename": "2.png"})
-    with pytest.raises(GmdbErrors, match="table.csv:3: the image 2.png is not in"):
+    with pytest.raises(FileProblems, match="table.csv:3: the image 2.png is not in"):
         read_gmdb(path)
     cases, report = read_gmdb(path, missing_images="skip")
     assert [case.image for case in cases] == [tmp_path / "1.png", None]
@@ -221,7 +221,7 @@ def cohort(tmp_path):
 @pytest.mark.parametrize("changes, problem", BAD.values(), ids=BAD)
 def test_a_bad_row_is_named_with_what_is_wrong(cohort, changes, problem):
     path = write(cohort, ROW | {"split": "", "present_features": ""}, ROW | {"image_id": "2"} | changes)
-    with pytest.raises(GmdbErrors, match=problem) as caught:
+    with pytest.raises(FileProblems, match=problem) as caught:
         read_gmdb(path)
     (only,) = caught.value.problems
     assert only.startswith(f"{path}:3: ")
@@ -229,7 +229,7 @@ def test_a_bad_row_is_named_with_what_is_wrong(cohort, changes, problem):
 
 @pytest.mark.parametrize("name", ["../outside.png", "../absent.png", "link.png", "text.png", "short.png"])
 def test_only_a_missing_image_may_be_allowed(cohort, name):
-    with pytest.raises(GmdbErrors, match=f"the image {name} (lies outside|cannot be read)"):
+    with pytest.raises(FileProblems, match=f"the image {name} (lies outside|cannot be read)"):
         read_gmdb(write(cohort, ROW | {"filename": name}), missing_images="skip")
 
 
@@ -239,29 +239,29 @@ def test_all_bad_rows_are_reported_at_once(cohort):
         for i, (bad, _) in enumerate(BAD.values())
     ]
     rows += [{"image_id": "a1", "filename": "1.png", "disease": "Marfan"}, ROW | {"image_id": "a1"}]
-    with pytest.raises(GmdbErrors) as caught:
+    with pytest.raises(FileProblems) as caught:
         read_gmdb(write(cohort, *rows))
     assert len(caught.value.problems) == len(BAD) + 1
     assert f"has {len(BAD) + 1} problems" in str(caught.value)
-    assert caught.value.problems[-1].endswith(f"image_id 'a1' is that of line {len(BAD) + 2} too")
+    assert caught.value.problems[-1].endswith(f"id 'a1' is also that of table.csv:{len(BAD) + 2}")
 
 
 def test_ragged_rows_and_open_quotes(tmp_path):
     header = "image_id,filename,disease,texts"
     path = write_lines(tmp_path, header, "1,1.png,Noonan", "2,1.png,Marfan,x,y", "3,1.png,Sotos,x")
-    with pytest.raises(GmdbErrors) as caught:
+    with pytest.raises(FileProblems) as caught:
         read_gmdb(path)
     assert caught.value.problems == [
         f"{path}:2: 3 fields, where the header has 4",
         f"{path}:3: 5 fields, where the header has 4",
     ]
     path = write_lines(tmp_path, header, "1,1.png,Noonan,x", '2,1.png,"Marfan,x', "3,1.png,Sotos,x")
-    with pytest.raises(GmdbErrors, match="table.csv:3: .*; is a quote left open"):
+    with pytest.raises(FileProblems, match="table.csv:3: .*; is a quote left open"):
         read_gmdb(path)
 
 
 def test_fifty_problems_are_listed_and_the_rest_counted(tmp_path):
-    with pytest.raises(GmdbErrors) as caught:
+    with pytest.raises(FileProblems) as caught:
         read_gmdb(write_lines(tmp_path, "image_id,filename,disease,texts", *["x"] * 60))
     text = str(caught.value)
     assert ":51:" in text and ":52:" not in text and text.endswith("and 10 more")

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from mint.data.preferences import PreferenceErrors, read_preferences, write_jsonl
-from mint.errors import InputError
+from mint.data.preferences import read_preferences, write_jsonl
+from mint.data.spans import Answer
+from mint.errors import FileProblems, InputError
 
 SYSTEM = {"role": "system", "content": "You are a geneticist."}
 USER = {"role": "user", "content": "Which syndrome?"}
@@ -36,7 +37,8 @@ def read_one(folder, record, **options):
 def test_strings_with_every_field(tmp_path):
     record = {**GOOD, "images": ["a.png"], "corrupted_images": ["b.png"], "id": 7, "source": "clinic"}
     one = read_one(tmp_path, record)
-    assert (one.id, one.line, one.prompt, one.chosen, one.rejected) == ("7", 1, "Which syndrome?", "Noonan", "Marfan")
+    assert (one.id, one.line, one.prompt) == ("7", 1, "Which syndrome?")
+    assert (one.chosen, one.rejected) == (Answer("Noonan"), Answer("Marfan"))
     assert (one.images, one.corrupted_images, one.extra) == (("a.png",), ("b.png",), {"source": "clinic"})
 
 
@@ -57,7 +59,7 @@ def test_strings_with_every_field(tmp_path):
 )
 def test_all_forms_of_a_conversation_read_alike(tmp_path, record):
     one = read_one(tmp_path, record)
-    assert (one.prompt, one.chosen, one.rejected) == ([SYSTEM, USER], "Noonan", "Marfan")
+    assert (one.prompt, one.chosen.text, one.rejected.text) == ([SYSTEM, USER], "Noonan", "Marfan")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_all_forms_of_a_conversation_read_alike(tmp_path, record):
 def test_two_strings_share_whole_words_as_their_prompt(tmp_path, chosen, rejected, prompt):
     one = read_one(tmp_path, {"chosen": chosen, "rejected": rejected})
     assert one.prompt == prompt
-    assert (one.prompt + one.chosen, one.prompt + one.rejected) == (chosen, rejected)
+    assert (one.prompt + one.chosen.tagged, one.prompt + one.rejected.tagged) == (chosen, rejected)
 
 
 def test_chosen_alone_is_enough_where_rejected_is_not_required(tmp_path):
@@ -81,13 +83,15 @@ def test_chosen_alone_is_enough_where_rejected_is_not_required(tmp_path):
     assert read_one(tmp_path, {**record, "rejected": None}, require_rejected=False).rejected is None
     implicit = {"chosen": [USER, says("Noonan")]}
     assert read_one(tmp_path, implicit, require_rejected=False).prompt == [USER]
-    with pytest.raises(PreferenceErrors, match="pairs.jsonl:1: missing rejected"):
+    with pytest.raises(FileProblems, match="pairs.jsonl:1: missing rejected"):
         read_one(tmp_path, record)
 
 
-def test_tags_are_kept(tmp_path):
-    record = {"prompt": "p", "chosen": "<mask>left</mask> lung", "rejected": "<mask>right</mask> lung"}
-    assert read_one(tmp_path, record).chosen == "<mask>left</mask> lung"
+def test_tags_are_parsed_once_and_written_back_as_they_were(tmp_path):
+    record = {"prompt": "p", "chosen": "The <mask>left</mask> lung <mask>is</mask>", "rejected": "the right lung"}
+    one = read_one(tmp_path, record)
+    assert (one.chosen, one.rejected) == (Answer("The left lung is", ((4, 8), (14, 16))), Answer("the right lung"))
+    assert (one.chosen.tagged, one.rejected.tagged) == (record["chosen"], record["rejected"])
 
 
 def test_byte_order_mark_blank_lines_and_carriage_returns_are_tolerated(tmp_path):
@@ -99,7 +103,7 @@ def test_byte_order_mark_blank_lines_and_carriage_returns_are_tolerated(tmp_path
 def test_gzip(tmp_path):
     path = tmp_path / "pairs.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(GOOD).encode()))
-    assert read_preferences(path)[0].chosen == "Noonan"
+    assert read_preferences(path)[0].chosen.text == "Noonan"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match="pairs.jsonl.gz cannot be read"):
         read_preferences(path)
@@ -164,13 +168,14 @@ BAD = {
         "must share all messages but the last",
     ),
     "images type": ({**GOOD, "images": "a.png"}, "images must be a list of file names"),
+    "images inside": ({**GOOD, "image": {"bytes": "..."}}, "images inside the file are not read"),
     "id type": ({**GOOD, "id": 1.5}, "id must be a string or an integer, not a number"),
 }
 
 
 @pytest.mark.parametrize("line, problem", BAD.values(), ids=BAD)
 def test_a_bad_line_is_named_with_what_is_wrong(tmp_path, line, problem):
-    with pytest.raises(PreferenceErrors, match=problem) as caught:
+    with pytest.raises(FileProblems, match=problem) as caught:
         read_preferences(write(tmp_path, GOOD, line))
     (only,) = caught.value.problems
     assert only.startswith(f"{tmp_path / 'pairs.jsonl'}:2: ")
@@ -178,7 +183,7 @@ def test_a_bad_line_is_named_with_what_is_wrong(tmp_path, line, problem):
 
 def test_all_bad_lines_are_reported_at_once(tmp_path):
     lines = [line for line, _ in BAD.values()]
-    with pytest.raises(PreferenceErrors) as caught:
+    with pytest.raises(FileProblems) as caught:
         read_preferences(write(tmp_path, *lines, GOOD))
     assert len(caught.value.problems) == len(BAD)
     assert f"has {len(BAD)} problems" in str(caught.value)
@@ -186,12 +191,12 @@ def test_all_bad_lines_are_reported_at_once(tmp_path):
 
 def test_ids_must_differ(tmp_path):
     path = write(tmp_path, {**GOOD, "id": "a"}, GOOD, {**GOOD, "id": "a"})
-    with pytest.raises(PreferenceErrors, match="pairs.jsonl:3: id 'a' is that of line 1 too"):
+    with pytest.raises(FileProblems, match="pairs.jsonl:3: id 'a' is also that of pairs.jsonl:1"):
         read_preferences(path)
 
 
 def test_fifty_problems_are_listed_and_the_rest_counted(tmp_path):
-    with pytest.raises(PreferenceErrors) as caught:
+    with pytest.raises(FileProblems) as caught:
         read_preferences(write(tmp_path, *[b"{"] * 60))
     text = str(caught.value)
     assert ":50:" in text and ":51:" not in text and text.endswith("and 10 more")
@@ -212,7 +217,7 @@ def test_files_that_hold_nothing_or_are_not_there(tmp_path):
 @pytest.mark.parametrize("name", ["new/pairs.jsonl", "new/pairs.jsonl.gz"])
 def test_what_is_written_reads_back(tmp_path, name):
     assert write_jsonl(tmp_path / name, [GOOD, {**GOOD, "chosen": "Sotos é"}]) == 2
-    assert [p.chosen for p in read_preferences(tmp_path / name)] == ["Noonan", "Sotos é"]
+    assert [p.chosen.text for p in read_preferences(tmp_path / name)] == ["Noonan", "Sotos é"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mint.data.chat import load_tokenizer
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageSlots, encode_with_images
+from mint.data.record_images import ImageSlots, encode_with_images
 from mint.data.template import ChatTemplate
 from tests.reference.template_inputs import (
     ANSWER,

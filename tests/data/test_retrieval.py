@@ -1,4 +1,4 @@
-"""Retrieval: descriptions by hand, BM25's order by hand-picked texts, a case never finds itself, tables that are not."""
+"""Retrieval: descriptions by hand, BM25's order of hand-picked texts, no case finds itself, unreadable tables."""
 
 import gzip
 

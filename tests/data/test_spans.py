@@ -5,21 +5,23 @@ import re
 
 import pytest
 
-from mint.data.spans import mark_changes, parse_spans, span_tokens
+from mint.data.spans import Answer, mark_changes, span_tokens
 from mint.errors import InputError
 
 
 def test_tags_become_ranges_of_the_text_without_them():
-    text, spans = parse_spans("The <mask>left lung</mask> is <mask>clear</mask>.")
-    assert text == "The left lung is clear."
-    assert [text[a:b] for a, b in spans] == ["left lung", "clear"]
-    assert parse_spans("no tags at all") == ("no tags at all", [])
+    tagged = "The <mask>left lung</mask> is <mask>clear</mask>."
+    answer = Answer.parse(tagged)
+    assert answer.text == "The left lung is clear."
+    assert [answer.text[a:b] for a, b in answer.spans] == ["left lung", "clear"]
+    assert answer.tagged == tagged
+    assert Answer.parse("no tags at all") == Answer("no tags at all", ())
 
 
 def test_spaces_at_the_edges_are_outside_and_empty_spans_are_dropped():
-    text, spans = parse_spans("a<mask> red </mask>ball<mask></mask> <mask> </mask>")
-    assert text == "a red ball  "
-    assert [text[a:b] for a, b in spans] == ["red"]
+    answer = Answer.parse("a<mask> red </mask>ball<mask></mask> <mask> </mask>")
+    assert answer.text == "a red ball  "
+    assert [answer.text[a:b] for a, b in answer.spans] == ["red"]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def test_spaces_at_the_edges_are_outside_and_empty_spans_are_dropped():
 )
 def test_unbalanced_or_nested_tags_are_refused(text, problem):
     with pytest.raises(InputError, match=problem):
-        parse_spans(text)
+        Answer.parse(text)
 
 
 def test_a_token_that_shares_a_character_with_a_span_belongs_to_it():
@@ -83,8 +85,8 @@ def test_a_token_that_shares_a_character_with_a_span_belongs_to_it():
     ],
 )
 def test_changes_are_marked(first, second, marked):
-    assert mark_changes(first, second) == marked
-    assert mark_changes(second, first) == marked[::-1]
+    assert tuple(answer.tagged for answer in mark_changes(first, second)) == marked
+    assert tuple(answer.tagged for answer in mark_changes(second, first)) == marked[::-1]
 
 
 def test_marking_changes_no_text_and_leaves_the_same_words_outside():
@@ -93,6 +95,7 @@ def test_marking_changes_no_text_and_leaves_the_same_words_outside():
     for _ in range(300):
         first, second = (" ".join(rng.choices(words, k=rng.randint(1, 9))) for _ in range(2))
         marked = mark_changes(first, second)
-        assert [parse_spans(text)[0] for text in marked] == [first, second]
-        outside = [re.sub(r"<mask>.*?</mask>", " ", text).split() for text in marked]
+        assert [answer.text for answer in marked] == [first, second]
+        assert all(Answer.parse(answer.tagged) == answer for answer in marked)
+        outside = [re.sub(r"<mask>.*?</mask>", " ", answer.tagged).split() for answer in marked]
         assert "".join(outside[0]) == "".join(outside[1])

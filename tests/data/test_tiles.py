@@ -98,13 +98,13 @@ def test_every_bad_row_is_named(tmp_path):
     with pytest.raises(FileProblems) as error:
         read_tiles(tmp_path / "in" / "t.csv")
     messages = [
-        "line 2 too",
+        "also that of t.csv:2",
         "outside the folder",
         "cannot be read",
         "does not exist",
         "no image",
         "no tissue",
-        "line 2 too",
+        "split 'holdout' is not one of train, dev, val, test",
     ]
     assert len(error.value.problems) == len(messages)
     for line, (problem, message) in enumerate(zip(error.value.problems, messages, strict=True), 3):
@@ -113,11 +113,7 @@ def test_every_bad_row_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "content, message",
-    [
-        ("image\na.png\n", "missing columns: tissue or organ or label"),
-        ("", "missing columns"),
-        ("\xff", "cannot be read"),
-    ],
+    [("image\na.png\n", "missing columns: tissue or organ or label"), ("", "is empty"), ("\xff", "t.csv:1: not UTF-8")],
 )
 def test_tables_that_cannot_be_read(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))

@@ -33,7 +33,7 @@ def test_the_whole_of_it(small, capsys):
     assert all(len(pair.corrupted_images) == ("mask" in pair.extra) for pair in pairs)  # a denial has nothing to hide
     assert all((cache / name).is_file() for pair in pairs for name in pair.corrupted_images)
     assert sum(pair.id.startswith("reported") for pair in pairs) == 2
-    assert all("<mask>" in pair.chosen + pair.rejected for pair in pairs)
+    assert all(pair.chosen.spans or pair.rejected.spans for pair in pairs)
     assert not list(cache.glob("*taught")) and (cache / "model" / "config.json").is_file()
     rows = [json.loads(line) for line in (small / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and 0.693147 < rows[0]["loss"] < 1.1 * 0.693147  # ln 2, and of some a tenth of it

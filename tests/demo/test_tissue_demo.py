@@ -33,7 +33,7 @@ def test_it_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsy
         "blank", "done", "lessons.jsonl", "model", "pairs.jsonl", "teacher", "tiles"
     }  # fmt: skip
     for record in read_preferences(folder / "lessons.jsonl", require_rejected=False):
-        listed = record.chosen.splitlines()[1:]
+        listed = record.chosen.text.splitlines()[1:]
         assert listed[0] == f"1. {record.id.split('-')[2]}" or " " in listed[0]
         assert len({line.split(". ")[1] for line in listed} & set(PANNUKE_TISSUES)) == 5
 

@@ -65,7 +65,9 @@ def test_an_interrupted_write_leaves_the_old_directory(folder, monkeypatch):
 @pytest.mark.parametrize("index", [[], {}, {"weight_map": []}, {"weight_map": {"a": 1}}])
 def test_an_index_that_is_none(folder, index):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="has no weight_map that says which file holds a tensor"):
+    with pytest.raises(
+        InputError, match="has no weight_map that says which file holds a tensor|index.json must hold a JSON object"
+    ):
         load_model(folder)
 
 
@@ -136,8 +138,8 @@ def test_an_unsupported_family_is_named_with_those_that_are(folder, kind):
 )
 def test_a_hub_repository_with_pickles_alone(folder, monkeypatch, files, pickled):
     (folder / "model.safetensors").unlink()  # the copy that the hub's library makes holds no pickles
-    monkeypatch.setattr("mint.hub.snapshot_download", lambda name, allow_patterns: str(folder))
-    monkeypatch.setattr("mint.hub.list_repo_files", lambda name: ["config.json", *files])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(folder))
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: ["config.json", *files])
     with pytest.raises(InputError, match=f"has pickled weights only .{pickled}") as error:
         load_model("owner/tiny")
     assert "python -m mint.convert owner/tiny --out DIR" in str(error.value)
@@ -149,8 +151,8 @@ def test_the_hub_may_be_out_of_reach(folder, monkeypatch):
         raise ConnectionError("no route")
 
     (folder / "model.safetensors").unlink()
-    monkeypatch.setattr("mint.hub.snapshot_download", lambda name, allow_patterns: str(folder))
-    monkeypatch.setattr("mint.hub.list_repo_files", fail)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(folder))
+    monkeypatch.setattr("huggingface_hub.list_repo_files", fail)
     with pytest.raises(InputError, match="model.safetensors is missing"):
         load_model("owner/tiny")
 

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from mint.convert import convert, main
 from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images
 from mint.data.phrases import train_phrases
+from mint.data.record_images import ImageSlots, encode_with_images
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
 from mint.models.llava_med import ROWS, nested_config

@@ -282,7 +282,7 @@ def test_a_partial_adapter_names_its_layers_in_full(tmp_path):
 def test_the_base_is_recorded_as_it_was_named(tmp_path, monkeypatch):
     """A hub id stays one, so that the adapter finds its base on any machine; peft_version says whose layout it is."""
     save_model(tiny_llama(), tmp_path / "cache")
-    monkeypatch.setattr("mint.hub.snapshot_download", lambda name, allow_patterns: str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(tmp_path / "cache"))
     for name in ("owner/tiny", str(tmp_path / "cache")):
         save_adapter(add_lora(load_model(name), 2, 2), tmp_path / "adapter")
         config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 import train
 from mint.data.batch import collate, encode_pairs
 from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images, find_images
 from mint.data.preferences import read_preferences
+from mint.data.record_images import ImageSlots, encode_with_images, find_images
 from mint.losses import load_loss
 from mint.models import load_model
 from mint.models.generate import generate

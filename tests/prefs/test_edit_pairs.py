@@ -105,7 +105,7 @@ def test_every_bad_line_is_named(tmp_path):
         "must be a text",
         "no truth",
         "wrong form",
-        "that of line 1 too",
+        "also that of x.jsonl:1",
     ]
     assert all(part in problem for part, problem in zip(wanted, error.value.problems, strict=True))
     (tmp_path / "x.jsonl").write_text("\n")

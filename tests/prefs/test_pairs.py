@@ -102,7 +102,7 @@ def test_the_file_is_a_preference_file(tmp_path):
     rows, _ = records(held_out=True)
     write_jsonl(tmp_path / "p.jsonl", rows)
     read = read_preferences(tmp_path / "p.jsonl")
-    assert [r.chosen for r in read] == [row["chosen"] for row in rows] and read[0].extra["disease"] == "A"
+    assert [r.chosen.text for r in read] == [row["chosen"] for row in rows] and read[0].extra["disease"] == "A"
 
 
 def test_more_notes_than_are_ranked_at_once():

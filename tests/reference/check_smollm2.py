@@ -24,6 +24,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from mint.data.batch import EncodedPair, collate, encode_pairs
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import Preference
+from mint.data.spans import Answer
 from mint.losses import load_loss
 from mint.models import load_language_model
 from mint.models.lora import add_lora, lora_layers, save_adapter
@@ -51,7 +52,7 @@ def preferences() -> list[Preference]:
         prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{note} Name the disease."}]
         chosen = f"POTENTIAL_DISEASES:\n1. '{right}'"
         rejected = f"POTENTIAL_DISEASES:\n1. '{wrong}'"
-        pairs.append(Preference(f"case-{number}", number, prompt, chosen, rejected))
+        pairs.append(Preference(f"case-{number}", number, prompt, Answer(chosen), Answer(rejected)))
     return pairs
 
 
@@ -82,7 +83,7 @@ def their_losses(folder: str, loss_name: str, pairs: list[EncodedPair], factors:
     trainer_class, config_class = TRAINERS[loss_name]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = tokenizer.decode
-    rows = [{"prompt": text(p.prompt), "chosen": text(p.chosen), "rejected": text(p.rejected)} for p in pairs]
+    rows = [{"prompt": text(p.prompt), "chosen": text(p.chosen.text), "rejected": text(p.rejected.text)} for p in pairs]
     with tempfile.TemporaryDirectory() as place:
         trainer = trainer_class(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),

@@ -125,7 +125,7 @@ def test_the_files_are_what_the_commands_read(tmp_path, capsys):
     assert "on 6 images" in report and {question.kind for question in questions} == {"open"}
     assert len(read_preferences(folder / "lessons.jsonl", require_rejected=False)) >= 20
     for pair in read_preferences(folder / "contrasts.jsonl"):
-        assert (folder / pair.extra["mask"]).is_file() and "<mask>" in pair.chosen + pair.rejected
+        assert (folder / pair.extra["mask"]).is_file() and pair.chosen.spans + pair.rejected.spans
     assert all((folder / json.loads(line)["images"][0]).is_file() for line in (folder / "lessons.jsonl").open())
     with pytest.raises(InputError, match="holds radiographs already"):
         write_radiographs(folder, 1, 1, 1)

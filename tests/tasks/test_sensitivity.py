@@ -10,9 +10,10 @@ from PIL import Image
 import evaluate
 import train
 from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.pair_images import ImageReader, ImageSlots, encode_with_images, find_images
 from mint.data.preferences import read_preferences, write_jsonl
+from mint.data.record_images import ImageSlots, encode_with_images, find_images
 from mint.errors import InputError
 from mint.evaluation.answers import Answers
 from mint.models import load_model
@@ -81,7 +82,7 @@ def test_the_numbers_are_the_models(halves):
         for suffix, file in files.items():
             prompt = encode_with_images(tokenizer, record.prompt, [file], slots)
             for side in ("chosen", "rejected"):
-                text = getattr(record, side).replace("<mask>", "").replace("</mask>", "")
+                text = getattr(record, side).text
                 answer = tokenizer.encode_answer(text, chat=True)
                 with torch.no_grad():
                     logps = model(torch.tensor([prompt + answer]), reader([file]))[0, len(prompt) - 1 : -1].log_softmax(

@@ -9,9 +9,9 @@ from PIL import Image
 
 import generate_prefs
 from mint.data.images import load_processor
-from mint.data.pair_images import find_images
 from mint.data.phrases import train_phrases
 from mint.data.preferences import read_preferences
+from mint.data.record_images import find_images
 from mint.data.text_encoder import TextEncoder
 from mint.data.tiles import Tile
 from mint.demo.tiny_model import write_base

@@ -16,10 +16,10 @@ from mint.data.image_files import to_rgb
 class MllamaImageProcessor:
     """``processor([image, ...])`` -> the images of one sample.
 
-    ``pixel_values`` [1, images, tiles, 3, side, side] float32, ``aspect_ratio_ids`` [1, images] (which arrangement of tiles,
-    from 1) and ``aspect_ratio_mask`` [1, images, tiles] (which tiles there are). As transformers' class of this name:
-    of the arrangements the one in which the image is enlarged least, else reduced least, and of equal ones the
-    smallest; the image lies at its top left.
+    ``pixel_values`` [1, images, tiles, 3, side, side] float32, ``aspect_ratio_ids`` [1, images] (the arrangement of
+    tiles, from 1) and ``aspect_ratio_mask`` [1, images, tiles] (1 for tiles in use). As transformers' class of this
+    name: the arrangement that enlarges the image least, else reduces it least, and of equal ones the smallest; the
+    image is at the top left.
     """
 
     def __init__(self, raw: dict):

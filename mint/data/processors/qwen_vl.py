@@ -14,15 +14,15 @@ from mint.data.image_files import to_rgb
 from mint.data.processors.clip import MEAN, STD
 from mint.errors import InputError
 
-MOST_UNEVEN = 200  # times as long as broad
+MOST_UNEVEN = 200  # the largest aspect ratio
 
 
 class QwenVLImageProcessor:
-    """``processor([image, ...])`` -> ``pixel_values`` [patches of all images, numbers of a patch], ``image_grid_thw`` [I, 3].
+    """``processor([image, ...])`` -> ``pixel_values`` [patches of all images, patch size], ``image_grid_thw`` [I, 3].
 
-    As transformers' Qwen2VLImageProcessor: both edges become multiples of ``merge_size`` patches, the number of pixels is
-    kept between two limits; bicubic; scaled and normalised. The patches lie square by square of ``merge_size``; a patch is
-    [3, ``temporal_patch_size``, side, side], the image standing still.
+    As transformers' Qwen2VLImageProcessor: both edges become multiples of ``merge_size`` patches, the number of pixels
+    is kept between two limits; bicubic; scaled and normalised. Patches are ordered by squares of ``merge_size`` x
+    ``merge_size``; a patch is [3, ``temporal_patch_size``, side, side], the image repeated in time.
     """
 
     def __init__(self, raw: dict):
@@ -44,7 +44,7 @@ class QwenVLImageProcessor:
         self.most = max_pixels
 
     def __call__(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Raises InputError for an image more than 200 times as long as broad."""
+        """Raises InputError for an image with an aspect ratio over 200."""
         grids = [self.grid(*image.size) for image in images]
         patches = [self._patches(to_rgb(image), *grid) for image, grid in zip(images, grids, strict=True)]
         return {"pixel_values": torch.cat(patches), "image_grid_thw": torch.tensor([(1, *grid) for grid in grids])}

@@ -15,9 +15,9 @@ from mint.data.image_files import to_rgb
 class ViltImageProcessor:
     """``processor([image, ...])`` -> ``pixel_values`` [B, 3, H, W] float32 and ``pixel_mask`` [B, H, W] int64.
 
-    As transformers' class of this name: the shorter edge is brought to ``size.shortest_edge``, the longer one to at most
-    1333/800 of it, both rounded down to multiples of ``size_divisor``; bicubic; scaled, normalised, and padded at the
-    right and bottom to the largest of the batch.
+    As transformers' class of this name: the shorter edge is resized to ``size.shortest_edge``, the longer one to at
+    most 1333/800 of it, both rounded down to multiples of ``size_divisor``; bicubic; scaled, normalised, and padded at
+    the right and bottom to the largest of the batch.
     """
 
     def __init__(self, raw: dict):

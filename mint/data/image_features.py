@@ -1,0 +1,184 @@
+"""Step 4 of 4 from a record to image features: the images of a batch as tensors, each image read once per run.
+
+A frozen vision encoder gives the same features for an image every time, so they are computed once and kept in memory
+or on disk. Pixels are kept where the encoder is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mint.data.image_files import open_image
+from mint.data.images import Processor
+from mint.errors import InputError
+from mint.files import file_aside
+
+KEPT_BYTES = 2**30  # of tensors in memory
+FORM = 2  # of stored features; raised when images are read or encoded differently
+DISK_SHARE = 0.5  # of the disk space that is free or taken by the store itself
+Encode = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+class FeatureStore:
+    """A folder with one file of tensors per image, named by the image's content and the encoder's fingerprint.
+
+    Another image content, encoder, processor or number format gives another name, so stale features are never read.
+    The folder takes at most DISK_SHARE of the free disk space.
+    """
+
+    def __init__(self, folder: str | Path, encoder: Callable[[], str]):
+        """encoder: returns the fingerprint; called once, when the store is first used."""
+        self._root, self._encoder = Path(folder), encoder
+        self._full = False
+
+    @cached_property
+    def folder(self) -> Path:
+        return self._root / self._encoder()
+
+    def get(self, file: str) -> dict[str, Tensor] | None:
+        """The tensors of an image; None if they are missing or damaged."""
+        try:
+            return load_file(self._place(file))
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def put(self, file: str, tensors: dict[str, Tensor]) -> bool:
+        """Stores the tensors of an image if they fit into the folder's share of the disk; returns whether it did.
+
+        Raises InputError if the folder cannot be written.
+        """
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if not self._has_room(size):
+            return False
+        place = self._place(file)
+        try:
+            with file_aside(place) as aside:
+                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
+        except SafetensorError as error:
+            raise InputError(f"image features cannot be written to {place.parent}: {error}") from None
+        self._bytes += size
+        return True
+
+    @cached_property
+    def _bytes(self) -> int:
+        """The size of what the folder holds."""
+        return sum(stored.stat().st_size for stored in self._root.rglob("*.safetensors"))
+
+    def _has_room(self, size: int) -> bool:
+        """Whether ``size`` more bytes are within the share; prints a note the first time they are not."""
+        place = next(folder for folder in (self._root, *self._root.resolve().parents) if folder.is_dir())
+        fits = self._bytes + size <= DISK_SHARE * (shutil.disk_usage(place).free + self._bytes)
+        if not fits and not self._full:
+            self._full = True
+            share = f"{self._bytes / 1e9:.1f} GB, which is {DISK_SHARE:.0%} of the free disk space"
+            message = f"image features: {self._root} holds {share}; further images are encoded each time"
+            tqdm.write(message, file=sys.stderr)
+        return fits
+
+    def remove(self) -> None:
+        """Deletes the folder."""
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _place(self, file: str) -> Path:
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return self.folder / digest[:2] / f"{digest}.safetensors"
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]], processor: object) -> str:
+    """A hash of the weights of a vision encoder, given by name, and of its image processor's settings."""
+    settings = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in vars(processor).items()}
+    digest = hashlib.sha256(f"{FORM} {type(processor).__name__} {sorted(settings.items())}".encode())
+    for name, tensor in tensors:
+        plain = tensor.detach().cpu().reshape(-1)
+        digest.update(f"{name} {plain.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(plain.view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+class ImageReader:
+    """``reader(files)`` -> tensors of the distinct files, and ``order`` [len(files)]: the index of each file in them.
+
+    The tensors are those of the processor, or ``encode`` of them. Up to KEPT_BYTES are kept in memory. ``store`` keeps
+    all of them on disk, or with ``overflow`` only those that do not fit into memory.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        encode: Encode | None = None,
+        store: FeatureStore | None = None,
+        overflow: bool = False,
+    ):
+        self.processor, self._encode, self._store, self._overflow = processor, encode, store, overflow
+        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._bytes = 0
+        self._spilt: set[str] = set()
+
+    def __call__(self, files: Sequence[str]) -> dict[str, Tensor]:
+        distinct = list(dict.fromkeys(files))
+        parts = [self._read(file) for file in distinct]
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {**tensors, "order": torch.tensor([distinct.index(file) for file in files])}
+
+    def _read(self, file: str) -> dict[str, Tensor]:
+        if file in self._kept:
+            return self._kept[file]
+        stored = self._store.get(file) if self._store and (file in self._spilt or not self._overflow) else None
+        tensors = stored or self._compute(file)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if fits := self._bytes + size <= KEPT_BYTES:
+            self._kept[file] = tensors
+            self._bytes += size
+        if stored is None and self._store and not (self._overflow and fits) and self._store.put(file, tensors):
+            self._spilt.add(file)
+        return tensors
+
+    def _compute(self, file: str) -> dict[str, Tensor]:
+        tensors = self.processor([open_image(file)])
+        return tensors if self._encode is None else self._encode(tensors)
+
+    def close(self) -> None:
+        """Deletes what was stored because memory was full."""
+        if self._store and self._overflow:
+            self._store.remove()
+
+
+def image_reader(model: nn.Module, processor: Processor, folder: str | Path | None, run: Path) -> ImageReader:
+    """The reader of a model's training images: of pixels if its vision encoder is trained, of features if it is frozen.
+
+    folder: keeps the features from one run to the next. run: the run's folder, where features that do not fit into
+    memory are kept in ``features-overflow`` until training ends.
+    """
+    if not model.vision_is_frozen:
+        return ImageReader(processor)
+    device = model.head_weight.device
+
+    @torch.no_grad()
+    def encode(images: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen = model.encode_images({name: value.to(device) for name, value in images.items()})
+        return {name: value.cpu() for name, value in seen.items() if name != "pixel_values"}
+
+    def encoder() -> str:
+        return fingerprint(model.tower.state_dict().items(), processor)
+
+    store = FeatureStore(folder or run / "features-overflow", encoder)
+    return ImageReader(processor, encode, store, overflow=not folder)
+
+
+def check_image_features(model: nn.Module) -> None:
+    """Raises InputError if ``--image-features`` has nothing to keep: no vision encoder, or one that is trained."""
+    if model.tower is None:
+        raise InputError("--image-features is for models that read images")
+    if not model.vision_is_frozen:
+        raise InputError("--image-features: the vision encoder is trained, so its features change; leave the flag out")

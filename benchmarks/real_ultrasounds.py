@@ -18,7 +18,8 @@ from pathlib import Path
 
 from benchmarks.fire_methods import METHODS, align, compare
 from mint.data.preferences import write_jsonl
-from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score, teach
+from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score
+from mint.demo.stages import teach
 from mint.errors import InputError
 from mint.prefs.lesion_questions import DESCRIBE
 from train import train
@@ -56,14 +57,12 @@ def run(folder: Path, out: Path, seeds: int) -> str:
 
 def teach_policy(folder: Path, descriptions: Path, out: Path) -> Path:
     """The directory of the taught policy, from ``out`` if it is there."""
-    done = out / "policy.taught" / "model.taught" / "model"
-    if (done / "config.json").is_file():
-        return done
-    shutil.rmtree(out / "policy.taught", ignore_errors=True)
-    start = out / "policy"
-    if not start.is_symlink():
-        start.symlink_to((prepare(train) / "model").resolve())
-    return teach(teach(start, descriptions, DESCRIBING, train), folder / "lessons.jsonl", TEACH, train)
+    done, described = out / "policy", out / "described"
+    if not (done / "config.json").is_file():
+        shutil.rmtree(described, ignore_errors=True)
+        teach(prepare(train) / "model", descriptions, DESCRIBING, train, described)
+        teach(described, folder / "lessons.jsonl", TEACH, train, done)
+    return done
 
 
 def main() -> int:

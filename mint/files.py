@@ -1,6 +1,7 @@
 """Atomic writes of files and folders, and checks of the paths on a command line.
 
-What is written appears complete or not at all: it is written beside its place and renamed.
+What is written appears complete or not at all: it is written beside its place and renamed. The names there hold the
+process id, so that two processes can write the same file or folder.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def file_aside(path: str | Path) -> Iterator[Path]:
     cannot be written.
     """
     path = Path(path)
-    aside = path.with_name(f".writing-{path.name}")
+    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -68,7 +69,7 @@ def folder_aside(folder: str | Path, sync: bool = False) -> Iterator[Path]:
     cannot be written.
     """
     folder = Path(folder).absolute()
-    aside, old = (folder.with_name(f".{what}-{folder.name}") for what in ("writing", "old"))
+    aside, old = (folder.with_name(f".{what}-{os.getpid()}-{folder.name}") for what in ("writing", "old"))
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)

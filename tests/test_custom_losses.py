@@ -15,7 +15,9 @@ from mint.demo import radiograph_demo
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.losses import loss_names
+from mint.training import setup
 
+DEMOS = ("disease", "tissue", "radiograph")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "custom_loss.py"
 LOSS = """
 from mint.losses import LossOutput, needs, nll
@@ -149,9 +151,9 @@ def test_settings_of_a_loss_survive_a_round_trip_through_toml(tmp_path):
 )
 def test_mistakes_are_found_before_anything_is_built(folder, monkeypatch, capsys, arguments, message):
     built = []
-    for demo in train.DEMOS.values():
-        monkeypatch.setattr(demo, "run", lambda *_: built.append("demo"))
-    monkeypatch.setattr(train, "load_policy", lambda *_: built.append("model"))
+    for demo in DEMOS:
+        monkeypatch.setattr(f"mint.demo.{demo}_demo.run", lambda *_: built.append("demo"))
+    monkeypatch.setattr(setup, "load_policy", lambda *_: built.append("model"))
     arguments = [argument.format(folder=folder) for argument in arguments]
     for model in ([], ["--model", f"{folder}/model", "--data", f"{folder}/pairs.jsonl"]):
         assert train.main([*arguments, *model]) == 2
@@ -161,8 +163,8 @@ def test_mistakes_are_found_before_anything_is_built(folder, monkeypatch, capsys
 
 def test_the_embedded_default_follows_the_loss(monkeypatch):
     ran = []
-    for name, demo in train.DEMOS.items():
-        monkeypatch.setattr(demo, "run", lambda config, _, name=name: ran.append(name))
+    for name in DEMOS:
+        monkeypatch.setattr(f"mint.demo.{name}_demo.run", lambda config, _, name=name: ran.append(name))
     for arguments in ([], ["--loss", "fire"], ["--loss", "mdpo"], ["--loss", "fire", "--demo", "disease"]):
         assert train.main(arguments) == 0
     assert train.main(["--loss", "fire", "--gamma", "0"]) == 0

@@ -206,7 +206,7 @@ def test_the_features_of_a_run_are_removed_when_it_fails(setting, monkeypatch): 
         assert list((setting / "run" / "features-overflow").rglob("*.safetensors"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "clip_gradients", fail)
+    monkeypatch.setattr("mint.optim.clip_gradients", fail)
     files = {"model": f"{setting}/model", "data": f"{setting}/pairs.jsonl", "out": f"{setting}/run"}
     config = TrainConfig(**files, steps=1, device="cpu")
     with pytest.raises(KeyboardInterrupt):

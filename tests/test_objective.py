@@ -1,6 +1,5 @@
 """Model, batch and loss together: against TRL's numbers, and against running every sequence on its own."""
 
-import contextlib
 import dataclasses
 import inspect
 import json
@@ -17,6 +16,8 @@ from mint.losses import Loss, LossOutput, Needs, load_loss, nll
 from mint.models import init_model
 from mint.models.lora import add_lora, keep_as_reference, lora_layers, reference
 from mint.objective import preference_loss
+from mint.training.forward import Forward
+from mint.training.monitor import evaluate
 from tests.reference.weights import TINY_LLAMA, reference_adapter, reference_weights
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -246,14 +247,14 @@ def test_micro_batches_add_up_to_one_large_batch(name, whole):
             torch.testing.assert_close(part, expected, rtol=1e-7, atol=1e-9)
 
 
-def work_on(model, loss, prompt_targets):
-    return train.Work(model, None, loss, torch.device("cpu"), contextlib.nullcontext(), prompt_targets, None)
+def forward_of(model, loss, prompt_targets):
+    return lambda size: Forward(model, loss, size, prompt_targets=prompt_targets)
 
 
 def accumulate(model, pairs, size, loss, prompt_targets):
     """(loss, gradients) as the training loop accumulates them."""
     model.zero_grad()
-    metrics, tokens = train.accumulate_gradients(work_on(model, loss, prompt_targets), pairs, size, {})
+    metrics, tokens = train.accumulate_gradients(forward_of(model, loss, prompt_targets)(size), pairs)
     assert tokens == sum(map(len, pairs))
     return metrics["loss"], [p.grad.clone() for p in model.parameters() if p.requires_grad]
 
@@ -261,8 +262,8 @@ def accumulate(model, pairs, size, loss, prompt_targets):
 @pytest.mark.parametrize("name, whole", [("sft", False), ("orpo", True), ("dpo", False), ("rejected", False)])
 def test_the_evaluation_loss_does_not_depend_on_the_batch_size(name, whole):
     model, loss = tiny_llama().double(), custom(name) if name in CUSTOM else load_loss(name)
-    work, pairs = work_on(model, loss, whole), uneven_pairs()
-    found = [train.evaluate(work, pairs, size, {}) for size in (5, 4, 2, 1)]
+    forward, pairs = forward_of(model, loss, whole), uneven_pairs()
+    found = [evaluate(forward(size), pairs) for size in (5, 4, 2, 1)]
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-7)  # accuracies are in float32
     if name == "sft":

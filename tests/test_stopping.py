@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import train
+from mint.training import setup
 from tests.conftest import ROOT
 from tests.test_train import losses, rows, run, setting, settings  # noqa: F401 (a fixture)
 
@@ -111,7 +112,7 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(setting, tmp_path, monkey
 
 
 def test_ctrl_c_while_the_model_loads_shows_no_traceback(setting, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "load_policy", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(setup, "load_policy", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert train.main(settings(setting, tmp_path / "run")) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -257,7 +257,7 @@ def test_resume_auto_needs_a_run(capsys):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("steps = 'x'", "steps must be a int, not 'x'"),
+        ("steps = 'x'", "steps must be of type int, not 'x'"),
         ("stepz = 3", "'stepz' is not a setting"),
         ("schedule = 'cubic'", "schedule must be one of cosine, linear, constant"),
         ("steps = ", "cannot be read"),

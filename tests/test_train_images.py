@@ -21,7 +21,10 @@ from mint.demo.tiny_model import write_base
 from mint.errors import FileProblems, InputError
 from mint.losses import load_loss
 from mint.models import init_model, load_model, save_model
+from mint.models.generate import generate
+from mint.models.lora import load_adapter
 from mint.objective import preference_loss
+from mint.training import monitor
 from tests.reference import mllama_inputs, qwen3_vl_inputs, qwen_vl_inputs
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
@@ -77,8 +80,25 @@ def test_the_image_decides_what_is_learnt(setting, loss):
     assert last["rewards/accuracies"] == 1.0
     assert sorted(path.name for path in (setting / "run" / "model").iterdir()) == sorted(
         ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-        + ["generation_config.json", "preprocessor_config.json"]
+        + ["generation_config.json", "preprocessor_config.json", "README.md"]
     )
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "vision_tower,q_proj"])
+def test_samples_see_their_images(setting, targets, monkeypatch):
+    """With a frozen vision encoder, whose features are kept, and with one that is trained."""
+    monkeypatch.setattr(monitor, "MAX_TOKENS", 6)
+    more = ("--lora-targets", targets, "--lora-rank", "4", "--lr", "2e-2", "--steps", "3", "--sample-every", "3")
+    assert train.main(arguments(setting, "--loss", "sft", *more)) == 0
+    samples = [json.loads(line) for line in (setting / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["id"]) for row in samples] == [(3, f"tile-{i}") for i in range(3)]
+    _, pairs, _ = encoded(setting)
+    model = load_adapter(load_model(setting / "model"), setting / "run" / "adapter")
+    reader = ImageReader(load_processor(setting / "model"))
+    for pair, row in zip(pairs, samples, strict=False):
+        images = reader(pair.images)
+        [answer] = generate(model, load_tokenizer(setting / "model"), [pair.prompt], 6, images=lambda _: images)  # noqa: B023
+        assert row["answer"] == answer
 
 
 @pytest.mark.parametrize("family", OTHERS)

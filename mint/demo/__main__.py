@@ -1,4 +1,4 @@
-"""Make small models and synthetic data, as the embedded defaults use them.
+"""Make small models and synthetic data, as the demos use them.
 
 python -m mint.demo base --pairs FILE.jsonl [FILE.jsonl ...] --out DIR     a tokenizer and a random Llama
 python -m mint.demo base --vision --pairs FILE.jsonl --out DIR             a tokenizer and a random LLaVA
@@ -11,7 +11,7 @@ python -m mint.demo gallery --out FILE.png                                 the s
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mint.cli import run_command
 from mint.data.preferences import read_preferences
@@ -56,13 +56,18 @@ def run_base(args) -> None:
     print(f"{folder}: a random {kind} of {size / 1e6:.1f} M parameters, with a tokenizer of {', '.join(args.pairs)}")
 
 
-def add_cohort(commands) -> None:
-    parser = commands.add_parser("cohort", help="synthetic patients with notes and portraits, as a table and images")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--train", type=int, default=1200, help="patients of the train split (default 1200)")
-    parser.add_argument("--test", type=int, default=600, help="patients of the test split (default 600)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(run=run_cohort)
+def add_drawn(name: str, help: str, run: Callable, out: str = "DIR", **counts: tuple[int, str]) -> Callable:
+    """A sub-command that draws something: --out, --seed, and a flag for each of ``counts`` (its default, its help)."""
+
+    def add(commands) -> None:
+        parser = commands.add_parser(name, help=help)
+        parser.add_argument("--out", required=True, metavar=out)
+        for flag, (default, text) in counts.items():
+            parser.add_argument(f"--{flag}", type=int, default=default, help=f"{text} (default {default})")
+        parser.add_argument("--seed", type=int, default=0)
+        parser.set_defaults(run=run)
+
+    return add
 
 
 def run_cohort(args) -> None:
@@ -70,43 +75,14 @@ def run_cohort(args) -> None:
     print(f"{args.out}/cohort.csv: {args.train} patients to train on, {args.test} to test on")
 
 
-def add_tiles(commands) -> None:
-    parser = commands.add_parser("tiles", help="drawn microscope tiles of 19 tissues, as a table and images")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--train", type=int, default=60, help="tiles of every tissue in the train split (default 60)")
-    parser.add_argument("--test", type=int, default=20, help="in the test split (default 20)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(run=run_tiles)
-
-
 def run_tiles(args) -> None:
     write_tiles(args.out, args.train, args.test, args.seed)
     print(f"{args.out}/tiles.csv: of every tissue {args.train} tiles to train on, {args.test} to test on")
 
 
-def add_radiographs(commands) -> None:
-    parser = commands.add_parser(
-        "radiographs", help="drawn radiographs of the chest: lessons, questions, masks, contrasts"
-    )
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--taught", type=int, default=2000, help="images that a model is taught on (default 2000)")
-    parser.add_argument("--asked", type=int, default=600, help="images that it is asked about (default 600)")
-    parser.add_argument("--unseen", type=int, default=200, help="images that it is scored on (default 200)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(run=run_radiographs)
-
-
 def run_radiographs(args) -> None:
     counts = write_radiographs(args.out, args.taught, args.asked, args.unseen, args.seed)
     print(f"{args.out}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
-
-
-def add_gallery(commands) -> None:
-    parser = commands.add_parser("gallery", help="a contact sheet of portraits of the embedded cohort's syndromes")
-    parser.add_argument("--out", required=True, metavar="FILE.png")
-    parser.add_argument("--patients", type=int, default=4, help="portraits a syndrome (default 4)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(run=run_gallery)
 
 
 def run_gallery(args) -> None:
@@ -115,9 +91,42 @@ def run_gallery(args) -> None:
     print(f"{args.out}: {args.patients} portraits of each syndrome")
 
 
+COMMANDS = (
+    add_base,
+    add_drawn(
+        "cohort",
+        "synthetic patients with notes and portraits, as a table and images",
+        run_cohort,
+        train=(1200, "patients of the train split"),
+        test=(600, "patients of the test split"),
+    ),
+    add_drawn(
+        "tiles",
+        "drawn microscope tiles of 19 tissues, as a table and images",
+        run_tiles,
+        train=(60, "tiles of every tissue in the train split"),
+        test=(20, "tiles of every tissue in the test split"),
+    ),
+    add_drawn(
+        "radiographs",
+        "drawn chest radiographs: lessons, questions, masks, contrasts",
+        run_radiographs,
+        taught=(2000, "images of the lessons"),
+        asked=(600, "images of the questions to answer"),
+        unseen=(200, "images of the test questions"),
+    ),
+    add_drawn(
+        "gallery",
+        "a contact sheet of portraits of the demo cohort's syndromes",
+        run_gallery,
+        "FILE.png",
+        patients=(4, "portraits of each syndrome"),
+    ),
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    commands = [add_base, add_cohort, add_tiles, add_radiographs, add_gallery]
-    return run_command(__doc__.splitlines()[0], commands, argv, prog="python -m mint.demo")
+    return run_command(__doc__.splitlines()[0], COMMANDS, argv, prog="python -m mint.demo")
 
 
 if __name__ == "__main__":

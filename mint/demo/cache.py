@@ -1,43 +1,37 @@
-"""The cache of the embedded defaults: built once, in a folder of the user's cache named after its sources."""
+"""The cache of the demos: each is built once, in a folder of the user's cache that is named after its sources."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mint.errors import Stopped
+from mint.files import folder_aside
 
 PACKAGE = Path(__file__).parent.parent
 
 
 def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None], time: str) -> Path:
-    """The folder for these ``sources`` (files, relative to the package); built aside if it does not exist.
+    """The folder for these ``sources`` (files, relative to the package); built if it does not exist.
 
-    time: how long the whole demo takes on two CPU cores when it is built, to be printed. A build that fails or is
-    stopped leaves nothing. Raises Stopped if a signal stops a training run of the build.
+    time: how long the whole demo takes on two CPU cores, to be printed. A build that fails or is stopped leaves
+    nothing. Raises Stopped if a signal stops a training run of the build.
     """
     folder = cache_folder(kind, sources)
     if (folder / "done").is_file():
-        print(f"using the embedded default in {folder}")
+        print(f"using the demo data in {folder}")
     else:
-        print(f"building the embedded default in {folder} (once)")
+        print(f"building the demo data in {folder} (once)")
         print(f"with the alignment, this takes {time} on two CPU cores")
-        aside = folder.with_name(f".building-{folder.name}-{os.getpid()}")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
         try:
-            build(aside)
-            (aside / "done").touch()
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
+            with folder_aside(folder) as aside:
+                build(aside)
+                (aside / "done").touch()
         except Stopped as stop:
-            message = "stopped while the embedded default was being built: it begins anew with the next start"
+            message = "stopped while the demo data were being built: the next start begins again"
             raise Stopped(stop.number, message) from None
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The embedded default: ``python train.py --loss orpo`` on a fresh machine, from nothing to a table in minutes.
+"""The disease demo: ``python train.py --loss orpo``, from drawn patients to a table of scores in minutes.
 
 1. A cohort of patients is drawn from a table of real syndromes (``cohort``): notes, and portraits of what their faces
    show. A multimodal teacher sees drawn faces (``faces``), then the notes and portraits of its own patients.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mint.config import TrainConfig
@@ -21,10 +21,9 @@ from mint.data.cases import Case, diagnosis_messages, format_list, write_note
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.cache import cached
+from mint.demo.stages import Train, align, aligned, load_student, teach
 from mint.demo.tiny_model import write_base
 from mint.evaluation.metrics import KnownDiseases
-from mint.models import load_model
-from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.cohort import load_syndromes, sample_cohort
 from mint.synthetic.cohort_folder import draw_cohort
@@ -33,7 +32,6 @@ from mint.tasks.disease import average, format_table, list_diseases, rank_upstre
 from mint.teachers.naive_bayes import NaiveBayesRanker
 from mint.teachers.vilt_teacher import load_teacher
 from mint.teachers.vilt_training import FusionSettings, fit_teacher
-from mint.training.run_directory import RunDirectory
 
 # patients and seed of the cohorts: the teacher's, the base's, the one that is ranked, the unseen one
 SHOWN, TAUGHT, RANKED, UNSEEN = (1200, 10), (400, 11), (1200, 12), (300, 13)
@@ -41,10 +39,11 @@ FACES = {"count": 5000, "epochs": 6}
 TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=16, lr=1.5e-3, warmup=0.05, held_out=0.05)
 TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
-SHAPE, VOCABULARY = "demo", 3000
+SHAPE, VOCABULARY, VISION = "demo", 3000, None
 TIME = "a few minutes"
 SOURCES = (
     "demo/disease_demo.py",
+    "demo/stages.py",
     "demo/tiny_model.py",
     "synthetic/canvas.py",
     "synthetic/cohort.py",
@@ -59,34 +58,12 @@ SOURCES = (
     "synthetic/syndromes.tsv",
 )
 
-Train = Callable[[TrainConfig], RunDirectory]
-Compare = Callable[[TrainConfig, Path, Path], None]  # settings, the run's folder, the cache
-
 
 def run(config: TrainConfig, train: Train) -> None:
     """Builds or finds the cache, trains with ``config`` (its settings win over ``ALIGN``), prints the table."""
     folder = prepare(train)
     unseen = config.eval_data or str(folder / "unseen.jsonl")
     align(dataclasses.replace(config, eval_data=unseen), train, ALIGN, folder, compare)
-
-
-def align(config: TrainConfig, train: Train, recipe: dict, folder: Path, compare: Compare) -> None:
-    """Trains with the recipe on the pairs of ``folder``, then compares; raises Stopped for a run that is stopped."""
-    config = complete(config, recipe, folder)
-    length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
-    print(f"aligning the model of {folder} with {config.loss} ({length}), then scoring before and after")
-    compare(config, train(config).path, folder)
-
-
-def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
-    """``config`` with the recipe's settings where it has the defaults, and the model and pairs of ``folder``."""
-    defaults = TrainConfig()
-    unset = {name: value for name, value in recipe.items() if getattr(config, name) == getattr(defaults, name)}
-    if config.epochs != defaults.epochs:
-        unset.pop("steps", None)
-    if config.adapter or config.full:  # with settings of its own, or none
-        unset = {name: value for name, value in unset.items() if name not in config.LORA_DEFAULTS}
-    return dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
 
 
 def prepare(train: Train) -> Path:
@@ -119,19 +96,7 @@ def build_base(folder: Path, train: Train) -> None:
     pairs = make_pairs(taught, NaiveBayesRanker(taught), lessons, PairReport(), held_out=False)
     write_jsonl(folder / "lessons.jsonl", pairs)
     write_base(folder / "blank", texts(taught), SHAPE, VOCABULARY)
-    run = train(
-        TrainConfig(
-            loss="sft",
-            full=True,
-            model=str(folder / "blank"),
-            data=str(folder / "lessons.jsonl"),
-            out=str(folder / "teaching"),
-            device="cpu",
-            **TEACH,
-        )
-    )
-    (run.path / "model").rename(folder / "model")
-    shutil.rmtree(run.path)
+    teach(folder / "blank", folder / "lessons.jsonl", TEACH, train, folder / "model")
 
 
 def texts(cases: Sequence[Case]) -> list[str]:
@@ -160,8 +125,7 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
         "teacher, text only": average(score(views["text"].top)),
         "student before (text only)": average(score(decode(config.model, None, cases)[1])),
     }
-    after = folder / "model" if config.full else Path(config.model)
-    answers, lists = decode(str(after), None if config.full else folder / "adapter", cases)
+    answers, lists = decode(*aligned(config, folder), cases)
     scores = score(lists)
     rows["student after (text only)"] = average(scores)
     settings = {"cases": len(cases), "loss": config.loss}
@@ -173,7 +137,5 @@ def decode(
     model_dir: str, adapter: Path | None, cases: Sequence[Case], passages: Sequence[Sequence[str]] | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """(answers, lists) of a model for every case; passages: for every case, what was retrieved."""
-    model = load_model(model_dir)
-    if adapter is not None:
-        merge_lora(load_adapter(model, adapter), drop=True)
+    model = load_student(model_dir, adapter)
     return list_diseases(model, load_tokenizer(model_dir), cases, passages, max_new_tokens=160, batch_size=64)

@@ -1,13 +1,13 @@
-"""The embedded default of FiRe-MPO: ``python train.py --loss fire --demo radiograph``.
+"""The radiograph demo, of FiRe-MPO: ``python train.py --loss fire --demo radiograph``.
 
 1. Radiographs are drawn (``radiographs``), with questions about them (``radiograph_set``).
-2. A tokenizer and a tiny LLaVA are made. It is taught to describe radiographs of all kinds of patients, then to answer
-   questions about those of one ward, where most findings are large, low and on the left: the policy. It can see, but
-   where it is in doubt it says what was usual there.
-3. It answers questions about other patients and reports on more. The rules' editor, which knows the truth, edits every
-   answer minimally; the lesions of these images are painted over with what surrounds them. All of this is cached.
-4. The chosen loss aligns the policy on its own answers and their edits. It is scored on unseen radiographs, before and
-   after: what it says, and whether that rests on the lesion.
+2. A tokenizer and a tiny LLaVA are made. It learns to describe radiographs of all kinds of patients, then to answer
+   questions about those of one ward, where most findings are large, low and on the left. This is the policy: it reads
+   the images, but falls back on the ward's usual finding where it is uncertain.
+3. It answers questions about other patients and reports on more. The rule-based editor, which knows the truth, edits
+   every answer minimally; the lesions of these images are inpainted. All of this is cached.
+4. The loss aligns the policy on its own answers and their edits. It is scored on unseen radiographs before and after:
+   the answers, and whether they depend on the lesion.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.questions import read_questions
 from mint.data.record_images import find_images
 from mint.demo.cache import cached
-from mint.demo.disease_demo import Train, align
+from mint.demo.stages import Train, align, aligned, load_student, teach
 from mint.demo.tiny_model import TOWER, write_base
 from mint.losses import Setting, load_loss
-from mint.models import load_model
-from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.corrupt import CorruptReport, corrupt_records
 from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor
 from mint.prefs.question_files import lessons, write_question_files
@@ -38,13 +36,10 @@ from mint.tasks import sensitivity, vqa
 
 # radiographs and seed: those described to the model, those of the ward, the unseen ones
 SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
-ASKED, REPORTED, ASKING = (
-    150,
-    1000,
-    32,
-)  # radiographs that it is asked everything about, those it reports on, their seed
+# radiographs with every question, those with a report only, their seed
+ASKED, REPORTED, ASKING = 150, 1000, 32
 WARD = Patients(present=0.7, left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7))
-PATCH = 16
+VISION = {**TOWER, "patch_size": 16}
 DESCRIBING = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 TEACH = {**DESCRIBING, "steps": 300}
 ALIGN = {"steps": 320, "batch_size": 16, "lr": 2e-4, "lora_rank": 64, "lora_alpha": 128.0}
@@ -54,7 +49,8 @@ BETA = 1.0
 RATES = {"rrpo": 4e-4}  # where another one than ALIGN's did better
 MODE = "surroundings"  # the tower's patches average single pixels' noise away
 TIME = "about 7 minutes"
-SOURCES = ("demo/radiograph_demo.py", "demo/tiny_model.py", "synthetic/radiograph_set.py", "synthetic/radiographs.py")
+SOURCES = ("demo/radiograph_demo.py", "demo/stages.py", "demo/tiny_model.py")
+SOURCES += ("synthetic/radiograph_set.py", "synthetic/radiographs.py")
 DECODING = {"max_new_tokens": 60, "batch_size": 64}
 
 
@@ -84,19 +80,18 @@ def build(folder: Path, train: Train) -> None:
     asked, unseen = write_asked(folder, ASKING), write_set(folder, "unseen", *UNSEEN)
     write_jsonl(folder / "descriptions.jsonl", lessons(reports(shown)))
     write_question_files(folder, taught, asked, unseen)
-    write_base(folder / "blank", texts(taught), "demo", 500, vision={**TOWER, "patch_size": PATCH}, words=True)
+    write_base(folder / "blank", texts(taught), "demo", 500, vision=VISION, words=True)
     print(f"2/4 a tiny LLaVA learns to describe {SHOWN[0]} radiographs", flush=True)
-    describing = teach(folder / "blank", folder / "descriptions.jsonl", DESCRIBING, train)
+    describing = teach(folder / "blank", folder / "descriptions.jsonl", DESCRIBING, train, folder / "describing")
     print(f"3/4 it learns to answer questions about {TAUGHT[0]} radiographs of one ward", flush=True)
-    answering = teach(describing, folder / "lessons.jsonl", TEACH, train)
-    answering.rename(folder / "model")
-    shutil.rmtree(folder / "blank.taught")
+    teach(describing, folder / "lessons.jsonl", TEACH, train, folder / "model")
+    shutil.rmtree(describing)
     print("4/4 it answers questions about other radiographs; its answers are edited, lesions hidden", flush=True)
     make_pairs(folder, folder / "model")
 
 
 def write_asked(folder: Path, seed: int) -> list[dict]:
-    """Draws patients of all kinds; returns the questions for the policy's own answers: all about some, reports on others."""
+    """Draws patients of all kinds; returns the questions for the policy: all about some, reports on others."""
     asked = write_set(folder, "asked", ASKED, seed)
     return asked + reports(write_set(folder, "reported", REPORTED, 1000 + seed))
 
@@ -104,12 +99,6 @@ def write_asked(folder: Path, seed: int) -> list[dict]:
 def reports(records: Sequence[dict]) -> list[dict]:
     """Those that ask for a description."""
     return [record for record in records if record["question"] == DESCRIBE]
-
-
-def teach(model: Path, data: Path, recipe: dict, train: Train) -> Path:
-    """The directory of ``model`` trained on all of the answers of ``data``."""
-    where = {"model": str(model), "data": str(data), "out": f"{model}.taught"}
-    return train(TrainConfig(loss="sft", full=True, device="cpu", **where, **recipe)).path / "model"
 
 
 def texts(records: Sequence[dict]) -> list[str]:
@@ -120,7 +109,7 @@ def texts(records: Sequence[dict]) -> list[str]:
 
 
 def make_pairs(folder: Path, model: Path) -> None:
-    """The policy's answers to a folder's questions, edited (``edited.jsonl``) and with corrupted images (``pairs.jsonl``)."""
+    """Writes the policy's answers to a folder's questions, edited, and with corrupted images (``pairs.jsonl``)."""
     file, edited = folder / "questions.jsonl", folder / "edited.jsonl"
     answers = vqa.answer_questions(*load(str(model), None), read_questions(file, folder)[0], **DECODING)
     report, rejects, corrupted = EditReport(), [], CorruptReport()
@@ -135,22 +124,19 @@ def make_pairs(folder: Path, model: Path) -> None:
 
 def load(model_dir: str, adapter: Path | None) -> tuple:
     """(model with its adapter merged, tokenizer, reader of its images)."""
-    model = load_model(model_dir)
-    if adapter is not None:
-        merge_lora(load_adapter(model, adapter), drop=True)
+    model = load_student(model_dir, adapter)
     return model, load_tokenizer(model_dir), ImageReader(load_processor(model.source_dir))
 
 
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     """Scores the policy before and after on unseen radiographs; prints the tables, saves them with the run."""
-    after = (str(folder / "model"), None) if config.full else (config.model, folder / "adapter")
     records = contrast_images(cache, folder / "contrasts")
-    for name, model in (("before", (config.model, None)), ("after", after)):
+    for name, model in (("before", (config.model, None)), ("after", aligned(config, folder))):
         print(f"\n{score(name, *model, folder / f'scores-{name}', cache, records)}\n")
 
 
 def contrast_images(unseen: Path, folder: Path) -> dict[str, list[Preference]]:
-    """The contrasts of a folder's unseen radiographs with the lesion painted over, and elsewhere; images in ``folder``."""
+    """The contrasts of the unseen radiographs: the lesion inpainted, and another place; images in ``folder``."""
     file = unseen / "contrasts.jsonl"
     return sensitivity.corrupt_both(find_images(read_preferences(file), file), file, folder, MODE)
 
@@ -158,7 +144,7 @@ def contrast_images(unseen: Path, folder: Path) -> dict[str, list[Preference]]:
 def score(
     name: str, model_dir: str, adapter: Path | None, folder: Path, unseen: Path, records: dict[str, list[Preference]]
 ) -> str:
-    """The scores of a model on the unseen images of a folder, as text; saved in ``folder``. records: ``contrast_images``."""
+    """The scores of a model on the unseen images, as text; saved in ``folder``. records: ``contrast_images``."""
     questions, _ = read_questions(unseen / "test.jsonl", unseen)
     loaded = load(model_dir, adapter)
     answers = vqa.answer_questions(*loaded, questions, **DECODING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mint.data.chat import LLAMA3_TEMPLATE
@@ -49,31 +49,7 @@ def write_base(
     control = CONTROL if vision is None else (*CONTROL, IMAGE)
     tokenizer = train_phrases(texts, vocabulary, control, f"{BOS} $A", words)
     ids = {token: tokenizer.token_to_id(token) for token in control}
-    config = {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": -(-tokenizer.get_vocab_size() // 64) * 64,
-        "max_position_embeddings": 1024,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
-        "hidden_act": "silu",
-        "initializer_range": 0.06,
-        "tie_word_embeddings": tied,
-        "bos_token_id": ids[BOS],
-        "eos_token_id": ids[EOT],
-        "num_key_value_heads": SHAPES[shape]["num_attention_heads"],
-        **SHAPES[shape],
-    }
-    if vision is not None:
-        config = {
-            "model_type": "llava",
-            "architectures": ["LlavaForConditionalGeneration"],
-            "text_config": config,
-            "vision_config": {"model_type": "clip_vision_model", **vision},
-            "image_token_index": ids[IMAGE],
-            "tie_word_embeddings": tied,
-        }
-    save_model(init_model(config, seed=seed), folder)
+    save_model(init_model(base_config(shape, tokenizer.get_vocab_size(), ids, vision, tied), seed=seed), folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -92,3 +68,43 @@ def write_base(
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def base_config(
+    shape: str,
+    vocabulary: int = 64,
+    ids: Mapping[str, int] | None = None,
+    vision: dict | None = None,
+    tied: bool = True,
+) -> dict:
+    """``config.json`` of the model that :func:`write_base` writes.
+
+    vocabulary: tokens, rounded up to a multiple of 64. ids: of the special tokens, by default 0, for a model of which
+    only the structure is wanted.
+    """
+    ids = ids or dict.fromkeys((BOS, EOT, IMAGE), 0)
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": -(-vocabulary // 64) * 64,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10_000.0,
+        "hidden_act": "silu",
+        "initializer_range": 0.06,
+        "tie_word_embeddings": tied,
+        "bos_token_id": ids[BOS],
+        "eos_token_id": ids[EOT],
+        "num_key_value_heads": SHAPES[shape]["num_attention_heads"],
+        **SHAPES[shape],
+    }
+    if vision is None:
+        return config
+    return {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "text_config": config,
+        "vision_config": {"model_type": "clip_vision_model", **vision},
+        "image_token_index": ids[IMAGE],
+        "tie_word_embeddings": tied,
+    }

@@ -1,6 +1,6 @@
-"""The embedded default of the second task: ``python train.py --loss orpo --demo tissue``.
+"""The tissue demo: ``python train.py --loss orpo --demo tissue``.
 
-1. Tiles of 19 tissues are drawn (``tissue_tiles``). A small CLIP learns tiles and captions: the vision-language teacher.
+1. Tiles of 19 tissues are drawn (``tissue_tiles``). A small CLIP learns tiles and captions: the teacher.
 2. The teacher ranks the tissues of other tiles: five likely ones are chosen, five unlikely ones rejected.
 3. A tokenizer and a tiny LLaVA are made (``base``), and it is taught the form of an answer on a few tiles of its own:
    the true tissue first, then four at random. All of this is cached.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,10 +23,8 @@ from mint.data.images import load_processor
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import HEADER, LISTED, Tile, tissue_messages
 from mint.demo.cache import cached
-from mint.demo.disease_demo import Train, align
+from mint.demo.stages import Train, align, aligned, load_student, teach
 from mint.demo.tiny_model import TOWER, write_base
-from mint.models import load_model
-from mint.models.lora import load_adapter, merge_lora
 from mint.prefs.pairs import PairReport
 from mint.prefs.tissue_pairs import make_tissue_pairs
 from mint.synthetic.tiles_folder import draw_tiles
@@ -44,8 +41,10 @@ TEACHER = ClipSettings(epochs=15)
 TEACH = {"steps": 120, "batch_size": 16, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 1000, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 128.0}
 ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
+VISION = TOWER
 TIME = "about 5 minutes"
 SOURCES = (
+    "demo/stages.py",
     "demo/tiny_model.py",
     "demo/tissue_demo.py",
     "synthetic/tiles_folder.py",
@@ -78,11 +77,8 @@ def build(folder: Path, train: Train) -> None:
     print(f"pairs: {report}")
     print(f"4/4 a tiny LLaVA learns the form of answers on {len(taught)} tiles", flush=True)
     write_jsonl(folder / "lessons.jsonl", lessons(taught, folder))
-    write_base(folder / "blank", texts(), "demo", 600, vision=TOWER)
-    settings = {"loss": "sft", "full": True, "device": "cpu", "model": str(folder / "blank"), **TEACH}
-    run = train(TrainConfig(data=str(folder / "lessons.jsonl"), out=str(folder / "teaching"), **settings))
-    (run.path / "model").rename(folder / "model")
-    shutil.rmtree(run.path)
+    write_base(folder / "blank", texts(), "demo", 600, vision=VISION)
+    teach(folder / "blank", folder / "lessons.jsonl", TEACH, train, folder / "model")
 
 
 def lessons(tiles: Sequence[Tile], folder: Path) -> Iterator[dict]:
@@ -108,12 +104,11 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     """Scores teacher and student on unseen tiles; prints the table, saves it with the run."""
     tiles = draw_tiles(*UNSEEN, folder / "tiles")
     upstream = tissue.rank_tissues(tiles, load_zero_shot(cache / "teacher", TISSUES))
-    after = (str(folder / "model"), None) if config.full else (config.model, folder / "adapter")
     rows = {
         "teacher": tissue.score_lists(tiles, upstream.top, TISSUES, upstream)[1],
         "student before": tissue.score_lists(tiles, decode(config.model, None, tiles)[1], TISSUES, upstream)[1],
     }
-    answers, lists = decode(*after, tiles)
+    answers, lists = decode(*aligned(config, folder), tiles)
     scores, rows["student after"] = tissue.score_lists(tiles, lists, TISSUES, upstream)
     settings = {"tiles": len(tiles), "loss": config.loss}
     save_tissues(folder, rows, tiles, answers, lists, scores, TISSUES, upstream, settings)
@@ -122,9 +117,7 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
 
 def decode(model_dir: str, adapter: Path | None, tiles: Sequence[Tile]) -> tuple[list[str], list[list[str]]]:
     """(answers, lists) of a model for every tile."""
-    model = load_model(model_dir)
-    if adapter is not None:
-        merge_lora(load_adapter(model, adapter), drop=True)
+    model = load_student(model_dir, adapter)
     reader = ImageReader(load_processor(model.source_dir))
     tokenizer = load_tokenizer(model_dir)
     return tissue.list_tissues(model, tokenizer, reader, tiles, TISSUES, LISTED, max_new_tokens=60, batch_size=64)

@@ -11,14 +11,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-from mint.config import TrainConfig
+from mint.config import TrainConfig, loss_settings
 from mint.data.batch import EncodedPair
 from mint.errors import InputError
 
@@ -26,7 +25,7 @@ from mint.errors import InputError
 # how the same update is computed, and the length of the run. Any other would make it another run.
 FREE_TO_CHANGE = {
     *("resume", "out", "data", "eval_data", "images_anywhere", "image_features"),
-    *("save_every", "keep", "eval_every"),
+    *("save_every", "keep", "eval_every", "sample_every", "best", "patience", "track"),
     *("device", "compile", "checkpoint_activations"),
     *("steps", "epochs"),
 }
@@ -65,23 +64,20 @@ def _add(digest, pair: EncodedPair) -> None:
 def check_record(checkpoint: Path, record: dict) -> list[str]:
     """Compares the run of a checkpoint with the one that is to continue it; returns notes for the user.
 
-    record: of the run that continues (:func:`make_record`). A checkpoint without settings, of an earlier version, is
-    compared with the ``config.toml`` of its run; its pairs cannot be compared, which is one of the notes.
-    Raises InputError if settings or pairs differ, or the run is shorter than the checkpoint.
+    record: of the run that continues (:func:`make_record`). Raises InputError if settings or pairs differ, or if the
+    run is shorter than the checkpoint.
     """
     state = read_state(checkpoint)
-    saved, now, notes = state.get("settings"), record["settings"], []
-    if saved is None:
-        saved = _old_settings(checkpoint, now)
-        what = "its training pairs" if saved else "its settings and training pairs"
-        notes.append(f"warning: {checkpoint} is of an earlier version: {what} cannot be compared with this run's")
-    saved = {**_plain(TrainConfig()), **(saved or now)}
+    saved, now = (_comparable({**_plain(TrainConfig()), **of["settings"]}) for of in (state, record))
+    names = {*saved, *now} - FREE_TO_CHANGE
+    if saved["loss"] != now["loss"]:  # then its settings say nothing
+        names = {name for name in names if name not in TrainConfig.LOSS_OPTIONS and not name.startswith("loss-arg")}
     wrong = [
-        f"--{name.replace('_', '-')}: {saved.get(name)} -> {value}"
-        for name, value in sorted(now.items())
-        if name not in FREE_TO_CHANGE and saved.get(name) != value
+        f"--{name.replace('_', '-')}: {saved.get(name)} -> {now.get(name)}"
+        for name in sorted(names)
+        if saved.get(name) != now.get(name)
     ]
-    if state.get("pairs_sha256", record["pairs_sha256"]) != record["pairs_sha256"]:
+    if state["pairs_sha256"] != record["pairs_sha256"]:
         same = ", with other contents or in another order" if state["pairs"] == record["pairs"] else ""
         wrong.append(f"training pairs: {state['pairs']} -> {record['pairs']}{same}")
     if wrong:
@@ -89,38 +85,38 @@ def check_record(checkpoint: Path, record: dict) -> list[str]:
             f"{checkpoint} belongs to a run with other settings or data ({'; '.join(wrong)}); resume with the same, or "
             "start a new run without --resume (--adapter DIR continues from a trained adapter)"
         )
-    total, before = record["total"], state.get("total", record["total"])
+    total, before = record["total"], state["total"]
     if total < state["step"]:
         raise InputError(f"{checkpoint} is past the end of a run of {total} steps; raise --steps or --epochs")
-    if total != before:
-        schedule = now["schedule"]
-        notes.append(
-            f"the run now has {total} steps instead of {before}"
-            + (f"; the {schedule} schedule spans the new length" if schedule != "constant" else "")
-        )
-    return notes
+    if total == before:
+        return []
+    schedule = "" if now["schedule"] == "constant" else f"; the {now['schedule']} schedule spans the new length"
+    return [f"the run now has {total} steps instead of {before}{schedule}"]
 
 
 def read_state(checkpoint: Path) -> dict:
     """``state.json`` of a checkpoint. Raises InputError if it cannot be read."""
     try:
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        return {**state, "step": int(state["step"])}
+        return {name: state[name] for name in ("step", "total", "settings", "pairs", "pairs_sha256")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"the checkpoint {checkpoint} cannot be read: {error}") from None
 
 
-def _old_settings(checkpoint: Path, now: dict) -> dict | None:
-    """The settings in ``config.toml`` of the checkpoint's run, as far as they decide; None if there are none."""
-    try:
-        saved = tomllib.loads((checkpoint.parent.parent / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if saved.get("dtype") == "auto":
-        saved["dtype"] = now["dtype"]
-    if saved.get("adapter"):  # its own values count, and earlier versions recorded the defaults
-        saved |= {name: now[name] for name in TrainConfig.LORA_DEFAULTS}
-    return saved
+def _comparable(settings: dict) -> dict:
+    """The settings with full paths of model, adapter and loss file, and each setting of the loss under its own name.
+
+    A setting of the loss that was not given has its default, so that giving the default changes nothing.
+    """
+    file, colon, function = settings["loss"].rpartition(":")
+    paths = {"model": settings["model"], "adapter": settings["adapter"], "loss": file or None}
+    full = {name: str(Path(path).resolve()) for name, path in paths.items() if path and Path(path).exists()}
+    if "loss" in full:
+        full["loss"] += colon + function
+    given = {name: value for name in TrainConfig.LOSS_OPTIONS if (value := settings[name]) is not None}
+    of_loss = {**loss_settings().get(settings["loss"], {}), **given, **settings["loss_args"]}
+    named = {name if name in TrainConfig.LOSS_OPTIONS else f"loss-arg {name}": value for name, value in of_loss.items()}
+    return {**settings, **full, "loss_args": {}, **named}
 
 
 def _plain(config: TrainConfig) -> dict:

@@ -1,18 +1,19 @@
 """The run directory: settings, metrics and checkpoints, each written so that a kill at any moment loses nothing.
 
-config.toml      the resolved settings
-metrics.jsonl    one row a step
-adapter/         the trained adapter, PEFT's files (model/ after full fine-tuning)
-checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (step; see mint.training.resume)
-curves.png       loss, reward margin and accuracy over the steps; of an interrupted run too
+config.toml           the resolved settings
+metrics.jsonl         a row for every step and every evaluation
+samples.jsonl         sample answers (--sample-every)
+adapter/              the trained adapter, PEFT's files and a model card (model/ after full fine-tuning)
+checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (see mint.training.resume)
+curves.png            loss, reward margin and accuracy over the steps; of an interrupted run too
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,18 +21,22 @@ from torch import nn
 
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
-from mint.files import check_paths, check_writable, write_aside
+from mint.files import check_paths, check_writable, folder_aside, write_aside
 from mint.models import load_model, save_model
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
 from mint.training.resume import read_state
+from mint.training.selection import best_step
+from mint.training.track import check_tracker
 
 
-def check_run(config: TrainConfig) -> None:
-    """Raises InputError for paths of ``config`` that cannot be used, before a model is loaded.
+def check_run(config: TrainConfig) -> Path | None:
+    """The checkpoint that the run continues from, None for a new run; checked before a model is loaded.
 
-    Also for adapter settings that are given beside ``--adapter`` and differ from the adapter's.
+    Raises InputError for paths of ``config`` that cannot be used, for adapter settings that are given with
+    ``--adapter`` and differ from the adapter's, and for a tracker that is not installed.
     """
     check_paths(config)
+    check_tracker(config.track)
     for flag, path in (("--data", config.data), ("--eval-data", config.eval_data)):
         if path and not Path(path).is_file():
             raise InputError(f"{flag} {path} is not a file")
@@ -53,6 +58,7 @@ def check_run(config: TrainConfig) -> None:
     if config.image_features:
         check_writable("--image-features", config.image_features, folder=True)
     check_writable("--out", config.out or "runs", folder=True)
+    return checkpoint
 
 
 def find_checkpoint(config: TrainConfig) -> Path | None:
@@ -74,33 +80,35 @@ class RunDirectory:
     def __init__(self, config: TrainConfig):
         self.path = Path(config.out) if config.out else _unused(Path("runs") / _stem(config.loss))
         self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.track: Callable[[dict], None] = lambda row: None  # called with every row of the metrics
         self.record: dict = {}
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"the run directory {self.path} cannot be made: {error}") from None
-        for leftover in self.checkpoints.glob(".writing-*"):  # of a run killed while saving
+        for leftover in (*self.path.glob(".writing-*/"), *self.checkpoints.glob(".writing-*/")):  # killed while saving
             shutil.rmtree(leftover)
 
     def start(self, config: TrainConfig, resumed_step: int, record: dict) -> None:
-        """Writes the settings, and drops metric rows past the step that the run continues from (0: all rows).
+        """Writes the settings, and drops metrics and samples past the step that the run continues from (0: all).
 
         Checkpoints past that step move to a folder ``superseded``, which ``--keep`` and ``--resume auto`` ignore.
         record: what every checkpoint of the run stores (:func:`mint.training.resume.make_record`).
         """
         self.record = record
         write_aside(self.path / "config.toml", to_toml(config))
-        rows = []
-        if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for file in filter(Path.exists, (self.metrics, self.samples)):
+            rows = []
+            for line in file.read_text(encoding="utf-8").splitlines():
                 try:
                     row = json.loads(line)
                 except ValueError:  # the last line of a killed run may be cut
                     break
                 if 0 < resumed_step >= row["step"]:
-                    rows.append(line)
-        write_aside(self.metrics, "".join(row + "\n" for row in rows))
+                    rows.append(line + "\n")
+            write_aside(file, "".join(rows))
         later = [checkpoint for checkpoint in _saved(self.checkpoints) if _step(checkpoint) > resumed_step]
         if later:
             superseded = _unused(self.checkpoints / "superseded")
@@ -111,12 +119,17 @@ class RunDirectory:
     def log(self, row: dict) -> None:
         """Appends one row to ``metrics.jsonl``; tensors become numbers, non-finite numbers null."""
         plain = {key: _plain(value) for key, value in row.items()}
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain, allow_nan=False) + "\n")
+        _append(self.metrics, plain)
+        self.track(plain)
+
+    def log_sample(self, row: dict) -> None:
+        """Appends one row to ``samples.jsonl``."""
+        _append(self.samples, row)
 
     def rows(self) -> list[dict]:
-        """The rows of ``metrics.jsonl``."""
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        """The rows of ``metrics.jsonl``; none before the first."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        return [json.loads(line) for line in lines]
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the metrics hold an evaluation of ``step``."""
@@ -131,24 +144,27 @@ class RunDirectory:
         save_model(model, folder / "model")
         return folder / "model"
 
-    def save_checkpoint(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
-        """Writes ``checkpoints/step-N`` aside, renames it, and removes all but the ``keep`` newest."""
-        final, aside = self.checkpoints / f"step-{step}", self.checkpoints / f".writing-step-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        self.save_result(model, aside)
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        state = {"optimizer": optimizer.state_dict(), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
-        torch.save(state, aside / "state.pt")
-        (aside / "state.json").write_text(json.dumps({"step": step, **self.record}) + "\n", encoding="utf-8")
-        for file in aside.rglob("*"):
-            _sync(file)
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        _sync(self.checkpoints)
+    def save_checkpoint(
+        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int, best: str | None = None
+    ) -> Path:
+        """Writes ``checkpoints/step-N``; removes all but the ``keep`` newest and the best by the metric ``best``."""
+        final = self.checkpoints / f"step-{step}"
+        with folder_aside(final, sync=True) as aside:
+            self.save_result(model, aside)
+            cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+            state = {"optimizer": optimizer.state_dict(), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
+            torch.save(state, aside / "state.pt")
+            (aside / "state.json").write_text(json.dumps({"step": step, **self.record}) + "\n", encoding="utf-8")
+        spared = self.best_checkpoint(best)
         for old in _saved(self.checkpoints)[:-keep]:
-            shutil.rmtree(old)
+            if old != spared:
+                shutil.rmtree(old)
         return final
+
+    def best_checkpoint(self, metric: str | None) -> Path | None:
+        """The saved checkpoint with the best evaluation by ``metric``; None without a metric or such a checkpoint."""
+        saved = {_step(checkpoint): checkpoint for checkpoint in _saved(self.checkpoints)}
+        return saved.get(best_step([row for row in self.rows() if row["step"] in saved], metric)) if metric else None
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -158,17 +174,27 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"the checkpoint {path} cannot be read: {error}") from None
+    load_weights(path, model)
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["cpu_rng"])
+    if state["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return step
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Puts the weights of a checkpoint into ``model``. Raises InputError if they do not fit or cannot be read."""
     if lora_layers(model):
         restore_adapter(model, path / "adapter")
     else:
         parameter = next(model.parameters())
         saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)
         model.load_state_dict(saved.state_dict())
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["cpu_rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    return step
+
+
+def _append(file: Path, row: dict) -> None:
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _stem(loss: str) -> str:
@@ -199,12 +225,3 @@ def _plain(value):
     if isinstance(value, torch.Tensor):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file or folder to the disk, so that a renamed checkpoint is complete even after a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,11 +1,31 @@
-"""Training in words: the line of an evaluation, and what changed from the first to the last."""
+"""Metrics as means and as lines of text: of a step, of an evaluation, of a run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 ACCURACY = "rewards/accuracies"
 SHOWN = (("loss", "loss", 1), (ACCURACY, "preference accuracy", 100), ("rewards/margins", "margin", 1))
+
+
+def add_metrics(mean: dict[str, float], loss, metrics: Mapping, share: float) -> None:
+    """Adds the loss and metrics of a micro-batch, times its share of the pairs, to ``mean``."""
+    for name, value in {"loss": loss, **metrics}.items():
+        mean[name] = mean.get(name, 0.0) + share * float(value)
+
+
+def describe_step(metrics: Mapping, tokens_per_second: float) -> dict[str, str]:
+    """What the progress bar shows of a step."""
+    margin = metrics.get("rewards/margins")
+    shown = {"loss": f"{metrics['loss']:.4f}", "tok/s": f"{tokens_per_second:,.0f}"}
+    return shown if margin is None else {**shown, "margin": f"{margin:.3f}"}
+
+
+def describe_failure(metrics: Mapping, grad_norm: float, ids: Sequence[str]) -> str:
+    """What was not finite in a step. ids: of its pairs."""
+    what = "gradient" if math.isfinite(metrics["loss"]) else "loss"
+    return f"non-finite {what} (loss {metrics['loss']}, gradient norm {float(grad_norm)}) on {ids}"
 
 
 def describe_evaluation(row: Mapping) -> str:

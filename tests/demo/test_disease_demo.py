@@ -1,4 +1,4 @@
-"""The embedded default from nothing to its table, made small."""
+"""The disease demo from nothing to its table, made small."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import pytest
 
 import train
 from mint.config import TrainConfig
-from mint.demo import disease_demo
+from mint.demo import disease_demo, stages
 from mint.demo.cache import cache_folder, cached
 from mint.errors import Stopped
 
@@ -26,7 +26,7 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     out = tmp_path / "run"
     disease_demo.run(TrainConfig(loss="orpo", out=str(out), device="cpu"), train.train)
     printed = capsys.readouterr().out
-    assert "building the embedded default" in printed and "a few minutes on two CPU cores" in printed
+    assert "building the demo data" in printed and "a few minutes on two CPU cores" in printed
     steps = ["1/4 ", "2/4 ", "3/4 ", "4/4 ", "aligning the model of", "10 unseen patients"]
     places = [printed.find(step) for step in steps]
     assert -1 not in places and places == sorted(places)
@@ -55,19 +55,17 @@ def stopped(config):
 
 def test_a_build_that_is_stopped_leaves_nothing_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(Stopped, match="stopped while the embedded default was being built") as stop:
+    with pytest.raises(Stopped, match="stopped while the demo data were being built") as stop:
         cached("demo", disease_demo.SOURCES, lambda folder: disease_demo.build_base(folder, stopped), "no time")
     assert stop.value.number == signal.SIGTERM and not list((tmp_path / "cache" / "mint").iterdir())
 
 
 def test_a_run_that_is_stopped_is_not_evaluated(tmp_path):
     with pytest.raises(Stopped, match="stopped after step 3 of 6"):
-        disease_demo.align(TrainConfig(), stopped, disease_demo.ALIGN, tmp_path, lambda *_: pytest.fail("evaluated"))
+        stages.align(TrainConfig(), stopped, disease_demo.ALIGN, tmp_path, lambda *_: pytest.fail("evaluated"))
 
 
 def test_an_adapter_keeps_its_own_rank(tmp_path):
-    config = disease_demo.complete(TrainConfig(adapter="runs/sft/adapter"), disease_demo.ALIGN, tmp_path)
+    config = stages.complete(TrainConfig(adapter="runs/sft/adapter"), disease_demo.ALIGN, tmp_path)
     assert config.lora_rank is None and config.lr == disease_demo.ALIGN["lr"]
-    assert (
-        disease_demo.complete(TrainConfig(), disease_demo.ALIGN, tmp_path).lora_rank == disease_demo.ALIGN["lora_rank"]
-    )
+    assert stages.complete(TrainConfig(), disease_demo.ALIGN, tmp_path).lora_rank == disease_demo.ALIGN["lora_rank"]

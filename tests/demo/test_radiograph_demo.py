@@ -1,4 +1,4 @@
-"""FiRe-MPO's embedded default, made small: every stage runs, the cache is used again, both tables are printed."""
+"""The radiograph demo, made small: every stage runs, the cache is used again, both tables are printed."""
 
 import json
 
@@ -34,11 +34,11 @@ def test_the_whole_of_it(small, capsys):
     assert all((cache / name).is_file() for pair in pairs for name in pair.corrupted_images)
     assert sum(pair.id.startswith("reported") for pair in pairs) == 2
     assert all(pair.chosen.spans or pair.rejected.spans for pair in pairs)
-    assert not list(cache.glob("*taught")) and (cache / "model" / "config.json").is_file()
+    assert not list(cache.glob("*describing*")) and (cache / "model" / "config.json").is_file()
     rows = [json.loads(line) for line in (small / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and 0.693147 < rows[0]["loss"] < 1.1 * 0.693147  # ln 2, and of some a tenth of it
     assert train.main(["--loss", "mdpo", "--demo", "radiograph", "--out", f"{small}/again", "--device", "cpu"]) == 0
-    assert "building the embedded default" not in capsys.readouterr().out
+    assert "building the demo data" not in capsys.readouterr().out
     for name in ("before", "after"):
         scores = json.loads((small / "run" / f"scores-{name}" / "metrics.json").read_text())["scores"]
         assert scores["clinical"]["value"] == 1.0

@@ -1,4 +1,4 @@
-"""The embedded default of the second task from nothing to its table, made small."""
+"""The tissue demo from nothing to its table, made small."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ def test_it_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsy
     out = tmp_path / "run"
     assert train.main(["--loss", "orpo", "--demo", "tissue", "--device", "cpu", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "building the embedded default" in printed and "19 unseen tiles" in printed
+    assert "building the demo data" in printed and "19 unseen tiles" in printed
     table = json.loads((out / "metrics.json").read_text())["rows"]
     assert list(table) == ["teacher", "student before", "student after"]
     assert table["teacher"]["coverage"] == 1 and all(row["tiles"] == 19 for row in table.values())

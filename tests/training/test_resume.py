@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import train
-from mint.config import TrainConfig, to_toml
+from mint.config import TrainConfig
 from mint.data.batch import EncodedPair
 from mint.data.preferences import write_jsonl
 from mint.errors import InputError
@@ -90,15 +90,26 @@ def test_a_longer_run_is_an_extension_and_a_shorter_one_ends_before_the_checkpoi
         check_record(checkpoint, record(total=3))
 
 
-def test_a_checkpoint_of_an_earlier_version_is_compared_by_its_config_file_with_a_warning(tmp_path):
-    checkpoint = saved(tmp_path, {})
-    [note] = check_record(checkpoint, record())
-    assert "its settings and training pairs cannot be compared" in note
-    (tmp_path / "config.toml").write_text(to_toml(replace(CONFIG, resume="auto")))
-    [note] = check_record(checkpoint, record())
-    assert "its training pairs cannot be compared" in note
-    with pytest.raises(InputError, match="--lr: 0.001 -> 1.0"):
-        check_record(checkpoint, record(replace(CONFIG, lr=1.0)))
+def test_the_same_files_by_another_path_and_given_defaults_are_the_same_settings(tmp_path, monkeypatch):
+    for name in ("model", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine.py").touch()
+    monkeypatch.chdir(tmp_path)
+    first = replace(CONFIG, model="model", adapter="./adapter", loss="mine.py:f", loss_args={"tau": 2})
+    checkpoint = saved(tmp_path, record(first))
+    paths = {"model": f"{tmp_path}/model", "adapter": "adapter", "loss": f"{tmp_path}/model/../mine.py:f"}
+    assert check_record(checkpoint, record(replace(first, **paths))) == []
+    for changes, message in (
+        ({"loss": "mine.py:g"}, "--loss: .*/mine.py:f -> .*/mine.py:g"),
+        ({"loss_args": {"tau": 3}}, "--loss-arg tau: 2 -> 3"),
+        ({"model": "adapter"}, "--model: .*/model -> .*/adapter"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_record(checkpoint, record(replace(first, **changes)))
+    checkpoint = saved(tmp_path / "dpo", record(replace(CONFIG, loss="dpo", beta=0.1)))
+    assert check_record(checkpoint, record(replace(CONFIG, loss="dpo", loss_args={"kind": "sigmoid"}))) == []
+    with pytest.raises(InputError, match="--beta: 0.1 -> 0.2"):
+        check_record(checkpoint, record(replace(CONFIG, loss="dpo", beta=0.2)))
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -15,6 +15,7 @@ from mint.config import TrainConfig
 from mint.errors import InputError
 from mint.models import load_model
 from mint.models.lora import adapter_settings, add_lora, save_adapter
+from mint.training import setup
 from mint.training.curves import plot_curves
 from mint.training.run_directory import check_run
 from tests.test_train import run, setting, settings  # noqa: F401 (a fixture)
@@ -51,7 +52,7 @@ def test_good_paths_pass(config, adapter):
     ],
 )
 def test_bad_paths_are_named_before_the_model_is_loaded(setting, config, monkeypatch, changes, message):
-    monkeypatch.setattr(train, "load_language_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(setup, "load_language_model", lambda *_, **__: pytest.fail("the model was loaded"))
     changes = {name: value.format(folder=setting) for name, value in changes.items()}
     with pytest.raises(InputError, match=message):
         train.train(replace(config, **changes))
@@ -61,7 +62,7 @@ def test_a_folder_with_a_run_is_not_written_over(setting, tmp_path, monkeypatch,
     for name in ("a", "b"):
         run(*settings(setting, tmp_path / name, "--steps", "1"))
     before = (tmp_path / "b" / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(train, "load_language_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(setup, "load_language_model", lambda *_, **__: pytest.fail("the model was loaded"))
     assert train.main(settings(setting, tmp_path / "b")) == 2
     assert "holds a run already" in capsys.readouterr().err
     assert train.main(settings(setting, tmp_path / "b", "--resume", f"{tmp_path}/a/checkpoints/step-1")) == 2

@@ -1,4 +1,4 @@
-"""Paths are checked before a model is loaded."""
+"""Atomic writes, and paths that are checked before a model is loaded."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ import pytest
 import evaluate
 from mint.errors import InputError
 from mint.evaluation import decoding
-from mint.files import check_paths
+from mint.files import check_paths, check_unused, file_aside, folder_aside, write_aside
 from mint.teachers import clip_teacher, vilt_teacher
 
 
@@ -78,3 +78,51 @@ def test_no_model_is_loaded_for_a_wrong_path(folder, monkeypatch, capsys, flag, 
     ]
     assert evaluate.main(command) == 2
     assert capsys.readouterr().err.startswith(f"error: {flag} ")
+
+
+# -- atomic writes -----------------------------------------------------------------------------------------------
+
+
+def test_a_file_appears_complete_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "image.png"
+    with file_aside(path) as aside:
+        assert aside.suffix == ".png" and aside.parent == path.parent
+        aside.write_bytes(b"first")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), file_aside(path) as aside:
+        aside.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"first" and [file.name for file in path.parent.iterdir()] == ["image.png"]
+    with pytest.raises(InputError, match="image.png/below cannot be written"):
+        write_aside(path / "below", "text")
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_folder_is_replaced_when_it_is_complete(tmp_path, sync):
+    folder = tmp_path / "model"
+    with folder_aside(folder, sync) as aside:
+        (aside / "a").write_text("first")
+    with pytest.raises(KeyboardInterrupt), folder_aside(folder, sync) as aside:
+        raise KeyboardInterrupt
+    assert (folder / "a").read_text() == "first"
+    with folder_aside(folder, sync) as aside:
+        (aside / "b").touch()
+    assert [file.name for file in folder.iterdir()] == ["b"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_two_processes_can_write_the_same_file(tmp_path, monkeypatch):
+    with file_aside(tmp_path / "x") as ours:
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with file_aside(tmp_path / "x") as theirs:
+            theirs.write_text("theirs")
+        ours.write_text("ours")
+    assert (tmp_path / "x").read_text() == "ours"
+
+
+def test_an_existing_file_or_a_folder_with_files_is_not_unused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    check_unused(tmp_path / "empty", tmp_path / "absent")
+    (tmp_path / "empty" / "file").touch()
+    for path in (tmp_path / "empty", tmp_path / "empty" / "file"):
+        with pytest.raises(InputError, match="exists already: delete it, or give another --out"):
+            check_unused(tmp_path / "absent", path)

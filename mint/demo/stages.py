@@ -1,0 +1,58 @@
+"""The stages that the demos share: teaching a blank model, aligning it, loading it to be scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from mint.config import TrainConfig
+from mint.models import load_model
+from mint.models.lora import load_adapter, merge_lora
+from mint.training.run_directory import RunDirectory
+
+Train = Callable[[TrainConfig], RunDirectory]
+Compare = Callable[[TrainConfig, Path, Path], None]  # settings, the run's folder, the cache
+
+
+def teach(model: Path, data: Path, recipe: dict, train: Train, target: Path) -> Path:
+    """Next-token training of all weights of ``model`` on the answers of ``data``; returns the new model, ``target``."""
+    out = target.with_name(f"{target.name}-teaching")
+    shutil.rmtree(out, ignore_errors=True)  # of an interrupted run
+    train(TrainConfig(loss="sft", full=True, device="cpu", model=str(model), data=str(data), out=str(out), **recipe))
+    (out / "model").rename(target)
+    shutil.rmtree(out)
+    return target
+
+
+def align(config: TrainConfig, train: Train, recipe: dict, folder: Path, compare: Compare) -> None:
+    """Trains with the recipe on the pairs of ``folder``, then compares; raises Stopped for a run that is stopped."""
+    config = complete(config, recipe, folder)
+    length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
+    print(f"aligning the model of {folder} with {config.loss} ({length}), then scoring before and after")
+    compare(config, train(config).path, folder)
+
+
+def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
+    """``config`` with the recipe's settings where it has the defaults, and the model and pairs of ``folder``."""
+    defaults = TrainConfig()
+    unset = {name: value for name, value in recipe.items() if getattr(config, name) == getattr(defaults, name)}
+    if config.epochs != defaults.epochs:
+        unset.pop("steps", None)
+    if config.adapter or config.full:  # with settings of its own, or none
+        unset = {name: value for name, value in unset.items() if name not in config.LORA_DEFAULTS}
+    return dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
+
+
+def aligned(config: TrainConfig, folder: Path) -> tuple[str, Path | None]:
+    """(model, adapter) that a run with these settings left in ``folder``."""
+    return (str(folder / "model"), None) if config.full else (config.model, folder / "adapter")
+
+
+def load_student(model_dir: str, adapter: Path | None) -> nn.Module:
+    """A model with its adapter, if any, merged."""
+    model = load_model(model_dir)
+    return model if adapter is None else merge_lora(load_adapter(model, adapter), drop=True)

@@ -1,0 +1,52 @@
+"""The forward pass of training: pairs to micro-batches, micro-batches to losses."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from mint.data.batch import Batch, EncodedPair, make_batches, tokens_per_pair
+from mint.data.image_features import ImageReader
+from mint.losses import Loss, LossOutput
+from mint.objective import preference_loss
+
+
+@dataclass(frozen=True)
+class Forward:
+    """``forward(batch, tokens)`` is the loss of one micro-batch.
+
+    frozen: the reference as a model of its own, see :func:`mint.objective.preference_loss`. batch_size: pairs of a
+    micro-batch. shape: of its rows, arguments of :func:`mint.data.batch.make_batches`. prompt_targets: whether the
+    prompt's tokens are predicted too. images: reads the images of a batch. autocast: dtype of the products, where it is
+    not that of the weights.
+    """
+
+    model: nn.Module
+    loss: Loss
+    batch_size: int
+    frozen: nn.Module | None = None
+    shape: dict[str, int] = field(default_factory=dict)
+    prompt_targets: bool = False
+    images: ImageReader | None = None
+    autocast: torch.dtype | None = None
+
+    def __call__(self, batch: Batch, tokens: dict[str, float]) -> LossOutput:
+        """tokens: per pair, by side, over all pairs that the batch is a part of."""
+        device = self.model.head_weight.device
+        if batch.image_files:
+            batch = replace(batch, images=self.images(batch.image_files))
+        with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
+            return preference_loss(self.model, batch.to(device), self.loss, self.frozen, tokens)
+
+    def micro_batches(self, pairs: Sequence[EncodedPair]) -> Iterator[tuple[Batch, dict[str, float], float]]:
+        """(batch, tokens, share of the pairs) of each part of ``pairs``.
+
+        The losses of the parts, each times its share, sum to that of one large batch; so do the metrics.
+        """
+        tokens = tokens_per_pair(pairs, self.prompt_targets)
+        for batch in make_batches(pairs, self.batch_size, **self.shape, prompt_targets=self.prompt_targets):
+            yield batch, tokens, batch.pairs / len(pairs)

@@ -1,0 +1,174 @@
+"""What a training run needs before its first step: the loss, the model with its adapter, and the encoded pairs."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from mint.config import TrainConfig
+from mint.data.batch import EncodedPair, EncodeReport, encode_pairs
+from mint.data.chat import ChatTokenizer, load_tokenizer
+from mint.data.image_features import check_image_features
+from mint.data.images import Processor, processor_of
+from mint.data.order import PairOrder, batch_shape
+from mint.data.pair_summary import render_pair, summarize_pairs
+from mint.data.preferences import read_preferences
+from mint.data.record_images import ImageSlots, find_images
+from mint.data.spans import mark_changes
+from mint.errors import InputError
+from mint.losses import Loss, load_loss
+from mint.losses.check import check_loss
+from mint.models import load_language_model
+from mint.models.attention import SPLIT_FROM
+from mint.models.lora import (
+    adapter_settings,
+    add_lora,
+    find_targets,
+    keep_as_reference,
+    load_adapter,
+    lora_layers,
+    merge_lora,
+    target_modules,
+)
+
+SHOWN = (1200, 600)  # characters of the rendered pair, from its beginning and from its end
+
+
+def choose_loss(config: TrainConfig) -> Loss:
+    """The loss of the run. Raises InputError if it does not work with these settings; nothing else is loaded yet."""
+    loss = load_loss(config.loss, config.loss_options())
+    if config.nll_over == "sequence" and not loss.needs.prompt:
+        raise InputError(f"--nll-over sequence is for losses with an NLL over the prompt, which {config.loss} is not")
+    check_loss(loss, reads_prompt(config, loss))
+    return load_loss(config.loss, config.loss_options())  # a custom one anew, as if it had not been called yet
+
+
+def reads_prompt(config: TrainConfig, loss: Loss) -> bool:
+    """Whether the prompt's own tokens are predicted: where that was asked for, and for losses that require them."""
+    return loss.needs.prompt and (config.nll_over == "sequence" or loss.requires("prompt"))
+
+
+def load_policy(
+    config: TrainConfig, loss: Loss, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, nn.Module | None, TrainConfig]:
+    """(model to train, reference model, settings).
+
+    The model is frozen below an adapter in float32, or with ``--full`` all of it is trained in float32; only then a
+    loss with a reference gets a model of its own for it. Rank, alpha, dropout and targets of the returned settings are
+    the adapter's.
+    """
+    model = load_language_model(config.model, dtype=torch.float32 if config.full else dtype, device=device)
+    if config.adapter and config.full:
+        merge_lora(load_adapter(model, config.adapter), drop=True)
+    elif config.adapter:
+        wanted = find_targets(model, config.lora_targets) if config.lora_targets else None
+        covered = lora_layers(load_adapter(model, config.adapter))
+        targets = ",".join(target_modules(model))
+        if wanted is not None and set(wanted) != set(covered):
+            raise InputError(
+                f"--lora-targets {config.lora_targets}: the adapter in {config.adapter} covers other layers "
+                f"({targets}); leave --lora-targets out"
+            )
+        keep_as_reference(model)
+        config = replace(config, **adapter_settings(config.adapter), lora_targets=targets)
+    if config.full:
+        model.requires_grad_(True)
+        config = replace(config, **dict.fromkeys(config.LORA_DEFAULTS))  # settings of an adapter do not apply
+    elif not config.adapter:
+        unset = {name: value for name, value in config.LORA_DEFAULTS.items() if getattr(config, name) is None}
+        config = replace(config, **unset)
+        add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets, config.rslora)
+    if config.image_features:
+        check_image_features(model)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"{config.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trained")
+    frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
+    model.gradient_checkpointing = config.checkpoint_activations
+    return model.train(), frozen, config
+
+
+@dataclass(frozen=True)
+class Data:
+    """The encoded pairs of a run, and what encoded them. processor: None for models that read no images."""
+
+    pairs: list[EncodedPair]
+    eval_pairs: list[EncodedPair]
+    tokenizer: ChatTokenizer
+    processor: Processor | None
+
+
+def read_data(config: TrainConfig, model: nn.Module, loss: Loss) -> Data:
+    """Reads the training and evaluation pairs, and prints statistics and the first pair as the model reads it.
+
+    Every problem of a file is reported before anything trains.
+    """
+    tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
+    processor = processor_of(model, config.max_pixels)
+    pairs, report = _read_pairs(config.data, config, model, loss, tokenizer, processor)
+    print(f"{config.data}: {summarize_pairs(pairs, report)}\n{_shorten(render_pair(pairs[0], tokenizer))}")
+    warn_of_missing(pairs, loss, config.data)
+    eval_pairs = []
+    if config.eval_data:
+        eval_pairs, report = _read_pairs(config.eval_data, config, model, loss, tokenizer, processor)
+        print(f"{config.eval_data}: {report}")
+    return Data(pairs, eval_pairs, tokenizer, processor)
+
+
+def _read_pairs(
+    path: str, config: TrainConfig, model: nn.Module, loss: Loss, tokenizer: ChatTokenizer, processor: Processor | None
+) -> tuple[list[EncodedPair], EncodeReport]:
+    preferences = read_preferences(path, require_rejected=loss.needs.rejected, fields=loss.needs.fields)
+    if not loss.needs.rejected:
+        preferences = [replace(preference, rejected=None) for preference in preferences]
+    corrupted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
+    if config.spans == "changes" and loss.needs.spans and loss.needs.rejected:
+        sides = [mark_changes(preference.chosen.text, preference.rejected.text) for preference in preferences]
+        preferences = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(preferences, sides, strict=True)]
+    preferences = find_images(preferences, path, config.images_anywhere, bool(corrupted))
+    slots = ImageSlots(*model.image_slots, processor) if processor else None
+    vocabulary = model.decoder.embed_tokens.num_embeddings
+    limit = min(config.max_length, model.config.max_position_embeddings)
+    pairs, report = encode_pairs(
+        preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots, corrupted, loss.needs.fields
+    )
+    largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)
+    if largest >= vocabulary:
+        raise InputError(f"the tokenizer gives id {largest}, the model knows {vocabulary}: they do not belong together")
+    return pairs, report
+
+
+def _shorten(text: str) -> str:
+    left_out = len(text) - sum(SHOWN)
+    return text if left_out <= 0 else f"{text[: SHOWN[0]]}\n[... {left_out} characters ...]\n{text[-SHOWN[1] :]}"
+
+
+def warn_of_missing(pairs: Sequence[EncodedPair], loss: Loss, path: str) -> None:
+    """Warns if no pair has the spans or the corrupted images that a term of the loss uses."""
+    if loss.needs.spans and all(pair.chosen_span is None for pair in pairs):
+        missing = "marks a span: every token carries the reward (--spans changes marks where two answers differ)"
+        print(f"warning: no record of {path} {missing}", file=sys.stderr)
+    if loss.needs.corrupted_image and all(pair.twin is None for pair in pairs):
+        missing = "has corrupted_images: the image term is left out (generate_prefs.py corrupt adds them)"
+        print(f"warning: no record of {path} {missing}", file=sys.stderr)
+
+
+def compile_and_shape(
+    config: TrainConfig, networks: Sequence[nn.Module], data: Data, order: PairOrder, total: int
+) -> dict[str, int]:
+    """Compiles the decoder blocks of ``networks``, if that is wanted; returns the shape of all batches of the run.
+
+    networks: the model, and the reference where it is a model of its own. total: optimiser steps.
+    """
+    device = networks[0].head_weight.device
+    compiled = device.type == "cuda" if config.compile is None else config.compile
+    if compiled:
+        for network in networks:
+            network.compile_blocks()
+    split_from = SPLIT_FROM if device.type == "cpu" and networks[0].config.sliding_window is None else None
+    batches = total * config.grad_accum
+    return batch_shape(data.pairs, data.eval_pairs, order, config.batch_size, batches, compiled, split_from)

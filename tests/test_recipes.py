@@ -1,0 +1,88 @@
+"""recipes/: every file is a valid configuration with the values that the papers state."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mint.config import TrainConfig, parse
+from mint.losses import load_loss
+from mint.models import init_model
+from mint.models.lora import add_lora, lora_layers
+from tests.reference import mllama_inputs
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+COSINE = {"schedule": "cosine"}
+# What the papers state, by recipe, written down here a second time.
+MINT = COSINE | {"lr": 5e-5, "warmup": 0.1, "weight_decay": 0.0, "max_grad_norm": 0.3, "checkpoint_activations": True}
+MINT_LORA = {"lora_rank": 256, "lora_alpha": 128.0, "lora_dropout": 0.05}
+DISEASE = MINT | {"model": "meta-llama/Llama-3.2-3B-Instruct", "batch_size": 9, "epochs": 50.0, "max_length": 1400}
+FIRE = COSINE | {"lr": 1e-6, "warmup": 0.0, "weight_decay": 0.0, "epochs": 1.0, "rslora": True, "beta": 0.1}
+FIRE |= {"lora_rank": 128, "lora_alpha": 256.0, "lora_dropout": 0.05, "lora_targets": "all-linear", "pairs a step": 8}
+FULL = FIRE | {"loss": "fire", "alpha": 0.01, "gamma": 0.1, "lam": 0.5}
+PAPERS = {
+    "mint_disease": DISEASE | MINT_LORA | {"loss": "orpo", "beta": 0.1, "grad_accum": 1, "nll_over": "sequence"},
+    "mint_disease_sft": DISEASE | MINT_LORA | {"loss": "sft", "grad_accum": 2},
+    "mint_disease_dpo": DISEASE | {"loss": "dpo", "beta": 0.1, "grad_accum": 4},
+    "mint_tissue": MINT | MINT_LORA | {"loss": "orpo", "beta": 0.1, "grad_accum": 8},
+    "fire_slake": FULL,
+    "fire_vqa_rad": FULL,
+    "fire_iu_xray": FULL,
+    "fire_mask_dpo": FIRE | {"loss": "mask-dpo"},
+    "fire_rrpo": FULL | {"gamma": 0.0, "lam": 1.0},
+    "fire_mdpo": FIRE | {"loss": "mdpo"},
+    "rrpo": COSINE
+    | {"loss": "rrpo", "beta": 0.1, "alpha": 0.01, "lr": 5e-6, "lora_rank": 128, "lora_alpha": 256.0, "epochs": 1.0},
+}
+
+
+def recipe(name):
+    return parse(TrainConfig, ["--config", str(FOLDER / f"{name}.toml")], "")
+
+
+def test_every_recipe_is_checked():
+    assert {path.stem for path in FOLDER.glob("*.toml")} == set(PAPERS)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_values_are_those_of_the_paper(name):
+    config = recipe(name)
+    values = vars(config) | {"pairs a step": config.batch_size * config.grad_accum}
+    assert {key: values[key] for key in PAPERS[name]} == PAPERS[name]
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_loss_takes_its_settings(name):
+    config = recipe(name)
+    needs = load_loss(config.loss, config.loss_options()).needs
+    assert needs.corrupted_image == (config.data == "corrupted.jsonl")
+    assert config.nll_over == "response" or needs.prompt
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_header_has_source_data_and_command(name):
+    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    assert re.search(r"^# .*arXiv \d{4}\.\d{5}", text) and "\n# Data: " in text
+    assert f"\n# Run: python train.py --config recipes/{name}.toml " in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_rate_given_on_the_command_line_wins():
+    argv = ["--config", str(FOLDER / "rrpo.toml"), "--lr", "2e-5", "--beta", "0.9", "--model", "M"]
+    config = parse(TrainConfig, argv, "")
+    assert (config.lr, config.beta, config.model, config.alpha) == (2e-5, 0.9, "M", 0.01)
+
+
+def test_the_tissue_adapter_covers_decoder_tower_projector_and_head():
+    """As the names of the paper's targets do: the tower's attention as well as its feed-forward layers."""
+    config = recipe("mint_tissue")
+    model = add_lora(init_model(mllama_inputs.TINY), rank=2, targets=config.lora_targets)
+    covered = set(lora_layers(model))
+    parts = (
+        "vision_model.*self_attn.q_proj",
+        "vision_model.*mlp.fc1",
+        "vision_model.*mlp.fc2",
+        "language_model.*q_proj",
+    )
+    for part in (*parts, "cross_attn.o_proj", "mlp.down_proj", "multi_modal_projector", "lm_head"):
+        assert any(re.search(part, layer) for layer in covered), part

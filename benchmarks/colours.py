@@ -16,7 +16,7 @@ DECAY = 1e-3
 
 
 def colour_lists(train: Sequence[Tile], unseen: Sequence[Tile], tissues: Sequence[str], count: int) -> list[list[str]]:
-    """The ``count`` likeliest tissues of each unseen tile, by mean, spread and deciles 1, 5 and 9 of its three channels."""
+    """The ``count`` likeliest tissues of each unseen tile, by mean, spread and deciles 1, 5 and 9 of its channels."""
     known, new = _statistics(train), _statistics(unseen)
     mean, spread = known.mean(0), known.std(0)
     known, new = (known - mean) / spread, (new - mean) / spread

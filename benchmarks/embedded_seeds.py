@@ -1,8 +1,8 @@
-"""The embedded comparison: what each way of alignment makes of the same text-only student, over several seeds.
+"""The embedded comparison: alignment methods for the same text-only student, over several seeds.
 
-Every seed draws its own patients, has them ranked by the one cached teacher, and trains from the one cached base: on the
-true disease (SFT), on the teacher's list (SFT), on the pairs from there (DPO), and on the pairs (ORPO). Retrieval puts
-the seed's patients into the base's prompt. All are scored on the same unseen patients, against the teacher's lists.
+Every seed samples its own patients, ranks their diseases with the cached teacher, and trains from the cached base: on
+the true disease (SFT), on the teacher's list (SFT), from there on the pairs (DPO), and on the pairs (ORPO). Retrieval
+adds the seed's patients to the base's prompt. All are scored on the same unseen patients, against the teacher's lists.
 
     python -m benchmarks.embedded_seeds --out DIR [--seeds 5]
 """

@@ -1,4 +1,4 @@
-"""The ways of alignment that FiRe-MPO's comparison sets beside each other, on the same pairs of one policy; and their table."""
+"""The methods of FiRe-MPO's comparison, trained on the same pairs of one policy, and the table of their scores."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
 def align(
     model: str, pairs: Path, out: Path, methods: dict[str, dict], common: dict, unseen: Path, records: dict
 ) -> Iterator[tuple[str, Path]]:
-    """(row, folder of its scores) of every method, each trained from ``model`` on the file ``pairs``; what is done stays.
+    """(row, folder of its scores) of every method, trained from ``model`` on the file ``pairs`` unless already done.
 
-    common: settings beside the recipe's. unseen, records: what they are scored on, as ``score`` takes it.
+    common: settings beside the recipe's. unseen, records: the evaluation set, as ``score`` takes it.
     """
     for row, settings in methods.items():
         folder = out / row.lower().replace(",", "").replace(" ", "-")
@@ -81,8 +81,8 @@ def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str
 def compare(rows: dict[str, list[Path]], out: Path) -> str:
     """The table of all rows and FiRe's lead over each, as text; saved in ``out`` as table.md and table.json.
 
-    Intervals draw images (with all their questions) and, where a row has several, seeds. Flips are of pairs that were right
-    in every run, so their items differ from row to row and are not compared pair by pair.
+    Intervals resample images (with all their questions) and, where a row has several, seeds. Flips are of pairs that
+    were right in every run, so their items differ from row to row and are not compared pair by pair.
     """
     scores = {row: read_scores(folders) for row, folders in rows.items()}
     columns = {

@@ -1,8 +1,8 @@
-"""FiRe-MPO's comparison on drawn radiographs over several seeds, unattended.
+"""FiRe-MPO's comparison on synthetic radiographs over several seeds, unattended.
 
-Every seed draws its own patients; the cached policy is asked about them, its answers are edited, the lesions painted over,
-and each method starts from the policy with the same pairs. All are scored on the same unseen radiographs. A stopped run goes
-on; ``--rows`` picks methods.
+Every seed samples its own patients. The cached policy answers questions about them; its answers are edited and the
+lesions inpainted. Each method starts from the policy with the same pairs; all are scored on the same unseen
+radiographs. A stopped run continues; ``--rows`` selects methods.
 
     python -m benchmarks.radiograph_seeds --out DIR [--seeds 5] [--rows DPO FiRe]
 """

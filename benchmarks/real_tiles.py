@@ -109,7 +109,7 @@ def decode(folder: str, tiles: list[Tile], tissues: tuple[str, ...]) -> Answers:
 
 
 def run_folds(cases: str, out: Path, folds: int) -> list[str]:
-    """Trains and scores all folds; returns the arguments for ``evaluate.py compare``. Raises InputError for bad input."""
+    """Trains and scores all folds; returns the arguments of ``evaluate.py compare``. Raises InputError for bad data."""
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; give another folder")
     tiles, report = read_tiles(cases)

@@ -3,9 +3,10 @@
     python generate_prefs.py questions --lesions labels.tsv --views 12        # beside the images
     python -m benchmarks.real_ultrasounds --set DIR --out OUT [--seeds 3]
 
-The policy is the embedded default's model that describes drawn radiographs, taught on the lessons of the set (descriptions,
-then answers). It answers the set's questions; its answers are edited, the lesions painted over inside their true masks; every
-method starts from it with the same pairs. Scored on the images that neither lessons nor questions show.
+The policy is the embedded default's model for synthetic radiographs, fine-tuned on the lessons of the set
+(descriptions, then answers). It answers the questions of the set; its answers are edited and the lesions inpainted
+inside their true masks. Every method starts from it with the same pairs. Scored on images that neither lessons nor
+questions contain.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ ROWS = ("SFT", "DPO", "RRPO", "FiRe")
 
 
 def run(folder: Path, out: Path, seeds: int) -> str:
-    """Teaches, asks, aligns, scores; returns the table; a stopped run goes on. Raises InputError for a folder without files."""
+    """Fine-tunes, samples, aligns and scores; returns the table. Continues a stopped run.
+
+    Raises InputError for no seed, or a folder without the question files.
+    """
     if seeds < 1:
         raise InputError(f"at least one seed, not {seeds}")
     missing = [name for name in ("lessons.jsonl", "questions.jsonl", "test.jsonl") if not (folder / name).is_file()]

@@ -22,7 +22,7 @@ Answers = tuple[list[str], list[list[str]]]  # raw, and parsed
 
 @dataclass(frozen=True)
 class Method:
-    """loss; what its chosen answers hold; whether it continues SFT on the teacher's lists; settings beyond the common ones."""
+    """A loss, its chosen answers, whether it continues SFT on the teacher's lists, and further settings."""
 
     loss: str
     answer: str = "ranking"

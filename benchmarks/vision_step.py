@@ -1,10 +1,10 @@
-"""Seconds and memory of one step on pairs with images: the image once a pair, once an answer, and TRL's vision DPO.
+"""Time and memory of a step on pairs with images: one image per pair, one per answer, and TRL's vision DPO.
 
     python benchmarks/vision_step.py                                  without TRL
     python benchmarks/vision_step.py --peer-python ~/trl/bin/python   with TRL in an environment of its own
 
-The sides are described in ``vision_worker.py``. Every variant runs in a fresh process, and they take their steps in turn;
-all first losses must agree.
+The sides are described in ``vision_worker.py``. Every variant runs in a fresh process; the processes take turns,
+one step each. All first losses must agree.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def main() -> None:
             if abs(ours["loss"] - result["loss"]) > TOLERANCE["float32"] or ours["trainable"] != result["trainable"]:
                 raise SystemExit(f"not the same problem: {ours} and {result}")
         for side, result in zip(names, found, strict=True):
+            seconds = statistics.median(result["seconds"])
             lines.append(
-                f"| {objective} | {tower} | {side} | {statistics.median(result['seconds']):.2f} | {times(result, ours):.2f} | "
+                f"| {objective} | {tower} | {side} | {seconds:.2f} | {times(result, ours):.2f} | "
                 f"{result['peak_mib']:,.0f} | {result['peak_mib'] / ours['peak_mib']:.2f} | {result['loss']:.5f} |"
             )
     print(f"\n{datetime.date.today()}, {' '.join(sys.argv[1:]) or 'default options'}; medians of {options.repeats}\n")

@@ -5,8 +5,8 @@
 * ``ours``: a step as ``train.py`` does it; a pair's prompt and image are computed once for both answers.
 * ``kept``: the same with the features of a frozen tower from an earlier epoch.
 * ``twice``: the plain way with our own model: one sequence for each answer, each with its prompt and image.
-* ``plain``: FiRe as its equations read: a sequence for each answer under the clean and the corrupted image, for policy and
-  reference, with the logits of every position.
+* ``plain``: FiRe as in its equations: one sequence for each answer given the clean and the corrupted image, for policy
+  and reference, with the logits of every position.
 * ``trl``: TRL's DPOTrainer on transformers' LLaVA with PEFT.
 """
 
@@ -24,9 +24,10 @@ from torch import Tensor
 IMAGE, PAIRS, SIDE, PATCH, VOCABULARY = 5, 2, 336, 14, 32_000
 PROMPT, CHOSEN, REJECTED = 80, 60, 60  # tokens on average, without the image's 576
 TEXT = {
-    "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8,
-    "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "bos_token_id": BOS, "eos_token_id": EOS,
+    "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 512, "intermediate_size": 1376,
+    "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "bos_token_id": BOS, "eos_token_id": EOS,
 }  # fmt: skip
 VISION = {
     "model_type": "clip_vision_model", "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8,
@@ -63,7 +64,7 @@ def make_pairs() -> list[dict[str, list[int]]]:
 
 
 def make_pixels(count: int = PAIRS) -> Tensor:
-    """[count, 3, side, side]: an image for each pair, as a processor gives it; those behind PAIRS are corrupted ones."""
+    """Processed images, [count, 3, side, side]: one for each pair; those after ``PAIRS`` are corrupted."""
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 

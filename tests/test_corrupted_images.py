@@ -142,7 +142,7 @@ def test_a_step_encodes_two_images_a_pair_and_no_answer_twice(pictured):
 
 
 def test_training_with_corrupted_images(pictured, capsys):
-    """Runs that resume, evaluate and accumulate take the twins along; a loss without need of them leaves them unread."""
+    """Runs that resume, evaluate and accumulate use corrupted images; a loss that does not need them ignores them."""
     more = ["--loss", "fire", "--steps", "2", "--batch-size", "2", "--grad-accum", "2"]
     more += ["--eval-data", f"{pictured}/pairs.jsonl"]
     assert train.main(arguments(pictured, *more)) == 0

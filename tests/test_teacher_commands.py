@@ -1,4 +1,4 @@
-"""The multimodal commands as a user runs them: a cohort folder, a teacher, its pairs, its scores, other models' lists."""
+"""The multimodal commands as a user runs them: cohort folder, teacher, pairs, scores, other models' lists."""
 
 import json
 

@@ -15,6 +15,7 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mint.config import TrainConfig
 from mint.data.cases import Case, diagnosis_messages, format_list, write_note
@@ -35,10 +36,10 @@ from mint.teachers.vilt_training import FusionSettings, fit_teacher
 
 # patients and seed of the cohorts: the teacher's, the base's, the one that is ranked, the unseen one
 SHOWN, TAUGHT, RANKED, UNSEEN = (1200, 10), (400, 11), (1200, 12), (300, 13)
-FACES = {"count": 5000, "epochs": 6}
+FACES: dict[str, Any] = {"count": 5000, "epochs": 6}
 TEACHER = FusionSettings.from_scratch(epochs=8, batch_size=16, lr=1.5e-3, warmup=0.05, held_out=0.05)
-TEACH = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
-ALIGN = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
+TEACH: dict[str, Any] = {"steps": 300, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+ALIGN: dict[str, Any] = {"steps": 300, "batch_size": 16, "lr": 2e-3, "lora_rank": 128, "lora_alpha": 256.0}
 SHAPE, VOCABULARY, VISION = "demo", 3000, None
 TIME = "a few minutes"
 SOURCES = (
@@ -56,6 +57,7 @@ SOURCES = (
     "synthetic/portrait.py",
     "synthetic/sketch.py",
     "synthetic/syndromes.tsv",
+    "synthetic/tables.py",
 )
 
 
@@ -120,6 +122,7 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     def score(lists: Sequence[Sequence[str]]):
         return score_lists(cases, lists, known, upstream)
 
+    assert config.model is not None  # ``align`` sets it
     rows = {
         "teacher, image + text": average(score(upstream.top)),
         "teacher, text only": average(score(views["text"].top)),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mint.config import TrainConfig
 from mint.data.chat import load_tokenizer
@@ -39,10 +40,10 @@ SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
 # radiographs with every question, those with a report only, their seed
 ASKED, REPORTED, ASKING = 150, 1000, 32
 WARD = Patients(present=0.7, left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7))
-VISION = {**TOWER, "patch_size": 16}
-DESCRIBING = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
-TEACH = {**DESCRIBING, "steps": 300}
-ALIGN = {"steps": 320, "batch_size": 16, "lr": 2e-4, "lora_rank": 64, "lora_alpha": 128.0}
+VISION: dict[str, Any] = {**TOWER, "patch_size": 16}
+DESCRIBING: dict[str, Any] = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+TEACH: dict[str, Any] = {**DESCRIBING, "steps": 300}
+ALIGN: dict[str, Any] = {"steps": 320, "batch_size": 16, "lr": 2e-4, "lora_rank": 64, "lora_alpha": 128.0}
 ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
 # of losses with a reference: trained far, a policy moves by log-odds / beta, and 0.1 would make ten nats of one
 BETA = 1.0
@@ -51,7 +52,7 @@ MODE = "surroundings"  # the tower's patches average single pixels' noise away
 TIME = "about 7 minutes"
 SOURCES = ("demo/radiograph_demo.py", "demo/stages.py", "demo/tiny_model.py")
 SOURCES += ("synthetic/radiograph_set.py", "synthetic/radiographs.py")
-DECODING = {"max_new_tokens": 60, "batch_size": 64}
+DECODING: dict[str, Any] = {"max_new_tokens": 60, "batch_size": 64}
 
 
 def run(config: TrainConfig, train: Train) -> None:

@@ -60,7 +60,7 @@ def write_base(
         "chat_template": LLAMA3_TEMPLATE,
     }
     generation = {"bos_token_id": ids[BOS], "eos_token_id": [ids[EOT], ids[END_OF_TEXT]]}
-    files = {"tokenizer_config.json": settings, "generation_config.json": generation}
+    files: dict[str, dict] = {"tokenizer_config.json": settings, "generation_config.json": generation}
     if vision is not None:
         side = vision["image_size"]
         whole = {"size": {"height": side, "width": side}, "do_center_crop": False}

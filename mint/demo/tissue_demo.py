@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mint.config import TrainConfig
 from mint.data.cases import format_list
@@ -38,8 +39,8 @@ from mint.teachers.clip_training import ClipSettings, fit_clip
 # tiles of every tissue, and seed: the teacher's, the base's, those that are ranked, the unseen ones
 SHOWN, TAUGHT, RANKED, UNSEEN = (60, 20), (10, 21), (60, 22), (15, 23)
 TEACHER = ClipSettings(epochs=15)
-TEACH = {"steps": 120, "batch_size": 16, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
-ALIGN = {"steps": 1000, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 128.0}
+TEACH: dict[str, Any] = {"steps": 120, "batch_size": 16, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+ALIGN: dict[str, Any] = {"steps": 1000, "batch_size": 16, "lr": 2e-3, "lora_rank": 64, "lora_alpha": 128.0}
 ALIGN["lora_targets"] = "language_model,vision_tower,multi_modal_projector"
 VISION = TOWER
 TIME = "about 5 minutes"
@@ -47,6 +48,7 @@ SOURCES = (
     "demo/stages.py",
     "demo/tiny_model.py",
     "demo/tissue_demo.py",
+    "synthetic/tables.py",
     "synthetic/tiles_folder.py",
     "synthetic/tissue_tiles.py",
     "synthetic/tissues.tsv",

@@ -1,6 +1,6 @@
-"""Losses: pure functions of per-token numbers, one file each; ``logprobs`` holds all vocabulary-sized work.
+"""Losses: pure functions of per-token statistics, one file each. ``logprobs`` computes these from the LM head.
 
-Importing this package imports every module in it, so a file that registers a loss is all that a new loss takes.
+Importing this package imports every module in it, so adding a loss takes one new file that registers it.
 """
 
 import importlib

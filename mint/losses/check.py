@@ -1,4 +1,4 @@
-"""One call of a loss on small made-up statistics, so that its mistakes show before a model is loaded."""
+"""Checks a loss on small made-up statistics, to find its errors before a model is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mint.losses.interface import AnswerStats, LossOutput, Needs
 from mint.losses.registry import Loss, describe
 from mint.losses.testing import answer_stats
 
-# log pi by token of two pairs. The sides differ in length, as they do in training.
+# log pi of the tokens of two pairs. The sides differ in length, as in training.
 LOGPS = {
     "chosen": [[-0.5, -1.0, -0.2], [-0.7, -0.3]],
     "rejected": [[-1.5, -0.4, -2.0, -0.6], [-1.1]],
@@ -21,7 +21,7 @@ LOGPS = {
     "corrupted_chosen": [[-0.8, -1.1, -0.4], []],  # the second pair has no corrupted image
     "corrupted_rejected": [[-1.2, -0.5, -1.9, -0.3], []],
 }
-# Fields of the training log that a loss cannot set.
+# Keys of the training log that a loss cannot set.
 RESERVED = {"loss", "step", "lr", "grad_norm", "tokens", "pairs", "epoch", "step_seconds", "skipped"}
 REQUESTS = {
     "ref_logps": "@needs(reference=True)",
@@ -32,7 +32,7 @@ REQUESTS = {
 
 
 class _Watched(AnswerStats):
-    """Statistics that remember which absent ones were read."""
+    """Statistics that record reads of absent ones."""
 
     def __getattribute__(self, name: str):
         value = super().__getattribute__(name)
@@ -42,10 +42,10 @@ class _Watched(AnswerStats):
 
 
 def check_loss(loss: Loss, prompt: bool = False) -> None:
-    """Calls ``loss`` on statistics with what its ``needs`` names and nothing else.
+    """Calls ``loss`` with the statistics that it needs and no others.
 
-    prompt: whether the run gives it the prompt's tokens. Raises InputError if the function fails, reads a statistic
-    that it did not ask for, or returns anything but a LossOutput with a finite scalar loss that has a gradient.
+    prompt: whether the run provides the prompt's tokens. Raises InputError if the function fails, uses a statistic that
+    it does not need, or does not return a LossOutput with a finite scalar loss that requires a gradient.
     """
     for marked in (True, False) if loss.needs.spans else (False,):
         sides = _made_up(loss.needs, marked)
@@ -65,8 +65,8 @@ def check_loss(loss: Loss, prompt: bool = False) -> None:
 
 
 def _made_up(wants: Needs, marked: bool) -> dict[str, AnswerStats]:
-    """The sides that are asked for, marked: with spans; without, ``span`` is None, as in a batch that marks none."""
-    sides = {}
+    """The sides that the loss needs. marked: with spans; otherwise ``span`` is None, as in a batch without spans."""
+    sides: dict[str, AnswerStats] = {}
     for name in wants.statistics:
         rows = LOGPS[name]
         kl = [[0.05] * len(row) for row in rows] if name == "chosen" else None

@@ -11,7 +11,7 @@ KINDS = ("sigmoid", "ipo", "hinge")
 
 
 def pair_loss(margin: Tensor, label_smoothing: float) -> Tensor:
-    """-log sigmoid(margin); a share ``label_smoothing`` of the labels is taken to be flipped (conservative DPO)."""
+    """-log sigmoid(margin), [P]; label_smoothing: assumed share of flipped labels (conservative DPO)."""
     flipped = label_smoothing * F.logsigmoid(-margin) if label_smoothing else 0.0
     return -(1 - label_smoothing) * F.logsigmoid(margin) - flipped
 
@@ -28,10 +28,10 @@ def dpo_loss(
 ) -> LossOutput:
     """L = -log sigmoid(beta * (d(y+) - d(y-))), d(y) = log pi(y) - log ref(y) summed over tokens (eq. 7).
 
-    beta: strength of the pull to the reference, > 0. label_smoothing: in [0, 0.5), for ``sigmoid``.
-    kind: ``sigmoid``; ``ipo`` = (d(y+)/|y+| - d(y-)/|y-| - 1/(2 beta))^2 (Azar et al., arXiv 2310.12036, eq. 17,
-    on per-token means, without which the target depends on length); ``hinge`` = max(0, 1 - beta * (d(y+) - d(y-))).
-    Raises InputError for another kind.
+    beta: strength of the regularisation towards the reference, > 0. label_smoothing: in [0, 0.5), for ``sigmoid``.
+    kind: ``sigmoid``; ``ipo``, (d(y+)/|y+| - d(y-)/|y-| - 1/(2 beta))^2 (Azar et al., arXiv 2310.12036, eq. 17, here
+    on per-token means, so that the target does not depend on length); ``hinge``, max(0, 1 - beta * (d(y+) - d(y-))).
+    Raises InputError for another kind, and for label smoothing with a kind other than ``sigmoid``.
     """
     if kind not in KINDS:
         raise InputError(f"DPO has no kind {kind!r}: use one of {', '.join(KINDS)}")

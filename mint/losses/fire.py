@@ -11,7 +11,7 @@ VISUAL = ("flip", "chosen", "rejected")
 
 
 def _needs(*, alpha: float, gamma: float, lam: float, visual: str, **_) -> dict:
-    """A term of weight 0 asks for nothing."""
+    """A term with weight 0 needs no statistics."""
     _check(visual)
     return {
         "kl_forward": alpha > 0 and lam > 0,
@@ -47,11 +47,11 @@ def fire_loss(
     L_rank = -log sigmoid(R(v, y+) - R(v, y-)) - gamma * w * log sigmoid(R(v', y-) - R(v', y+))
     L_KL = sum over span tokens of y+ of lam * KL(ref || pi) + (1 - lam) * KL(pi || ref)
 
-    corrupted_*: the same answers under the corrupted image v'; w = 1 for pairs that have one, 0 for those whose
-    corrupted mask is empty, and for all if none is given. beta > 0; alpha, gamma >= 0; lam in [0, 1]. A KL that is None
-    counts as 0. Without marked spans every token counts.
-    visual: the pair that the image decides: ``flip`` as above; ``chosen``: R(v, y+) over R(v', y+); ``rejected``:
-    R(v', y-) over R(v, y-). Raises InputError for another one.
+    corrupted_*: the same answers given the corrupted image v'; w = 1 for pairs that have one, else 0 (then its mask is
+    empty). beta > 0; alpha, gamma >= 0; lam in [0, 1]. A KL that is None counts as 0. Without marked spans every token
+    counts.
+    visual: the rewards that the visual term compares: ``flip``, as above; ``chosen``, R(v, y+) > R(v', y+);
+    ``rejected``, R(v', y-) > R(v, y-). Raises InputError for another value.
     """
     _check(visual)
 
@@ -72,12 +72,10 @@ def fire_loss(
             losses = losses + alpha * share * divergence
             metrics[f"kl/{direction}"] = divergence.detach().mean()
     if gamma and corrupted_chosen is not None and (corrupted_rejected is not None or visual == "chosen"):
-        if visual == "flip":
-            margin = reward(corrupted_rejected) - reward(corrupted_chosen)
-        elif visual == "chosen":
+        if visual == "chosen" or corrupted_rejected is None:
             margin = rewards[0] - reward(corrupted_chosen)
         else:
-            margin = reward(corrupted_rejected) - rewards[1]
+            margin = reward(corrupted_rejected) - (reward(corrupted_chosen) if visual == "flip" else rewards[1])
         exists = corrupted_chosen.mask.any(-1)  # w
         contrast = torch.where(exists, -F.logsigmoid(margin), 0.0)
         losses = losses + gamma * contrast

@@ -1,12 +1,13 @@
-"""What every loss receives and returns, and how it says what it needs.
+"""The interface of a loss: its inputs, its output, and the declaration of what it needs.
 
 Shapes: P pairs, L answer length (the longest answer of the batch; shorter ones are masked).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from mint.errors import InputError
 
 STATISTICS = ("chosen", "rejected", "prompt", "corrupted_chosen", "corrupted_rejected")
-LEAST_COUNT = 1e-30  # of tokens, so that the mean over a side without any is 0
+LEAST_COUNT = 1e-30  # of tokens, so that the mean over no tokens is 0
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class AnswerStats:
     logps: log pi(token), natural logarithm, <= 0.          mask: bool, True on real tokens.
     ref_logps: the same under the frozen reference.          span: bool, True on tokens that carry the reward.
     kl_forward: KL(ref || pi) at the token's position.       kl_reverse: KL(pi || ref). Both on the chosen side only.
-    token_count: what a mean over tokens divides by; default the number of real tokens. The training loop sets it
-        when an update is split into micro-batches: this batch's share (by pairs) of the side's tokens in the whole
-        update, so that the accumulated update equals that of one large batch.
-    Values outside the mask are never read.
+    token_count: divisor of a mean over tokens; default: the number of real tokens. With gradient accumulation the
+        training loop sets it to this batch's share (by pairs) of the side's tokens in the whole update, so that the
+        accumulated gradient equals that of one large batch.
+    Values outside the mask are ignored.
     """
 
     logps: Tensor
@@ -60,7 +61,8 @@ class AnswerStats:
 
     @property
     def log_ratio(self) -> Tensor:
-        """[P, L]: log pi(token) - log ref(token)."""
+        """[P, L]: log pi(token) - log ref(token). The loss must need the reference."""
+        assert self.ref_logps is not None, "the reference was not computed: add @needs(reference=True)"
         return self.logps - self.ref_logps
 
     @property
@@ -70,7 +72,7 @@ class AnswerStats:
 
     @property
     def tokens(self) -> float | Tensor:
-        """What a mean over tokens divides by (see ``token_count``), > 0."""
+        """Divisor of a mean over tokens (see ``token_count``), > 0."""
         if self.token_count is None:
             return self.mask.sum().clamp(min=LEAST_COUNT)
         return max(self.token_count, LEAST_COUNT)
@@ -78,26 +80,26 @@ class AnswerStats:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A scalar loss, and metrics for the log: a flat dict of floats or detached scalar tensors."""
+    """A scalar loss, and metrics for the log: a dict of floats or detached scalar tensors."""
 
     loss: Tensor
-    metrics: dict[str, float | Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, float | Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a loss asks to be computed for it; nothing else is paid for. Raises InputError for a contradiction."""
+    """The statistics that a loss needs; no others are computed. Raises InputError for a contradiction."""
 
     rejected: bool = True  # a second answer
     reference: bool = False  # ref_logps
-    kl_forward: bool = False  # on the chosen side, KL(ref || pi) ...
-    kl_reverse: bool = False  # ... and KL(pi || ref) ...
-    kl_over: str = "span"  # ... at "span" tokens, or at "all" tokens
+    kl_forward: bool = False  # KL(ref || pi), chosen side only
+    kl_reverse: bool = False  # KL(pi || ref), chosen side only
+    kl_over: str = "span"  # tokens at which a KL is computed: "span" or "all"
     spans: bool = False  # marked phrases
-    corrupted_image: bool = False  # the same answers under a corrupted image ...
-    corrupted_rejected: bool = True  # ... both, or the chosen one alone
-    prompt: bool = False  # can use the prompt's own tokens
-    fields: tuple[str, ...] = ()  # numbers of the records, each a [P] tensor under its name
+    corrupted_image: bool = False  # the same answers given a corrupted image
+    corrupted_rejected: bool = True  # with corrupted_image: both answers, or the chosen one only
+    prompt: bool = False  # can use the prompt's tokens
+    fields: tuple[str, ...] = ()  # numbers of the records, each a [P] tensor of that name
 
     def __post_init__(self):
         if (self.kl_forward or self.kl_reverse) and not self.reference:
@@ -116,16 +118,16 @@ class Needs:
 
 
 def needs(by_settings: Callable[..., dict] | None = None, **wants) -> Callable:
-    """Decorator for a loss: ``@needs(reference=True)``. The fields are those of :class:`Needs`.
+    """Decorator that declares what a loss needs: ``@needs(reference=True)``. The arguments are the fields of ``Needs``.
 
-    by_settings: from the loss's settings to the fields that they change, such as a term whose weight is 0.
-    Raises InputError for a name that is no field of Needs.
+    by_settings: function from the loss's settings to the fields that they change, e.g. for a term with weight 0.
+    Raises InputError for an unknown field.
     """
     if unknown := set(wants) - set(Needs.__dataclass_fields__):
         known = ", ".join(Needs.__dataclass_fields__)
         raise InputError(f"@needs has no {', '.join(sorted(unknown))}; a loss can ask for: {known}")
 
-    def mark(function: Callable) -> Callable:
+    def mark(function: Any) -> Any:
         function.needs, function.needs_by_settings = Needs(**wants), by_settings
         return function
 
@@ -133,13 +135,13 @@ def needs(by_settings: Callable[..., dict] | None = None, **wants) -> Callable:
 
 
 LOSSES: dict[str, Callable[..., LossOutput]] = {}
-PRESETS: dict[str, tuple[Callable[..., LossOutput], dict]] = {}  # name -> a loss, and settings that the name fixes
+PRESETS: dict[str, tuple[Callable[..., LossOutput], dict]] = {}  # name -> loss, and the settings that it fixes
 
 
 def register(name: str, **fixed) -> Callable:
     """Decorator that makes a loss available as ``--loss NAME``.
 
-    fixed: settings that the name stands for, for a second name of a loss. Raises ValueError for a name that is taken.
+    fixed: settings that this name fixes, for a variant of a loss. Raises ValueError if the name is taken.
     """
 
     def add(function: Callable) -> Callable:
@@ -156,12 +158,12 @@ def register(name: str, **fixed) -> Callable:
 
 
 def nll(*sides: AnswerStats) -> Tensor:
-    """Mean negative log-likelihood over all real tokens of the given sides, a scalar."""
-    return -sum(side.logp_sum.sum() for side in sides) / sum(side.tokens for side in sides)
+    """Mean negative log-likelihood over all real tokens of the sides, a scalar."""
+    return -torch.stack([side.logp_sum.sum() for side in sides]).sum() / sum(side.tokens for side in sides)
 
 
 def reward_metrics(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str, Tensor]:
-    """The four reward metrics of the field from per-pair rewards [P]."""
+    """The usual reward metrics, from per-pair rewards [P]."""
     chosen_rewards, rejected_rewards = chosen_rewards.detach(), rejected_rewards.detach()
     return {
         "rewards/chosen": chosen_rewards.mean(),
@@ -172,5 +174,5 @@ def reward_metrics(chosen_rewards: Tensor, rejected_rewards: Tensor) -> dict[str
 
 
 def logp_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
-    """Mean log-probability of both sides, whichever way ([P], summed or averaged) the loss uses them."""
+    """Mean log-probability of both sides, from per-answer values [P] (sums or means, as the loss uses them)."""
     return {"logps/chosen": chosen.detach().mean(), "logps/rejected": rejected.detach().mean()}

@@ -1,4 +1,4 @@
-"""mDPO: DPO on the answers, on the images, and an anchor that keeps the chosen answer likely (arXiv 2406.11839)."""
+"""mDPO: DPO on answers and on images, with an anchor on the chosen answer's reward (Wang et al., arXiv 2406.11839)."""
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,10 @@ from mint.losses.interface import AnswerStats, LossOutput, logp_metrics, needs, 
 def mdpo_loss(
     chosen: AnswerStats, rejected: AnswerStats, corrupted_chosen: AnswerStats | None = None, *, beta: float = 0.1
 ) -> LossOutput:
-    """L = -log sigmoid(R(v, y+) - R(v, y-)) - w log sigmoid(R(v, y+) - R(v', y+)) - log sigmoid(R(v, y+)), mean over pairs.
+    """L = -log sigmoid(R(v, y+) - R(v, y-)) - w log sigmoid(R(v, y+) - R(v', y+)) - log sigmoid(R(v, y+)).
 
-    R(v, y) = beta * (log pi(y | v) - log ref(y | v)), summed over tokens. v': the corrupted image; w = 1 for pairs that
-    have one, else 0. beta > 0.
+    The mean over pairs. R(v, y) = beta * (log pi(y | v) - log ref(y | v)), summed over tokens. v': the corrupted image;
+    w = 1 for pairs that have one, else 0. beta > 0.
     """
     rewards = [beta * side.total(side.log_ratio) for side in (chosen, rejected)]
     anchor = -F.logsigmoid(rewards[0])
@@ -25,8 +25,8 @@ def mdpo_loss(
         **logp_metrics(chosen.logp_sum, rejected.logp_sum),
     }
     if corrupted_chosen is not None:
-        blind = beta * corrupted_chosen.total(corrupted_chosen.log_ratio)
-        visual = torch.where(corrupted_chosen.mask.any(-1), -F.logsigmoid(rewards[0] - blind), 0.0)
+        corrupted = beta * corrupted_chosen.total(corrupted_chosen.log_ratio)
+        visual = torch.where(corrupted_chosen.mask.any(-1), -F.logsigmoid(rewards[0] - corrupted), 0.0)
         losses = losses + visual
         metrics["visual_loss"] = visual.detach().mean()
     return LossOutput(losses.mean(), metrics)

@@ -6,14 +6,14 @@ from torch import Tensor
 
 from mint.losses.interface import AnswerStats, LossOutput, logp_metrics, needs, nll, register, reward_metrics
 
-# A mean log-probability above this counts as certainty: log(1 - p) would be -inf and its slope infinite.
+# Mean log-probabilities are clamped to this: at 0, log(1 - p) is -inf and its gradient infinite.
 CERTAIN = -1e-10
 
 
 def log_odds(logp: Tensor) -> Tensor:
     """log(p / (1 - p)) from log p <= 0, finite with a finite gradient everywhere.
 
-    log(1 - p) = log(-expm1(log p)) keeps its precision for p near 1; beyond ``CERTAIN`` the value is held.
+    log(1 - p) is computed as log(-expm1(log p)), which is accurate for p near 1. log p is clamped to ``CERTAIN``.
     """
     logp = logp.clamp(max=CERTAIN)
     return logp - torch.log(-torch.expm1(logp))
@@ -27,7 +27,7 @@ def orpo_loss(
     """L = NLL(chosen) - beta * log sigmoid(log odds(y+) - log odds(y-)), odds of the per-token mean (eqs. 4-7).
 
     beta: weight of the odds-ratio term (lambda in the paper), >= 0.
-    prompt: with it, the NLL runs over prompt + chosen answer, as the widely used trainer has it.
+    prompt: if given, the NLL is over prompt and chosen answer, as in TRL.
     """
     ratio = log_odds(chosen.logp_mean) - log_odds(rejected.logp_mean)  # [P]
     nll_loss = nll(chosen) if prompt is None else nll(chosen, prompt)

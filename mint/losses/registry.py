@@ -1,7 +1,8 @@
-"""From the name on the command line to a loss: a registered one, or a function from a file of the user's."""
+"""Loads a loss by name: a registered one, or a function from a Python file."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import sys
@@ -15,14 +16,14 @@ from pathlib import Path
 from mint.errors import InputError
 from mint.losses.interface import LOSSES, PRESETS, STATISTICS, LossOutput, Needs
 
-LARGEST = 1e300  # of a setting
+LARGEST = 1e300  # absolute value of a setting
 Setting = bool | int | float | str
 NOUNS = {bool: "true or false", str: "a string", int: "an integer", float: "a number"}
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss function, what it needs, and the settings it is called with."""
+    """A loss function, what it needs, and its settings."""
 
     name: str
     function: Callable[..., LossOutput]
@@ -30,7 +31,7 @@ class Loss:
     options: dict[str, Setting]
 
     def __call__(self, **inputs) -> LossOutput:
-        """inputs: the statistics and fields that ``needs`` names."""
+        """inputs: the statistics and fields in ``needs``."""
         return self.function(**inputs, **self.options)
 
     def takes(self, name: str) -> bool:
@@ -38,23 +39,22 @@ class Loss:
         return name in inspect.signature(self.function).parameters
 
     def requires(self, name: str) -> bool:
-        """Whether it has one without a default."""
+        """Whether the function has a parameter of this name without a default."""
         return self.takes(name) and inspect.signature(self.function).parameters[name].default is inspect.Parameter.empty
 
 
 def loss_names() -> list[str]:
-    """The names that ``--loss`` knows."""
+    """The values of ``--loss`` other than files."""
     return sorted([*LOSSES, *PRESETS])
 
 
 def load_loss(name: str, options: dict[str, Setting] | None = None) -> Loss:
     """The loss called ``name`` (one of ``loss_names``, or ``path/to/file.py:function``) with its settings.
 
-    A function of the user's says what it needs with :func:`mint.losses.needs`; without it, it receives ``chosen``
-    and ``rejected`` with ``logps`` and ``mask``. Every other parameter is a setting, and a value for it must agree with
-    its annotation, or with the type of its default. Raises InputError for an unknown name, a file or function that
-    does not exist or fails to import, a setting that the loss does not take, that is missing or of another type, and
-    parameters that do not fit what the loss needs.
+    A custom function declares what it needs with :func:`mint.losses.needs`; without it, it receives ``chosen`` and
+    ``rejected`` with ``logps`` and ``mask``. Every other parameter is a setting; its value must match its annotation or
+    the type of its default. Raises InputError for an unknown name; a file or function that does not exist or cannot be
+    imported; an unknown or missing setting, or one of the wrong type; and parameters that do not match the needs.
     """
     function, preset = PRESETS.get(name, (LOSSES.get(name), {}))
     function = function or _from_file(name)
@@ -91,7 +91,7 @@ def load_loss(name: str, options: dict[str, Setting] | None = None) -> Loss:
 
 
 def _check_inputs(name: str, wants: Needs, parameters: set[str]) -> None:
-    """Raises InputError if a statistic or field is asked for and not taken, or taken and not asked for."""
+    """Raises InputError unless the parameters are the statistics and fields that the loss needs."""
     advice = {
         "rejected": ("rejected=False", "rejected=True"),
         "prompt": ("prompt=False", "prompt=True"),
@@ -109,8 +109,8 @@ def _check_inputs(name: str, wants: Needs, parameters: set[str]) -> None:
             instead = f", or add @needs({advice[statistic][0]})" if statistic in advice else ""
             raise InputError(f"the loss {name!r} has no parameter {statistic!r}: add it{instead}")
         if taken and not asked:
-            wants = advice[statistic][1]
-            raise InputError(f"the loss {name!r} takes {statistic!r} and does not ask for it: add @needs({wants})")
+            missing = advice[statistic][1]
+            raise InputError(f"the loss {name!r} takes {statistic!r} and does not ask for it: add @needs({missing})")
 
 
 def _hints(function: Callable) -> dict:
@@ -121,7 +121,7 @@ def _hints(function: Callable) -> dict:
 
 
 def _fit(what: str, value: Setting, hint, parameter: inspect.Parameter | None) -> Setting:
-    """``value`` as the parameter's annotation, or else its default's type, has it; InputError if it does not fit."""
+    """``value`` converted to the type of the annotation, or of the default. Raises InputError if it does not match."""
     if hint is None and parameter is not None and isinstance(parameter.default, (bool, int, float, str)):
         hint = type(parameter.default)
         hint = int | float if hint is int else hint  # a default of 1 does not exclude 0.5
@@ -143,7 +143,7 @@ def _fit(what: str, value: Setting, hint, parameter: inspect.Parameter | None) -
         elif kind in NOUNS:
             words.append(NOUNS[kind])
         elif kind is not types.NoneType:
-            return value  # nothing is known about it
+            return value  # an annotation that is not checked
     raise InputError(f"{what} must be {' or '.join(words)}, not {value!r}")
 
 
@@ -153,7 +153,17 @@ def _from_file(name: str) -> Callable[..., LossOutput]:
         raise InputError(f"unknown loss {name!r}: use one of {', '.join(loss_names())}, or FILE.py:FUNCTION")
     if not Path(path).is_file():
         raise InputError(f"the loss file {path} does not exist")
-    module_name = f"custom_loss_{Path(path).stem}"
+    source = Path(path).resolve()
+    function = getattr(_import_file(path, source, source.stat().st_mtime_ns), attribute, None)
+    if not callable(function):
+        raise InputError(f"{path} has no function {attribute!r}")
+    return function
+
+
+@functools.lru_cache
+def _import_file(path: str, source: Path, changed: int) -> types.ModuleType:
+    """The module in a file. A file is imported once, and again if it has changed (``changed``: when)."""
+    module_name = f"custom_loss_{source.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file; a custom loss is given as FILE.py:FUNCTION")
@@ -161,17 +171,14 @@ def _from_file(name: str) -> Callable[..., LossOutput]:
     sys.modules[module_name] = module  # where dataclasses look up the annotations of their fields
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a script may end itself
+    except (Exception, SystemExit) as error:  # the file may call sys.exit
         del sys.modules[module_name]
         raise InputError(f"the loss file {path} cannot be imported: {describe(error, path)}") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise InputError(f"{path} has no function {attribute!r}")
-    return function
+    return module
 
 
 def describe(error: BaseException, path: str) -> str:
-    """The error in a line, and where in ``path`` it arose."""
+    """The error in one line, with the line of ``path`` that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
     where = f" (line {lines[-1]})" if lines else ""

@@ -1,4 +1,4 @@
-"""Small statistics from nested lists, for the unit test of a loss."""
+"""Statistics from nested lists, for unit tests of losses."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ def answer_stats(
     padding: float = 0.0,
     dtype: torch.dtype = torch.float64,
 ) -> AnswerStats:
-    """One side of P pairs from one list a pair, a number a token: ``answer_stats([[-0.7, -1.2], [-0.3]])``.
+    """One side of P pairs, from one list per pair with one number per token: ``answer_stats([[-0.7, -1.2], [-0.3]])``.
 
-    The lists may differ in length; ``mask`` follows from them. span: 0 or 1 for each token. padding: the value outside
-    the mask (the training loop has 0; NaN makes a test fail that reads it). ``logps`` and both KLs are leaves that
-    require a gradient, so ``side.logps.grad`` [P, L] holds it after ``loss.backward()``.
-    Raises ValueError if the lists of two statistics differ in shape.
+    The lists may differ in length, which sets ``mask``. span: 0 or 1 for each token. padding: the value outside the
+    mask (0 in training; with NaN, a loss that uses it becomes NaN). ``logps`` and both KLs require gradients, so that
+    ``side.logps.grad`` [P, L] is set by ``loss.backward()``. Raises ValueError if two statistics differ in shape.
     """
     length = max(1, *map(len, logps))
 

@@ -71,7 +71,7 @@ def read_lesions(path: str | Path) -> list[Lesion]:
     return found
 
 
-def draw_views(lesions: Sequence[Lesion], count: int, folder: Path, seed: int = 0) -> list[Lesion]:
+def draw_lesion_views(lesions: Sequence[Lesion], count: int, folder: Path, seed: int = 0) -> list[Lesion]:
     """``count`` views of each image, written to ``folder`` with their masks: the image as it is, then parts of it.
 
     A part has 0.6 to 1 of both sides and shows four fifths of the lesion; every second one is mirrored. They depend on the
@@ -157,7 +157,7 @@ def write_lesion_questions(table: str | Path, folder: str | Path, seed: int = 0,
     """Writes the question files of a table's images, split by image; returns how many records each has.
 
     Of the images TAUGHT are for lessons, ASKED for the policy's own answers, the others stay unseen; which, decide their
-    names and the seed. views: of each image that is not to stay unseen (``draw_views``, in ``folder/views``). Raises
+    names and the seed. views: of each image that is not to stay unseen (in ``folder/views``). Raises
     InputError if the files lie outside ``folder``'s reach: it must be the table's own, or above; or for views below one.
     """
     if views < 1:
@@ -171,7 +171,7 @@ def write_lesion_questions(table: str | Path, folder: str | Path, seed: int = 0,
         digest = hashlib.sha256(f"{seed}/{lesion.image.name}".encode()).digest()
         place = int.from_bytes(digest[:8], "big") / 2**64
         parts[0 if place < TAUGHT else 1 if place < TAUGHT + ASKED else 2].append(lesion)
-    parts = [draw_views(part, views, folder / "views", seed) for part in parts[:2]] + [parts[2]]
+    parts = [draw_lesion_views(part, views, folder / "views", seed) for part in parts[:2]] + [parts[2]]
     return write_question_files(
         folder, *([record for one in part for record in ask(one, kinds, folder)] for part in parts)
     )

@@ -1,4 +1,4 @@
-"""The embedded cohort as a folder like any other: portraits, and a table in the form of ``mint.data.gmdb``."""
+"""The synthetic cohort as a folder: portraits, and a table in the format that ``mint.data.gmdb`` reads."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mint.data.cases import Case, Term
-from mint.errors import InputError
 from mint.progress import Progress
 from mint.synthetic.cohort import sample_cohort
 from mint.synthetic.portrait import draw_portrait
-from mint.synthetic.table import write_table
+from mint.synthetic.tables import new_set, write_table
 
-COLUMNS = (
-    "image_id filename disease disease_id present_features absent_features facial_features age_year sex patient_id split"
-).split()
+COLUMNS = ["image_id", "filename", "disease", "disease_id", "present_features", "absent_features", "facial_features"]
+COLUMNS += ["age_year", "sex", "patient_id", "split"]
 
 
 def draw_cohort(patients: int, seed: int, folder: str | Path, split: str = "") -> list[Case]:
-    """``sample_cohort`` with a portrait of every patient in ``folder``; ids carry the seed, so cohorts can be joined."""
+    """``sample_cohort`` with a portrait of each patient in ``folder``. Ids contain the seed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
@@ -32,26 +30,22 @@ def draw_cohort(patients: int, seed: int, folder: str | Path, split: str = "") -
 
 
 def write_cohort(folder: str | Path, train: int, test: int, seed: int = 0) -> None:
-    """Writes ``cohort.csv`` and ``images/``: ``train`` and ``test`` patients, marked so in the column ``split``.
+    """Writes ``cohort.csv`` and ``images/`` with ``train`` and ``test`` patients; the column ``split`` tells which.
 
-    Raises InputError for a folder that holds a table already or cannot be written.
+    Raises InputError if the folder holds a table already or cannot be written.
     """
-    folder = Path(folder)
-    if (folder / "cohort.csv").exists():
-        raise InputError(f"{folder} holds a cohort already; give another folder")
-    try:
-        cases = draw_cohort(train, 2 * seed, folder / "images", "train")
-        cases += draw_cohort(test, 2 * seed + 1, folder / "images", "test")
-        write_table(folder / "cohort.csv", COLUMNS, map(_row, cases))
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error}") from None
+    with new_set(folder, "cohort.csv", "a cohort") as path:
+        cases = draw_cohort(train, 2 * seed, path / "images", "train")
+        cases += draw_cohort(test, 2 * seed + 1, path / "images", "test")
+        write_table(path / "cohort.csv", COLUMNS, map(_row, cases))
 
 
 def _row(case: Case) -> list[str]:
     findings = [_cell(terms) for terms in (case.observed, case.excluded, case.facial)]
     age = "" if case.age_years is None else f"{case.age_years:.4f}"
     about = [age, case.sex or "", case.subject, case.split]
-    return [case.id, f"images/{case.image.name}", case.disease, case.disease_id, *findings, *about]
+    image = f"images/{case.image.name}" if case.image else ""
+    return [case.id, image, case.disease, case.disease_id, *findings, *about]
 
 
 def _cell(terms: Sequence[Term]) -> str:

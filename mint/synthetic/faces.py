@@ -1,7 +1,7 @@
-"""A small ViLT that has seen drawn faces: what a teacher from scratch begins with, where a real one begins pretrained.
+"""Pretraining of a small ViLT on synthetic faces, as the initial weights of a teacher trained from scratch.
 
-It learns to name the findings of portraits, of any number of people who do not exist, whatever their disease would
-be. With a few thousand patients a network learns to read from nothing, but not to see.
+It learns to classify the findings of portraits, independently of diseases. A few thousand patients are enough to learn
+the text from scratch, but not the images.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mint.synthetic.face import read_findings
 from mint.synthetic.portrait import draw_portrait
 from mint.teachers.vilt_training import FusionSettings, fit_teacher, write_blank
 
-DROP, ADD = 0.15, 0.3  # chance that a face lacks a finding of the case it follows, and that it has a strange one
+DROP, ADD = 0.15, 0.3  # probability that a face lacks a finding of its case, and that it has an unrelated one
 SETTINGS = FusionSettings(
     epochs=8, batch_size=32, lr=1e-3, warmup=0.05, weight_decay=0.05, adam_beta2=0.98, held_out=0.02, patience=8
 )
 
 
 def draw_faces(count: int, folder: Path, sets: Sequence[Sequence[str]], seed: int = 0) -> list[Case]:
-    """``count`` people who do not exist, each with the facial findings of one of ``sets`` (HPO ids), more or less."""
+    """``count`` synthetic faces, each with the findings (HPO ids) of one of ``sets``, varied at random."""
     folder.mkdir(parents=True, exist_ok=True)
     every = sorted({term for findings in sets for term in findings})
     cases = []
@@ -50,16 +50,14 @@ def fit_faces(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Writes to ``folder`` a ViLT whose tokenizer is made of the cases' texts, trained on ``count`` drawn faces.
+    """Writes to ``folder`` a ViLT trained on ``count`` synthetic faces, with a tokenizer of the cases' texts.
 
-    Raises InputError for too few faces, or if no case has a facial finding that can be drawn.
+    Raises InputError for fewer than 100 faces, or if no case has a facial finding that can be drawn.
     """
     drawable = read_findings()
     sets = [found for case in cases if (found := [term.id for term in case.facial if term.id in drawable])]
     if not sets:
-        raise InputError(
-            "no case has a facial finding that can be drawn: say which findings are facial with --face-terms"
-        )
+        raise InputError("no case has a facial finding that can be drawn: list the facial findings with --face-terms")
     if count < 100:
         raise InputError(f"there must be at least 100 faces to learn from, not {count}")
     findings = sorted({term for found in sets for term in found})

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 
-from mint.synthetic.canvas import Colour, Points, curve, mix
+from mint.synthetic.canvas import BLACK, Colour, Point, Points, beside, curve, mirror, mix
 from mint.synthetic.sketch import BLUE_IRIS, BLUE_SCLERA, WHITE, Sketch
 
 
 class Features(Sketch):
-    """What lies on the face."""
+    """The facial features."""
 
     # eyes and brows
 
     def _lid_edges(self, side: int) -> tuple[Points, Points]:
-        """(upper, lower) edge of the opened lids, from the inner to the outer corner."""
+        """(upper, lower) edges of the open lids, from the inner to the outer corner."""
         f = self.face
         half = 6.0 + 1.5 * f.eye_length - 0.1 * max(0, f.epicanthus) + 0.3 * max(0, -f.eye_depth)
         height = max(0.5, 3.1 + 1.1 * f.eye_height - 0.4 * f.eye_depth + (0.35 if self.age < 3 else 0))
@@ -26,21 +26,14 @@ class Features(Sketch):
         lower = height * (0.82 + 0.35 * max(0.0, f.lid_eversion) - 0.1 * f.puffiness)
         middle, pull = (inner + outer) / 2, 0.9 * max(0.0, f.almond)
         y0, y1 = self.eyes + 0.55 * tilt + 0.3, self.eyes - 0.75 * tilt
-        top = [(inner, y0), ((inner + middle) / 2 - pull, (3 * y0 + y1) / 4 - 0.8 * upper + pull * 0.3)]
-        top += [
-            (middle, (y0 + y1) / 2 - upper),
-            ((middle + outer) / 2 + 0.3, (y0 + 3 * y1) / 4 - 0.8 * upper + 0.4 * pull),
-        ]
-        bottom = [
-            (inner, y0),
-            ((inner + middle) / 2, (3 * y0 + y1) / 4 + 0.68 * lower),
-            (middle, (y0 + y1) / 2 + lower),
-        ]
+        top: Points = [(inner, y0), ((inner + middle) / 2 - pull, (3 * y0 + y1) / 4 - 0.8 * upper + pull * 0.3)]
+        top += [(middle, (y0 + y1) / 2 - upper)]
+        top += [((middle + outer) / 2 + 0.3, (y0 + 3 * y1) / 4 - 0.8 * upper + 0.4 * pull), (outer, y1)]
         sag = 1.8 * max(0.0, f.lid_eversion)
-        bottom.append(((middle + outer) / 2, (y0 + 3 * y1) / 4 + 0.75 * lower + sag))
-        corner = (outer, y1)
-        flip = [[(side * x, y) for x, y in edge] for edge in (curve([*top, corner]), curve([*bottom, corner]))]
-        return flip[0], flip[1]
+        bottom: Points = [(inner, y0), ((inner + middle) / 2, (3 * y0 + y1) / 4 + 0.68 * lower)]
+        bottom += [(middle, (y0 + y1) / 2 + lower)]
+        bottom += [((middle + outer) / 2, (y0 + 3 * y1) / 4 + 0.75 * lower + sag), (outer, y1)]
+        return beside(side, curve(top)), beside(side, curve(bottom))
 
     def _eye(self, side: int) -> None:
         f = self.face
@@ -48,28 +41,25 @@ class Features(Sketch):
         opening = upper + lower[::-1]
         x, y = side * self.eye_x, self.eyes
         if f.eye_depth > 0.2:
-            self.canvas.shade(x, y - 3.6, 8, 3.6, -0.34 * f.eye_depth)
-            self.canvas.shade(x, y + 3, 7.5, 2.6, -0.16 * f.eye_depth)
+            self.shade(x, y - 3.6, 8, 3.6, -0.34 * f.eye_depth)
+            self.shade(x, y + 3, 7.5, 2.6, -0.16 * f.eye_depth)
         if f.eye_depth < -0.2:
-            self.canvas.shade(x, y - 4.6, 7, 2.2, -0.18 * f.eye_depth)
-            self.canvas.shade(x, y + 6, 6.5, 1.5, 0.2 * f.eye_depth)
+            self.shade(x, y - 4.6, 7, 2.2, -0.18 * f.eye_depth)
+            self.shade(x, y + 6, 6.5, 1.5, 0.2 * f.eye_depth)
         if f.puffiness > 0.2:
-            self.canvas.fill(
-                curve([(x - 7.5, y + 3), (x, y + 5), (x + 7.5, y + 3), (x + 5, y + 8.4), (x - 5, y + 8.4)], True),
-                mix(self.skin, (255, 250, 246), 0.22 * f.puffiness),
-            )
-            self.canvas.line(curve([(x - 6, y + 7.6), (x, y + 9), (x + 6, y + 7.6)]), self.dark, 0.7 * f.puffiness)
-            self.canvas.shade(x, y - 5, 7, 2, 0.14 * f.puffiness)
+            bag = [(x - 7.5, y + 3), (x, y + 5), (x + 7.5, y + 3), (x + 5, y + 8.4), (x - 5, y + 8.4)]
+            self.blob(bag, self.tint((255, 250, 246), 0.22 * f.puffiness))
+            self.stroke([(x - 6, y + 7.6), (x, y + 9), (x + 6, y + 7.6)], self.dark, 0.7 * f.puffiness)
+            self.shade(x, y - 5, 7, 2, 0.14 * f.puffiness)
         if f.lid_eversion > 0.2:
             rim = [(px, py + 1.6 * f.lid_eversion) for px, py in lower]
-            self.canvas.fill(lower + rim[::-1], (206, 92, 92))
-        white = mix((244, 240, 236), BLUE_SCLERA, f.sclera_blue)
-        self.canvas.fill(opening, white)
-        self.canvas.inside(opening, lambda: self._iris(side))
+            self.fill(lower + rim[::-1], (206, 92, 92))
+        self.fill(opening, mix((244, 240, 236), BLUE_SCLERA, f.sclera_blue))
+        self.inside(opening, lambda: self._iris(side))
         lash = mix(mix((44, 30, 26), self.hair, 0.3), WHITE, f.lash_white)
         bare = max(0.0, f.lash_sparse)
-        self.canvas.line(upper, mix(lash, self.dark, 0.9 * bare), 1.15 - 0.6 * bare)
-        self.canvas.line(lower, mix(self.dark, lash, 0.2), 0.45)
+        self.line(upper, mix(lash, self.dark, 0.9 * bare), 1.15 - 0.6 * bare)
+        self.line(lower, mix(self.dark, lash, 0.2), 0.45)
         self._lashes(side, upper, lower, lash)
         self._lids(side, upper, lower)
 
@@ -78,83 +68,74 @@ class Features(Sketch):
         away = 3.0 * f.squint if f.squint > 0.2 and side > 0 else 0.0
         x, y, r = side * (self.eye_x - away), self.eyes - 0.2, 2.95
         colour = mix(self.iris, BLUE_IRIS, 1.0) if f.iris_mixed > 0.2 and side > 0 else self.iris
-        self.canvas.oval(x, y, r, r, mix(colour, (0, 0, 0), 0.35))
-        self.canvas.oval(x, y, r - 0.45, r - 0.45, colour)
+        self.oval(x, y, r, r, mix(colour, BLACK, 0.35))
+        self.oval(x, y, r - 0.45, r - 0.45, colour)
         if f.iris_star > 0.2:
             for k in range(10):
                 t = k * math.tau / 10
                 reach = (x + 2.4 * math.cos(t), y + 2.4 * math.sin(t))
-                self.canvas.line([(x, y), reach], mix(colour, (255, 255, 255), 0.75), 0.35)
-        self.canvas.oval(x, y, 1.25, 1.25, (14, 10, 10))
+                self.line([(x, y), reach], mix(colour, (255, 255, 255), 0.75), 0.35)
+        self.oval(x, y, 1.25, 1.25, (14, 10, 10))
         if f.iris_notch > 0.2:
-            self.canvas.fill([(x - 0.9, y), (x + 0.9, y), (x + 0.6, y + r), (x - 0.6, y + r)], (14, 10, 10))
-        self.canvas.oval(x - 0.8, y - 0.9, 0.55, 0.55, (255, 255, 255))
+            self.fill([(x - 0.9, y), (x + 0.9, y), (x + 0.6, y + r), (x - 0.6, y + r)], (14, 10, 10))
+        self.oval(x - 0.8, y - 0.9, 0.55, 0.55, (255, 255, 255))
 
     def _lashes(self, side: int, upper: Points, lower: Points, colour: Colour) -> None:
         f = self.face
-        bare = f.lash_sparse
-        if bare > 0.5:
-            return
         length = 1.1 + 2.2 * f.lash_length
-        if length < 0.4:
+        if f.lash_sparse > 0.5 or length < 0.4:
             return
         for k, (x, y) in enumerate(upper[3::3]):
             lean = side * (0.12 + 0.09 * k) * length
             bend = 0.8 * max(0.0, f.lash_curl)
             tip = (x + lean * (1 + bend), y - length)
-            self.canvas.line(curve([(x, y), (x + lean * (0.7 + bend), y - 0.45 * length), tip]), colour, 0.42)
+            self.stroke([(x, y), (x + lean * (0.7 + bend), y - 0.45 * length), tip], colour, 0.42)
         if f.lash_length > 0.4:
             for x, y in lower[8::4]:
-                self.canvas.line([(x, y), (x + side * 0.5, y + 0.5 * length)], colour, 0.35)
+                self.line([(x, y), (x + side * 0.5, y + 0.5 * length)], colour, 0.35)
 
     def _lids(self, side: int, upper: Points, lower: Points) -> None:
         f = self.face
         drop = f.lid_drop + (f.lid_drop_left if side > 0 else 0)
-        if drop > 0.2:  # the lid that hangs
+        if drop > 0.2:  # a drooping lid
             lid = [(x, y - 2.6 * drop - 0.6) for x, y in upper]
-            self.canvas.fill(upper + lid[::-1], mix(self.skin, self.dark, 0.12))
-            self.canvas.line(upper, mix(self.dark, (30, 20, 20), 0.5), 1.1)
+            self.fill(upper + lid[::-1], self.tint(self.dark, 0.12))
+            self.line(upper, mix(self.dark, (30, 20, 20), 0.5), 1.1)
         crease = [(x, y - 2.1 - 0.5 * max(0, -f.eye_depth) - 1.0 * max(0.0, drop)) for x, y in upper[4:-2]]
-        self.canvas.line(crease, mix(self.skin, self.dark, 0.6), 0.5)
+        self.line(crease, self.tint(self.dark, 0.6), 0.5)
         if f.hood > 0.2:
             fold = [(side * abs(x), y + 1.2 * f.hood * i / len(upper)) for i, (x, y) in enumerate(upper)]
             brow = [(x, y - 4.2) for x, y in upper]
-            self.canvas.fill(fold + brow[::-1], mix(self.skin, self.dark, 0.08))
-            self.canvas.line(fold, self.dark, 1.0)
+            self.fill(fold + brow[::-1], self.tint(self.dark, 0.08))
+            self.line(fold, self.dark, 1.0)
         if f.lid_notch > 0.2:
             x, y = lower[len(lower) * 2 // 3]
-            self.canvas.fill([(x - 1.6, y - 0.5), (x + 1.6, y - 0.5), (x, y + 3.4)], (228, 170, 164))
+            self.fill([(x - 1.6, y - 0.5), (x + 1.6, y - 0.5), (x, y + 3.4)], (228, 170, 164))
         if f.eye_crease > 0.2:
             x, y = side * self.eye_x, self.eyes + 7
             line = [(x - side * 6, y - 1.6), (x, y + 0.6), (x + side * 6, y + 0.4)]
-            self.canvas.line(curve(line), self.dark, 0.9 * f.eye_crease)
+            self.stroke(line, self.dark, 0.9 * f.eye_crease)
         if f.epicanthus > 0.2:
-            x, y = upper[0]
-            e = f.epicanthus
-            skin = [
-                (x - side * 1.5, y - 3.2),
-                (x + side * 3.0 * e, y - 2.6),
-                (x + side * 2.4 * e, y + 0.4),
-                (x - side * 1.0, y + 2.6),
-            ]
-            self.canvas.fill(curve(skin, closed=True), self.skin)
-            edge = [(x + side * 3.2 * e, y - 2.8), (x + side * 2.3 * e, y - 0.4), (x - side * 0.2, y + 2.4)]
-            self.canvas.line(curve(edge), self.dark, 0.85)
+            (x, y), e = upper[0], f.epicanthus
+            skin = [(-1.5, y - 3.2), (3.0 * e, y - 2.6), (2.4 * e, y + 0.4), (-1.0, y + 2.6)]
+            self.blob(beside(side, skin, x), self.skin)
+            edge = [(3.2 * e, y - 2.8), (2.3 * e, y - 0.4), (-0.2, y + 2.4)]
+            self.stroke(beside(side, edge, x), self.dark, 0.85)
 
     def _brow_height(self) -> float:
         return self.eyes - 8.6 - 0.8 * max(0.0, self.face.brow_arch) + 0.6 * max(0.0, self.face.eye_depth)
 
     def _brow(self, side: int) -> None:
         f = self.face
-        colour = mix(mix(self.hair, (20, 14, 12), 0.25), WHITE, f.brow_white)
-        colour = mix(colour, self.skin, 0.85 * max(0.0, f.brow_sparse) + 0.1)
         if f.brow_sparse > 0.95:
             return
+        colour = mix(mix(self.hair, (20, 14, 12), 0.25), WHITE, f.brow_white)
+        colour = mix(colour, self.skin, 0.85 * max(0.0, f.brow_sparse) + 0.1)
         y, arch = self._brow_height(), 1.3 + 2.6 * f.brow_arch
         thick = max(0.35, 1.25 + 0.95 * f.brow_thickness - 0.2 * f.brow_sparse)
         inner, outer = self.eye_x - 6.2, self.eye_x + 7.4 + 2.6 * max(0, f.brow_length)
         tilt = 0.9 * f.slant
-        count, shape = 14, []
+        count, up, down = 14, [], []
         for k in range(count + 1):
             t = k / count
             rise = math.sin(math.pi * min(1, t * 0.86 + 0.02)) * arch
@@ -164,30 +145,18 @@ class Features(Sketch):
                 weight *= 0.25
             if f.brow_lateral < -0.2 and t > 0.5:
                 weight *= 0.12
-            shape.append((inner + (outer - inner) * t, y - rise + 1.2 * t**3 - tilt * (t - 0.5), weight))
-        up = [
-            (side * x, v - w - 1.2 * max(0.0, f.brow_medial) * (1 - k / count) ** 4)
-            for k, (x, v, w) in enumerate(shape)
-        ]
-        down = [(side * x, v + w * 0.6) for x, v, w in shape]
-        self.canvas.fill(up + down[::-1], colour)
+            x, v = inner + (outer - inner) * t, y - rise + 1.2 * t**3 - tilt * (t - 0.5)
+            up.append((x, v - weight - 1.2 * max(0.0, f.brow_medial) * (1 - t) ** 4))
+            down.append((x, v + weight * 0.6))
+        self.fill(beside(side, up + down[::-1]), colour)
 
     def _brow_bridge(self) -> None:
         f, y = self.face, self._brow_height()
         colour = mix(mix(self.hair, (20, 14, 12), 0.25), self.skin, 0.15 + 0.5 * (1 - min(1, f.brow_join)))
         reach = self.eye_x - 5
         half = 0.55 + 0.5 * max(0, f.brow_thickness) + 0.3
-        self.canvas.fill(
-            [
-                (-reach, y - half),
-                (0, y + 0.4 - half),
-                (reach, y - half),
-                (reach, y + half),
-                (0, y + 1.4),
-                (-reach, y + half),
-            ],
-            colour,
-        )
+        end = [(reach, y - half), (reach, y + half)]
+        self.fill([*mirror(end)[1:], (0, y + 0.4 - half), *end, (0, y + 1.4), *mirror(end)[:1]], colour)
 
     # nose and mouth
 
@@ -199,64 +168,41 @@ class Features(Sketch):
         tip = max(1.8, 3.6 + 1.9 * f.tip_width) * grow
         wing = max(3.4, 6.3 + 2.0 * f.nose_width + 0.8 * f.nostril_flare) * grow
         height = 0.10 + 0.13 * f.bridge_height + 0.05 * f.nose_size
-        self.canvas.shade(0.3 * skew, 57, 1.5 + 0.5 * f.bridge_width, 7, height)
+        self.shade(0.3 * skew, 57, 1.5 + 0.5 * f.bridge_width, 7, height)
         if f.bridge_height < -0.3:
-            self.canvas.shade(0, 56, 5.5, 3.2, 0.10 * f.bridge_height)
+            self.shade(0, 56, 5.5, 3.2, 0.10 * f.bridge_height)
         for side in (-1, 1):
-            self.canvas.shade(side * (bridge + 0.6), 57, 1.1, 7, -0.14 - 0.10 * f.bridge_height)
-        self.canvas.shade(skew, y - 2.4, 0.6 * tip, 2.0, 0.12 + 0.16 * f.tip_height + 0.04 * f.tip_width)
+            self.shade(side * (bridge + 0.6), 57, 1.1, 7, -0.14 - 0.10 * f.bridge_height)
+        self.shade(skew, y - 2.4, 0.6 * tip, 2.0, 0.12 + 0.16 * f.tip_height + 0.04 * f.tip_width)
         if f.ridge > 0.2:
-            self.canvas.shade(0, 61.5, 2.1, 3.2, 0.34 * f.ridge)
-            self.canvas.shade(skew, y + 0.8, 2.6, 1.6, -0.2 * f.ridge)
+            self.shade(0, 61.5, 2.1, 3.2, 0.34 * f.ridge)
+            self.shade(skew, y + 0.8, 2.6, 1.6, -0.2 * f.ridge)
         elif f.ridge < -0.2:
-            self.canvas.shade(0, 62, 2.6, 3.2, 0.2 * f.ridge)
-            self.canvas.shade(skew, y - 2.6, 2.8, 1.5, -0.16 * f.ridge)
-        edge = mix(self.skin, self.dark, 0.75)
+            self.shade(0, 62, 2.6, 3.2, 0.2 * f.ridge)
+            self.shade(skew, y - 2.6, 2.8, 1.5, -0.16 * f.ridge)
+        edge = self.tint(self.dark, 0.75)
         for side in (-1, 1):
-            flank = [
-                (side * (bridge + 0.4), 51),
-                (side * bridge + 0.3 * skew, 58),
-                (side * (0.6 * bridge + 0.5 * tip) + skew, y - 5),
-            ]
-            self.canvas.line(curve(flank), mix(self.skin, self.dark, 0.3 + 0.3 * f.bridge_height), 0.6)
-            ala = [
-                (side * (tip * 0.95) + skew, y - 4.4),
-                (side * wing + skew, y - 2.0),
-                (side * (wing - 0.5) + skew, y + 0.6),
-            ]
-            ala.append((side * (wing - 2.4) + skew, y + 0.9))
-            self.canvas.line(curve(ala), edge, 0.8 + 0.35 * max(0.0, f.nostril_flare))
+            flank: Points = [(side * (bridge + 0.4), 51), (side * bridge + 0.3 * skew, 58)]
+            flank += [(side * (0.6 * bridge + 0.5 * tip) + skew, y - 5)]
+            self.stroke(flank, self.tint(self.dark, 0.3 + 0.3 * f.bridge_height), 0.6)
+            ala = [(tip * 0.95, y - 4.4), (wing, y - 2.0), (wing - 0.5, y + 0.6), (wing - 2.4, y + 0.9)]
+            self.stroke(beside(side, ala, skew), edge, 0.8 + 0.35 * max(0.0, f.nostril_flare))
             nx, tilt = side * (0.5 * wing) + skew, max(0.0, f.nostril_tilt)
             if f.nostril_tilt > -0.3:
                 width = max(0.7, 1.35 + 0.25 * f.nostril_flare + 0.25 * tilt) * grow
-                self.canvas.oval(nx, y + 0.2 - 1.1 * tilt, width, 0.75 + 1.1 * tilt, (70, 30, 28))
+                self.oval(nx, y + 0.2 - 1.1 * tilt, width, 0.75 + 1.1 * tilt, (70, 30, 28))
             if f.nose_cleft < 0.2:
-                bulb = [
-                    (side * tip * 0.8 + skew, y - 4.6),
-                    (side * tip + skew, y - 2.2),
-                    (side * 0.55 * tip + skew, y - 0.2),
-                ]
-                self.canvas.line(curve(bulb), mix(self.skin, self.dark, 0.3 + 0.2 * max(0.0, f.tip_width)), 0.5)
+                bulb = [(tip * 0.8, y - 4.6), (tip, y - 2.2), (0.55 * tip, y - 0.2)]
+                self.stroke(beside(side, bulb, skew), self.tint(self.dark, 0.3 + 0.2 * max(0.0, f.tip_width)), 0.5)
         drop = 1.0 + 2.4 * f.columella + 0.8 * max(0.0, -f.nostril_tilt) + 1.0 * max(0.0, f.ridge)
-        base = [
-            (-0.6 * wing + skew, y + 1.0),
-            (-1.4 + skew, y + 0.8),
-            (skew, y + drop),
-            (1.4 + skew, y + 0.8),
-            (0.6 * wing + skew, y + 1.0),
-        ]
         if f.columella > 0.2 or f.ridge > 0.2:
-            point = [
-                (-1.5 + skew, y - 1.4),
-                (1.5 + skew, y - 1.4),
-                (1.3 + skew, y + drop - 0.6),
-                (skew, y + drop + 0.3),
-                (-1.3 + skew, y + drop - 0.6),
-            ]
-            self.canvas.fill(curve(point, closed=True), mix(self.skin, (255, 255, 255), 0.07))
-        self.canvas.line(curve(base), edge, 0.7)
+            low = y + drop - 0.6
+            point = [(-1.5, y - 1.4), (1.5, y - 1.4), (1.3, low), (0, y + drop + 0.3), (-1.3, low)]
+            self.blob(beside(1, point, skew), self.tint((255, 255, 255), 0.07))
+        half: Points = [(-0.6 * wing, y + 1.0), (-1.4, y + 0.8)]
+        self.stroke(beside(1, [*half, (0, y + drop), *mirror(half)], skew), edge, 0.7)
         if f.nose_cleft > 0.2:
-            self.canvas.line([(skew, y - 6.5), (skew, y + 1)], self.dark, 1.5 * f.nose_cleft)
+            self.line([(skew, y - 6.5), (skew, y + 1)], self.dark, 1.5 * f.nose_cleft)
 
     def _philtrum(self) -> None:
         f = self.face
@@ -265,10 +211,10 @@ class Features(Sketch):
         if depth < 0.1 or bottom - top < 1:
             return
         half = 1.7 + 1.2 * f.philtrum_width
-        colour = mix(self.skin, self.dark, min(0.95, 0.62 * depth))
+        colour = self.tint(self.dark, min(0.95, 0.62 * depth))
         for side in (-1, 1):
-            self.canvas.line([(side * half * 0.75, top), (side * half, bottom)], colour, 0.7 * (0.6 + depth / 2))
-        self.canvas.shade(0, (top + bottom) / 2, 0.7 * half, (bottom - top) / 2, -0.09 * depth)
+            self.line([(side * half * 0.75, top), (side * half, bottom)], colour, 0.7 * (0.6 + depth / 2))
+        self.shade(0, (top + bottom) / 2, 0.7 * half, (bottom - top) / 2, -0.09 * depth)
 
     def _mouth(self) -> None:
         f, y = self.face, self.mouth_y
@@ -283,45 +229,29 @@ class Features(Sketch):
         bow = 0.75 + 0.95 * f.bow
         lift = 0.35 * opened + 0.5 * tent  # the upper lip's share of the opening
         mid = y - 0.3 * lift
-        top = [(-half, corner), (-half * 0.55, y - 0.62 * up - 0.4 * lift), (-2.4, mid - up - bow - tent * 0.6)]
-        top += [(0, mid - up + 0.55 * bow - tent), (2.4, mid - up - bow - tent * 0.6)]
-        top += [(half * 0.55, y - 0.62 * up - 0.4 * lift), (half, left)]
-        inner_top = [
-            (-half + 0.8, corner),
-            (-3, mid + 0.15 - tent * 0.3),
-            (0, mid + 0.35 - 0.6 * tent),
-            (3, mid + 0.15 - tent * 0.3),
-            (half - 0.8, left),
-        ]
+        slope = [(-half * 0.55, y - 0.62 * up - 0.4 * lift), (-2.4, mid - up - bow - tent * 0.6)]
+        top = [(-half, corner), *slope, (0, mid - up + 0.55 * bow - tent), *mirror(slope), (half, left)]
+        ends: tuple[Point, Point] = (-half + 0.8, corner), (half - 0.8, left)  # of the opening
+        dip = mid + 0.15 - tent * 0.3
+        inner_top = [ends[0], (-3, dip), (0, mid + 0.35 - 0.6 * tent), (3, dip), ends[1]]
         floor = y + max(0.2, opened)
-        inner_low = [
-            (half - 0.8, left),
-            (half * 0.5, floor),
-            (0, floor + 0.25),
-            (-half * 0.5, floor),
-            (-half + 0.8, corner),
-        ]
+        inner_low = [ends[1], (half * 0.5, floor), (0, floor + 0.25), (-half * 0.5, floor), ends[0]]
         roll = 1.2 * max(0.0, f.lip_eversion)
-        bottom = [
-            (half, left),
-            (half * 0.5, floor + 0.86 * low + roll),
-            (0, floor + low + roll),
-            (-half * 0.5, floor + 0.86 * low + roll),
-            (-half, corner),
-        ]
+        edge = floor + 0.86 * low + roll
+        bottom = [(half, left), (half * 0.5, edge), (0, floor + low + roll), (-half * 0.5, edge), (-half, corner)]
         darker = mix(self.lip, (60, 10, 14), 0.18)
-        self.canvas.fill(curve(top) + curve(bottom), self.lip)
-        self.canvas.fill(curve(top) + curve(inner_top)[::-1], darker)
+        self.fill(curve(top) + curve(bottom), self.lip)
+        self.fill(curve(top) + curve(inner_top)[::-1], darker)
         if opened > 0.8:
-            self.canvas.fill(curve(inner_top) + curve(inner_low), (70, 20, 24))
+            self.fill(curve(inner_top) + curve(inner_low), (70, 20, 24))
             self._teeth(half, mid, opened)
         else:
-            self.canvas.line(curve(inner_top), mix(darker, (30, 5, 8), 0.6), 0.75)
-        self.canvas.shade(0, floor + 0.55 * low, 4.5, 1.0, 0.10 + 0.1 * max(0.0, f.lower_lip))
-        self.canvas.shade(0, floor + low + 1.8, 6, 1.3, -0.10 - 0.12 * max(0, f.lip_eversion))
+            self.stroke(inner_top, mix(darker, (30, 5, 8), 0.6), 0.75)
+        self.shade(0, floor + 0.55 * low, 4.5, 1.0, 0.10 + 0.1 * max(0.0, f.lower_lip))
+        self.shade(0, floor + low + 1.8, 6, 1.3, -0.10 - 0.12 * max(0, f.lip_eversion))
         if f.tongue > 0.2:
             self._tongue(half, mid, floor)
-        self._clefts(mid, up)
+        self._clefts(mid)
 
     def _teeth(self, half: float, y: float, opened: float) -> None:
         f = self.face
@@ -338,55 +268,45 @@ class Features(Sketch):
             h = tall + 0.8 * lean
             tooth = [(x - width / 2 + lean * 0.5, y), (x + width / 2 + lean * 0.5, y)]
             tooth += [(x + width * (0.5 - taper) - lean, y + h), (x - width * (0.5 - taper) - lean, y + h)]
-            self.canvas.fill(tooth, colour)
+            self.fill(tooth, colour)
             if f.teeth_stain > 0.2:
-                self.canvas.oval(x, y + 0.5 * h, 0.55, 0.55, (92, 62, 30))
+                self.oval(x, y + 0.5 * h, 0.55, 0.55, (92, 62, 30))
             if f.teeth_crowded > 0.2:
-                self.canvas.line([tooth[1], tooth[2]], (120, 90, 80), 0.4)
+                self.line([tooth[1], tooth[2]], (120, 90, 80), 0.4)
 
     def _tongue(self, half: float, y: float, floor: float) -> None:
         f = self.face
         reach = floor + 1.6 + 6.0 * f.tongue
         width = 0.6 * half * (0.75 + 0.35 * f.tongue)
-        shape = [
-            (-width, y + 0.8),
-            (width, y + 0.8),
-            (width * 0.96, reach - 2.6),
-            (0, reach),
-            (-width * 0.96, reach - 2.6),
-        ]
-        self.canvas.fill(curve(shape, closed=True), (232, 130, 136))
-        self.canvas.line([(0, y + 1.6), (0, reach - 1.6)], (186, 84, 94), 0.8)
+        side, low = width * 0.96, reach - 2.6
+        self.blob([(-width, y + 0.8), (width, y + 0.8), (side, low), (0, reach), (-side, low)], (232, 130, 136))
+        self.line([(0, y + 1.6), (0, reach - 1.6)], (186, 84, 94), 0.8)
         if f.tongue_cleft > 0.2:
-            self.canvas.fill([(-1.7, reach + 0.6), (1.7, reach + 0.6), (0, reach - 4.2 * f.tongue_cleft)], (70, 20, 24))
+            self.fill([(-1.7, reach + 0.6), (1.7, reach + 0.6), (0, reach - 4.2 * f.tongue_cleft)], (70, 20, 24))
 
-    def _clefts(self, y: float, up: float) -> None:
+    def _clefts(self, y: float) -> None:
         f, top = self.face, self.nose_y + 0.8
         for x, wanted in ((0.0, f.cleft), (3.4, f.cleft_side)):
             if wanted > 0.2:
                 w = 1.3 * wanted
-                self.canvas.fill([(x - 0.5, top), (x + 0.5, top), (x + w, y + 0.9), (x - w, y + 0.9)], (104, 34, 38))
+                self.fill([(x - 0.5, top), (x + 0.5, top), (x + w, y + 0.9), (x - w, y + 0.9)], (104, 34, 38))
 
     def _folds(self) -> None:
         f = self.face
         deep = max(0.0, f.coarse) * 0.9 + 0.5 * f.wrinkles
-        colour = mix(self.skin, self.dark, min(0.9, 0.25 + 0.6 * deep))
+        colour = self.tint(self.dark, min(0.9, 0.25 + 0.6 * deep))
         for side in (-1, 1):
             if deep > 0.15:
                 fold = [(side * 7.5, self.nose_y - 2), (side * 11.5, self.nose_y + 5), (side * 12.5, self.mouth_y + 3)]
-                self.canvas.line(curve(fold), colour, 0.5 + 0.9 * deep)
+                self.stroke(fold, colour, 0.5 + 0.9 * deep)
             if f.coarse > 0.3:
                 x = side * self.eye_x
-                self.canvas.line(
-                    curve([(x - 5, self.eyes + 5.4), (x, self.eyes + 6.6), (x + 5, self.eyes + 5.4)]), colour, 0.8
-                )
+                self.stroke([(x - 5, self.eyes + 5.4), (x, self.eyes + 6.6), (x + 5, self.eyes + 5.4)], colour, 0.8)
             if f.wrinkles > 0.3:
                 x = side * (self.eye_x + 8)
                 for lift in (-1.6, 0.2, 2.0):
-                    self.canvas.line(
-                        [(x, self.eyes + 0.4 * lift), (x + side * 3.4, self.eyes + 1.5 * lift)], colour, 0.55
-                    )
+                    self.line([(x, self.eyes + 0.4 * lift), (x + side * 3.4, self.eyes + 1.5 * lift)], colour, 0.55)
         if f.wrinkles > 0.3:
             for k in range(3):
                 y = self.hairline + 6 + 3.2 * k
-                self.canvas.line(curve([(-13, y + 0.6), (-5, y - 0.5), (5, y + 0.5), (13, y - 0.3)]), colour, 0.55)
+                self.stroke([(-13, y + 0.6), (-5, y - 0.5), (5, y + 0.5), (13, y - 0.3)], colour, 0.55)

@@ -1,7 +1,6 @@
 """Schematic portraits, 112 x 112: a stand-in for photographs of patients, which cannot be shared.
 
-From the back to the front: shoulders, hair, ears, head, marks of the skin, eyes and brows, nose, mouth, folds. How
-far a trait moves a line was chosen by eye, so that its textbook degree is plain at this size.
+How far a trait moves a line was chosen by eye, so that a textbook finding is visible at this size.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ KNOWN_FINDINGS = frozenset(read_findings())
 def draw_portrait(
     findings: Sequence[str], seed: int | str, age_years: float | None = None, sex: str | None = None
 ) -> Image.Image:
-    """A frontal portrait, RGB, 112 x 112, of a person of this age and sex with these facial findings.
+    """A frontal portrait of a person with these facial findings, RGB, 112 x 112; the same for the same arguments.
 
-    findings: HPO ids; those not in ``KNOWN_FINDINGS`` are not drawn. seed: who it is; the same arguments give the same
-    picture. age_years, sex: where unknown, drawn from the seed.
+    findings: HPO ids; those not in ``KNOWN_FINDINGS`` are ignored. seed: identifies the person. age_years, sex: "male"
+    or "female"; sampled if unknown.
     """
     rng = random.Random(f"portrait {seed}")
     age = rng.uniform(1, 20) if age_years is None else age_years
@@ -33,14 +32,14 @@ def draw_portrait(
     face = make_face(sorted(set(findings)), rng, age, sex)
     drawing = Drawing(face, rng, age, sex)
     drawing.draw()
-    return drawing.canvas.finish(np.random.default_rng(rng.getrandbits(32)))
+    return drawing.finish(np.random.default_rng(rng.getrandbits(32)))
 
 
 class Drawing(Head, Features):
-    """A whole portrait."""
+    """A complete portrait."""
 
     def draw(self) -> None:
-        """All parts, from the back to the front."""
+        """Draws all parts from back to front."""
         self._body()
         self._back_hair()
         for side in (-1, 1):

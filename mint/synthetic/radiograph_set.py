@@ -1,14 +1,14 @@
-"""Questions about drawn radiographs, with their truths, masks and answers; and the files that the commands read."""
+"""Questions about synthetic radiographs, with answers, ground truth and masks, as files that the commands read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mint.errors import InputError
 from mint.prefs.question_files import write_question_files
 from mint.progress import Progress
 from mint.synthetic.radiographs import (
@@ -21,14 +21,15 @@ from mint.synthetic.radiographs import (
     Radiograph,
     draw_radiograph,
 )
+from mint.synthetic.tables import new_set
 
-NAMES = {"effusion": ["pleural effusion", "effusion"]}  # the others are called by their kind
+NAMES = {"effusion": ["pleural effusion", "effusion"]}  # of kinds with other names
 DESCRIBE = "Describe the radiograph."
 
 
 @dataclass(frozen=True)
 class DrawnQuestion:
-    """A question about a drawn radiograph. mask: what it is about, where that is there."""
+    """A question. truth: the findings, as editors and scores read them. mask: of the finding, if present."""
 
     text: str
     answer: str
@@ -37,14 +38,14 @@ class DrawnQuestion:
 
 
 def ask(drawn: Radiograph) -> list[DrawnQuestion]:
-    """Whether each kind of finding is there; where and how large those are that are; and a short report."""
+    """Questions about the presence of each kind of finding, the place and size of those present, and a short report."""
     found = {finding.kind: finding for finding in drawn.findings}
     known = {"findings": [_fact(kind, found.get(kind)) for kind in KINDS], "zones": list(ZONES)}
     questions = []
     for kind in KINDS:
         finding, asked = found.get(kind), {**known, "about": [kind]}
         article = "an" if kind[0] in "aeiou" else "a"
-        there = f"There is {article if finding else 'no'} {kind} on this radiograph."  # one word decides
+        there = f"There is {article if finding else 'no'} {kind} on this radiograph."  # the answers differ in one word
         mask = finding.mask if finding else None
         questions.append(DrawnQuestion(f"Is there {article} {kind}?", there, asked, mask))
         if finding:
@@ -75,9 +76,10 @@ def _fact(kind: str, finding: DrawnFinding | None) -> dict:
 def write_set(
     folder: str | Path, name: str, count: int, seed: int, patients: Patients = EVERYONE, masks: bool = True
 ) -> list[dict]:
-    """Draws ``count`` radiographs into ``folder`` and returns a record for every question about them.
+    """Draws ``count`` radiographs into ``folder``; returns one record per question.
 
-    A record has ``id``, ``images``, ``question``, ``answer``, ``answer_type``, ``truth`` and, where there is one, ``mask``.
+    A record has ``id``, ``images``, ``question``, ``answer``, ``answer_type``, ``truth`` and, for a finding that is
+    present, ``mask``. Raises OSError if a file cannot be written.
     """
     folder, records = Path(folder), []
     for part in ("images", "masks")[: 1 + masks]:
@@ -87,7 +89,11 @@ def write_set(
         drawn = draw_radiograph(f"{seed}/{number}", patients)
         drawn.image.save(folder / "images" / f"{stem}.png")
         for place, question in enumerate(ask(drawn)):
-            record = {"id": f"{stem}-{place}", "images": [f"images/{stem}.png"], "question": question.text}
+            record: dict[str, Any] = {
+                "id": f"{stem}-{place}",
+                "images": [f"images/{stem}.png"],
+                "question": question.text,
+            }
             record |= {"answer": question.answer, "answer_type": "open", "truth": question.truth}
             if masks and question.mask is not None:
                 record["mask"] = f"masks/{stem}-{place}.png"
@@ -97,17 +103,13 @@ def write_set(
 
 
 def write_radiographs(folder: str | Path, taught: int, asked: int, unseen: int, seed: int = 0) -> dict[str, int]:
-    """Writes ``lessons.jsonl`` (to teach a model), ``questions.jsonl`` (for its own answers), ``test.jsonl`` and
-    ``contrasts.jsonl`` (unseen, to score them), with their images and masks; returns how many of each.
+    """Writes question files with their images and masks; returns the number of records in each.
 
-    Raises InputError for a folder that is in use or cannot be written.
+    ``lessons.jsonl``: to fine-tune a model; ``questions.jsonl``: for preference pairs from its answers; ``test.jsonl``
+    and ``contrasts.jsonl``: unseen, for evaluation.
+    Raises InputError if the folder holds a set already or cannot be written.
     """
-    folder = Path(folder)
-    if (folder / "questions.jsonl").exists():
-        raise InputError(f"{folder} holds radiographs already; give another folder")
-    try:
-        named = (("taught", taught), ("asked", asked), ("unseen", unseen))
-        sets = [write_set(folder, name, n, 3 * seed + i, masks=name != "taught") for i, (name, n) in enumerate(named)]
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error}") from None
-    return write_question_files(folder, *sets)
+    named = (("taught", taught), ("asked", asked), ("unseen", unseen))
+    with new_set(folder, "questions.jsonl", "radiographs") as path:
+        sets = [write_set(path, name, n, 3 * seed + i, masks=name != "taught") for i, (name, n) in enumerate(named)]
+        return write_question_files(path, *sets)

@@ -1,6 +1,7 @@
-"""Drawn radiographs of the chest: lungs, heart, spine and ribs of random build and exposure, findings with their masks.
+"""Synthetic chest radiographs of random anatomy and exposure, with findings and their masks.
 
-As on a real one, the patient's right is on the left of the picture. A finding has a kind, a side and a degree, some a zone.
+As on a real radiograph, the patient's right side is on the left of the image. A finding has a kind, a side and a
+degree; nodules and consolidations also have a zone.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 DEGREES = ("small", "moderate", "large")
 ZONED = ("nodule", "consolidation")
-HEIGHTS = {"upper": (0.26, 0.36), "middle": (0.42, 0.52), "lower": (0.58, 0.68)}  # share of the picture
+HEIGHTS = {"upper": (0.26, 0.36), "middle": (0.42, 0.52), "lower": (0.58, 0.68)}  # fraction of the image's height
 
 
 @dataclass(frozen=True)
 class Patients:
-    """Whom radiographs are drawn of. present: chance of each kind of finding; left, degrees, zones: where and how large."""
+    """Distribution of the findings.
+
+    present: probability of each kind. left: probability of the left side. degrees, zones: probabilities of ``DEGREES``
+    and ``ZONES``.
+    """
 
     present: float = 0.5
     left: float = 0.5
@@ -35,7 +40,7 @@ EVERYONE = Patients()
 
 @dataclass(frozen=True)
 class DrawnFinding:
-    """kind, side, degree, and the zone of those that have one. mask: [SIDE, SIDE] bool."""
+    """A finding. zone: None for kinds without one. mask: where it is, [SIDE, SIDE] bool."""
 
     kind: str
     side: str
@@ -46,24 +51,22 @@ class DrawnFinding:
 
 @dataclass(frozen=True)
 class Radiograph:
-    """The picture, and what is to be seen on it."""
+    """An image, [SIDE, SIDE] RGB, and the findings on it."""
 
     image: Image.Image
     findings: tuple[DrawnFinding, ...]
 
 
 class _Film:
-    """A drawing in progress: brightness between 0 and 1."""
+    """A radiograph in progress: brightness between 0 and 1."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
         self.y, self.x = (np.mgrid[0:SIDE, 0:SIDE] + 0.5) / SIDE
         turn = rng.normal(0, 0.03)
         dx, dy = self.x - 0.5 + rng.normal(0, 0.015), self.y - 0.5 + rng.normal(0, 0.015)
-        self.x, self.y = (
-            0.5 + dx * math.cos(turn) - dy * math.sin(turn),
-            0.5 + dx * math.sin(turn) + dy * math.cos(turn),
-        )
+        self.x = 0.5 + dx * math.cos(turn) - dy * math.sin(turn)
+        self.y = 0.5 + dx * math.sin(turn) + dy * math.cos(turn)
         self.pixels = np.full((SIDE, SIDE), 0.62 + rng.normal(0, 0.03))
         self.lungs = {}
         width, height = rng.uniform(0.15, 0.18), rng.uniform(0.28, 0.33)
@@ -85,9 +88,8 @@ class _Film:
             self.pixels -= self.lung(side) * (0.36 + rng.normal(0, 0.02))
         self.pixels += 0.14 * np.exp(-(((self.x - 0.5) / 0.035) ** 2))  # spine
         size = rng.uniform(0.13, 0.17)
-        self.pixels += 0.26 * self.oval(
-            0.55 + rng.normal(0, 0.01), 0.63, size, 0.8 * size
-        )  # heart, to the patient's left
+        heart = 0.55 + rng.normal(0, 0.01)  # on the patient's left
+        self.pixels += 0.26 * self.oval(heart, 0.63, size, 0.8 * size)
         for number in range(5):  # ribs
             arch = 0.2 + 0.13 * number + 0.5 * (self.x - 0.5) ** 2
             self.pixels += 0.05 * np.exp(-(((self.y - arch) / 0.012) ** 2))
@@ -118,7 +120,7 @@ class _Film:
         x, y, width, height = self.lungs[side]
         level = y + height * (0.72, 0.42, 0.1)[degree] + self.rng.normal(0, 0.01)
         outward = (self.x - x) / width * (1 if side == "left" else -1)
-        surface = level - 0.05 * np.clip(outward, -1, 1)  # it climbs at the chest wall
+        surface = level - 0.05 * np.clip(outward, -1, 1)  # it rises at the chest wall
         fluid = self.lung(side) / (1 + np.exp((surface - self.y) / 0.012))
         self.pixels += 0.36 * fluid
         return fluid > 0.3
@@ -129,7 +131,7 @@ class _Film:
         edge = (0.62, 0.35, 0.05)[degree] + self.rng.normal(0, 0.03)
         air = self.lung(side) / (1 + np.exp((edge - outward) / 0.06))
         self.pixels -= 0.2 * air
-        self.pixels += 0.22 * self.lung(side) * np.exp(-(((outward - edge) / 0.07) ** 2))  # the pleura's line
+        self.pixels += 0.22 * self.lung(side) * np.exp(-(((outward - edge) / 0.07) ** 2))  # the pleural line
         return air > 0.3
 
     def finish(self) -> Image.Image:
@@ -140,7 +142,7 @@ class _Film:
 
 
 def draw_radiograph(key: str, patients: Patients = EVERYONE) -> Radiograph:
-    """The radiograph that belongs to a key, always the same. At most one finding of each kind, on one side."""
+    """A radiograph with at most one finding of each kind; the same for the same key and distribution."""
     rng = np.random.default_rng(list(key.encode()))
     film, findings = _Film(rng), []
     for kind in KINDS:

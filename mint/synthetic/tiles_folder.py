@@ -1,18 +1,17 @@
-"""The drawn tiles as a folder like any other: images, and a table in a form that ``mint.data.tiles`` reads."""
+"""Drawn tiles as a folder: images, and a table in a format that ``mint.data.tiles`` reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mint.data.tiles import Tile
-from mint.errors import InputError
 from mint.progress import Progress
-from mint.synthetic.table import write_table
+from mint.synthetic.tables import new_set, write_table
 from mint.synthetic.tissue_tiles import draw_tile, load_tissues
 
 
 def draw_tiles(per_tissue: int, seed: int, folder: str | Path, split: str = "") -> list[Tile]:
-    """``per_tissue`` tiles of every tissue, drawn into ``folder``; ids carry the seed, so sets can be joined."""
+    """``per_tissue`` tiles of every tissue, drawn into ``folder``. Ids start with the seed, so sets can be joined."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tiles = []
@@ -25,17 +24,12 @@ def draw_tiles(per_tissue: int, seed: int, folder: str | Path, split: str = "") 
 
 
 def write_tiles(folder: str | Path, train: int, test: int, seed: int = 0) -> None:
-    """Writes ``tiles.csv`` and ``images/``: of every tissue ``train`` and ``test`` tiles, marked so in the column ``split``.
+    """Writes ``tiles.csv`` and ``images/`` with ``train`` and ``test`` tiles per tissue; ``split`` tells which.
 
-    Raises InputError for a folder that holds a table already or cannot be written.
+    Raises InputError if the folder holds a table already or cannot be written.
     """
-    folder = Path(folder)
-    if (folder / "tiles.csv").exists():
-        raise InputError(f"{folder} holds tiles already; give another folder")
-    try:
-        tiles = draw_tiles(train, 2 * seed, folder / "images", "train")
-        tiles += draw_tiles(test, 2 * seed + 1, folder / "images", "test")
+    with new_set(folder, "tiles.csv", "tiles") as path:
+        tiles = draw_tiles(train, 2 * seed, path / "images", "train")
+        tiles += draw_tiles(test, 2 * seed + 1, path / "images", "test")
         rows = ([tile.id, f"images/{tile.image.name}", tile.tissue, tile.split] for tile in tiles)
-        write_table(folder / "tiles.csv", ["id", "image", "tissue", "split"], rows)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error}") from None
+        write_table(path / "tiles.csv", ["id", "image", "tissue", "split"], rows)

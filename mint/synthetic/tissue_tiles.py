@@ -1,44 +1,40 @@
-"""Drawn tiles of stained nuclei: 19 tissues that differ in their nuclei and how these lie, and nothing else that matters.
+"""Synthetic H&E tiles: 19 tissues that differ in the shape and layout of their nuclei.
 
-``tissues.tsv`` says of each tissue how its nuclei are laid out (in glands, cords, sheets, layers, nests, bundles, or the
-walls of air spaces), how large, elongated, dense and dark they are, and what lies between them. Everything else varies
-at random: place and direction, stain, focus, brightness, noise. A tile is drawn as two amounts of dye, haematoxylin and
-eosin, and seen through them by Beer and Lambert's law, with the absorption that Ruifrok and Johnston measured (2001).
+``tissues.tsv`` gives for each tissue the layout of its nuclei (glands, cords, sheets, layers, nests, bundles or walls
+of air spaces), their size, elongation, density and staining, and the stroma between them. Position, direction, stain,
+focus, brightness and noise are random. A tile is drawn as the amounts of two dyes, haematoxylin and eosin, and
+converted to RGB by the Beer-Lambert law with the absorption coefficients of Ruifrok and Johnston (2001).
 
-Lengths are in pixels of a tile of 64; a schematic stand-in for histology, not an imitation of it.
+Lengths are in pixels of a 64 x 64 tile. The tiles are schematic, not realistic histology.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from mint.synthetic.tables import read_table
+
 SIDE = 64
-FINE = 3  # drawn at so many times the size, then reduced
-MARGIN = 12  # around the tile, so that structures are cut by its edge
+FINE = 3  # scale of the drawing, which is then reduced
+MARGIN = 12  # around the tile, so that its edges cut structures
 HAEMATOXYLIN, EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # absorption of red, green and blue
-FILLINGS = {
-    "white": (0.0, 0.0),
-    "mucin": (0.12, 0.04),
-    "colloid": (0.03, 0.85),
-    "keratin": (0.02, 1.1),
-}  # dyes of a lumen
+# content of a lumen -> (haematoxylin, eosin)
+FILLINGS = {"white": (0.0, 0.0), "mucin": (0.12, 0.04), "colloid": (0.03, 0.85), "keratin": (0.02, 1.1)}
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """One line of ``tissues.tsv``.
+    """A row of ``tissues.tsv``.
 
-    radius: of a nucleus; spread: its relative standard deviation; aspect: length over width. spacing: between nuclei, or
-    between glands, nests and air spaces. layers: rows of nuclei around a gland. nucleoli: share of nuclei with one.
-    chromatin, cytoplasm, stroma: how much dye they take. fibres: how striped the stroma is. lumen: what fills a gland.
+    radius: of a nucleus; spread: its relative standard deviation; aspect: length / width. spacing: between nuclei, or
+    between glands, nests or air spaces. layers: rows of nuclei around a gland. nucleoli: share of nuclei with one.
+    chromatin, cytoplasm, stroma: amount of dye. fibres: contrast of stripes in the stroma. lumen: content of a gland.
     """
 
     tissue: str
@@ -58,21 +54,17 @@ class Tissue:
 
 @functools.cache
 def load_tissues() -> tuple[Tissue, ...]:
-    """The tissues in the order of PanNuke's list."""
-    texts, whole = ("tissue", "layout", "lumen"), ("layers",)
-    with Path(__file__).with_name("tissues.tsv").open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        return tuple(
-            Tissue(**{k: v if k in texts else int(v) if k in whole else float(v) for k, v in row.items()})
-            for row in rows
-        )
+    """The tissues in the order of PanNuke's list. Raises InputError for an invalid table."""
+    convert = [{"str": str, "int": int, "float": float}[str(field.type)] for field in fields(Tissue)]
+    rows = read_table("tissues.tsv", [field.name for field in fields(Tissue)])
+    return tuple(Tissue(*(f(cell) for f, cell in zip(convert, cells, strict=True))) for _, cells in rows)
 
 
 Nucleus = tuple[float, float, float]  # x, y, direction
 
 
 class _Sheet:
-    """A drawing in progress: masks of dye at FINE times the size."""
+    """A tile in progress: masks of the dyes at ``FINE`` times its size."""
 
     def __init__(self, tissue: Tissue, rng: np.random.Generator):
         self.tissue, self.rng = tissue, rng
@@ -83,14 +75,13 @@ class _Sheet:
         self.spaces = Image.new("L", self.cells.size)  # lumina
 
     def circle(self, where: Image.Image, x: float, y: float, radius: float, wobble: float = 0.12) -> None:
-        """A round shape that is not quite a circle."""
-        turns = np.linspace(0, 2 * math.pi, 24, endpoint=False)
-        shape = radius * (1 + wobble * np.sin(turns * self.rng.integers(2, 5) + self.rng.uniform(0, 6)))
-        points = np.stack([x + shape * np.cos(turns), y + shape * np.sin(turns)], 1) * FINE
-        ImageDraw.Draw(where).polygon([tuple(point) for point in points], fill=255)
+        """An irregular circle."""
+        angles = np.linspace(0, 2 * math.pi, 24, endpoint=False)
+        shape = radius * (1 + wobble * np.sin(angles * self.rng.integers(2, 5) + self.rng.uniform(0, 6)))
+        _fill(where, x + shape * np.cos(angles), y + shape * np.sin(angles))
 
     def lattice(self, spacing: float, jitter: float) -> Iterator[tuple[float, float]]:
-        """Points of a turned hexagonal lattice, each moved a little."""
+        """Points of a rotated hexagonal lattice, with noise of ``jitter`` times the spacing."""
         reach = self.size
         cos, sin = math.cos(self.direction), math.sin(self.direction)
         shift_x, shift_y = self.rng.uniform(0, spacing, 2)
@@ -106,13 +97,13 @@ class _Sheet:
     # -- layouts ----------------------------------------------------------------------------------------------------
 
     def grid(self) -> None:
-        """A sheet of cells side by side."""
+        """A sheet of adjacent cells."""
         for x, y in self.lattice(self.tissue.spacing, 0.12):
             self.circle(self.cells, x, y, self.tissue.spacing * 0.5)
             self.nuclei.append((x, y, self.rng.uniform(0, math.pi)))
 
     def rows(self) -> None:
-        """Cords of cells with clefts between them."""
+        """Cords of cells separated by clefts."""
         step, cos, sin = self.tissue.spacing, math.cos(self.direction), math.sin(self.direction)
         period = step * (self.tissue.layers + 0.6)
         offset = self.rng.uniform(0, period)
@@ -123,7 +114,7 @@ class _Sheet:
                 self.nuclei.append((x, y, self.direction + self.rng.normal(0, 0.4)))
 
     def layers(self) -> None:
-        """A lining that is crowded on one side and grows thin to the other."""
+        """An epithelium whose cell density falls from one side to the other."""
         cos, sin = math.cos(self.direction), math.sin(self.direction)
         for x, y in self.lattice(self.tissue.spacing * 0.8, 0.15):
             depth = ((x - self.size / 2) * cos + (y - self.size / 2) * sin) / self.size + 0.5
@@ -132,15 +123,14 @@ class _Sheet:
                 self.nuclei.append((x, y, self.direction + math.pi / 2 * (depth > 0.4) + self.rng.normal(0, 0.3)))
 
     def fibres(self) -> None:
-        """Bundles of long cells in one direction, slightly wavy."""
+        """Bundles of elongated cells in one direction, slightly wavy."""
         phase, wave = self.rng.uniform(0, 6), self.rng.uniform(0.05, 0.12)
         for x, y in self.lattice(self.tissue.spacing, 0.28):
-            self.nuclei.append(
-                (x, y, self.direction + 0.35 * math.sin(wave * (x + y) + phase) + self.rng.normal(0, 0.12))
-            )
+            bend = 0.35 * math.sin(wave * (x + y) + phase)
+            self.nuclei.append((x, y, self.direction + bend + self.rng.normal(0, 0.12)))
 
     def nests(self) -> None:
-        """Islands filled with cells."""
+        """Nests of cells."""
         inner = max(2.2 * self.tissue.radius, 4.5)
         for cx, cy in self.lattice(self.tissue.spacing, 0.10):
             radius = self.tissue.spacing * self.rng.uniform(0.40, 0.50)
@@ -155,7 +145,7 @@ class _Sheet:
                     self.nuclei.append((x, y, turn + self.rng.normal(0, 0.5)))
 
     def rings(self) -> None:
-        """Glands: nuclei around a lumen, in one row or several, pointing to it."""
+        """Glands: one or more rows of nuclei around a lumen, pointing to it."""
         tissue = self.tissue
         for cx, cy in self.lattice(tissue.spacing, 0.05):
             radius = tissue.spacing * self.rng.uniform(0.40, 0.48)
@@ -170,7 +160,7 @@ class _Sheet:
                     self.nuclei.append((x, y, turn + self.rng.normal(0, 0.15)))
 
     def honeycomb(self) -> None:
-        """Thin walls with air between them."""
+        """Air spaces with thin walls."""
         for cx, cy in self.lattice(self.tissue.spacing, 0.10):
             radius = self.tissue.spacing * self.rng.uniform(0.42, 0.47)
             self.circle(self.cells, cx, cy, radius + 1.6, 0.2)
@@ -182,7 +172,7 @@ class _Sheet:
     # -- from shapes to dye -----------------------------------------------------------------------------------------
 
     def dyes(self) -> tuple[np.ndarray, np.ndarray]:
-        """(haematoxylin, eosin) [size * FINE, size * FINE]."""
+        """(haematoxylin, eosin), each [size * FINE, size * FINE]."""
         tissue, rng = self.tissue, self.rng
         getattr(self, tissue.layout)()
         side = self.cells.size[0]
@@ -211,21 +201,25 @@ class _Sheet:
         return haematoxylin, eosin
 
     def _ellipse(self, where: Image.Image, x: float, y: float, long: float, short: float, direction: float) -> None:
-        turns = np.linspace(0, 2 * math.pi, 20, endpoint=False)
-        u, v = long * np.cos(turns), short * np.sin(turns)
+        angles = np.linspace(0, 2 * math.pi, 20, endpoint=False)
+        u, v = long * np.cos(angles), short * np.sin(angles)
         cos, sin = math.cos(direction), math.sin(direction)
-        points = np.stack([x + u * cos - v * sin, y + u * sin + v * cos], 1) * FINE
-        ImageDraw.Draw(where).polygon([tuple(point) for point in points], fill=255)
+        _fill(where, x + u * cos - v * sin, y + u * sin + v * cos)
+
+
+def _fill(where: Image.Image, x: np.ndarray, y: np.ndarray) -> None:
+    """Fills the polygon with these corners, in pixels of the tile."""
+    ImageDraw.Draw(where).polygon(list(zip(x * FINE, y * FINE, strict=True)), fill=255)
 
 
 def _clouds(rng: np.random.Generator, side: int, cells: int) -> np.ndarray:
-    """[side, side] smooth noise in [0, 1] with about ``cells`` bumps along an edge."""
+    """Smooth noise in [0, 1] with about ``cells`` bumps along an edge, [side, side]."""
     coarse = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))
     return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), np.float32) / 255
 
 
 def draw_tile(tissue: Tissue, seed: str | int) -> Image.Image:
-    """A tile of 64 x 64 pixels; the same for the same seed."""
+    """A tile of 64 x 64 pixels, RGB; the same for the same tissue and seed."""
     digest = np.frombuffer(f"{tissue.tissue}/{seed}".encode(), np.uint8)
     rng = np.random.default_rng(digest)
     haematoxylin, eosin = _Sheet(tissue, rng).dyes()

@@ -16,7 +16,9 @@ class Ranker(Protocol):
     """An upstream model: it scores every disease it knows for every case it is given."""
 
     name: str
-    diseases: Sequence[str]
+
+    @property
+    def diseases(self) -> Sequence[str]: ...
 
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
         """[cases, diseases]; higher is likelier.

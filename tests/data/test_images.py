@@ -130,9 +130,7 @@ def test_settings_in_the_newer_file_come_first(tmp_path):
 
 
 def test_the_images_of_a_sample_and_its_tiles_by_hand():
-    """A red image of 40 x 20 keeps its size on two tiles side by side: 20 rows of the first are red, 8 columns of the
-    second.
-    """
+    """A red 40 x 20 image unscaled on two adjacent tiles: 20 rows of the first are red, 8 columns of the second."""
     plain = {"size": {"height": 32, "width": 32}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
     made = MllamaImageProcessor(plain)([Image.new("RGB", (40, 20), (255, 0, 0)), Image.new("L", (8, 8), 255)])
     assert made["pixel_values"].shape == (1, 2, 4, 3, 32, 32)
@@ -147,7 +145,7 @@ def test_the_images_of_a_sample_and_its_tiles_by_hand():
 
 
 def test_the_middle_of_an_image_by_hand(tmp_path):
-    """Of 6 x 4 pixels with red columns 0 and 5, the middle 4 x 4 has none; a larger crop is black around the image."""
+    """6 x 4 pixels with red columns 0 and 5: the central 4 x 4 has none; a larger crop is padded with black."""
     picture = Image.new("RGB", (6, 4))
     for column in (0, 5):
         picture.paste((255, 0, 0), (column, 0, column + 1, 4))

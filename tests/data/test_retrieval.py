@@ -1,4 +1,4 @@
-"""Retrieval: descriptions by hand, BM25's order of hand-picked texts, no case finds itself, unreadable tables."""
+"""Retrieval: descriptions by hand, BM25's order of chosen texts, a case never finds itself, invalid tables."""
 
 import gzip
 

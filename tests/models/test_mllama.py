@@ -45,7 +45,7 @@ def test_the_tower_equals_transformers(model):
 
 
 def test_an_image_changes_what_follows_it(model):
-    """Of two images, the second changes the tokens from its own place on; before all images it counts like the first."""
+    """The second of two images changes the tokens from its position on; before all images it equals the first."""
     ids, given = tokens("two_images"), images("two_images")
     changed = {**given, "pixel_values": given["pixel_values"].clone()}
     changed["pixel_values"][0, 1, 0] += 1

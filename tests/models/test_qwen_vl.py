@@ -39,7 +39,7 @@ def test_logits_equal_transformers(family, name):
 
 
 def test_positions_by_hand(model):
-    """Two words and a mark; 2 x 7 features from 3 on, in time 3, in height 3 and 4, in width 3 to 9; then 10, 11, ..."""
+    """Two words and a marker; 2 x 7 features at time 3, heights 3 and 4, widths 3 to 9; then 10, 11, ..."""
     ids, given = tokens("wide"), images("wide")
     turns = model.turns(ids, torch.arange(40)[None], given)[:, 0]
     assert turns[:, :3].tolist() == [[0, 1, 2]] * 3

@@ -1,4 +1,4 @@
-"""Norm, rotation and SwiGLU: worked by hand, against PyTorch's own and plain formulas, gradients against differences."""
+"""Norm, rotation and SwiGLU: worked by hand, against PyTorch and plain formulas; gradients against differences."""
 
 import math
 

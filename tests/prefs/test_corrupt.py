@@ -113,7 +113,7 @@ def test_every_mode(folder, mode):
 
 
 def test_surroundings_have_the_grain_of_the_rest_and_nothing_of_the_edge():
-    """A bright disc with a soft edge on grainy, grey ground beside a brighter one: what is painted over it is the ground."""
+    """A bright soft disc on a grainy grey background next to a brighter one is replaced by the background."""
     rng, (y, x) = np.random.default_rng(0), np.mgrid[0:100, 0:100]
     away = np.hypot(y - 50, x - 40)
     ground = 100 + 60 * (x > 70) + rng.normal(0, 6, (100, 100))
@@ -149,7 +149,7 @@ def test_surroundings_reach_the_middle_of_a_large_hole():
 
 
 def test_surroundings_are_harmonic():
-    """Between a dark and a bright side, a hole becomes the slope that joins them; where there is no grain, none is added."""
+    """A hole between a dark and a bright side is filled with a gradient; no grain is added where there is none."""
     pixels = np.tile(np.linspace(0, 240, 13), (9, 1))[..., None].repeat(3, 2)
     mask = np.zeros((9, 13), dtype=bool)
     mask[3:6, 4:9] = True
@@ -247,7 +247,7 @@ def test_a_clip_finds_the_place(folder, monkeypatch):
 
 
 def test_patch_features_are_the_values_of_the_last_layer():
-    """A patch alone, through the value and output projections: what the others hold in the last layer does not matter."""
+    """A patch through the value and output projections; the other patches do not matter in the last layer."""
     model = init_model(TINY, seed=3)
     with torch.no_grad():
         last = model.vision_model.encoder.layers[-1]

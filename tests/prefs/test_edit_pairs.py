@@ -1,4 +1,4 @@
-"""On-policy pairs: records and verdicts by hand, answers that outlive a run, instructed editors over a real connection."""
+"""On-policy pairs: records and verdicts by hand, answers kept between runs, instructed editors over a connection."""
 
 import json
 import threading

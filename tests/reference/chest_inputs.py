@@ -1,4 +1,4 @@
-"""What is compared of real chest X-rays: image processors, as class in transformers -> settings, and what of their pixels."""
+"""Image processors compared on real chest X-rays (class in transformers -> settings), and the compared statistics."""
 
 from torch import Tensor
 

@@ -49,7 +49,7 @@ def adapter_parameters(model: nn.Module, adapter: str = "default") -> dict[str, 
 
 @torch.no_grad()
 def adapted_logits(model: nn.Module, targets: list[str], seed: int, **inputs) -> tuple[torch.Tensor, list[str]]:
-    """(PEFT's logits with ``weights.drawn_adapter`` on the linear layers under ``targets``, the names of its tensors)."""
+    """(logits of PEFT with ``weights.drawn_adapter`` on the linear layers under ``targets``, names of its tensors)."""
     names = [
         name
         for name, module in model.named_modules()

@@ -29,7 +29,7 @@ def drawn(**traits):
     face = Face(**traits)
     drawing = Drawing(face, random.Random(4), 10.0, "male")
     drawing.draw()
-    image = np.asarray(drawing.canvas.finish(np.random.default_rng(0)), dtype=float)
+    image = np.asarray(drawing.finish(np.random.default_rng(0)), dtype=float)
     return image
 
 

@@ -29,7 +29,7 @@ def test_a_seed_decides_a_tile(tissue):
 
 
 def test_what_is_drawn_is_what_the_table_says():
-    """Over ten tiles each: air only in the lung, one direction in muscle and none in liver, pink colloid in the thyroid."""
+    """Means over ten tiles: air only in the lung, a common direction only in muscle, open glands in the colon."""
     named = {tissue.tissue: tissue for tissue in TISSUES}
 
     def mean(name, measure):

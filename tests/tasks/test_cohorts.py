@@ -47,7 +47,8 @@ def table(tmp_path):
     for place in range(6):
         Image.new("RGB", (20, 20), (place, 0, 0)).save(folder / f"{place}.png")
         lines.append(
-            f"i{place},{place}.png,{'AB'[place % 2]},HP:0000508 Ptosis;HP:0001250 Seizure,{'train' if place < 4 else 'test'}"
+            f"i{place},{place}.png,{'AB'[place % 2]},HP:0000508 Ptosis;HP:0001250 Seizure,"
+            + ("train" if place < 4 else "test")
         )
     (folder / "cohort.csv").write_text("\n".join(lines))
     return folder

@@ -1,4 +1,4 @@
-"""The multimodal upstream: what it reads, that it learns from both modalities, folds, and cohorts that are not fit for it."""
+"""The multimodal teacher: its inputs, learning from both modalities, folds, and cohorts that it refuses."""
 
 import json
 import re
@@ -156,7 +156,7 @@ def test_every_epoch_is_printed_and_the_loss_in_between(cohort, tmp_path, monkey
 
 
 def test_missing_modalities(cohort, teacher):
-    """A case without an image is what its text shows, one without text what its image shows, one without both a prior."""
+    """Without an image, a case is classified by its text; without text, by its image; without both, by the prior."""
     both, image, text = (load_teacher(teacher, view=view) for view in ("both", "image", "text"))
     no_image, no_text = replace(cohort[0], image=None), replace(cohort[0], observed=())
     np.testing.assert_allclose(both.scores([no_image]), text.scores(cohort[:1]), atol=1e-5)

@@ -16,7 +16,6 @@ Results go to --out (default runs/eval/COMMAND-MODEL-ADAPTER-DECODING); --resume
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,11 +36,10 @@ from mint.evaluation.decoding import (
 from mint.evaluation.folder import EvaluationFolder, add_folder_options, take_first
 from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions
-from mint.files import check_paths, make_folder, read_lines, write_aside
+from mint.files import check_paths, read_lines
 from mint.tasks import tissue
 from mint.tasks.cohorts import add_cohort_options, read_cohort
-from mint.tasks.compare import as_json, load_systems, markdown, paired_tests, table
-from mint.tasks.compare_page import write_html
+from mint.tasks.compare_page import save_comparison
 from mint.tasks.disease import (
     COLUMNS,
     average,
@@ -295,6 +293,7 @@ def add_compare(commands) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system"
     )
+    parser.add_argument("--baseline", metavar="NAME", help="system that differences refer to (default: the first)")
     parser.add_argument("--case-pages", type=int, default=60, help="cases shown one by one (default 60)")
     parser.add_argument("--out", default="runs/comparison", metavar="DIR", help="default runs/comparison")
     parser.set_defaults(run=run_compare)
@@ -303,31 +302,8 @@ def add_compare(commands) -> None:
 def run_compare(args: argparse.Namespace) -> None:
     """Writes comparison.md, .csv, .json and .html, and prints the first."""
     check_paths(args)
-    out = Path(args.out)
-    if (out / "comparison.json").exists() and _compared(out / "comparison.json") != args.runs:
-        raise InputError(f"{out} holds a comparison of other evaluations already: give another --out")
-    systems, folders = load_systems(args.runs)
-    tests = paired_tests(systems)
-    text = markdown(systems, tests)
-    files = {
-        "md": text,
-        "csv": table(systems),
-        "json": json.dumps({"runs": args.runs, **as_json(systems, tests)}, indent=2) + "\n",
-        "html": write_html(systems, tests, folders, max(0, args.case_pages)),
-    }
-    make_folder(out)
-    for suffix, content in files.items():
-        write_aside(out / f"comparison.{suffix}", content)
-    print(f"{text}\n{len(systems)} systems on {len(systems[0].cases)} cases")
-    print(f"saved in {out}: comparison.md, .csv, .json and .html")
-
-
-def _compared(file: Path) -> list[str] | None:
-    """The evaluations that a saved comparison is of, None if the file does not tell."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))["runs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    print(save_comparison(args.runs, Path(args.out), args.baseline, args.case_pages))
+    print(f"saved in {args.out}: comparison.md, .csv, .json and .html")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

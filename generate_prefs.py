@@ -336,7 +336,7 @@ def run_corrupt(args: argparse.Namespace) -> None:
         out, (as_record(preference, names, file.resolve().parent, out.resolve().parent) for preference, names in bar)
     )
     if shown:
-        contact_sheet(shown).save(f"{out}.sheet.png")
+        contact_sheet(shown, args.mode).save(f"{out}.sheet.png")
     print(f"{out}: {report}")
     say_if_outside([Path(name) for preference in preferences for name in preference.images], out)
 

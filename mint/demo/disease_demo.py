@@ -29,6 +29,7 @@ from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.cohort import load_syndromes, sample_cohort
 from mint.synthetic.cohort_folder import draw_cohort
 from mint.synthetic.faces import fit_faces
+from mint.tasks.compare_page import save_comparison
 from mint.tasks.disease import average, format_table, list_diseases, rank_upstream, save_evaluation, score_lists
 from mint.teachers.naive_bayes import NaiveBayesRanker
 from mint.teachers.vilt_teacher import load_teacher
@@ -110,7 +111,7 @@ def texts(cases: Sequence[Case]) -> list[str]:
 
 
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
-    """Scores teacher and student on unseen patients; prints the table, saves it with the run."""
+    """Scores teacher and student on unseen patients; prints the table, saves it and a page with the run."""
     cases = draw_cohort(*UNSEEN, folder / "portraits")
     known = KnownDiseases([syndrome.name for syndrome in load_syndromes()])
     views = {
@@ -123,17 +124,21 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
         return score_lists(cases, lists, known, upstream)
 
     assert config.model is not None  # ``align`` sets it
-    rows = {
-        "teacher, image + text": average(score(upstream.top)),
-        "teacher, text only": average(score(views["text"].top)),
-        "student before (text only)": average(score(decode(config.model, None, cases)[1])),
+    found = {  # system -> (its folder, answers, lists)
+        f"teacher, {words}": (folder / f"teacher-{view}", list(map(format_list, views[view].top)), views[view].top)
+        for view, words in (("both", "image + text"), ("text", "text only"))
+    } | {
+        "student before (text only)": (folder / "before", *decode(config.model, None, cases)),
+        "student after (text only)": (folder, *decode(*aligned(config, folder), cases)),
     }
-    answers, lists = decode(*aligned(config, folder), cases)
-    scores = score(lists)
-    rows["student after (text only)"] = average(scores)
-    settings = {"cases": len(cases), "loss": config.loss}
-    save_evaluation(folder, rows, cases, answers, lists, scores, settings, upstream, sample_cohort(*RANKED))
+    rows, settings = {}, {"cohort": "the embedded default's unseen patients", "loss": config.loss}
+    for name, (place, answers, lists) in found.items():
+        scores = score(lists)
+        rows[name] = average(scores)
+        save_evaluation(place, rows, cases, answers, lists, scores, settings, upstream, sample_cohort(*RANKED))
     print(f"\n{len(cases)} unseen patients, scores in per cent\n\n{format_table(rows)}\n")
+    save_comparison([folder / "before", folder, folder / "teacher-both", folder / "teacher-text"], folder)
+    print(f"page: {folder / 'comparison.html'}")
 
 
 def decode(

@@ -34,6 +34,7 @@ from mint.prefs.question_files import lessons, write_question_files
 from mint.synthetic.radiograph_set import DESCRIBE, write_set
 from mint.synthetic.radiographs import EVERYONE, Patients
 from mint.tasks import sensitivity, vqa
+from mint.tasks.compare_page import save_comparison
 
 # radiographs and seed: those described to the model, those of the ward, the unseen ones
 SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
@@ -52,6 +53,7 @@ MODE = "surroundings"  # the tower's patches average single pixels' noise away
 TIME = "about 7 minutes"
 SOURCES = ("demo/radiograph_demo.py", "demo/stages.py", "demo/tiny_model.py")
 SOURCES += ("synthetic/radiograph_set.py", "synthetic/radiographs.py")
+COHORT = {"cohort": "the embedded default's unseen radiographs"}  # setting of the scores
 DECODING: dict[str, Any] = {"max_new_tokens": 60, "batch_size": 64}
 
 
@@ -134,6 +136,9 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     records = contrast_images(cache, folder / "contrasts")
     for name, model in (("before", (config.model, None)), ("after", aligned(config, folder))):
         print(f"\n{score(name, *model, folder / f'scores-{name}', cache, records)}\n")
+    for part, out in (("", folder), ("sensitivity", folder / "sensitivity")):
+        save_comparison([folder / f"scores-{name}" / part for name in ("before", "after")], out)
+        print(f"page: {out / 'comparison.html'}")
 
 
 def contrast_images(unseen: Path, folder: Path) -> dict[str, list[Preference]]:
@@ -151,9 +156,9 @@ def score(
     answers = vqa.answer_questions(*loaded, questions, **DECODING)
     scores = [vqa.score_answer(text, question) for text, question in zip(answers, questions, strict=True)]
     means = vqa.summarize(scores, questions)
-    vqa.save_answers(folder, name, questions, answers, scores, means, {"questions": len(questions)})
+    vqa.save_answers(folder, name, questions, answers, scores, means, COHORT)
     found = sensitivity.measure(*loaded, records, batch_size=32)
     images = {record.id: record.images[0] for record in records["lesion"]}
     looked = sensitivity.summarize(found, images)
-    sensitivity.save(folder / "sensitivity", name, found, looked, {"mode": MODE}, images)
+    sensitivity.save(folder / "sensitivity", name, found, looked, COHORT | {"mode": MODE}, images)
     return f"{vqa.format_means(name, means, None)}\n\n{sensitivity.format_means(name, looked)}"

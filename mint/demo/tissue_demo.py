@@ -31,6 +31,7 @@ from mint.prefs.tissue_pairs import make_tissue_pairs
 from mint.synthetic.tiles_folder import draw_tiles
 from mint.synthetic.tissue_tiles import load_tissues
 from mint.tasks import tissue
+from mint.tasks.compare_page import save_comparison
 from mint.tasks.disease import format_table
 from mint.tasks.tissue_page import save_tissues
 from mint.teachers.clip_teacher import load_zero_shot
@@ -103,18 +104,21 @@ def texts() -> list[str]:
 
 
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
-    """Scores teacher and student on unseen tiles; prints the table, saves it with the run."""
+    """Scores teacher and student on unseen tiles; prints the table, saves it and two pages with the run."""
     tiles = draw_tiles(*UNSEEN, folder / "tiles")
     upstream = tissue.rank_tissues(tiles, load_zero_shot(cache / "teacher", TISSUES))
-    rows = {
-        "teacher": tissue.score_lists(tiles, upstream.top, TISSUES, upstream)[1],
-        "student before": tissue.score_lists(tiles, decode(config.model, None, tiles)[1], TISSUES, upstream)[1],
+    found = {  # system -> (its folder, answers, lists)
+        "teacher": (folder / "teacher", [format_list(names, HEADER) for names in upstream.top], upstream.top),
+        "student before": (folder / "before", *decode(config.model, None, tiles)),
+        "student after": (folder, *decode(*aligned(config, folder), tiles)),
     }
-    answers, lists = decode(*aligned(config, folder), tiles)
-    scores, rows["student after"] = tissue.score_lists(tiles, lists, TISSUES, upstream)
-    settings = {"tiles": len(tiles), "loss": config.loss}
-    save_tissues(folder, rows, tiles, answers, lists, scores, TISSUES, upstream, settings)
+    rows, settings = {}, {"cohort": "the embedded default's unseen tiles", "loss": config.loss}
+    for name, (place, answers, lists) in found.items():
+        scores, rows[name] = tissue.score_lists(tiles, lists, TISSUES, upstream)
+        save_tissues(place, rows, tiles, answers, lists, scores, TISSUES, upstream, settings)
     print(f"\n{len(tiles)} unseen tiles, scores in per cent\n\n{format_table(rows, tissue.COLUMNS)}\n")
+    save_comparison([folder / "before", folder, folder / "teacher"], folder)
+    print(f"page: {folder / 'comparison.html'}\npage: {folder / 'report.html'}")
 
 
 def decode(model_dir: str, adapter: Path | None, tiles: Sequence[Tile]) -> tuple[list[str], list[list[str]]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mint.data.preferences import write_jsonl
-from mint.evaluation.statistics import Estimate, Value, bootstrap_sums, mean
+from mint.evaluation.statistics import Estimate, Value, bootstrap_sums, mean, wilson
 from mint.files import make_folder, write_aside
 
 FORMATS = {"%": (100, ".1f"), "nats": (1, ".3f"), "ratio": (1, ".2f")}  # unit -> (factor, format of a number)
@@ -22,7 +22,7 @@ class Score:
     """summands: record of a case -> what is summed over the cases, None for a case without this score.
 
     value: from the sums to the score. unit: "%" (a share, stored in 0 to 1), "nats" or "ratio". marked: whether the
-    highest is marked as the best.
+    highest is marked as the best. meaning: what the score is, in a sentence for the page.
     """
 
     heading: str
@@ -30,6 +30,7 @@ class Score:
     value: Value = mean
     unit: str = "%"
     marked: bool = True
+    meaning: str = ""
 
     def number(self, value: float, sign: str = "") -> str:
         """A value in the score's unit; sign: "+" writes the sign of positive numbers too."""
@@ -42,14 +43,14 @@ class Score:
         return f"{self.number(e.low, sign)}{between}{self.number(e.high, sign)}"
 
 
-def mean_score(field: str, heading: str, unit: str = "%", marked: bool = True) -> Score:
+def mean_score(field: str, heading: str, unit: str = "%", marked: bool = True, meaning: str = "") -> Score:
     """The mean of a field over the records in which it is not None."""
-    return Score(heading, partial(_with_count, field), mean, unit, marked)
+    return Score(heading, partial(_with_count, field), mean, unit, marked, meaning)
 
 
-def geometric_mean_score(field: str, heading: str) -> Score:
+def geometric_mean_score(field: str, heading: str, meaning: str = "") -> Score:
     """The geometric mean of a field of positive ratios."""
-    return Score(heading, partial(_logarithm, field), _exp_mean, "ratio", marked=False)
+    return Score(heading, partial(_logarithm, field), _exp_mean, "ratio", marked=False, meaning=meaning)
 
 
 def _with_count(field: str, record: Mapping) -> tuple[float, float] | None:
@@ -77,14 +78,19 @@ def estimate(
 ) -> dict[str, Estimate]:
     """Every score that any of the records has, with its interval, over the cases that have it.
 
-    runs: for each training seed the records of its cases, in one order. groups: see ``bootstrap_sums``.
+    runs: for each training seed the records of its cases, in one order. groups: see ``bootstrap_sums``. A share of one
+    run's cases that are 0 or 1 and not grouped has Wilson's interval, all else the bootstrap's.
     """
     found = {}
     for name, score in columns.items():
         rows, had = summands(score, runs)
         if had.any():
             some = None if groups is None else [group for group, there in zip(groups, had, strict=True) if there]
-            found[name] = bootstrap_sums(rows[:, had], score.value, groups=some)
+            grouped = some is not None and len(set(some)) < len(some)
+            if score.value is mean and len(runs) == 1 and not grouped and np.isin(rows, (0, 1)).all():
+                found[name] = wilson(*rows[0].sum(0))
+            else:
+                found[name] = bootstrap_sums(rows[:, had], score.value, groups=some)
     return found
 
 

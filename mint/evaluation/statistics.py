@@ -1,4 +1,4 @@
-"""How certain a score is, and a difference of two: the bootstrap, and a paired permutation test.
+"""How certain a score is, and a difference of two: Wilson's interval, the bootstrap, a paired permutation test.
 
 A score of a set of cases is a function of sums over the cases: a mean of (sum, count), BLEU of n-gram counts. Arrays of
 such summands are [runs, cases, S]; runs are training seeds.
@@ -14,22 +14,35 @@ import numpy as np
 RESAMPLES = 2000
 FLIPS = 10_000
 CHUNK = 500  # resamples in memory at a time
+Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 Value = Callable[[np.ndarray], np.ndarray]  # sums [..., S] -> scores [...]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score and its 95 % interval."""
+    """A score and its 95 % interval. method: ``bootstrap`` or ``wilson``."""
 
     value: float
     low: float
     high: float
+    method: str = "bootstrap"
 
 
 def mean(sums: np.ndarray) -> np.ndarray:
     """Sum / count of [..., 2]; nan where the count is 0."""
     return np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] != 0)
+
+
+def wilson(successes: float, trials: int) -> Estimate:
+    """A share of independent trials with Wilson's score interval (E. B. Wilson 1927), which lies in [0, 1].
+
+    trials >= 1; 0 <= successes <= trials.
+    """
+    share, z2 = successes / trials, Z * Z / trials
+    middle = (share + z2 / 2) / (1 + z2)
+    half = Z / (1 + z2) * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
+    return Estimate(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), "wilson")
 
 
 def bootstrap(scores: np.ndarray, seed: int = 0, groups: Sequence[str] | None = None) -> Estimate:

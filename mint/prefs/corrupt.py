@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from mint.data.image_files import image_size, open_image
 from mint.data.preferences import Preference
@@ -51,11 +51,11 @@ def corrupt_blur(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator)
 
 
 def corrupt_surroundings(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Inside the mask and a margin around it, what surrounds it: each hidden pixel becomes the mean of its neighbours, again
-    and again, and is then given the grain that the image has around it.
+    """Inpainting of the mask and a margin around it: each hidden pixel becomes the mean of its neighbours, again and
+    again, and then gets noise as strong as that of the image around it.
 
-    The margin takes away the lesion's soft edge, which would otherwise be spread into the hole; the grain, what would tell
-    a painted place from others.
+    The margin removes the lesion's soft edge, which would otherwise spread into the hole. Without the noise, a smooth
+    place would show where the lesion was.
     """
     margin = lesion_margin(mask)
     grown = grow(mask, margin)
@@ -100,8 +100,8 @@ def _spread(pixels: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def _grain(grey: np.ndarray, where: np.ndarray) -> float:
-    """The standard deviation of a noise that is independent from pixel to pixel, from how far the pixels ``where`` lie from
-    the mean of their four neighbours (by the median, so that edges do not count)."""
+    """The standard deviation of noise that is independent from pixel to pixel, from the distance of the pixels
+    ``where`` to the mean of their four neighbours (by the median, so that edges do not count)."""
     inner = np.s_[1:-1, 1:-1]
     around = (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4
     off = np.abs(grey[inner] - around)[where[inner]]
@@ -135,10 +135,12 @@ MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndar
     "crop": corrupt_crop,
     "global": corrupt_global,
 }
-INSIDE = tuple(
-    mode for mode in MODES if mode not in ("crop", "global")
-)  # those that change the mask (and its margin) alone
+INSIDE = tuple(mode for mode in MODES if mode not in ("crop", "global"))  # change the mask (and its margin) alone
 WITHOUT_CHANCE = ("blur", "black")  # those whose result image and mask decide
+NOISE_LEVELS = {
+    "noise": f"sigma {LESION_SIGMA:g} of 255, in the mask",
+    "global": f"sigma {GLOBAL_SIGMA:g} of 255, everywhere",
+}
 
 
 def corrupt_image(image: Image.Image, mask: np.ndarray | None, mode: str, key: str) -> Image.Image:
@@ -229,10 +231,10 @@ def corrupt_records(
 ) -> Iterator[tuple[Preference, list[str]]]:
     """(record, names of its corrupted images relative to ``out``'s folder); PNG files are written beside ``out``.
 
-    preferences: with whole image paths (``find_images``). file: where their other names are relative to. saliency: finds
-    the place of a record's ``phrase`` (default: its question) where no field tells it. placed_only: where nothing tells the
-    place, there is no corrupted image (default: weak noise everywhere). shown: takes (clean, mask,
-    corrupted) of the images of the records that it has a list for. Raises as :func:`check_places` before anything is
+    preferences: with whole image paths (``find_images``). file: its folder is what their masks are relative to.
+    saliency: locates a record's ``phrase`` (default: its question) where no field gives the place. placed_only: without
+    a place there is no corrupted image (default: weak noise everywhere). shown: receives (clean, mask, corrupted) of
+    the images of the records that it has a list for. Raises as :func:`check_places` before anything is
     written, and InputError if a file cannot be written.
     """
     check_places(preferences, file)
@@ -277,22 +279,36 @@ def _phrase(preference: Preference) -> str:
 
 
 def contact_sheet(
-    shown: dict[str, list[tuple[Image.Image, np.ndarray | None, Image.Image]]], side: int = 200
+    shown: dict[str, list[tuple[Image.Image, np.ndarray | None, Image.Image]]], mode: str, side: int = 240
 ) -> Image.Image:
-    """Rows of clean image, the same with its mask in red, and corrupted image, each under the record's id."""
-    label, gap = 16, 6
+    """Rows of clean image, the same with its mask in red, and corrupted image, each row under the record's id.
+
+    shown: see :func:`corrupt_records`. mode: how images with a mask were corrupted; the column says with what noise.
+    """
+    top, label, gap, font = 30, 22, 10, ImageFont.load_default(size=14)
     rows = [(name, *images) for name, several in shown.items() for images in several]
-    sheet = Image.new("RGB", (3 * (side + gap) + gap, len(rows) * (side + label + gap) + gap), "white")
+    sheet = Image.new("RGB", (3 * (side + gap) + gap, top + len(rows) * (side + label + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(("clean", "place of the evidence", f"corrupted: {mode}")):
+        draw.text((gap + column * (side + gap), gap - 2), title, fill="black", font=font)
     for row, (name, clean, mask, corrupted) in enumerate(rows):
-        top = gap + row * (side + label + gap)
-        draw.text((gap, top), name[:90], fill="black")
+        y = top + gap + row * (side + label + gap)
+        level = NOISE_LEVELS.get(mode if mask is not None or mode == "crop" else "global", "")
+        draw.line((gap, y - 4, sheet.width - gap, y - 4), fill="#bbbbbb")
+        for column, text in enumerate((name, "none given" if mask is None else "", level)):
+            place = (gap + column * (side + gap), y)
+            draw.text(place, _fitted(draw, text, side, font), fill="black", font=font)
         marked = clean.convert("RGB")
         if mask is not None:
             red = Image.blend(marked, Image.new("RGB", marked.size, (255, 0, 0)), 0.45)
             marked = Image.composite(red, marked, Image.fromarray(mask))
         for column, image in enumerate((clean.convert("RGB"), marked, corrupted)):
-            small = image.copy()
-            small.thumbnail((side, side))
-            sheet.paste(small, (gap + column * (side + gap), top + label))
+            sheet.paste(ImageOps.contain(image, (side, side)), (gap + column * (side + gap), y + label))
     return sheet
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.ImageFont) -> str:
+    """The text, cut where it is wider than ``width`` pixels."""
+    while draw.textlength(text, font) > width:
+        text = f"{text[:-4]}..." if text.endswith("...") else f"{text[:-3]}..."
+    return text

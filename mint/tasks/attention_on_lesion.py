@@ -35,12 +35,16 @@ from mint.progress import Progress
 
 PLAIN = "Describe the image."
 SMALL = 1e-8
+_HEADINGS = {  # score -> heading, unit, meaning
+    "share": ("attention on the lesion", "%", "Share of the attention that falls on the lesion."),
+    "area": ("area of the lesion", "%", "Share of the image that the lesion covers: the share of even attention."),
+    "kl": ("KL (nats)", "nats", "KL divergence from the lesion, evenly spread, to the attention."),
+    "js": ("JS (nats)", "nats", "Jensen-Shannon divergence between both; lower is closer to the lesion."),
+}
+RATIO = "Mean attention on the lesion over the mean elsewhere, a geometric mean; 1 is no preference."
 COLUMNS = {
-    "attention_ratio": geometric_mean_score("attention_ratio", "attention ratio"),
-    "share": mean_score("share", "attention on the lesion", marked=False),
-    "area": mean_score("area", "its area", marked=False),
-    "kl": mean_score("kl", "KL (nats)", "nats", marked=False),
-    "js": mean_score("js", "JS (nats)", "nats", marked=False),
+    "attention_ratio": geometric_mean_score("attention_ratio", "attention ratio", RATIO),
+    **{name: mean_score(name, h, u, marked=False, meaning=m) for name, (h, u, m) in _HEADINGS.items()},
 }
 
 
@@ -82,13 +86,11 @@ def seen_mask(mask: np.ndarray, processor: Processor, grid: tuple[int, int]) -> 
     return np.asarray(part.resize(grid[::-1], Image.Resampling.BOX), dtype=float) / 255
 
 
-def overlay(file: str, processor: Processor, weights: np.ndarray) -> Image.Image:
-    """What the model sees of an image, redder where it looks more. weights: [rows, columns] >= 0."""
+def overlay(file: str, processor: Processor, heat: np.ndarray) -> Image.Image:
+    """What the model sees of an image, reddened by ``heat`` [rows, columns] in 0 to 1."""
     part = seen_part(open_image(file).convert("RGB"), processor, Image.Resampling.BICUBIC)
-    heat = Image.fromarray((255 * 0.7 * weights / weights.max()).astype(np.uint8)).resize(
-        part.size, Image.Resampling.BILINEAR
-    )
-    return Image.composite(Image.new("RGB", part.size, (220, 40, 30)), part, heat)
+    cover = Image.fromarray((255 * 0.7 * heat).astype(np.uint8)).resize(part.size, Image.Resampling.BILINEAR)
+    return Image.composite(Image.new("RGB", part.size, (220, 40, 30)), part, cover)
 
 
 def token_grid(processor: Processor, file: str, count: int) -> tuple[int, int]:

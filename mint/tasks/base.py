@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mint.data.preferences import image_names
@@ -25,6 +25,11 @@ class Lists:
     length: int
     listed: str
     same: Callable[[str, str], bool]
+
+    def place(self, names: Sequence[str], record: Record) -> int:
+        """The place of the record's truth among the listed names, from 1; 0 if it is not among those shown."""
+        listed = enumerate(names[: self.length], 1)
+        return next((i for i, name in listed if self.same(name, record[self.truth])), 0)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ TASKS = (
         "diseases",
         "predictions.jsonl",
         "disease",
-        {name: mean_score(name, heading) for name, heading in disease.COLUMNS.items()},
+        {n: mean_score(n, h, meaning=disease.MEANINGS[n]) for n, h in disease.COLUMNS.items()},
         ("top_1", "top_10", "car"),
         subject,
         {"note": "Note"},
@@ -72,7 +77,7 @@ TASKS = (
         "tissues",
         "predictions.jsonl",
         "tissue",
-        {name: mean_score(name, heading) for name, heading in tissue.CASE_COLUMNS.items()},
+        {n: mean_score(n, h, meaning=tissue.MEANINGS[n]) for n, h in tissue.CASE_COLUMNS.items()},
         ("top_1", "top_5", "car"),
         subject,
         {},

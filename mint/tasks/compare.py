@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,28 +16,26 @@ import numpy as np
 
 from mint.errors import InputError
 from mint.evaluation.scores import estimate, summands
-from mint.evaluation.statistics import Estimate, bootstrap_sums, paired_p_sums
+from mint.evaluation.statistics import Estimate, bootstrap_sums, paired_p_sums, wilson
 from mint.tasks.base import TASKS, Task
 
-COMMON = (
-    (0, "none"),
-    (1, "1"),
-    (2, "2-4"),
-    (5, "5-9"),
-    (10, "10-29"),
-    (30, "30 or more"),
-)  # training cases of a disease
+COMMON = ((0, "none"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10-29"), (30, "30 or more"))  # training cases
 CONFUSIONS = 12
 OTHER_UPSTREAM = "C, A and CAR cannot be compared here: not all systems were scored against the same upstream lists."
 
 
 @dataclass(frozen=True)
 class System:
-    """One or more runs (training seeds) of one system. runs: for each, its records in the order of the cases."""
+    """One or more runs (training seeds) of one system.
+
+    runs: for each, its records in the order of the cases. folder, metrics: the first run's, with its metrics.json.
+    """
 
     name: str
     runs: tuple[tuple[dict, ...], ...]
     task: Task
+    folder: Path
+    metrics: dict
 
     @property
     def cases(self) -> tuple[dict, ...]:
@@ -70,11 +69,14 @@ class System:
 
     def ranks(self) -> Counter:
         """The place of the truth in the lists (0: not among the places shown), counted over cases and runs."""
-        lists, found = self.task.lists, Counter()
-        for record in (record for run in self.runs for record in run):
-            listed = enumerate(record["listed"][: lists.length], 1)
-            found[next((i for i, name in listed if lists.same(name, record[lists.truth])), 0)] += 1
-        return found
+        lists = self.task.lists
+        return Counter(lists.place(record["listed"], record) for run in self.runs for record in run)
+
+    def teacher_ranks(self) -> Counter | None:
+        """The same for the teacher's lists, None where the records have none."""
+        if not all(record.get("teacher") for record in self.cases):
+            return None
+        return Counter(self.task.lists.place(record["teacher"], record) for record in self.cases)
 
     def by_commonness(self) -> list[tuple[str, int, float, float]]:
         """(training cases of the truth, cases, share first, share listed) of every bin that holds a case."""
@@ -99,40 +101,43 @@ class System:
         return [(truth, other, count) for (truth, other), count in pairs.most_common(CONFUSIONS)]
 
 
-def load_systems(arguments: Sequence[str]) -> tuple[list[System], list[Path]]:
-    """(systems, the folder of each one's first run) from ``RUN`` or ``NAME=RUN,RUN,...``: folders of ``evaluate.py``.
+def load_systems(arguments: Sequence[str]) -> list[System]:
+    """The systems of ``RUN`` or ``NAME=RUN,RUN,...``: folders that ``evaluate.py`` wrote.
 
     A system is called NAME, else by the name it was evaluated under; of those with the same name, each by its folder.
     Raises InputError if a folder holds no evaluation, a NAME or folder comes twice, or runs are of different cases.
     """
-    systems, places, given = [], [], []
+    systems, given = [], []
     for argument in arguments:
         name, _, listed = argument.rpartition("=")
-        folders = [Path(folder) for folder in listed.split(",") if folder]
-        if not folders:
+        name, folders = ("", [argument]) if Path(argument).is_dir() else (name, listed.split(","))
+        runs = [_read_run(Path(folder)) for folder in folders if folder]
+        if not runs:
             raise InputError(f"{argument!r} names no run: expected RUN or NAME=RUN,RUN")
-        runs = [_read_run(folder) for folder in folders]
-        places.append(folders[0])
-        given.append(name)
-        systems.append(System(name or runs[0][0], tuple(records for _, records, _ in runs), runs[0][2]))
-        if len({task.name for _, _, task in runs}) > 1:
-            raise InputError(f"{argument!r} joins evaluations of {' and of '.join(sorted({t.name for *_, t in runs}))}")
-    kinds = sorted({system.task.name for system in systems})
-    if len(kinds) > 1:
+        if len(kinds := sorted({run.task.name for run in runs})) > 1:
+            raise InputError(f"{argument!r} joins evaluations of {' and of '.join(kinds)}")
+        given.append(bool(name))
+        systems.append(replace(runs[0], name=name or runs[0].name, runs=tuple(run.cases for run in runs)))
+    if len(kinds := sorted({system.task.name for system in systems})) > 1:
         raise InputError(f"evaluations of {' and of '.join(kinds)} cannot be compared with each other")
-    names = _distinct([system.name for system in systems], given, places)
-    systems = [System(name, system.runs, system.task) for name, system in zip(names, systems, strict=True)]
+    names = _distinct([system.name for system in systems], given, [system.folder for system in systems])
+    systems = [replace(system, name=name) for name, system in zip(names, systems, strict=True)]
     first = [record["id"] for record in systems[0].cases]
     for system in systems:
-        for run in system.runs:
-            if [record["id"] for record in run] != first:
-                raise InputError(
-                    f"{system.name} was evaluated on other cases than {systems[0].name}, or in another order"
-                )
-    return systems, places
+        if any([record["id"] for record in run] != first for run in system.runs):
+            raise InputError(f"{system.name} was evaluated on other cases than {systems[0].name}, or in another order")
+    return systems
 
 
-def _distinct(names: Sequence[str], given: Sequence[str], places: Sequence[Path]) -> list[str]:
+def find_baseline(systems: Sequence[System], name: str | None) -> System:
+    """The system of this name, by default the first. Raises InputError if there is none."""
+    found = next((system for system in systems if name in (None, system.name)), None)
+    if found is None:
+        raise InputError(f"--baseline {name} is none of the systems: {', '.join(s.name for s in systems)}")
+    return found
+
+
+def _distinct(names: Sequence[str], given: Sequence[bool], places: Sequence[Path]) -> list[str]:
     """The names, with folders in place of those that come twice: the folder's own name, or else the whole path."""
     names = list(names)
     for spell in (lambda place: place.name, str):
@@ -146,8 +151,8 @@ def _distinct(names: Sequence[str], given: Sequence[str], places: Sequence[Path]
     return names
 
 
-def _read_run(folder: Path) -> tuple[str, tuple[dict, ...], Task]:
-    """(the name of the evaluated system, its records, what they are about)."""
+def _read_run(folder: Path) -> System:
+    """The evaluation in a folder as a system of one run."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         file = next((folder / task.file for task in TASKS if (folder / task.file).is_file()), folder / TASKS[0].file)
@@ -168,7 +173,7 @@ def _read_run(folder: Path) -> tuple[str, tuple[dict, ...], Task]:
         raise
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{folder} holds no evaluation that can be read ({error})") from None
-    return name, records, task
+    return System(name, (records,), task, folder, metrics)
 
 
 def paired_tests(systems: Sequence[System]) -> list[dict]:
@@ -215,6 +220,36 @@ def same_upstream(systems: Sequence[System]) -> bool:
     return (
         len({json.dumps([record.get("teacher") for record in run]) for system in systems for run in system.runs}) == 1
     )
+
+
+def reference_rows(systems: Sequence[System]) -> dict[str, dict[str, Estimate]]:
+    """Scores of which the evaluations saved means alone, as the teacher's; those named as ``systems`` are left out.
+
+    A share of cases that are 0 or 1 has Wilson's interval, other means have none (nan).
+    """
+    found = {}
+    for system in systems:
+        for name, means in list(system.metrics.get("rows", {}).items())[:-1]:
+            if name not in {other.name for other in systems}:
+                found[name] = {
+                    metric: wilson(means[metric] * len(system.cases), len(system.cases))
+                    if e.method == "wilson"
+                    else Estimate(means[metric], math.nan, math.nan)
+                    for metric, e in system.estimates.items()
+                    if metric in means
+                }
+    return found
+
+
+def gaps_to(baseline: System, tests: Sequence[dict]) -> list[tuple[str, str, Estimate, float]]:
+    """(score, other system, its score minus the baseline's, p) of the tests that have the baseline."""
+    found = []
+    for row in tests:
+        first, e = row["first"] == baseline.name, (row["value"], row["low"], row["high"])
+        if first or row["second"] == baseline.name:
+            gap = Estimate(-e[0], -e[2], -e[1]) if first else Estimate(*e)
+            found.append((row["metric"], row["second" if first else "first"], gap, row["p"]))
+    return sorted(found, key=lambda row: baseline.task.tested.index(row[0]))
 
 
 def columns_of(systems: Sequence[System]) -> list[str]:

@@ -1,173 +1,261 @@
-"""The comparison as one HTML page that needs no network: tables, charts, and pages of single cases."""
+"""The comparison as files: tables, numbers, and one HTML page with charts and single cases."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from html import escape
+from datetime import datetime
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import numpy as np
 
-from mint.evaluation.html import embed_picture, html_page, html_table, number_cell, text_cell
-from mint.evaluation.scores import summands
-from mint.evaluation.statistics import Estimate
-from mint.tasks.base import Lists, Task, first_image
-from mint.tasks.compare import OTHER_UPSTREAM, System, columns_of, knows_commonness, same_upstream
-
-COLOURS = ("#2f6db3", "#d9822b", "#3a9a5f", "#b5433f", "#7a5ab0", "#8a6a4f", "#c05a9a", "#5a7f8a", "#9a9a2f", "#444444")
-MARKS = (
-    "● the truth first, ◐ in the list, ○ not listed, a mark a system; green: the truth; blue: listed by the upstream."
+from mint.errors import InputError
+from mint.evaluation.charts import forest_axis, forest_cell, line_chart, nice_ticks
+from mint.evaluation.html import (
+    Html,
+    chip,
+    details,
+    embed_picture,
+    filter_box,
+    html_page,
+    html_table,
+    join,
+    name_list,
+    system_name,
+    tag,
 )
+from mint.evaluation.scores import Score, summands
+from mint.evaluation.statistics import Estimate
+from mint.files import make_folder, write_aside
+from mint.tasks import compare
+from mint.tasks.base import first_image
+from mint.tasks.compare import System
+
+FEW = 30  # cases, below which a note warns
+COHORTS = ("cohort", "cases", "questions", "reports", "data")  # settings that name what was evaluated on
+UNIMPORTANT = {"out", "resume", "name"}  # settings that the page leaves out
 UNITS = {"%": "per cent", "nats": "nats", "ratio": "ratios (their geometric mean)"}
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # between the lines of a chart
+TITLE = 90  # characters of a case's text in its heading
 
 
-def write_html(systems: Sequence[System], tests: Sequence[dict], folders: Sequence[Path], cases: int) -> str:
-    """The page. folders: where each system's first run lies, for the images; cases: how many are shown one by one."""
+def save_comparison(runs: Sequence[str | Path], out: Path, baseline: str | None = None, case_pages: int = 60) -> str:
+    """Compares the runs (see ``load_systems``); writes comparison.md, .csv, .json and .html; returns the first.
+
+    baseline: the system that the page shows differences to (default: the first). case_pages: cases shown one by one.
+    Raises InputError if ``out`` holds a comparison of other evaluations, and as ``load_systems`` does.
+    """
+    runs = list(map(str, runs))
+    if (out / "comparison.json").exists() and _compared(out / "comparison.json") != runs:
+        raise InputError(f"{out} holds a comparison of other evaluations already: give another --out")
+    systems = compare.load_systems(runs)
+    base, tests = compare.find_baseline(systems, baseline), compare.paired_tests(systems)
+    files = {
+        "md": compare.markdown(systems, tests),
+        "csv": compare.table(systems),
+        "json": json.dumps({"runs": runs, "baseline": base.name, **compare.as_json(systems, tests)}, indent=2) + "\n",
+        "html": write_html(systems, tests, base, max(0, case_pages)),
+    }
+    make_folder(out)
+    for suffix, content in files.items():
+        write_aside(out / f"comparison.{suffix}", content)
+    return files["md"]
+
+
+def _compared(file: Path) -> list[str] | None:
+    """The evaluations that a saved comparison is of, None if the file does not tell."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_html(systems: Sequence[System], tests: Sequence[dict], baseline: System, cases: int) -> str:
+    """The page. cases: how many are shown one by one."""
     task = systems[0].task
-    parts = [
-        f"<h1>{len(systems[0].cases)} cases, {len(systems)} systems</h1>",
-        "<h2>Scores</h2>",
-        f"<p>{_notes(systems)}</p>",
-        _scores(systems),
-        *([] if same_upstream(systems) else [f"<p><b>{OTHER_UPSTREAM}</b></p>"]),
-    ]
+    parts = [*_lead(systems), tag("h2", "Scores"), *_scores(systems, baseline)]
     if task.lists:
-        parts += [f"<h2>Place of the true {task.lists.truth}</h2>", _legend(systems), _ranks(systems)]
-        if all(map(knows_commonness, systems)):
-            parts += [f"<h2>By how common the {task.lists.truth} is</h2>", _commonness(systems)]
+        parts += [tag("h2", f"Place of the true {task.lists.truth}"), *_top_k(systems)]
+        if all(map(compare.knows_commonness, systems)):
+            parts += [tag("h2", f"By how common the {task.lists.truth} is"), _commonness(systems)]
     if tests:
-        parts += [
-            "<h2>Differences</h2>",
-            "<p>Paired by case; p from a permutation test, not corrected for the number of tests.</p>",
-            _tests(tests, task),
-        ]
+        parts += [tag("h2", f"Differences to {baseline.name}"), *_differences(systems, tests, baseline)]
     if task.lists:
-        parts += ["<h2>Most frequent confusions</h2>", _confusions(systems)]
-    parts += ["<h2>Cases</h2>", _cases(systems, folders, cases)]
-    return html_page("Comparison", "\n".join(parts))
+        parts += [tag("h2", "Most frequent confusions"), *_confusions(systems)]
+    parts += [tag("h2", "Cases"), *_cases(systems, cases)]
+    return html_page(f"Comparison: {task.name}", *parts)
+
+
+def _lead(systems: Sequence[System]) -> list[Html]:
+    """Title with task, cohort and date; the settings."""
+    first, settings = systems[0], [system.metrics.get("settings") or {} for system in systems]
+    names = [name for name in dict.fromkeys(key for some in settings for key in some) if name not in UNIMPORTANT]
+    values = {name: [_setting(some.get(name)) for some in settings] for name in names}
+    shared = {name: found[0] for name, found in values.items() if len(set(found)) == 1 and found[0]}
+    other = {name: found for name, found in values.items() if len(set(found)) > 1}
+    cohort = next((settings[0][key] for key in COHORTS if isinstance(settings[0].get(key), str)), None)
+    what = f"{len(first.cases)} cases" + f" of {cohort}" * bool(cohort)
+    what += f", split {settings[0]['split']}" if settings[0].get("split") else ""
+    what += f", in {len(set(first.groups))} groups" if first.groups else ""
+    dates = {datetime.fromtimestamp((s.folder / "metrics.json").stat().st_mtime).date() for s in systems}
+    when = f"Evaluated {' to '.join(str(day) for day in sorted({min(dates), max(dates)}))}"
+    parts = [tag("h1", f"Comparison of {len(systems)} systems: {first.task.name}")]
+    parts.append(tag("p", f"{what}. {when}, compared {datetime.now().date()}.", class_="lead"))
+    parts.append(tag("p", *(system_name(i, system.name) for i, system in enumerate(systems))))
+    if len(first.cases) < FEW:
+        note = f"Fewer than {FEW} cases: the intervals are wide, and few differences can be told from chance."
+        parts.append(tag("p", note, class_="warn"))
+    if other:
+        head = ["setting", *(system_name(i, s.name) for i, s in enumerate(systems))]
+        rows = [[name, *found] for name, found in other.items()]
+        parts.append(details("Settings that differ", html_table(head, rows, texts=len(head))))
+    if shared:
+        parts.append(details("Settings in common", html_table(["setting", "value"], shared.items(), texts=2)))
+    return parts
+
+
+def _setting(value: object) -> str:
+    return "" if value in (None, False, []) else str(value)
+
+
+def _scores(systems: Sequence[System], baseline: System) -> list[Html]:
+    scores, columns = systems[0].task.columns, compare.columns_of(systems)
+    found = {name: [system.estimates[name].value for system in systems if name in system.estimates] for name in columns}
+    best = {name: round(max(values), 6) for name, values in found.items() if scores[name].marked}
+    rows = [
+        [name, "", *(_score(scores[n], values.get(n), None) for n in columns)]
+        for name, values in compare.reference_rows(systems).items()
+    ]
+    for i, system in enumerate(systems):
+        name = system_name(i, system.name + " (baseline)" * (system is baseline and len(systems) > 1))
+        cells = [_score(scores[n], system.estimates.get(n), best.get(n)) for n in columns]
+        rows.append([name, str(len(system.runs)), *cells])
+    kinds = {n: {s.estimates[n].method for s in systems if n in s.estimates} for n in columns}
+    meanings = [
+        [scores[n].heading, scores[n].meaning, " or ".join(sorted(kinds[n])).replace("w", "W")] for n in columns
+    ]
+    lists = html_table(["column", "meaning", "interval"], meanings, texts=3)
+    head = ["system", "runs", *(scores[name].heading for name in columns)]
+    warning = [] if compare.same_upstream(systems) else [tag("p", compare.OTHER_UPSTREAM, class_="warn")]
+    return [html_table(head, rows), *warning, tag("p", _notes(systems)), details("What the columns mean", lists)]
+
+
+def _score(score: Score, e: Estimate | None, best: float | None) -> Html:
+    """The value with its interval below it."""
+    if e is None:
+        return Html()
+    interval = "" if math.isnan(e.low) else score.interval(e) if e.low < 0 else score.interval(e).replace("-", "–")
+    mark = "best" if round(e.value, 6) == best else None
+    return join([tag("span", score.number(e.value), class_=mark), tag("br"), tag("small", interval)])
 
 
 def _notes(systems: Sequence[System]) -> str:
-    scores = systems[0].task.columns
-    units = list(dict.fromkeys(UNITS[scores[name].unit] for name in columns_of(systems)))
-    notes = [
-        f"In {' and '.join(units)}, with 95 % intervals from a bootstrap over the cases, and over the training seeds "
-        "where there are several."
-    ]
-    notes += ["The best of a column is bold."] * any(scores[name].marked for name in columns_of(systems))
-    notes += ["A name counts from a similarity of 0.8; <i>exact</i> wants every letter."] * ("top_1_exact" in scores)
-    notes += ["Cases of one patient, slide or image are drawn together."] * (systems[0].groups is not None)
+    scores, grouped = systems[0].task.columns, systems[0].groups is not None
+    units = list(dict.fromkeys(UNITS[scores[name].unit] for name in compare.columns_of(systems)))
+    notes = [f"In {' and '.join(units)}, with 95 % intervals: Wilson's for shares of ungrouped cases of one run, else"]
+    notes += ["a bootstrap over the cases, and over the training seeds where there are several."]
+    notes += ["Cases of one patient, slide or image are drawn together."] * grouped
+    notes += ["The best system of a column is bold."] * any(scores[name].marked for name in compare.columns_of(systems))
+    notes += ["Rows without a marker are references of which the evaluation saved the means."] * bool(
+        compare.reference_rows(systems)
+    )
     return " ".join(notes)
 
 
-def _scores(systems: Sequence[System]) -> str:
-    scores, columns = systems[0].task.columns, columns_of(systems)
-    found = {name: [system.estimates[name].value for system in systems if name in system.estimates] for name in columns}
-    best = {name: round(max(values), 6) for name, values in found.items() if scores[name].marked}
-    rows = []
-    for system in systems:
-        row = [text_cell(system.name), number_cell(str(len(system.runs)))]
-        for name in columns:
-            if name not in system.estimates:
-                row.append(number_cell(""))
-                continue
-            e, score = system.estimates[name], scores[name]
-            interval = score.interval(e).replace("-", "–") if e.low >= 0 else score.interval(e)
-            value = score.number(e.value)
-            value = f'<span class="best">{value}</span>' if round(e.value, 6) == best.get(name) else value
-            row.append(number_cell(f"{value}<br><small>{interval}</small>"))
-        rows.append(row)
-    return html_table(["", "runs", *(scores[name].heading for name in columns)], rows)
-
-
-def _legend(systems: Sequence[System]) -> str:
-    marks = [
-        f'<span class="mark" style="background:{COLOURS[i % len(COLOURS)]}"></span>{escape(system.name)}'
-        for i, system in enumerate(systems)
+def _top_k(systems: Sequence[System]) -> list[Html]:
+    """The cumulative curve: share of the lists that hold the truth among the first k places."""
+    lists, ranks = systems[0].task.lists, {i: system.ranks() for i, system in enumerate(systems)}
+    teacher = systems[0].teacher_ranks() if compare.same_upstream(systems) else None
+    if teacher is not None and teacher not in ranks.values():
+        ranks[None] = teacher
+    places = range(1, lists.length + 1)
+    names = {None: "teacher", **{i: system.name for i, system in enumerate(systems)}}
+    curves = {i: list(accumulate(found[k] / found.total() for k in places)) for i, found in ranks.items()}
+    title = f"k: share of cases whose true {lists.truth} is among the first k names"
+    chart = line_chart([(i, names[i], curve) for i, curve in curves.items()], places, title)
+    rows = [
+        ["T teacher" if i is None else system_name(i, names[i]), *(f"{100 * value:.1f}" for value in curve)]
+        for i, curve in curves.items()
     ]
-    return "<p>" + " &nbsp; ".join(marks) + "</p>"
+    note = ["Per cent, over all runs of a system."] + ["T, dashed: the teacher's own lists."] * (None in curves)
+    return [chart, details("The numbers", html_table(["k", *places], rows)), tag("p", " ".join(note), class_="lead")]
 
 
-def _ranks(systems: Sequence[System]) -> str:
-    """Grouped bars: share of the lists that hold the truth in each place."""
-    places = [*range(1, systems[0].task.lists.length + 1), 0]
-    shares = []
-    for system in systems:
-        counts = system.ranks()
-        shares.append([counts[place] / counts.total() for place in places])
-    width, height, left = 1040, 220, 40
-    largest = max(max(row) for row in shares)
-    tick = next(size for size in TICKS if 5 * size >= largest)
-    step, tallest = (width - left) / len(places), tick * max(1, math.ceil(largest / tick - 1e-9))
-    bar = min(22.0, 0.8 * step / len(systems))
-    shapes = []
-    for k in range(round(tallest / tick) + 1):
-        y = height - k * tick / tallest * (height - 14)
-        shapes.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e8ec"/>')
-        shapes.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * k * tick:.0f}</text>')
-    for k, place in enumerate(places):
-        x = left + k * step + (step - bar * len(systems)) / 2
-        for i, row in enumerate(shares):
-            h = row[k] / tallest * (height - 14)
-            title = f"{escape(systems[i].name)}: {100 * row[k]:.1f} %"
-            shapes.append(
-                f'<rect x="{x + i * bar:.1f}" y="{height - h:.1f}" width="{bar * 0.9:.1f}" height="{h:.1f}" '
-                f'fill="{COLOURS[i % len(COLOURS)]}"><title>{title}</title></rect>'
-            )
-        label = str(place) if place else "none"
-        shapes.append(f'<text x="{left + (k + 0.5) * step:.1f}" y="{height + 16}" text-anchor="middle">{label}</text>')
-    return f'<svg viewBox="0 0 {width} {height + 24}" width="100%" font-size="12" fill="#445">{"".join(shapes)}</svg>'
-
-
-def _commonness(systems: Sequence[System]) -> str:
-    tables = [system.by_commonness() for system in systems]
-    rows = []
-    for k, (words, count, _, _) in enumerate(tables[0]):
-        cells = [number_cell(f"{100 * rows_of[k][2]:.1f} / {100 * rows_of[k][3]:.1f}") for rows_of in tables]
-        rows.append([text_cell(words), number_cell(str(count)), *cells])
-    task = systems[0].task
-    head = [
-        f"training cases of the {task.lists.truth}",
-        "cases",
-        *(
-            f"{escape(system.name)}<br><small>top-1 / {task.columns[task.lists.listed].heading}</small>"
-            for system in systems
-        ),
+def _commonness(systems: Sequence[System]) -> Html:
+    tables, task = [system.by_commonness() for system in systems], systems[0].task
+    shown = f"top-1 / {task.columns[task.lists.listed].heading}"
+    head = [f"training cases of the {task.lists.truth}", "cases"]
+    head += [join([system_name(i, system.name), tag("br"), tag("small", shown)]) for i, system in enumerate(systems)]
+    rows = [
+        [words, str(count), *(f"{100 * found[k][2]:.1f} / {100 * found[k][3]:.1f}" for found in tables)]
+        for k, (words, count, _, _) in enumerate(tables[0])
     ]
     return html_table(head, rows)
 
 
-def _tests(tests: Sequence[dict], task: Task) -> str:
-    rows = []
-    for row in tests:
-        score, e = task.columns[row["metric"]], Estimate(row["value"], row["low"], row["high"])
-        gap = f"{score.number(e.value, '+')} <small>({score.interval(e, '+')})</small>"
-        names = [text_cell(row["first"]), text_cell(row["second"]), text_cell(score.heading)]
-        rows.append([*names, number_cell(gap), number_cell(f"{row['p']:.4f}")])
-    return html_table(["first", "second", "metric", "difference", "p"], rows)
+def _differences(systems: Sequence[System], tests: Sequence[dict], baseline: System) -> list[Html]:
+    """A forest plot for each unit of the scores, and the table of all pairs."""
+    scores, number = systems[0].task.columns, {system.name: i for i, system in enumerate(systems)}
+    parts = [
+        tag(
+            "p",
+            "Each system minus the baseline, paired by case, with 95 % bootstrap intervals; right of the line the "
+            "system scores higher. p: two-sided permutation test, not corrected for the number of tests.",
+        )
+    ]
+    rows = sorted(compare.gaps_to(baseline, tests), key=lambda row: list(UNITS).index(scores[row[0]].unit))
+    for _, some in groupby(rows, key=lambda row: scores[row[0]].unit):
+        some = list(some)
+        limit = nice_ticks(max(abs(end) for _, _, e, _ in some for end in (e.low, e.high)), 4)[-1]
+        lines = []
+        for metric, other, e, p in some:
+            text = _gap(scores[metric], e)
+            plot = forest_cell(e, limit, number[other], f"{scores[metric].heading}, {other}: {text}")
+            lines.append([scores[metric].heading, system_name(number[other], other), plot, text, f"{p:.4f}"])
+        axis = forest_axis(limit, lambda value, score=scores[some[0][0]]: score.number(value, "+" * (value != 0)))
+        lines.append(["", "", axis, "", ""])
+        parts.append(
+            html_table(["score", "system", "difference to the baseline", "value (interval)", "p"], lines, texts=3)
+        )
+    pairs = [
+        [row["first"], row["second"], scores[row["metric"]].heading]
+        + [_gap(scores[row["metric"]], Estimate(row["value"], row["low"], row["high"])), f"{row['p']:.4f}"]
+        for row in tests
+    ]
+    head = ["first", "second", "score", "first minus second", "p"]
+    return [*parts, details("All pairs", html_table(head, pairs, texts=3))]
 
 
-def _confusions(systems: Sequence[System]) -> str:
-    parts = []
-    for system in systems:
-        rows = [
-            [text_cell(truth), text_cell(other), number_cell(str(count))] for truth, other, count in system.confusions()
-        ]
-        body = html_table([f"true {system.task.lists.truth}", "listed first", "times"], rows) if rows else "<p>none</p>"
-        parts.append(f"<details><summary>{escape(system.name)}</summary>{body}</details>")
-    return "".join(parts)
+def _gap(score: Score, e: Estimate) -> str:
+    return f"{score.number(e.value, '+')} ({score.interval(e, '+')})"
 
 
-def _cases(systems: Sequence[System], folders: Sequence[Path], count: int) -> str:
-    """Those on which the systems differ most, first; of the others some of each kind."""
-    order = np.argsort(-_spread(systems), kind="stable")[:count]
-    shown = "".join(_case(systems, folders, int(place)) for place in order)
-    marks = MARKS if systems[0].task.lists else ""
-    return (
-        f"<p>{len(order)} of {len(systems[0].cases)}, those on which the systems differ most first. {marks}</p>{shown}"
-    )
+def _confusions(systems: Sequence[System]) -> list[Html]:
+    head = [f"true {systems[0].task.lists.truth}", "listed first", "times"]
+    return [
+        details(system_name(i, system.name), html_table(head, rows, texts=2) if rows else tag("p", "none"))
+        for i, system in enumerate(systems)
+        if (rows := [(truth, other, str(count)) for truth, other, count in system.confusions()]) is not None
+    ]
+
+
+def _cases(systems: Sequence[System], count: int) -> list[Html]:
+    """Those on which the systems differ most, first; a quarter is kept for those on which they agree."""
+    task, spread = systems[0].task, _spread(systems)
+    order = np.argsort(-spread, kind="stable")
+    differ = int((spread > 0).sum())
+    split = min(differ, max(count - count // 4, count - (len(order) - differ)))
+    order = [*order[:split], *order[differ : differ + count - split]]
+    note = f"{len(order)} of {len(spread)}, those on which the systems differ most first; they differ on {differ}."
+    if task.lists:
+        note += f" Beside a system's letter: the place of the true {task.lists.truth}, – if it is not listed."
+        note += " ✓: the truth. (T): listed by the teacher too."
+    else:
+        names = ", ".join(task.columns[name].heading for name in task.tested)
+        note += f" Beside a system's letter: the first score that the case has of {names}."
+    shown = [_case(systems, int(place), None if spread[place] > 0 else "plain") for place in order]
+    return [tag("p", note), filter_box("only cases on which the systems differ"), tag("div", *shown)]
 
 
 def _spread(systems: Sequence[System]) -> np.ndarray:
@@ -187,54 +275,48 @@ def _spread(systems: Sequence[System]) -> np.ndarray:
     return total
 
 
-def _case(systems: Sequence[System], folders: Sequence[Path], place: int) -> str:
-    task, record = systems[0].task, systems[0].cases[place]
-    own = [system.cases[place] for system in systems]
-    parts = []
-    for found, folder in zip(own, folders, strict=True):
-        if picture := _picture(first_image(found), folder):
-            parts.append(f"<div>{picture}</div>")
-            break
-    for field, title in task.texts.items():
-        if text := next((found[field] for found in own if field in found), None):
-            parts.append(f'<div class="note"><b>{title}</b><br>{escape(str(text))}</div>')
-    if not task.lists:
-        parts += [_answer(system, place) for system in systems]
-        title = f"<b>{escape(str(record['id']))}</b>"
-        return f'<details><summary>{title}</summary><div class="case">{"".join(parts)}</div></details>'
-    truth = record[task.lists.truth]
-    teacher = next((found["teacher"] for found in own if "teacher" in found), [])
-    if teacher:
-        parts.append(_list("Upstream", teacher, truth, (), task.lists))
-    named = zip(systems, own, strict=True)
-    parts += [_list(system.name, found["listed"], truth, teacher, task.lists) for system, found in named]
-    marks = "".join("●" if found["top_1"] else "◐" if found[task.lists.listed] else "○" for found in own)
-    title = f"<b>{escape(str(record['id']))}</b>: {escape(truth)} <small>{marks}</small>"
-    return f'<details><summary>{title}</summary><div class="case">{"".join(parts)}</div></details>'
+def _case(systems: Sequence[System], place: int, class_: str | None) -> Html:
+    task, own = systems[0].task, [system.cases[place] for system in systems]
+    named = list(zip(systems, own, strict=True))
+    parts = [picture for s, found in named if (picture := _picture(first_image(found), s.folder))][:1]
+    texts = {title: next((r[field] for r in own if field in r), None) for field, title in task.texts.items()}
+    parts += [tag("div", tag("b", title), tag("br"), text, class_="note") for title, text in texts.items() if text]
+    if task.lists:
+        heading = own[0][task.lists.truth]
+        teacher = next((found["teacher"] for found in own if "teacher" in found), [])
+        entries = [("Teacher", teacher)] * bool(teacher)
+        entries += [(system_name(i, s.name), found["listed"]) for i, (s, found) in enumerate(named)]
+        for title, names in entries:
+            names = names[: task.lists.length]
+            hits = [task.lists.same(name, heading) for name in names]
+            both = [title != "Teacher" and any(task.lists.same(name, t) for t in teacher) for name in names]
+            parts.append(name_list(title, names, hits, both))
+        marks = [str(task.lists.place(found["listed"], found) or "–") for found in own]
+    else:
+        heading = str(next(filter(None, texts.values()), ""))
+        heading = heading if len(heading) <= TITLE else f"{heading[:TITLE]}..."
+        lines = [_case_scores(system, found) for system, found in named]
+        for i, (system, found) in enumerate(named):
+            answer = tag("p", str(found[task.answer])) if task.answer else ""
+            items = tag("ul", *(tag("li", f"{score.heading}: {text}") for score, text in lines[i].items()))
+            parts.append(tag("div", tag("b", system_name(i, system.name)), answer, items, class_="list"))
+        tested = [[task.columns[name] for name in task.tested if task.columns[name] in line] for line in lines]
+        marks = [line[some[0]] if some else "" for line, some in zip(lines, tested, strict=True)]
+    chips = tag("span", *(chip(i, mark) for i, mark in enumerate(marks)))
+    title = join([chips, " ", tag("b", own[0]["id"]), f": {heading}" if heading else ""])
+    return details(title, tag("div", *parts, class_="row case"), class_=class_)
 
 
-def _answer(system: System, place: int) -> str:
-    """The system's answer, if there is one, and the scores that the case has of its own."""
-    task, record = system.task, system.cases[place]
-    text = f"<p>{escape(str(record[task.answer]))}</p>" if task.answer else ""
-    scores = [
-        f"<li>{escape(score.heading)}: {score.number(float(score.value(np.array(parts, dtype=float))))}</li>"
-        for score in task.columns.values()
-        if (parts := score.summands(record)) is not None
-    ]
-    return f'<div class="list"><b>{escape(system.name)}</b>{text}<ul>{"".join(scores)}</ul></div>'
+def _case_scores(system: System, record: dict) -> dict[Score, str]:
+    """The scores that a single case has, as text."""
+    found = {score: score.summands(record) for score in system.task.columns.values()}
+    return {
+        score: score.number(float(score.value(np.array(parts, dtype=float))))
+        for score, parts in found.items()
+        if parts is not None
+    }
 
 
-def _list(title: str, names: Sequence[str], truth: str, teacher: Sequence[str], lists: Lists) -> str:
-    items = []
-    for name in names[: lists.length]:
-        kind = (
-            "hit" if lists.same(name, truth) else "shared" if any(lists.same(name, other) for other in teacher) else ""
-        )
-        items.append(f'<li class="{kind}">{escape(name)}</li>' if kind else f"<li>{escape(name)}</li>")
-    return f'<div class="list"><b>{escape(title)}</b><ol>{"".join(items) or "<small>no list</small>"}</ol></div>'
-
-
-def _picture(name: str | None, folder: Path) -> str:
+def _picture(name: str | None, folder: Path) -> Html:
     path = folder / str(name)
-    return embed_picture(path, "image of the case") if name and path.is_file() else ""
+    return embed_picture(path, "image of the case") if name and path.is_file() else Html()

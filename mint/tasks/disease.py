@@ -31,6 +31,16 @@ COLUMNS = {  # score -> heading of the printed table
     "avoidance": "avoidance A",
     "car": "CAR",
 }
+MEANINGS = {
+    "top_1": "The true disease is listed first; a name counts from a similarity of 0.8.",
+    "top_10": "The true disease is among the first ten names; a name counts from a similarity of 0.8.",
+    "top_1_exact": "The true disease is listed first, with every letter right.",
+    "top_10_exact": "The true disease is among the first ten names, with every letter right.",
+    "hallucination_free": "The share of listed names that are known diseases.",
+    "coverage": "C: the share of the teacher's best names that the list holds.",
+    "avoidance": "A: the share of the teacher's worst names that the list leaves out.",
+    "car": "CAR: the harmonic mean of coverage C and avoidance A.",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,43 +1,87 @@
-"""HTML report on a pair: its answers token by token, the images, and the terms of FiRe's loss."""
+"""HTML report on a pair: its answers token by token, images with the lesion outlined, and the terms of the loss."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from html import escape
+import inspect as python
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mint.config import TrainConfig, parse
 from mint.data.batch import CHOSEN, REJECTED, collate, encode_pairs
 from mint.data.image_features import ImageReader
+from mint.data.image_files import open_image
 from mint.data.preferences import Preference
 from mint.data.record_images import ImageSlots
 from mint.errors import InputError
-from mint.evaluation.html import embed_image, embed_picture, html_page, html_table, number_cell, text_cell
-from mint.losses import AnswerStats, Loss, Needs, load_loss
-from mint.objective import answer_stats, predicted_stats
-from mint.tasks.attention_on_lesion import attention_map, encode_plain, overlay, token_grid
+from mint.evaluation.charts import heat, heat_scale
+from mint.evaluation.html import Html, details, embed_image, html_page, html_table, tag
+from mint.losses import AnswerStats, Loss, LossOutput, Needs, load_loss
+from mint.objective import answer_stats, predicted_stats, preference_loss
+from mint.prefs.corrupt import grow, record_mask
+from mint.tasks.attention_on_lesion import attention_map, encode_plain, overlay, seen_mask, token_grid
 
 EVERYTHING = Needs(reference=True, kl_forward=True, kl_reverse=True, kl_over="all", corrupted_image=True)
-SIDES = ("chosen", "rejected", "corrupted_chosen", "corrupted_rejected")
-STYLE = "display:inline-block; padding:.1rem .15rem; margin:.08rem; border-radius:3px; white-space:pre;"
 WIDEST = 420  # pixels of the images
+# Ends of the colour scales, the same on every page: log-ratios and divergences in nats, attention over that under the
+# generic question.
+LOG_RATIO, DIVERGENCE, ATTENTION = 3.0, 1.0, 3.0
+OUTLINE = ((0, 0, 0), (255, 214, 0))  # outer and inner line around the lesion
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """One pair's numbers. sides: of SIDES, those there are, [1, L] each. pieces: the answers' texts by token.
+    """One pair's numbers. sides: chosen, rejected, corrupted_chosen, corrupted_rejected, those there are, [1, L] each.
 
-    looks: of the clean and the corrupted image, what the model sees and where it looks; empty where that cannot be told.
+    pieces: the answers' texts by token. loss, output: as in training. pictures: (title, image) of the clean and the
+    corrupted image, each followed by the attention on it where that can be told.
     """
 
     preference: Preference
     pieces: dict[str, list[str]]
     sides: dict[str, AnswerStats]
-    terms: dict[str, float]
-    looks: dict[str, Image.Image] = field(default_factory=dict)
+    loss: Loss
+    output: LossOutput
+    pictures: list[tuple[str, Image.Image]]
+
+    @property
+    def settings(self) -> dict:
+        """The settings of the loss, defaults included."""
+        parameters = python.signature(self.loss.function).parameters.values()
+        plain = {p.name: p.default for p in parameters if isinstance(p.default, (bool, int, float, str))}
+        return plain | self.loss.options
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The terms of FiRe's loss with their weights, which sum to it; of another loss its value alone."""
+        metrics, total, set_to = self.output.metrics, {"loss": float(self.output.loss)}, self.settings
+        if "ranking_loss" not in metrics:
+            return total
+        terms = {"ranking": float(metrics["ranking_loss"])}
+        if "visual_loss" in metrics:
+            gamma = set_to["gamma"]
+            terms[f"visual contrast x gamma {gamma:g}"] = gamma * float(metrics["visual_loss"])
+        for direction, share in (("forward", set_to["lam"]), ("reverse", 1 - set_to["lam"])):
+            if f"kl/{direction}" in metrics:
+                weight = set_to["alpha"] * share
+                terms[f"KL {direction} x {weight:g}"] = weight * float(metrics[f"kl/{direction}"])
+        return terms | total
+
+
+def loss_of_run(adapter: str | None, given: dict) -> tuple[Loss, str]:
+    """(loss, spans) of the run whose directory or checkpoint holds ``adapter``; FiRe's loss for any other adapter.
+
+    given: settings that win over the run's. Raises InputError as ``load_loss``, and for a damaged config.toml.
+    """
+    folder, config = Path(adapter or "none").resolve(), TrainConfig(loss="fire")
+    run = folder.parents[2] if folder.parent.parent.name == "checkpoints" else folder.parent
+    if adapter and (run / "metrics.jsonl").is_file() and (run / "config.toml").is_file():
+        config = parse(TrainConfig, ["--config", str(run / "config.toml")], "")
+    return load_loss(config.loss, config.loss_options() | given), config.spans
 
 
 @torch.no_grad()
@@ -46,18 +90,20 @@ def inspect(
     tokenizer,
     reader: ImageReader | None,
     preference: Preference,
-    options: dict,
+    loss: Loss,
+    root: Path,
     max_length: int = 4096,
 ) -> Inspection:
     """The numbers of a record (its images with whole paths) under the model, against the model without its adapter.
 
-    options: beta, alpha, gamma and lam of FiRe's loss. Raises InputError if the record does not fit into the model.
+    root: the folder of the record's file, which its mask is relative to. Raises InputError if the record does not fit
+    into the model.
     """
-    loss = load_loss("fire", options)
     slots = ImageSlots(*model.image_slots, reader.processor) if reader else None
     corrupted = ("chosen", "rejected") if preference.corrupted_images else ()
-    (pair,), _ = encode_pairs([preference], tokenizer, max_length, "error", slots=slots, corrupted=corrupted)
-    batch = collate([pair])
+    more = {"slots": slots, "corrupted": corrupted, "fields": loss.needs.fields}
+    (pair,), _ = encode_pairs([preference], tokenizer, max_length, "error", **more)
+    batch = collate([pair], prompt_targets=loss.requires("prompt"))
     if batch.image_files:
         batch = replace(batch, images=reader(batch.image_files))
     batch = batch.to(model.head_weight.device)
@@ -66,33 +112,61 @@ def inspect(
     if pair.twin is not None:
         sides["corrupted_chosen"] = answer_stats(batch, stats, CHOSEN, corrupted=True)
         sides["corrupted_rejected"] = answer_stats(batch, stats, REJECTED, corrupted=True)
+    if not loss.needs.spans:
+        sides = {name: replace(side, span=None) for name, side in sides.items()}
     chat = bool(preference.images) or not isinstance(preference.prompt, str)
     pieces = {
         side: _pieces(tokenizer, getattr(preference, side).text, len(getattr(pair, side)), chat)
         for side in ("chosen", "rejected")
     }
-    looks = _looks(model, tokenizer, reader, preference, slots, max_length) if reader else {}
-    return Inspection(preference, pieces, sides, _terms(loss, sides), looks)
+    pictures = _pictures(model, tokenizer, reader, preference, slots, max_length, root) if reader else []
+    return Inspection(preference, pieces, sides, loss, preference_loss(model, batch, loss), pictures)
 
 
-def _looks(
-    model: nn.Module, tokenizer, reader: ImageReader, preference: Preference, slots: ImageSlots, max_length: int
-) -> dict[str, Image.Image]:
-    """Where the model looks for the chosen answer's marked words, on the first clean and corrupted image."""
-    found = {}
+def _pictures(
+    model: nn.Module,
+    tokenizer,
+    reader: ImageReader,
+    preference: Preference,
+    slots: ImageSlots,
+    max_length: int,
+    root: Path,
+) -> list[tuple[str, Image.Image]]:
+    """The clean and the corrupted images; of each first one the attention while the model answers the marked words."""
+    found, mask = [], None
     for title, files in (("clean", preference.images), ("corrupted", preference.corrupted_images)):
-        if not files:
-            continue
+        pictures = [open_image(file) for file in files]
+        if title == "clean":
+            mask = record_mask(preference, pictures[0].size, root)[0]
+        elif mask is not None and files and pictures[0].size != mask.shape[::-1]:
+            mask = None  # cropped, so that the place is not known
+        found += [(title, _outline(picture, None if i else mask)) for i, picture in enumerate(pictures)]
         try:
-            pair, plain = encode_plain(
-                replace(preference, images=files, corrupted_images=()), tokenizer, slots, max_length
-            )
-            grid = token_grid(reader.processor, files[0], slots.of(files[0]))
-            weights = attention_map(model, reader, pair, plain).reshape(grid)
-            found[f"attention, {title}"] = overlay(files[0], reader.processor, weights)
+            if files:
+                same = replace(preference, images=files, corrupted_images=())
+                pair, plain = encode_plain(same, tokenizer, slots, max_length)
+                grid = token_grid(reader.processor, files[0], slots.of(files[0]))
+                weights = attention_map(model, reader, pair, plain).reshape(grid)
+                picture = overlay(files[0], reader.processor, np.clip((weights - 1) / (ATTENTION - 1), 0, 1))
+                seen = mask if mask is None else seen_mask(mask, reader.processor, picture.size[::-1]) > 0.5
+                found.append((f"attention, {title}", _outline(picture, seen)))
         except InputError:  # a model or processor whose attention is not followed back to the image
-            return {}
+            continue
     return found
+
+
+def _outline(picture: Image.Image, mask: np.ndarray | None) -> Image.Image:
+    """The picture at ``WIDEST`` pixels with a line around the mask."""
+    scale = WIDEST / max(picture.size)
+    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    picture = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    if mask is None:
+        return picture
+    inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    pixels = np.array(picture)
+    for colour, width in zip(OUTLINE, (4, 2), strict=True):
+        pixels[grow(inside, width) & ~inside] = colour
+    return Image.fromarray(pixels)
 
 
 def _pieces(tokenizer, text: str, count: int, chat: bool) -> list[str]:
@@ -102,66 +176,63 @@ def _pieces(tokenizer, text: str, count: int, chat: bool) -> list[str]:
     return pieces + ["[end]"] * (count - len(pieces))
 
 
-def _terms(loss: Loss, sides: dict[str, AnswerStats]) -> dict[str, float]:
-    """The terms of the loss with their weights, which sum to it."""
-    settings, output = loss.options, loss(**sides)
-    terms = {"ranking": float(output.metrics["ranking_loss"])}
-    if "visual_loss" in output.metrics:
-        terms[f"visual contrast x gamma {settings['gamma']:g}"] = settings["gamma"] * float(
-            output.metrics["visual_loss"]
-        )
-    weights = {"forward": settings["alpha"] * settings["lam"], "reverse": settings["alpha"] * (1 - settings["lam"])}
-    for direction, weight in weights.items():
-        terms[f"KL {direction} x {weight:g}"] = weight * float(output.metrics[f"kl/{direction}"])
-    return {**terms, "loss": float(output.loss)}
-
-
 def page(found: Inspection) -> str:
-    """The inspection as an HTML page that needs no network."""
+    """The inspection as an HTML page."""
     record = found.preference
     question = record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]
-    pictures = [
-        f"<figure>{embed_picture(Path(name), title, WIDEST)}<figcaption>{escape(title)}</figcaption></figure>"
-        for names, title in ((record.images, "clean"), (record.corrupted_images, "corrupted"))
-        for name in names
-    ]
-    pictures += [
-        f"<figure>{embed_image(image, title, WIDEST)}<figcaption>{escape(title)}</figcaption></figure>"
-        for title, image in found.looks.items()
-    ]
-    parts = [
-        f"<h1>{escape(record.id)}</h1>",
-        f"<p>{escape(question)}</p>",
-        f'<div class="case figure">{"".join(pictures)}</div>' if pictures else "",
-        "<h2>Terms of the loss</h2>",
-        html_table(
-            ["", "nats"], [[text_cell(name), number_cell(f"{value:.5f}")] for name, value in found.terms.items()]
+    parts = [tag("h1", f"Pair {record.id}"), tag("p", question, class_="lead")]
+    if found.pictures:
+        figures = [
+            tag("figure", embed_image(image, title, WIDEST), tag("figcaption", title), style=_share_of_row(image))
+            for title, image in found.pictures
+        ]
+        parts.append(tag("div", *figures, class_="pictures"))
+        if any(title.startswith("attention") for title, _ in found.pictures):
+            legend = "Attention while answering, over that under a generic question"
+            parts.append(heat_scale(legend, "1 or less", f"{ATTENTION:g} or more", "", "red"))
+        if any(record.extra.get(field) for field in ("mask", "boxes", "polygons")):
+            parts.append(tag("p", "Yellow line: where the record says the evidence is."))
+    settings = ", ".join(f"{name} {value}" for name, value in found.settings.items())
+    parts += [
+        tag("h2", f"Loss: {found.loss.name}"),
+        tag("p", settings or "no settings"),
+        html_table(["term", "value"], [(name, f"{value:.5f}") for name, value in found.terms.items()]),
+        details(
+            "Metrics",
+            html_table(["metric", "value"], [(n, f"{float(v):.5f}") for n, v in found.output.metrics.items()]),
         ),
-        "<p>Token by token: log pi - log ref (green: more likely than under the reference, red: less), and on the chosen "
-        "answer the divergence from the reference in both directions (blue). Underlined: the words that carry the reward; "
-        "the number is the sum over them.</p>",
+        tag("h2", "Tokens"),
+        tag(
+            "p",
+            "The number below a token is its value in nats, and its colour shows the same on a scale that is equal on "
+            "all pages. Underlined: the words that carry the reward (all, where none is marked); sums are over them.",
+        ),
+        heat_scale("log pi - log ref", f"-{LOG_RATIO:g}", f"+{LOG_RATIO:g} nats", "red", "", "blue"),
+        heat_scale("KL", "0", f"{DIVERGENCE:g} nats", "", "blue"),
     ]
     for name, side in found.sides.items():
         pieces = found.pieces[name.removeprefix("corrupted_")]
         image = " under the corrupted image" if name.startswith("corrupted") else ""
-        parts.append(f"<h2>{name.removeprefix('corrupted_').capitalize()}{image}</h2>")
-        parts.append(_line("log pi - log ref", pieces, side.log_ratio[0], side, signed=True))
+        parts.append(tag("h2", f"{name.removeprefix('corrupted_').capitalize()}{image}"))
+        parts.append(_line("log pi - log ref", pieces, side.log_ratio[0], side, LOG_RATIO))
         if name == "chosen":
-            parts.append(_line("KL(ref || pi)", pieces, side.kl_forward[0], side, signed=False))
-            parts.append(_line("KL(pi || ref)", pieces, side.kl_reverse[0], side, signed=False))
-    return html_page(f"Pair {record.id}", "\n".join(parts))
+            parts.append(_line("KL(ref || pi)", pieces, side.kl_forward[0], side, DIVERGENCE))
+            parts.append(_line("KL(pi || ref)", pieces, side.kl_reverse[0], side, DIVERGENCE))
+    return html_page(f"Pair {record.id}", *parts)
 
 
-def _line(title: str, pieces: list[str], values: Tensor, side: AnswerStats, signed: bool) -> str:
-    span = side.span_or_all[0].tolist()
-    numbers = values.tolist()[: len(pieces)]
-    largest = max((abs(value) for value in numbers), default=0.0) or 1.0
-    cells = []
+def _share_of_row(image: Image.Image) -> str:
+    """A style that gives pictures in a row the same height."""
+    return f"flex: {image.width / image.height:.4f} 1 0"
+
+
+def _line(title: str, pieces: list[str], values: Tensor, side: AnswerStats, top: float) -> Html:
+    span, numbers, cells = side.span_or_all[0].tolist(), values.tolist()[: len(pieces)], []
+    sign = "+" if top == LOG_RATIO else ""  # divergences have none
     for piece, value, marked in zip(pieces, numbers, span, strict=False):
-        strength = min(1.0, abs(value) / largest)
-        hue = "58, 154, 95" if signed and value >= 0 else "181, 67, 63" if signed else "47, 109, 179"
-        line = "border-bottom:2px solid #1c2430;" if marked else ""
-        style = f"{STYLE}{line}background:rgba({hue},{0.75 * strength:.2f})"
-        cells.append(f'<span style="{style}" title="{value:+.4f}">{escape(piece)}</span>')
+        style = heat(abs(value) / top, "red" if value < 0 else "blue")
+        number = tag("small", f"{value:{sign}.2f}")
+        class_ = "token marked" if marked else "token"
+        cells.append(tag("span", piece, number, style=style, class_=class_, title=f"{value:{sign}.4f}"))
     total = sum(value for value, marked in zip(numbers, span, strict=False) if marked)
-    return f"<p><small>{escape(title)}: {total:+.4f}</small><br>{''.join(cells)}</p>"
+    return tag("p", tag("small", f"{title}: sum {total:{sign}.4f} nats"), tag("br"), *cells)

@@ -8,7 +8,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
@@ -144,10 +144,20 @@ COLUMNS = {
     "rouge_l": mean_score("rouge_l", "ROUGE-L"),
     "meteor": mean_score("meteor", "METEOR"),
     "precision": Score("findings, precision", itemgetter("found"), partial(_nth_agreement, PRECISION)),
-    "recall": Score("recall", itemgetter("found"), partial(_nth_agreement, RECALL)),
-    "f1": Score("F1", itemgetter("found"), partial(_nth_agreement, F1)),
+    "recall": Score("findings, recall", itemgetter("found"), partial(_nth_agreement, RECALL)),
+    "f1": Score("findings, F1", itemgetter("found"), partial(_nth_agreement, F1)),
     "denied": Score("denied findings, F1", itemgetter("denied"), partial(_nth_agreement, F1)),
 }
+MEANINGS = {
+    **{f"bleu_{n}": f"Corpus BLEU of n-grams of up to {n} words, without smoothing." for n in range(1, LONGEST + 1)},
+    "rouge_l": "F1 of the longest common subsequence of words with the reference.",
+    "meteor": "Aligned words and stems, weighted towards recall; no synonyms.",
+    "precision": "Findings stated as present that the reference states too.",
+    "recall": "Findings present in the reference that the report states.",
+    "f1": "F1 of the findings stated as present.",
+    "denied": "F1 of the findings stated as absent.",
+}
+COLUMNS = {name: replace(score, meaning=MEANINGS[name]) for name, score in COLUMNS.items()}
 
 
 def summarize(scores: Sequence[ReportScore]) -> dict[str, Estimate]:

@@ -30,14 +30,15 @@ from mint.progress import Progress
 PLACES = ("lesion", "elsewhere")
 TRIES = 400  # to find a place that is free
 COLLECT = Loss("sensitivity", lambda **_: None, Needs(corrupted_image=True), {})
-COLUMNS = {
-    "drop_lesion": mean_score("drop_lesion", "drop, lesion (nats)", "nats", marked=False),
-    "drop_elsewhere": mean_score("drop_elsewhere", "drop, elsewhere (nats)", "nats", marked=False),
-    "difference": mean_score("difference", "difference (nats)", "nats", marked=False),
-    "right": mean_score("right", "right, clean", marked=False),
-    "flip_lesion": mean_score("flip_lesion", "flips, lesion", marked=False),
-    "flip_elsewhere": mean_score("flip_elsewhere", "flips, elsewhere", marked=False),
+_HEADINGS = {  # score -> heading, unit, meaning
+    "drop_lesion": ("drop, lesion (nats)", "nats", "Fall of log p(chosen answer) when the lesion is corrupted."),
+    "drop_elsewhere": ("drop, elsewhere (nats)", "nats", "The same for a control region of equal area."),
+    "difference": ("difference (nats)", "nats", "The first drop minus the second: reliance on the lesion."),
+    "right": ("right, clean", "%", "Pairs whose chosen answer is the likelier one under the clean image."),
+    "flip_lesion": ("flips, lesion", "%", "Of these, pairs whose order reverses when the lesion is corrupted."),
+    "flip_elsewhere": ("flips, elsewhere", "%", "Of these, pairs whose order reverses for the control region."),
 }
+COLUMNS = {name: mean_score(name, h, u, marked=False, meaning=m) for name, (h, u, m) in _HEADINGS.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,15 @@ COLUMNS = {  # score -> heading of the printed table
     "avoidance": "avoidance A",
     "car": "CAR",
 }
+MEANINGS = {
+    "top_1": "The true tissue is listed first.",
+    "top_5": "The true tissue is among the first five names.",
+    "macro_f1": "The mean over the true tissues of F1, from the name listed first.",
+    "known": "The share of listed names that are tissues of the data set.",
+    "coverage": "C: the share of the teacher's best names that the list holds.",
+    "avoidance": "A: the share of the teacher's worst names that the list leaves out.",
+    "car": "CAR: the harmonic mean of coverage C and avoidance A.",
+}
 CASE_COLUMNS = {
     name: heading for name, heading in COLUMNS.items() if name != "macro_f1"
 }  # scores that a single tile has

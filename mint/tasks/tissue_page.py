@@ -1,4 +1,4 @@
-"""What an evaluation of tissues leaves behind: numbers, the table of tissues, the confusion matrix, a page with tiles."""
+"""Files of a tissue evaluation: records, scores by tissue, the confusion matrix, and a page with the tiles."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from html import escape
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import Tile
-from mint.evaluation.html import embed_picture, html_page, html_table, number_cell, text_cell
+from mint.evaluation.charts import heat, heat_scale
+from mint.evaluation.html import Html, details, embed_picture, filter_box, html_page, html_table, join, name_list, tag
 from mint.files import file_aside, make_folder, write_aside
 from mint.tasks.disease import Upstream
-from mint.tasks.tissue import COLUMNS, TissueScore, confusion, f1_scores
+from mint.tasks.tissue import COLUMNS, MEANINGS, TissueScore, confusion, f1_scores
 
-SHOWN = 120  # tiles on the page: those told wrong first
+SHOWN = 120  # tiles on the page, errors first
+LEGEND = (
+    "✓ and a solid border: the true tissue is listed first; ✗ and a dashed border: an error. "
+    "In a list, ✓: the truth, (T): listed by the teacher too."
+)
+PER_TISSUE = ("tiles", "recall", "precision", "F1", "top-5")
 
 
 def save_tissues(
@@ -52,33 +58,32 @@ def save_tissues(
     )
     plot_confusion(counts, tissues, folder / "confusion.png")
     name = list(rows)[-1]
-    page = html(name, rows, tiles, lists, scores, tissues, upstream, counts, folder / "confusion.png")
+    page = html(name, rows, tiles, lists, scores, tissues, upstream, counts, settings)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("tissue", *(name.lower().replace("-", "_") for name in PER_TISSUE)))
+    for tissue, own, *shares in by_tissue(counts, scores, tiles, tissues):
+        writer.writerow((tissue, own, *("" if share is None else f"{share:.4f}" for share in shares)))
     metrics = {"settings": settings, "rows": rows, "tissues": list(tissues), "confusion": counts.tolist()}
     for file, content in (
-        ("tissues.csv", per_tissue(counts, scores, tiles, tissues)),
+        ("tissues.csv", table.getvalue()),
         ("report.html", page),
         ("metrics.json", json.dumps(metrics, indent=2) + "\n"),
     ):
         write_aside(folder / file, content)
 
 
-def per_tissue(counts: np.ndarray, scores: Sequence[TissueScore], tiles: Sequence[Tile], tissues: Sequence[str]) -> str:
-    """CSV: tiles, recall, precision, F1 and top-5 of every tissue; empty where nothing is to be divided."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("tissue", "tiles", "recall", "precision", "f1", "top_5"))
-    f1 = f1_scores(counts)
+def by_tissue(
+    counts: np.ndarray, scores: Sequence[TissueScore], tiles: Sequence[Tile], tissues: Sequence[str]
+) -> list[list]:
+    """Of every tissue its name and the numbers of ``PER_TISSUE``, shares in 0 to 1; None for a division by zero."""
+    rows, f1 = [], f1_scores(counts)
     for i, tissue in enumerate(tissues):
-        own, told = counts[i].sum(), counts[:, i].sum()
+        own, named = int(counts[i].sum()), int(counts[:, i].sum())
         top = [score.top_5 for tile, score in zip(tiles, scores, strict=True) if tile.tissue == tissue]
-        values = (
-            counts[i, i] / own if own else None,
-            counts[i, i] / told if told else None,
-            f1[i] if own + told else None,
-        )
-        values += (sum(top) / len(top) if top else None,)
-        writer.writerow((tissue, own, *("" if value is None else f"{value:.4f}" for value in values)))
-    return text.getvalue()
+        shares = (counts[i, i], own), (counts[i, i], named), (f1[i], own + named and 1), (sum(top), len(top))
+        rows.append([tissue, own, *(part / whole if whole else None for part, whole in shares)])
+    return rows
 
 
 def plot_confusion(counts: np.ndarray, tissues: Sequence[str], path: Path) -> None:
@@ -115,42 +120,59 @@ def html(
     tissues: Sequence[str],
     upstream: Upstream,
     counts: np.ndarray,
-    picture: Path,
+    settings: dict,
 ) -> str:
-    """A page that needs no network: the table, the confusion matrix, the tissues, and tiles with their lists."""
-    scored = [
-        [text_cell(row), *(number_cell(f"{100 * values[name]:.1f}") for name in COLUMNS)]
-        for row, values in rows.items()
-    ]
-    f1 = ["" if np.isnan(value) else f"{100 * value:.1f}" for value in f1_scores(counts)]
+    """The page: the scores of all rows, the confusion matrix, the tissues, and a grid of tiles, errors first."""
+    scored = [[row, *(f"{100 * values[column]:.1f}" for column in COLUMNS)] for row, values in rows.items()]
     each = [
-        [text_cell(tissue), number_cell(str(counts[i].sum())), number_cell(str(counts[i, i])), number_cell(f1[i])]
-        for i, tissue in enumerate(tissues)
+        [tissue, str(own), *("–" if share is None else f"{100 * share:.1f}" for share in shares)]
+        for tissue, own, *shares in by_tissue(counts, scores, tiles, tissues)
     ]
     order = sorted(range(len(tiles)), key=lambda i: (scores[i].top_1, scores[i].top_5))[:SHOWN]
-    parts = [
-        f"<h1>{escape(name)}: {len(tiles)} tiles of {len(tissues)} tissues</h1>",
-        "<h2>Scores</h2>",
-        "<p>Per cent. C, A and CAR: agreement with the upstream's best and worst tissues.</p>",
-        html_table(["", *COLUMNS.values()], scored),
-        "<h2>True tissue by the one listed first</h2>",
-        f'<div class="figure">{embed_picture(picture, "confusion matrix", 1400)}</div>',
-        "<h2>By tissue</h2>",
-        html_table(["tissue", "tiles", "right", "F1"], each),
-        "<h2>Tiles</h2>",
-        f"<p>{len(order)} of {len(tiles)}, those told wrong first. Green: the truth; blue: listed by the upstream.</p>",
-        *(_tile(tiles[i], lists[i], upstream.top[i]) for i in order),
-    ]
-    return html_page(name, "\n".join(parts))
+    wrong = sum(not score.top_1 for score in scores)
+    cohort = next((f" of {settings[key]}" for key in ("cohort", "cases") if key in settings), "")
+    meanings = [(heading, MEANINGS[column]) for column, heading in COLUMNS.items()]
+    return html_page(
+        f"Tissues: {name}",
+        tag("h1", f"Tissues: {name}"),
+        tag("p", f"{len(tiles)} tiles{cohort} of {len(tissues)} tissues, evaluated {date.today()}.", class_="lead"),
+        tag("h2", "Scores"),
+        html_table(["system", *COLUMNS.values()], scored),
+        tag("p", "Per cent. The row of this page is the last; intervals and tests: evaluate.py compare."),
+        details("What the columns mean", html_table(["column", "meaning"], meanings, texts=2)),
+        tag("h2", "Confusion matrix"),
+        tag("p", "Rows: the true tissue. Columns: the one listed first. Tiles, and below their per cent of the row."),
+        _matrix(counts, tissues),
+        heat_scale("Share of the row", "0 %", "100 %", "", "blue"),
+        tag("h2", "By tissue"),
+        html_table(["tissue", *PER_TISSUE], each),
+        tag("h2", "Tiles"),
+        tag("p", f"{len(order)} of {len(tiles)} tiles, errors first; {wrong} errors in all. {LEGEND}"),
+        filter_box("errors only"),
+        tag("div", *(_tile(tiles[i], lists[i], upstream.top[i], scores[i]) for i in order), class_="tiles"),
+    )
 
 
-def _tile(tile: Tile, listed: Sequence[str], top: Sequence[str]) -> str:
-    title = f"<b>{escape(tile.tissue)}</b> <small>{escape(tile.id)}</small>"
-    lists = _list(title, listed, tile.tissue, top) + _list("<b>Upstream</b>", top, tile.tissue, ())
-    return f'<div class="case"><div>{embed_picture(tile.image, tile.id)}</div>{lists}</div>'
+def _matrix(counts: np.ndarray, tissues: Sequence[str]) -> Html:
+    """The confusion matrix as a table; cells are shaded by their share of the row."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+    def cell(row: int, column: int) -> Html:
+        count, share = counts[row, column], shares[row, column]
+        own = "own" if row == column else None
+        if not count:
+            return tag("td", class_=own)
+        return tag("td", count, tag("br"), tag("small", f"{100 * share:.0f}"), class_=own, style=heat(share))
+
+    rows = [[tissue, *(cell(i, j) for j in range(len(tissues) + 1))] for i, tissue in enumerate(tissues)]
+    return html_table(["", *tissues, "other"], rows, class_="matrix")
 
 
-def _list(title: str, names: Sequence[str], truth: str, shared: Sequence[str]) -> str:
-    kinds = ["hit" if name == truth else "shared" if name in shared else "" for name in names]
-    items = "".join(f'<li class="{kind}">{escape(name)}</li>' for name, kind in zip(names, kinds, strict=True))
-    return f'<div class="list">{title}<ol>{items or "<small>no list</small>"}</ol></div>'
+def _tile(tile: Tile, listed: Sequence[str], top: Sequence[str], score: TissueScore) -> Html:
+    """A tile with the true tissue and the one listed first; the lists on a click."""
+    said = "✓" if score.top_1 else f"✗ {listed[0] if listed else 'no list'}"
+    model = name_list("Listed", listed, [name == tile.tissue for name in listed], [name in top for name in listed])
+    teacher = name_list("Teacher", top, [name == tile.tissue for name in top], [False] * len(top))
+    picture = embed_picture(tile.image, f"tile {tile.id}, {tile.tissue}")
+    words = details(join([tag("b", tile.tissue), said], " "), tag("small", tile.id), model, teacher)
+    return tag("div", tag("figure", picture), words, class_="tile plain" if score.top_1 else "tile wrong")

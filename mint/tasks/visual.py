@@ -1,4 +1,4 @@
-"""The commands on answers about images: ``evaluate.py vqa``, ``report``, ``sensitivity``, ``attention`` and ``inspect``."""
+"""Commands on answers about images: ``evaluate.py vqa``, ``report``, ``sensitivity``, ``attention``, ``inspect``."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ from mint.models.lora import load_adapter
 from mint.prefs.corrupt import INSIDE
 from mint.prefs.instructed_editor import ChatEndpoint
 from mint.tasks import attention_on_lesion, inspect_pair, report_generation, sensitivity, vqa
+
+LOSS_FLAGS = ("beta", "alpha", "gamma", "lam")  # of inspect
 
 
 def _add_policy(parser: argparse.ArgumentParser, what: str = "a vision-language model") -> None:
@@ -221,9 +223,11 @@ def add_inspect(commands) -> None:
     parser.add_argument("--adapter", metavar="DIR", help="PEFT adapter, against which the model alone is the reference")
     parser.add_argument("--data", required=True, metavar="FILE", help="pairs as for train.py")
     parser.add_argument("--row", type=int, default=1, help="which record of the file, from 1 (default 1)")
-    for name, value in (("beta", 0.1), ("alpha", 0.01), ("gamma", 0.1), ("lam", 0.5)):
-        parser.add_argument(f"--{name}", type=float, default=value, help=f"of the loss (default {value})")
-    parser.add_argument("--spans", choices=("tags", "changes"), default="tags", help="as for train.py")
+    for name in LOSS_FLAGS:
+        parser.add_argument(f"--{name}", type=float, help="of the loss (default: of the adapter's run, or fire's)")
+    parser.add_argument(
+        "--spans", choices=("tags", "changes"), help="as for train.py (default: as in the run, or tags)"
+    )
     parser.add_argument(
         "--images-anywhere", action="store_true", help="let the records name images outside their folder"
     )
@@ -242,7 +246,9 @@ def run_inspect(args: argparse.Namespace) -> None:
     if not 1 <= args.row <= len(preferences):
         raise InputError(f"--row {args.row}: {args.data} has {len(preferences)} records")
     preference = preferences[args.row - 1]
-    if args.spans == "changes":
+    given = {name: getattr(args, name) for name in LOSS_FLAGS if getattr(args, name) is not None}
+    loss, spans = inspect_pair.loss_of_run(args.adapter, given)
+    if (args.spans or spans) == "changes":
         chosen, rejected = mark_changes(preference.chosen.text, preference.rejected.text)
         preference = dataclasses.replace(preference, chosen=chosen, rejected=rejected)
     (preference,) = find_images([preference], args.data, args.images_anywhere, corrupted=True)
@@ -253,8 +259,7 @@ def run_inspect(args: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
     processor = processor_of(model, args.max_pixels)
     reader = ImageReader(processor) if processor else None
-    options = {name: getattr(args, name) for name in ("beta", "alpha", "gamma", "lam")}
-    found = inspect_pair.inspect(model, tokenizer, reader, preference, options)
+    found = inspect_pair.inspect(model, tokenizer, reader, preference, loss, Path(args.data).resolve().parent)
     make_folder(out.parent)
     write_aside(out, inspect_pair.page(found))
     print(", ".join(f"{name} {value:.5f}" for name, value in found.terms.items()))

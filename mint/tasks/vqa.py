@@ -34,7 +34,18 @@ HEADINGS = {
     "bleu_1": "BLEU-1",
     "unparsed": "unparsed",
 }
-COLUMNS = {name: mean_score(name, heading, marked=name != "unparsed") for name, heading in HEADINGS.items()}
+MEANINGS = {
+    "clinical": "Answers that state something and nothing false, where the truth is known.",
+    "facts": "F1 of the facts that a description states, where the truth is known.",
+    "judged": "Answers that the judge model finds to agree with the reference.",
+    "closed": "Closed questions answered correctly (yes or no, or one of the named options).",
+    "open": "Open questions: the share of the reference's words that the answer holds.",
+    "exact": "Answers with exactly the reference's words.",
+    "f1": "F1 of the answer's words against the reference's.",
+    "bleu_1": "Words of the answer that are in the reference, times the brevity penalty.",
+    "unparsed": "Yes-no questions whose answer says neither.",
+}
+COLUMNS = {n: mean_score(n, h, marked=n != "unparsed", meaning=MEANINGS[n]) for n, h in HEADINGS.items()}
 JUDGE = (
     "You compare an answer to a question about a medical image with the reference answer. Say whether the answer means the "
     "same as the reference as far as the question asks. Reply with yes or no and nothing else."

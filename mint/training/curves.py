@@ -6,14 +6,24 @@ from pathlib import Path
 
 from mint.files import file_aside
 
-PANELS = (
-    ("loss", ("loss", "eval/loss", "nll_loss")),
-    ("reward margin", ("rewards/margins", "eval/rewards/margins")),
-    ("reward accuracy", ("rewards/accuracies", "eval/rewards/accuracies")),
-    ("log-probability", ("logps/chosen", "logps/rejected")),
-    ("learning rate", ("lr",)),
-    ("gradient norm", ("grad_norm",)),
+PANELS = (  # title, unit, metrics
+    ("loss", "", ("loss", "eval/loss")),
+    ("negative log-likelihood", "nats per token", ("nll_loss", "eval/nll_loss")),
+    ("reward margin", "", ("rewards/margins", "eval/rewards/margins")),
+    ("reward accuracy", "share of pairs", ("rewards/accuracies", "eval/rewards/accuracies")),
+    ("log-probability of an answer", "nats", ("logps/chosen", "logps/rejected")),
+    ("learning rate", "", ("lr",)),
+    ("gradient norm, before clipping", "", ("grad_norm",)),
 )
+NOISY = 20  # points from which a smoothed line is drawn over the raw one
+WINDOW = 0.05  # of the smoothing, as a share of the points
+EXACT = ("lr",)  # metrics without noise
+
+
+def smooth(values: list[float], reach: int) -> list[float]:
+    """Moving averages over ``reach`` values on both sides, at the ends over those there are."""
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 
 def plot_curves(rows: list[dict], path: Path) -> None:
@@ -23,27 +33,36 @@ def plot_curves(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [(title, [n for n in names if any(r.get(n) is not None for r in rows)]) for title, names in PANELS]
-    panels = [(title, names) for title, names in panels if names]
+    panels = [(*words, [n for n in names if any(r.get(n) is not None for r in rows)]) for *words, names in PANELS]
+    panels = [panel for panel in panels if panel[-1]]
     if not panels:
         return
-    figure, axes = pyplot.subplots(
-        (len(panels) + 2) // 3, 3, figsize=(13, 3.2 * ((len(panels) + 2) // 3)), squeeze=False, layout="constrained"
-    )
-    for axis, (title, names) in zip(axes.flat, panels, strict=False):
-        for name in names:
+    columns = 3 if len(panels) <= 6 else 4
+    lines = -(-len(panels) // columns)
+    size = (4.8 * columns, 3.9 * lines)
+    figure, axes = pyplot.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis, (title, unit, names) in zip(axes.flat, panels, strict=False):
+        for colour, name in enumerate(names):
             points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
             steps, values = zip(*points, strict=True)
-            marker = "o" if name.startswith("eval/") else ("." if len(points) == 1 else "")
-            axis.plot(steps, values, marker=marker, linewidth=1.2, markersize=4, label=name)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
-        if len(names) > 1:
-            axis.legend(fontsize=7)
+            line = {"color": f"C{colour}", "label": name, "linewidth": 2}
+            if name in EXACT or name.startswith("eval/") or len(points) < NOISY:
+                axis.plot(steps, values, marker="" if name in EXACT else "o", markersize=5, **line)
+            else:
+                axis.plot(steps, values, color=f"C{colour}", alpha=0.3, linewidth=1)
+                axis.plot(steps, smooth(values, max(1, round(WINDOW * len(points)))), **line)
+        axis.set_title(title, fontsize=14)
+        axis.set_xlabel("step", fontsize=12)
+        axis.set_ylabel(unit, fontsize=12)
+        axis.tick_params(labelsize=11)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.ticklabel_format(axis="y", style="plain" if title != "learning rate" else "sci", scilimits=(-3, 4))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=11)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
+    if len(rows) >= NOISY:
+        figure.suptitle("Pale: each step. Strong: moving average.", fontsize=11, x=0.01, ha="left")
     with file_aside(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
     pyplot.close(figure)

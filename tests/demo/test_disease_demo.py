@@ -38,6 +38,14 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     assert list(table) == teachers + students and all(row["cases"] == 10 for row in table.values())
     assert table["teacher, image + text"]["coverage"] == 1
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 10
+    assert f"page: {out}/comparison.html" in printed.splitlines()[-1]
+    compared = json.loads((out / "comparison.json").read_text())["systems"]
+    assert list(compared) == [*students, *teachers]
+    assert all(
+        compared[name]["metrics"][score]["value"] == pytest.approx(table[name][score])
+        for name in compared
+        for score in ("top_1", "car")
+    )
     folder = cache_folder("demo", disease_demo.SOURCES)
     made = {"blank", "done", "lessons.jsonl", "model", "pairs.jsonl", "portraits", "teacher", "unseen.jsonl"}
     assert {path.name for path in folder.iterdir()} == made

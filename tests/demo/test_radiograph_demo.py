@@ -28,6 +28,8 @@ def test_the_whole_of_it(small, capsys):
     printed = capsys.readouterr().out
     assert "100.0 % right as they stood" in printed and "by a mask" in printed
     assert printed.count("| before |") == 2 and printed.count("| after |") == 2 and "drop, lesion" in printed
+    pages = [f"{small}/run/comparison.html", f"{small}/run/sensitivity/comparison.html"]
+    assert printed.splitlines()[-2:] == [f"page: {page}" for page in pages]
     (cache,) = (small / "cache" / "mint").glob("radiograph-*")
     pairs = read_preferences(cache / "pairs.jsonl")
     assert all(len(pair.corrupted_images) == ("mask" in pair.extra) for pair in pairs)  # a denial has nothing to hide

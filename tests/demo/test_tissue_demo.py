@@ -28,6 +28,8 @@ def test_it_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsy
     assert table["teacher"]["coverage"] == 1 and all(row["tiles"] == 19 for row in table.values())
     assert table["student after"]["known"] > 0.5
     assert (out / "report.html").is_file() and Image.open(out / "confusion.png").width > 500
+    assert printed.splitlines()[-2:] == [f"page: {out}/comparison.html", f"page: {out}/report.html"]
+    assert all(name in (out / "comparison.html").read_text() for name in table)
     folder = cache_folder("tissue", tissue_demo.SOURCES)
     assert {path.name for path in folder.iterdir()} == {
         "blank", "done", "lessons.jsonl", "model", "pairs.jsonl", "teacher", "tiles"

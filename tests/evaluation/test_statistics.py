@@ -5,7 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mint.evaluation.statistics import bootstrap, paired_p
+from mint.evaluation.scores import estimate, mean_score
+from mint.evaluation.statistics import bootstrap, paired_p, wilson
 
 
 def test_the_interval_of_a_share_is_that_of_the_binomial():
@@ -16,6 +17,27 @@ def test_the_interval_of_a_share_is_that_of_the_binomial():
     assert e.low == pytest.approx(0.75 - 1.96 * deviation, abs=0.005)
     assert e.high == pytest.approx(0.75 + 1.96 * deviation, abs=0.005)
     assert bootstrap(scores) == e  # by seed
+
+
+def test_wilson_by_published_values():
+    """Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
+    for successes, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (1, 29, 0.0061, 0.1718)):
+        e = wilson(successes, trials)
+        assert (e.value, e.low, e.high) == pytest.approx((successes / trials, low, high), abs=5e-5)
+    none, all_of_them = wilson(0, 20), wilson(20, 20)
+    assert (none.low, none.high) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert (all_of_them.low, all_of_them.high) == pytest.approx((1 - none.high, 1))
+
+
+def test_which_scores_have_wilsons_interval():
+    """Ungrouped cases of one run that are 0 or 1, over those that have the score; all else is drawn."""
+    columns = {"hit": mean_score("hit", "hit"), "part": mean_score("part", "part")}
+    records = [{"hit": float(i < 6), "part": i / 8} for i in range(8)] + [{"hit": None, "part": 1.0}]
+    found = estimate(columns, [records])
+    assert found["hit"] == wilson(6, 8) and found["part"].method == "bootstrap"
+    assert estimate(columns, [records], list("abcdefghh"))["hit"] == wilson(6, 8)  # the second h has no score
+    assert estimate(columns, [records], list("aacdefghi"))["hit"].method == "bootstrap"
+    assert estimate(columns, [records, records])["hit"].method == "bootstrap"
 
 
 def test_what_does_not_vary_has_no_interval():

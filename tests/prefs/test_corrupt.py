@@ -11,7 +11,7 @@ from PIL import Image
 import generate_prefs
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.models import init_model, save_model
-from mint.prefs.corrupt import GLOBAL_SIGMA, LESION_SIGMA, MODES, corrupt_image
+from mint.prefs.corrupt import GLOBAL_SIGMA, LESION_SIGMA, MODES, contact_sheet, corrupt_image
 from mint.prefs.saliency import ClipSaliency, patch_features
 from tests.reference.clip_inputs import TINY
 
@@ -266,3 +266,26 @@ def test_the_saliency_needs_a_clip(folder, capsys):
     save_model(init_model(TINY), folder / "bare")
     command = ["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl", "--clip", f"{folder}/bare"]
     assert generate_prefs.main(command) == 2 and "preprocessor_config.json" in capsys.readouterr().err
+
+
+def test_the_contact_sheet_has_headings_and_the_noise_level():
+    """Columns and rows are labelled; another mode or a record without a place changes the last label."""
+    plain = Image.new("RGB", (60, 30), (200, 200, 200))
+    mask = np.zeros((30, 60), dtype=bool)
+    mask[10:20, 20:40] = True
+    sheets = {
+        (mode, placed): np.asarray(contact_sheet({"record": [(plain, mask if placed else None, plain)]}, mode, 120))
+        for mode in ("noise", "blur")
+        for placed in (True, False)
+    }
+    sheet = sheets["noise", True]
+    assert sheet.shape == (30 + 10 + 120 + 22 + 10, 3 * 130 + 10, 3)
+    columns = [slice(10 + 130 * i, 130 + 130 * i) for i in range(3)]
+    labels, images = slice(40, 62), slice(62, 122)  # 60 of 120 pixels: the images keep their aspect ratio
+    assert all((sheet[:28, column] < 128).any() for column in columns)  # headings
+    assert [(sheet[labels, column] < 128).any() for column in columns] == [True, False, True]
+    assert (sheet[images, columns[0]] == 200).all() and (sheet[122:, columns[0]] == 255).all()
+    assert (sheet[82:102, columns[1]][:, 40:80] != 200).any(-1).all()  # the mask in red
+    last = {key: page[labels, columns[2]] for key, page in sheets.items()}
+    assert not np.array_equal(last["noise", True], last["noise", False]) and (last["blur", True] == 255).all()
+    assert np.array_equal(last["noise", False], last["blur", False])  # weak noise everywhere, whatever the mode

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +12,7 @@ import evaluate
 from mint.data.cases import Case, Term
 from mint.errors import InputError
 from mint.evaluation.metrics import KnownDiseases
+from mint.tasks.base import TASKS
 from mint.tasks.compare import load_systems, paired_tests
 from mint.tasks.disease import Upstream, average, save_evaluation, score_lists
 
@@ -46,8 +48,8 @@ def runs(tmp_path):
 
 
 def test_the_tables_by_hand(runs):
-    (good, half), folders = load_systems([runs["good"], runs["half"]])
-    assert (good.name, half.name) == ("good", "half") and [str(f) for f in folders] == [runs["good"], runs["half"]]
+    good, half = load_systems([runs["good"], runs["half"]])
+    assert [(s.name, str(s.folder)) for s in (good, half)] == [("good", runs["good"]), ("half", runs["half"])]
     assert good.estimates["top_1"].value == 1 and half.estimates["top_1"].value == 0.5
     # Kappa first, then Alpha, Beta: Alpha is second, Beta third, Gamma not among three, and one empty list
     assert half.ranks() == {1: 4, 2: 1, 3: 1, 0: 2}
@@ -58,7 +60,7 @@ def test_the_tables_by_hand(runs):
 
 
 def test_seeds_of_one_system_are_averaged(runs):
-    (system,), _ = load_systems([f"both={runs['half']},{runs['other']}"])
+    (system,) = load_systems([f"both={runs['half']},{runs['other']}"])
     assert system.name == "both" and system.scores("top_1").mean(1).tolist() == [0.5, 0.625]
     assert system.estimates["top_1"].value == pytest.approx(0.5625) and system.ranks().total() == 16
 
@@ -68,7 +70,8 @@ def test_the_command_writes_four_files(runs, tmp_path, capsys):
     command = ["compare", f"perfect={runs['good']}", runs["half"], "--out", str(out), "--case-pages", "3"]
     assert evaluate.main(command) == 0
     printed = capsys.readouterr().out
-    assert "| perfect | 1 | 100.0 (100.0-100.0) |" in printed and "+50.0" in printed
+    assert "| perfect | 1 | 100.0 (67.6-100.0) |" in printed  # Wilson: 8 / (8 + 1.96^2)
+    assert "+50.0" in printed
     assert {path.name for path in out.iterdir()} == {f"comparison.{s}" for s in ("md", "csv", "json", "html")}
     record = json.loads((out / "comparison.json").read_text())
     assert record["systems"]["half"]["ranks"] == {"0": 2, "1": 4, "2": 1, "3": 1}
@@ -84,14 +87,13 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        if tag not in ("meta", "br", "img", "line", "rect"):
+        if tag not in ("meta", "br", "img", "input"):
             self.open.append(tag)
         self.links += [attrs[k] for k in ("href", "src") if k in attrs]
         self.scripts += tag == "script"
 
     def handle_endtag(self, tag):
-        if tag not in ("line", "rect"):
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
 
 
 def test_the_page_is_whole_and_needs_no_network(runs, tmp_path):
@@ -104,6 +106,35 @@ def test_the_page_is_whole_and_needs_no_network(runs, tmp_path):
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert "&lt;script&gt;" in text and "<b>more" not in text
     assert len(re.findall('<li class="hit">', text)) >= 8
+
+
+def test_what_the_page_tells(runs, tmp_path):
+    """Settings, explained columns, curves, cases to filter, and differences with the sign of the chosen baseline."""
+    for name in ("good", "half"):
+        file = tmp_path / name / "metrics.json"
+        metrics = json.loads(file.read_text())
+        metrics["settings"] = {"cases": "COHORT<i>", "split": "test", "adapter": f"{name}/adapter"}
+        file.write_text(json.dumps(metrics))
+    command = ["compare", runs["good"], runs["half"], "--out", f"{tmp_path}/out"]
+    assert evaluate.main(command) == 0
+    text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert "Comparison of 2 systems: diseases</h1>" in text and "8 cases of COHORT&lt;i&gt;, split test." in text
+    assert "<td>good/adapter</td><td>half/adapter</td>" in text and "Fewer than 30 cases" in text
+    assert 'class="chip s0">A</span><span>good (baseline)' in text and ">upstream</th>" in text  # a reference row
+    assert "<title>half, 2: 62.5 %</title>" in text and "<title>half, 3: 75.0 %</title>" in text  # 4, 5, 6 of 8
+    assert all(score.meaning and escape(score.meaning) in text for score in TASKS[0].columns.values())
+    assert '<details class="plain">' in text and text.count("<details><summary><span><span") == 4  # differ on four
+    assert "Differences to good" in text and "top-1, half: -50.0 (" in text
+    other = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert evaluate.main([*command, "--baseline", "half"]) == 0
+    text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert "Differences to half" in text and "top-1, good: +50.0 (" in text
+    same = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert same.pop("baseline") == "half" and other.pop("baseline") == "good" and same == other
+    assert evaluate.main([*command, "--baseline", "best"]) == 2
+    assert evaluate.main([*command, "--case-pages", "4"]) == 0  # of four, one is a case without a difference
+    text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert "4 of 8, those" in text and text.count('<details class="plain">') == 1
 
 
 def test_what_does_not_fit_together(runs, tmp_path):
@@ -131,7 +162,7 @@ def test_systems_of_one_name_are_called_by_their_folders(runs, tmp_path):
         (runs["half"], elsewhere): [runs["half"], elsewhere],
     }
     for arguments, wanted in names.items():
-        assert [system.name for system in load_systems(arguments)[0]] == wanted
+        assert [system.name for system in load_systems(arguments)] == wanted
     with pytest.raises(InputError, match="two systems are called 'a'"):
         load_systems([f"a={runs['half']}", f"a={runs['good']}"])
 

@@ -16,7 +16,7 @@ from mint.errors import InputError
 from mint.models import load_model
 from mint.models.lora import adapter_settings, add_lora, save_adapter
 from mint.training import setup
-from mint.training.curves import plot_curves
+from mint.training.curves import plot_curves, smooth
 from mint.training.run_directory import check_run
 from tests.test_train import run, setting, settings  # noqa: F401 (a fixture)
 
@@ -104,6 +104,23 @@ def test_the_adapters_own_settings_are_recorded(setting, tmp_path, adapter):
     run("--config", f"{tmp_path}/a/config.toml", "--out", f"{tmp_path}/again")
     run(*base, "--out", f"{tmp_path}/fresh", "--lora-rank", "4")
     assert recorded(tmp_path / "fresh") == {**TrainConfig.LORA_DEFAULTS, "lora_rank": 4}
+
+
+def test_the_curves(tmp_path, monkeypatch):
+    """The NLL has its own axes; of many points the raw line is pale beside the moving average, of few there is one."""
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    rows = [{"step": i, "loss": float(i % 2), "nll_loss": 2.0, "lr": 1e-5} for i in range(40)]
+    plot_curves([*rows, {"step": 39, "eval/loss": 0.5}], tmp_path / "many.png")
+    plot_curves(rows[:5], tmp_path / "few.png")
+    many, few = ([axis for axis in figure.axes if axis.get_visible()] for figure in drawn)
+    assert [axis.get_title() for axis in many] == ["loss", "negative log-likelihood", "learning rate"]
+    assert [len(axis.lines) for axis in many] == [3, 2, 1] and [len(axis.lines) for axis in few] == [1, 1, 1]
+    assert many[0].lines[0].get_ydata().tolist() == [row["loss"] for row in rows]  # raw
+    assert abs(many[0].lines[1].get_ydata() - 0.5).max() < 0.2 and many[1].get_ylabel() == "nats per token"
+    assert smooth([1.0, 2.0, 6.0, 3.0], 1) == [1.5, 3.0, 11 / 3, 4.5]
 
 
 def test_no_metrics_no_curves(tmp_path):

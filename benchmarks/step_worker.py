@@ -34,7 +34,7 @@ BETA, LEARNING_RATE, CLIP = 0.1, 5e-5, 1.0
 
 @dataclass(frozen=True)
 class Variant:
-    """What is measured, as the command line has it."""
+    """The settings of one measurement, from the command line."""
 
     side: str
     objective: str
@@ -92,7 +92,7 @@ def resident_mib() -> float:
 
 
 class Clock:
-    """Wall and processor seconds of steps, the first ``warmup`` left out; each step waits for a line on standard input."""
+    """Wall and processor seconds of steps after ``warmup``; each step waits for a line on standard input."""
 
     def __init__(self, warmup: int):
         self.warmup, self.wall, self.cpu = warmup, [], []
@@ -206,7 +206,7 @@ def stopwatch(clock: Clock) -> object:
 
 
 def report(kind: type, sides: dict[str, Callable]) -> None:
-    """Measures the variant that the command line gives as a JSON object, by its ``side``, and prints the numbers as JSON."""
+    """Measures the variant given as a JSON object on the command line, and prints the results as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("variant", help=f"the fields of {kind.__name__} as a JSON object")
     variant = kind(**json.loads(parser.parse_args().variant))

@@ -1,6 +1,7 @@
 """The second task as a user runs it: tiles, a CLIP, its pairs, a student that reads images, scores and a page."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -80,7 +81,13 @@ def test_a_student_that_has_learned_the_form(setting, tmp_path, capsys):
     assert sum(record["top_5"] for record in records) / 19 == pytest.approx(metrics["rows"]["student"]["top_5"])
     assert all((tmp_path / "s" / record["images"][0]).is_file() and len(record["teacher"]) == 5 for record in records)
     page = (tmp_path / "s" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 20 and "http" not in page
+    assert page.count("data:image/png;base64,") == 19 and "http" not in page and "<script" not in page
+    wrong = sum(not record["top_1"] for record in records)
+    assert page.count('class="tile wrong"') == wrong and page.count('class="tile plain"') == 19 - wrong
+    cells = re.findall(
+        r"<td[^>]*>(\d+)<br><small>(\d+)</small>", page
+    )  # one tile of each tissue: 1 is 100 % of its row
+    assert cells == [("1", "100")] * 19
     assert len((tmp_path / "s" / "tissues.csv").read_text().splitlines()) == 20
     answers = tmp_path / "s" / "answers.jsonl"
     answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:7]))

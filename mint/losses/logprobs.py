@@ -1,22 +1,22 @@
 """All vocabulary-sized work: from hidden states and the LM head to per-token numbers, block by block.
 
-Logits [N, V] are the largest tensor of a language model (2,840 positions of Llama 3's vocabulary are 1.5 GB in
-float32), and a loss wants one or three numbers a row. So rows are taken a chunk at a time and, of each, a block of words
-at a time, small enough for a CPU's cache; no logits outlive their block. Sums over the vocabulary are kept relative to the
-largest logit seen so far, and brought up to date when a later block has a larger one.
+Logits [N, V] are the largest tensor of a language model (1.5 GB in float32 for 2,840 positions of Llama 3's
+vocabulary), and a loss needs one to three numbers per row. So logits are computed for a chunk of rows and a block of
+words at a time, small enough for a CPU's cache, and discarded. Sums over the vocabulary are kept relative to the
+largest logit so far and rescaled when a later block has a larger one.
 
-The gradient needs no second pass while the head is frozen: log pi(t), KL(ref || pi) and KL(pi || ref) are scalars
-of a row, so the loss sends back one weight for each, and each weight multiplies a vector of size H that the forward
-pass can sum up while the logits are at hand. With p, q the softmax of the policy's logits a and the reference's b, and
+With a frozen head the gradient needs no second pass: log pi(t), KL(ref || pi) and KL(pi || ref) are scalars per row, so
+the gradient with respect to a hidden state is a weighted sum of three vectors of size H, which the forward pass
+computes from the same logits. With p, q the softmax of the policy's logits a and the reference's b, and
 E_p[W] the mean of the head's rows under p:
 
     log pi(t)      = a[t] - lse(a)                           d/dh = W[t] - E_p[W]
     KL(ref || pi)  = E_q[b - a] - lse(b) + lse(a)            d/dh = E_p[W] - E_q[W]
     KL(pi || ref)  = E_p[a - b] - lse(a) + lse(b)            d/dh = E_p[(a - b) W] - E_p[a - b] E_p[W]
 
-A trainable head also needs sum_n weight_n * (row's gradient) x h_n, for which the weights must be known: then the backward
-pass goes over the blocks again. So it does for a divergence under a head of half precision, where E_p[W] - E_q[W] would be
-the difference of two sums of rounded weights.
+A trainable head also needs sum_n weight_n * (row's gradient) x h_n, for which the weights must be known: then the
+backward pass recomputes the logits. It also does so for a divergence in half-precision products, where E_p[W] - E_q[W]
+would be the difference of two sums of rounded weights.
 
 An adapter on the head adds s (h A^T) B^T to the logits. Its factors stay apart from the weight, whose dtype would round
 most of a small update away: the caller passes ``low`` = s h A^T [N, r] and B [V, r], and the logits of a block are
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mint.ops.products import product
+from mint.ops.bfloat16 import bfloat16_products, has_bfloat16
 
 BLOCK = {"cpu": (1024, 2048), "cuda": (4096, 16384)}  # rows and words worked on at a time: 8 MB and 256 MB of float32
 HALVES = (torch.bfloat16, torch.float16)
@@ -88,7 +88,7 @@ def token_stats(
         wanted = torch.ones_like(targets, dtype=torch.bool) if kl_positions is None else kl_positions
     block = block or BLOCK["cuda" if hidden.is_cuda else "cpu"]
     operand = _operand_dtype(head)
-    with torch.autocast(hidden.device.type, enabled=False):  # which would round the logits
+    with torch.autocast(hidden.device.type, enabled=False), bfloat16_products(_rounds_on_cpu(head)):
         logps, ref_logps, forward, reverse = _TokenStats.apply(
             *policy, targets, *ref, wanted, kl_forward, kl_reverse, block, operand
         )
@@ -101,7 +101,7 @@ def token_stats(
 
 
 class _Network(NamedTuple):
-    """What the logits of one network are made of: hidden W^T, and low B^T of an adapter on its head."""
+    """The factors of one network's logits: hidden W^T, plus low B^T of an adapter on its head."""
 
     hidden: Tensor  # [N, H]
     head: Tensor  # [V, H]
@@ -130,7 +130,7 @@ class _TokenStats(torch.autograd.Function):
         ctx.directions, ctx.block, ctx.operand = (kl_forward, kl_reverse), block, operand
         whole = _Network(hidden, head, low, factor).cast(operand)
         whole_ref = None if ref_inputs[0] is None else _Network(*ref_inputs).cast(operand)
-        rounded = operand in HALVES and (kl_forward or kl_reverse)
+        rounded = (operand in HALVES or _rounds_on_cpu(head)) and (kl_forward or kl_reverse)
         ctx.recompute = any(ctx.needs_input_grad[1:4]) or (ctx.needs_input_grad[0] and rounded)
         take_gradient = ctx.needs_input_grad[0] and not ctx.recompute
         stats = hidden.new_zeros(4, len(targets), dtype=_accumulation_dtype(hidden))
@@ -163,7 +163,8 @@ class _TokenStats(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *weights):  # one for each statistic, each [N]
         if ctx.recompute:
-            return *_recomputed_gradients(ctx, weights), *[None] * 10
+            with bfloat16_products(_rounds_on_cpu(ctx.saved_tensors[1])):
+                return *_recomputed_gradients(ctx, weights), *[None] * 10
         hidden_grad = None
         for weight, grad in zip((weights[0], *weights[2:]), ctx.saved_tensors, strict=True):
             if grad is not None:
@@ -173,7 +174,7 @@ class _TokenStats(torch.autograd.Function):
 
 
 class _Softmax:
-    """The softmax of C rows of one network, read block by block; its sums are of exp(logit - top), top the largest so far."""
+    """The softmax of C rows of one network, block by block. Sums are of exp(logit - top), top the largest so far."""
 
     def __init__(self, network: _Network, targets: Tensor):
         self.network, self.targets = network, targets.unsqueeze(1)
@@ -182,7 +183,7 @@ class _Softmax:
         self.top = torch.full_like(self.total, -torch.inf)
 
     def add(self, logits: Tensor, words: slice) -> tuple[Tensor, Tensor]:
-        """(exp(logits - top) [C, W] in the place of ``logits``, the factor [C, 1] that brings older sums up to date)."""
+        """(exp(logits - top) [C, W], overwriting ``logits``; the factor [C, 1] that rescales older sums)."""
         place = self.targets - words.start
         here = (place >= 0) & (place < logits.shape[1])
         self.picked = torch.where(here, logits.gather(1, place.clamp(0, logits.shape[1] - 1)), self.picked)
@@ -200,7 +201,7 @@ class _Softmax:
 
 
 class _Chunk:
-    """What is read off C rows in one pass over the vocabulary: both divergences of the rows ``keep``, and gradients.
+    """Sums over the vocabulary for C rows: both divergences of the rows ``keep``, and gradients.
 
     grads: where the gradients of logps, kl_forward, kl_reverse go, None for those not wanted.
     """
@@ -308,14 +309,19 @@ def _indices(wanted: Tensor | None, rows: slice) -> Tensor | None:
 
 
 def _accumulation_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _operand_dtype(head: Tensor) -> torch.dtype:
-    """Of what matrix products take: on CUDA, which sums in float32, as the head or autocast has it; elsewhere in full."""
+    """The dtype of factors: on CUDA, which sums in float32, that of head or autocast; elsewhere float32 or 64."""
     if not head.is_cuda:
         return _accumulation_dtype(head)
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else head.dtype
+
+
+def _rounds_on_cpu(head: Tensor) -> bool:
+    """Whether float32 products of the head are computed from factors rounded to bfloat16, which it is already."""
+    return head.dtype == torch.bfloat16 and not head.is_cuda and has_bfloat16()
 
 
 def _weigh(weights: Tensor, head: Tensor) -> Tensor:
@@ -327,4 +333,4 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """a b^T with a float32 result (float64 for float64), also from bfloat16 operands."""
     if a.dtype in HALVES:
         return torch.mm(a, b.t(), out_dtype=torch.float32)
-    return product(a, b)
+    return a @ b.t()

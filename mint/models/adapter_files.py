@@ -1,7 +1,6 @@
 """The files of a PEFT adapter: ``adapter_config.json`` and ``adapter_model.safetensors``, read and written.
 
-Factors are a dictionary {layer name: {"lora_A": [r, in], "lora_B": [out, r]}}, which ``mint.models.lora`` puts on a
-model.
+Factors are a dictionary {layer name: {"lora_A": [r, in], "lora_B": [out, r]}}.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ WRITTEN = {
     "inference_mode": True,
     "init_lora_weights": True,
 }
-# Settings of adapter_config.json under which an adapter computes something else than the formula above.
+# Settings of adapter_config.json that change LoRA's formula.
 BEYOND_PLAIN_LORA = (
     "use_dora",
     "use_qalora",
@@ -47,7 +46,7 @@ BEYOND_PLAIN_LORA = (
 
 
 def write_adapter(folder: str | Path, settings: dict, factors: Factors) -> None:
-    """Writes both files as PEFT does, each aside and then renamed. settings: those that ``WRITTEN`` does not fix."""
+    """Writes both files as PEFT does, each atomically. settings: those that are not in ``WRITTEN``."""
     folder = Path(folder)
     tensors = {
         f"{PREFIX}{name}.{factor}.weight": tensor.detach().cpu().contiguous()
@@ -62,7 +61,7 @@ def write_adapter(folder: str | Path, settings: dict, factors: Factors) -> None:
 def read_adapter_config(folder: Path, rename: Callable[[str], str] = str) -> dict:
     """``adapter_config.json``; ``rename`` gives the present names of layers, also in target_modules and the patterns.
 
-    Raises InputError if it is missing, cannot be read, or describes something else than plain LoRA.
+    Raises InputError if it is missing, cannot be read, or is not plain LoRA.
     """
     path = folder / CONFIG
     try:
@@ -101,7 +100,7 @@ def _check_types(path: Path, config: dict) -> None:
 def read_factors(folder: Path, rename: Callable[[str], str] = str) -> Factors:
     """The factors of every layer, under the name that ``rename`` gives it.
 
-    Raises InputError if the file is missing, cannot be read, or holds something else than LoRA factors.
+    Raises InputError if the file is missing, cannot be read, or holds other tensors than LoRA factors.
     """
     path = folder / WEIGHTS
     factors: Factors = {}

@@ -1,4 +1,4 @@
-"""Attention over packed rows: the rule that says who sees whom, stated once, and the backends that apply it.
+"""Attention over packed rows: the attention mask, and the backends that apply it.
 
 A row holds whole pairs, each laid out as ``prompt | chosen | rejected``; a segment is 3 * pair + role (role 0 prompt,
 1 chosen, 2 rejected), -1 on padding. Legend: B rows, T row length, N heads, K key/value heads, D head size.
@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from mint.ops.pair_attention import PairLayout, pair_layout, split_attention
+from mint.ops.pair_attention import PairLayout, pair_attention, pair_layout
 
 Mask = Tensor | BlockMask | PairLayout | None  # None: plain causal attention
-SPLIT_FROM = 256  # tokens of a row from which many small attentions beat one under a mask (CPU)
+SPLIT_FROM = 256  # row length from which attention per pair is faster than one with a mask (CPU)
 
 
 def may_attend(q_segment, k_segment, q_index, k_index, q_position, k_position, window: int | None = None):
-    """Whether a query sees a key: same pair, not later in the row, and of the prompt or of the query's own role.
+    """Whether a query attends to a key: same pair, not later in the row, in the prompt or of the query's own role.
 
-    All arguments are integer tensors that broadcast together; padding (-1) sees only padding, so no row of the softmax
-    is empty. window: with it, only keys fewer than ``window`` positions back are seen (sliding-window attention).
+    All arguments are integer tensors that broadcast together; padding (-1) attends to padding only, so no row of
+    the softmax is empty. window: sliding-window attention to keys fewer than ``window`` positions back.
     """
     same_pair = q_segment // 3 == k_segment // 3
     visible_role = (k_segment % 3 == 0) | (k_segment == q_segment)
@@ -36,8 +36,8 @@ def make_mask(
 ) -> Tensor | BlockMask | PairLayout:
     """The mask of packed rows for :func:`attend`.
 
-    segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``flex`` = a BlockMask, which skips the blocks
-    that nobody sees; ``split`` = the pairs' bounds, for the CPU, without a window; ``auto`` = flex on CUDA, elsewhere
+    segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``flex`` = a BlockMask, which skips masked
+    blocks; ``split`` = the pairs' bounds, for the CPU, without a window; ``auto`` = flex on CUDA, elsewhere
     split for long rows and dense for short ones.
     """
     if backend == "auto":
@@ -76,7 +76,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
     (T = S).
     """
     if isinstance(mask, PairLayout):
-        return split_attention(q, k, v, mask)
+        return pair_attention(q, k, v, mask)
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
         flex = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled_flex()

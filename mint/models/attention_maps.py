@@ -1,4 +1,4 @@
-"""How much chosen tokens attend to others: what fused attention computes and does not give out."""
+"""Attention weights of selected tokens, which fused attention does not return."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mint.models.llama import Attention, CausalLM
 def attention_to(
     model: CausalLM, tokens: Tensor, queries: Tensor, keys: Tensor, images: dict[str, Tensor] | None = None
 ) -> Tensor:
-    """[layers, Q, S]: the weights that tokens at ``queries`` [Q] give to those at ``keys`` [S], the mean over heads.
+    """[layers, Q, S]: attention weights from tokens at ``queries`` [Q] to tokens at ``keys`` [S], the mean over heads.
 
-    tokens: [1, T], read causally as ``model(tokens, images)`` does. Layers without self-attention are left out. Raises
-    InputError for a model that looks at images by cross-attention: they do not stand among its tokens.
+    tokens: [1, T], read causally as ``model(tokens, images)`` does. Raises InputError for
+    a model with cross-attention to images: they are not among its tokens.
     """
     if any(hasattr(layer, "cross_attn") for layer in model.decoder.layers):
         kind = model.config.raw["model_type"]

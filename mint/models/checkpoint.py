@@ -1,7 +1,7 @@
-"""Model directories in Hugging Face's form: reading them onto a device, and writing them.
+"""Model directories in Hugging Face's format: loading them onto a device, and saving them.
 
-A directory holds ``config.json`` and ``*.safetensors`` (one file, or shards with an index), and beside them the
-tokenizer's files. Parameters carry the checkpoint's names, so reading is a copy by name, one tensor at a time.
+A directory holds ``config.json`` and ``*.safetensors`` (one file, or shards with an index), and the tokenizer's files.
+Parameters have the checkpoint's names, so loading copies by name, one tensor at a time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.files import folder_aside, read_json
 from mint.hub import MODEL_FILES, list_files, pickled_weights, resolve_dir
+from mint.models.adapter_files import some
 from mint.models.clip import Clip, ClipConfig
-from mint.models.llama import MODEL_TYPES, CausalLM, Llama, LlamaConfig
+from mint.models.llama import CausalLM, Llama, LlamaConfig
 from mint.models.llava import OWN_FORMS, Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.mllama import Mllama, MllamaConfig
@@ -29,26 +30,17 @@ from mint.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from mint.models.qwen_vl import QwenVL, QwenVLConfig
 from mint.models.vilt import Vilt, ViltConfig
 
-ARCHITECTURES: dict[str, tuple[type[nn.Module], Callable]] = {
-    **dict.fromkeys(MODEL_TYPES, (Llama, LlamaConfig.from_dict)),
-    "clip": (Clip, ClipConfig.from_dict),
-    "llava": (Llava, LlavaConfig.from_dict),
-    "mllama": (Mllama, MllamaConfig.from_dict),
-    "qwen2_5_vl": (QwenVL, QwenVLConfig.from_dict),
-    "qwen3_vl": (Qwen3VL, Qwen3VLConfig.from_dict),
-    "vilt": (Vilt, ViltConfig.from_dict),
-}
-TRANSFORMERS_CLASSES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "clip": "CLIPModel",
-    "llava": "LlavaForConditionalGeneration",
-    "mllama": "MllamaForConditionalGeneration",
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-    "qwen3_vl": "Qwen3VLForConditionalGeneration",
-    "vilt": "ViltForQuestionAnswering",
+FAMILIES: dict[str, tuple[type[nn.Module], type, str]] = {  # model_type: network, settings, transformers' class
+    "llama": (Llama, LlamaConfig, "LlamaForCausalLM"),
+    "mistral": (Llama, LlamaConfig, "MistralForCausalLM"),
+    "qwen2": (Llama, LlamaConfig, "Qwen2ForCausalLM"),
+    "qwen3": (Llama, LlamaConfig, "Qwen3ForCausalLM"),
+    "clip": (Clip, ClipConfig, "CLIPModel"),
+    "llava": (Llava, LlavaConfig, "LlavaForConditionalGeneration"),
+    "mllama": (Mllama, MllamaConfig, "MllamaForConditionalGeneration"),
+    "qwen2_5_vl": (QwenVL, QwenVLConfig, "Qwen2_5_VLForConditionalGeneration"),
+    "qwen3_vl": (Qwen3VL, Qwen3VLConfig, "Qwen3VLForConditionalGeneration"),
+    "vilt": (Vilt, ViltConfig, "ViltForQuestionAnswering"),
 }
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SHARD_BYTES = 5_000_000_000
@@ -84,8 +76,8 @@ def load_model(
 
     Tensors stream from the files one at a time, so the peak is the model itself and one tensor. ``model.source_dir`` is
     the directory that was read, ``model.source_name`` the hub id or directory as given. settings: replace those of
-    ``config.json``. fresh: beginnings of names: these parameters are drawn from ``seed`` as in :func:`init_model`,
-    whatever the files hold (a new head).
+    ``config.json``. fresh: prefixes of names: these parameters are drawn from ``seed`` as in :func:`init_model`,
+    even if the files have them (a new head).
     Raises InputError for an unsupported architecture, missing, unexpected or misshapen tensors, damaged files, and
     weights that are not safetensors.
     """
@@ -117,7 +109,7 @@ def load_language_model(
 def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A model of the given ``config.json`` content with random weights: matrices normal, biases 0, norms 1.
 
-    What a model names in ``initial_values`` begins there.
+    A model's ``initial_values`` override these.
     """
     model = build_model(config, "the given configuration")
     model.to_empty(device="cpu").to(dtype)
@@ -134,10 +126,9 @@ def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) 
 def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Writes ``model`` as a directory that ``load_model`` and ``transformers`` read.
 
-    The files of the directory it was loaded from that belong to it (tokenizer, chat template, generation settings)
-    come along. A merged adapter is part of the weights. Everything is written to a directory beside the target, which
-    then takes its place. Raises InputError if an adapter is not merged, or if the target holds something else than a
-    model, which replacing it would destroy.
+    The other files of the directory it was loaded from (tokenizer, chat template, generation settings) are copied. A
+    merged adapter is part of the weights. Everything is written to a directory beside the target, which then takes its
+    place. Raises InputError if an adapter is not merged, or if the target exists and is not a model directory.
     """
     if any(not layer.merged for layer in lora_layers(model).values()):
         raise InputError("the model has an adapter: merge it before saving the model, or save the adapter alone")
@@ -153,7 +144,7 @@ def _write_model(model: nn.Module, aside: Path, max_shard_bytes: int) -> None:
     first = next(iter(tensors.values()))
     config = {**model.config.raw, "torch_dtype": str(first.dtype).removeprefix("torch.")}
     config.pop("dtype", None)  # the newer spelling of the same
-    config.setdefault("architectures", [TRANSFORMERS_CLASSES[config["model_type"]]])
+    config.setdefault("architectures", [FAMILIES[config["model_type"]][2]])
     (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     source = getattr(model, "source_dir", None)
     if source is not None:
@@ -187,13 +178,12 @@ def build_model(raw: dict, where: str | Path) -> nn.Module:
         raise InputError(
             f"{where} has LLaVA's own form ({kind}): convert it first, with python -m mint.convert {where} --out DIR"
         )
-    if kind not in ARCHITECTURES:
-        raise InputError(
-            f"{where}: model_type {kind!r} is not supported; the supported families are {', '.join(ARCHITECTURES)}"
-        )
-    architecture, read_config = ARCHITECTURES[kind]
+    if kind not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise InputError(f"{where}: model_type {kind!r} is not supported; the supported families are {known}")
+    network, settings, _ = FAMILIES[kind]
     with torch.device("meta"):
-        return architecture(read_config(raw))
+        return network(settings.from_dict(raw))
 
 
 def placed_tensors(
@@ -201,7 +191,7 @@ def placed_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """(the model's name, the tensor) of every stored tensor, read one at a time.
 
-    where: names the checkpoint in errors. skip: beginnings of names that are neither read nor missed.
+    where: names the checkpoint in errors. skip: prefixes of names that are not read and may be missing.
     Raises InputError for a tensor that the model has no place for or of another shape, and after the last one if any
     of the model's is missing.
     """
@@ -223,8 +213,7 @@ def placed_tensors(
         yield key, tensor
     missing = [key for key in expected if key not in seen and not key.startswith(skip)]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise InputError(f"{where} lacks weights: {', '.join(missing[:5])}{more}")
+        raise InputError(f"{where} lacks weights: {some(missing, 5)}")
 
 
 def stored_tensors(folder: Path, name: str | Path | None = None) -> Iterator[Stored]:

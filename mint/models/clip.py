@@ -17,27 +17,9 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.recompute import run_layer
+from mint.models.settings import check_choice, check_heads, read_settings
 
 LEGACY_EOS = 2  # stands in the first checkpoints' config.json, though their texts end with the highest id
-TEXT_DEFAULTS = {
-    "vocab_size": 49408,
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-}
-VISION_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
-    "image_size": 224,
-    "patch_size": 32,
-}
-BOTH_DEFAULTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -50,43 +32,51 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, 
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """The settings of one tower; those of the other kind are None."""
+    """The settings of one encoder, text or image; the defaults are those of ``openai/clip-vit-base-patch32``."""
 
     hidden_size: int
     intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    hidden_act: str
-    layer_norm_eps: float
-    vocab_size: int | None = None
-    max_position_embeddings: int | None = None
-    eos_token_id: int | None = None
-    num_channels: int | None = None
-    image_size: int | None = None
-    patch_size: int | None = None
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
 
     @classmethod
-    def from_dict(cls, raw: dict, defaults: dict) -> TowerConfig:
-        """From a tower's part of ``config.json``. Raises InputError for a setting that is of no use."""
+    def from_dict(cls, raw: dict) -> TowerConfig:
+        """From a tower's part of ``config.json``. Raises InputError for a setting that is not supported."""
         if not isinstance(raw, dict):
             raise InputError(f"clip: a tower's settings must be an object, not {type(raw).__name__}")
-        values = {name: raw.get(name, default) for name, default in {**defaults, **BOTH_DEFAULTS}.items()}
-        config = cls(**values)
-        if config.hidden_act not in ACTIVATIONS:
-            raise InputError(
-                f"clip: hidden_act {config.hidden_act!r} is not supported; known are {', '.join(ACTIVATIONS)}"
-            )
-        if config.hidden_size % config.num_attention_heads:
-            raise InputError(f"clip: {config.num_attention_heads} heads do not divide a width of {config.hidden_size}")
+        config = read_settings(cls, raw, "clip")
+        check_choice("clip", "hidden_act", config.hidden_act, ACTIVATIONS)
+        check_heads("clip", config.hidden_size, config.num_attention_heads)
         return config
+
+
+@dataclass(frozen=True)
+class TextTowerConfig(TowerConfig):
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_attention_heads: int = 8
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    eos_token_id: int = 49407
+
+
+@dataclass(frozen=True)
+class VisionTowerConfig(TowerConfig):
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 32
 
 
 @dataclass(frozen=True)
 class ClipConfig:
     """The settings of ``config.json`` that shape the network; ``raw`` is the file as it was read."""
 
-    text: TowerConfig
-    vision: TowerConfig
+    text: TextTowerConfig
+    vision: VisionTowerConfig
     projection_dim: int
     initializer_range: float = 0.02
     raw: dict = field(repr=False, compare=False, default_factory=dict)
@@ -96,14 +86,14 @@ class ClipConfig:
         """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
         towers = [
             # some files hold a tower twice; the second form wins
-            TowerConfig.from_dict(raw.get(f"{name}_config_dict") or raw.get(f"{name}_config") or {}, defaults)
-            for name, defaults in (("text", TEXT_DEFAULTS), ("vision", VISION_DEFAULTS))
+            tower.from_dict(raw.get(f"{name}_config_dict") or raw.get(f"{name}_config") or {})
+            for name, tower in (("text", TextTowerConfig), ("vision", VisionTowerConfig))
         ]
         return cls(*towers, raw.get("projection_dim", 512), raw.get("initializer_range", 0.02), dict(raw))
 
 
 class Clip(nn.Module):
-    """``clip(tokens, images)`` -> how well each text fits each image; features from ``encode_text``, ``encode_image``."""
+    """``clip(tokens, images)`` -> logits of image-text pairs; ``encode_text``, ``encode_image`` -> features."""
 
     initial_values = {"logit_scale": 2.6592}  # ln(1 / 0.07)
 
@@ -135,7 +125,7 @@ class Clip(nn.Module):
 class TextTower(nn.Module):
     """A causal transformer; a text's state is the one at its end."""
 
-    def __init__(self, config: TowerConfig):
+    def __init__(self, config: TextTowerConfig):
         super().__init__()
         self.eos_token_id = config.eos_token_id
         self.embeddings = nn.Module()
@@ -157,9 +147,9 @@ class TextTower(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """A vision transformer over the patches of a square image, behind a class token."""
+    """A vision transformer over the patches of a square image, after a class token."""
 
-    def __init__(self, config: TowerConfig):
+    def __init__(self, config: VisionTowerConfig):
         super().__init__()
         self.config = config
         width, patch = config.hidden_size, config.patch_size
@@ -177,7 +167,7 @@ class VisionTower(nn.Module):
         return self.post_layernorm(self.hidden_states(pixels, (last,))[0][:, 0])
 
     def hidden_states(self, pixels: Tensor, depths: Sequence[int], recompute: bool = False) -> list[Tensor]:
-        """[B, 1 + P, H] behind each of these numbers of layers, not normalised: the class token, then the patches.
+        """[B, 1 + P, H] after each of these numbers of layers, not normalised: the class token, then the patches.
 
         recompute: activation checkpointing. Raises InputError for images of another size than the tower's.
         """
@@ -202,6 +192,15 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
 
+def attend_in_heads(q: Tensor, k: Tensor, v: Tensor, heads: int, **options) -> Tensor:
+    """[B, T, H]: attention of q [B, T, H] to k and v [B, S, H], head by head.
+
+    options: those of ``scaled_dot_product_attention``.
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2).flatten(2)
+
+
 class Layer(nn.Module):
     """Attention and a two-layer network, each after a norm and added to what came in."""
 
@@ -219,10 +218,6 @@ class Layer(nn.Module):
     def forward(self, hidden: Tensor, causal: bool = False) -> Tensor:
         """[B, T, H]. causal: no position sees a later one."""
         normed = self.layer_norm1(hidden)
-        q, k, v = (
-            self.self_attn[name](normed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        hidden = hidden + self.self_attn["out_proj"](attended.transpose(1, 2).flatten(2))
+        qkv = (self.self_attn[f"{name}_proj"](normed) for name in "qkv")
+        hidden = hidden + self.self_attn["out_proj"](attend_in_heads(*qkv, self.heads, is_causal=causal))
         return hidden + self.mlp["fc2"](self.activation(self.mlp["fc1"](self.layer_norm2(hidden))))

@@ -43,8 +43,8 @@ class Run(NamedTuple):
 
 
 @dataclass
-class Sight:
-    """What layers with cross-attention to images see in one forward pass.
+class CrossAttentionInputs:
+    """Inputs of the cross-attention layers in one forward pass.
 
     states: [F, P, H], None where the cache holds their keys and values.     runs: of all B * T cells, none across rows.
     has_prior_image: [B, T, 1], 1 where a token comes after an image of its own, else 0.
@@ -55,20 +55,20 @@ class Sight:
     has_prior_image: Tensor
 
     @classmethod
-    def of(cls, states: Tensor, runs: Sequence[Run], rows: int) -> Sight:
+    def of(cls, states: Tensor, runs: Sequence[Run], rows: int) -> CrossAttentionInputs:
         """From states and runs, for a batch of ``rows``."""
         lengths = torch.tensor([run.length for run in runs])
         prior = torch.tensor([run.prior_image for run in runs]).repeat_interleave(lengths)
         return cls(states, tuple(runs), prior.view(rows, -1, 1).to(states))
 
-    def last(self) -> Sight:
-        """What the tokens that follow see: the same as the last one of their row."""
+    def last(self) -> CrossAttentionInputs:
+        """Of the tokens that follow: they attend as the last one of their row does."""
         runs, cells, length = [], 0, self.has_prior_image.shape[1]
         for run in self.runs:
             cells += run.length
             if cells % length == 0:
                 runs.append(run._replace(length=1))
-        return Sight(None, tuple(runs), self.has_prior_image[:, -1:])
+        return CrossAttentionInputs(None, tuple(runs), self.has_prior_image[:, -1:])
 
 
 def divide_rows(
@@ -122,13 +122,13 @@ def _divide_sample(
 
 
 @torch.compiler.disable  # the runs differ from batch to batch; compiled code that read them would be compiled each time
-def attend_to_tiles(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+def attend_to_tiles(q: Tensor, k: Tensor, v: Tensor, vision: CrossAttentionInputs) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over the tiles of each run: [B, T, N, D], zero where a run has none.
 
     q: [B, T, N, D]; query head n reads key/value head n // (N / K).     k, v: [F, P, K, D].
     """
-    parts, lengths = [], [run.length for run in sight.runs]
-    for run, own in zip(sight.runs, q.flatten(0, 1).split(lengths), strict=True):
+    parts, lengths = [], [run.length for run in vision.runs]
+    for run, own in zip(vision.runs, q.flatten(0, 1).split(lengths), strict=True):
         if not run.tiles:
             parts.append(torch.zeros_like(own))
             continue

@@ -1,6 +1,6 @@
-"""Decoding: batches of prompts, a static key/value cache, greedy or sampled.
+"""Decoding in batches with a static key/value cache, greedy or sampled.
 
-A prompt's answer does not depend on the batch it sits in: rows are padded on the right, each row writes the cache at
+A prompt's answer does not depend on its batch: rows are padded on the right, each row writes the cache at
 its own positions, and sampling draws from a generator of the prompt's own.
 
 Legend: B rows, T tokens, V vocabulary.
@@ -22,10 +22,10 @@ Prompt = str | list[dict] | list[int]
 
 
 class AnswerState(Protocol):
-    """How far an answer of a restricted form has come."""
+    """The state of an answer under a grammar."""
 
     def allowed(self) -> list[int]:
-        """The tokens that may come next; an end token, where the answer may end."""
+        """The tokens that may follow; an end token where the answer may end."""
 
     def advance(self, token: int) -> None:
         """Takes the next token."""
@@ -35,7 +35,7 @@ class AnswerState(Protocol):
 
 
 class Grammar(Protocol):
-    """A form of answers. longest: no answer has more tokens."""
+    """A set of allowed answers. longest: the maximum number of tokens of an answer."""
 
     longest: int
 
@@ -63,14 +63,14 @@ def generate(
     """The model's answer to every prompt, in the given order.
 
     prompts: message lists (the chat template adds the assistant's turn), strings (continued as they are) or token ids.
-    temperature: 0 = the likeliest token; above, tokens are drawn from softmax(logits / temperature), cut to the
-    ``top_k`` likeliest (0: all), then to the smallest set that holds a share ``top_p`` of the probability.
-    seed: with the prompt's place in ``prompts``, decides its draws. grammar: the form that answers are held to; they end
-    when it says so, whatever ``max_new_tokens``. images: from places in ``prompts`` to the tensors of all their images, in
-    the order of the image tokens that stand in the prompts' ids; asked for one batch at a time.
-    repetition_penalty: > 0, see :func:`penalize_repetition`; 1 changes nothing. known: answers by place in ``prompts``
-    that are not decoded again. save: called with the answers of each batch by place. Raises InputError for settings out
-    of range or a prompt that leaves no room in the model's context.
+    temperature: 0 is greedy decoding; above, tokens are drawn from softmax(logits / temperature), restricted to the
+    ``top_k`` most probable (0: all), then to the smallest set with a total probability of at least ``top_p``.
+    seed: with the index of the prompt, seeds its random generator. grammar: restricts the answers, which then end where
+    it ends, whatever ``max_new_tokens``. images: maps the indices of a batch of prompts to the tensors of all their
+    images, in the order of the image tokens in the prompts' ids.
+    repetition_penalty: > 0, see :func:`penalize_repetition`; 1 is off. known: answers by index that are not decoded
+    again. save: called with the answers of each batch by index. Raises InputError for settings out of range or a prompt
+    that leaves no room in the model's context.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:
         raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
@@ -220,7 +220,7 @@ class _Chooser:
 
 
 def sampling_probabilities(logits: Tensor, temperature: float, top_p: float, top_k: int) -> Tensor:
-    """[B, V]: what sampling draws from; see :func:`generate` for the three settings, applied in that order."""
+    """[B, V]: the distribution that tokens are drawn from; with the settings of :func:`generate` applied in order."""
     logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]

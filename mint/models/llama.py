@@ -9,7 +9,6 @@ Legend: B rows, T row length, H width, N heads, K key/value heads, D head size, 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
-from mint.models.cross_attention import Sight
+from mint.models.cross_attention import CrossAttentionInputs
 from mint.models.recompute import run_layer
-from mint.ops.elementwise import rms_norm, rotate, swiglu
+from mint.models.rotary import check_scaling, cos_sin, rope_frequencies, rotate
 
 QWEN = ("qwen2", "qwen3")
 MODEL_TYPES = ("llama", "mistral", *QWEN)
@@ -29,7 +28,7 @@ MODEL_TYPES = ("llama", "mistral", *QWEN)
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The settings of ``config.json`` that shape the network; ``raw`` is the file as it was read."""
+    """The settings of ``config.json`` that shape the network; ``raw`` is the file's content."""
 
     vocab_size: int
     hidden_size: int
@@ -83,7 +82,7 @@ class LlamaConfig:
                 max_position_embeddings=raw.get("max_position_embeddings", 2048),
                 rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
                 rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
-                rope_scaling=_check_scaling(scaling) if scaling else None,
+                rope_scaling=check_scaling(scaling) if scaling else None,
                 tie_word_embeddings=is_tied(raw),
                 qkv_bias=bias or kind == "qwen2",
                 o_bias=bias and kind in ("llama", "qwen3"),
@@ -104,39 +103,8 @@ def is_tied(raw: dict) -> bool:
     return any(level.get("tie_word_embeddings") for level in (raw, raw.get("text_config") or {}))
 
 
-def _check_scaling(scaling: dict) -> dict | None:
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    needed = {"default": (), "linear": ("factor",)}
-    needed["llama3"] = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    if kind not in needed:
-        raise InputError(f"rope scaling {kind!r} is not supported; known are {', '.join(needed)}")
-    missing = [name for name in needed[kind] if name not in scaling]
-    if missing:
-        raise InputError(f"rope scaling {kind!r} lacks {', '.join(missing)}")
-    return None if kind == "default" else {**scaling, "rope_type": kind}
-
-
-def rope_frequencies(config: LlamaConfig) -> Tensor:
-    """[D / 2] float32: radians per position of each rotary pair, after the configuration's scaling.
-
-    ``llama3`` (Llama 3.1's long context): wavelengths beyond original / low_freq_factor are stretched by ``factor``,
-    those below original / high_freq_factor stay, and between them the two are blended linearly.
-    """
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    frequency = 1.0 / config.rope_theta**exponent
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequency
-    if scaling["rope_type"] == "linear":
-        return frequency / scaling["factor"]
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)  # within the original context
-    keep = ((turns - low) / (high - low)).clamp(0, 1)
-    return keep * frequency + (1 - keep) * frequency / scaling["factor"]
-
-
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, the root mean square taken in float32."""
+    """x / rms(x) * weight, computed in float32 at least."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -146,7 +114,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in (torch.bfloat16, torch.float16):
             return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
-        return rms_norm(x, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class KeyValueCache:
@@ -156,9 +124,9 @@ class KeyValueCache:
         shape = (rows, config.num_key_value_heads, length, config.head_dim)
         self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.num_hidden_layers)]
         self.length = length
-        self.images: dict[int, tuple[Tensor, Tensor]] = {}  # by layer with cross-attention: of the image tiles
-        self.sight: Sight | None = None  # what the last tokens see of their images
-        self.shift: Tensor | None = None  # [B, 1], by how much their rotary positions are ahead
+        self.images: dict[int, tuple[Tensor, Tensor]] = {}  # of the image tiles, by cross-attention layer
+        self.vision: CrossAttentionInputs | None = None  # for the tokens after the last ones
+        self.shift: Tensor | None = None  # [B, 1]: rotary position minus position
 
     def update(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Writes k, v [B, K, T, D] at ``positions`` [B, T]; returns all that the layer holds."""
@@ -183,7 +151,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [B, N, T, D], and keys and values [B, K, T, D], the first two turned by their positions."""
+        """Queries [B, N, T, D], and keys and values [B, K, T, D], the first two rotated by their positions."""
         heads = (*x.shape[:2], -1, self.head_dim)
         q, k, v = (proj(x).view(heads).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if hasattr(self, "q_norm"):
@@ -200,21 +168,23 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: LlamaConfig):
+    """SwiGLU (arXiv 2002.05202): down(silu(gate x) * up x)."""
+
+    def __init__(self, width: int, inner: int, bias: bool = False):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.gate_proj = nn.Linear(width, inner, bias=bias)
+        self.up_proj = nn.Linear(width, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int):
         super().__init__()
         self.self_attn = Attention(config, layer)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.mlp_bias)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -240,8 +210,8 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class Deep(NamedTuple):
-    """What is added to the image tokens behind each of the first layers. places: (rows, columns) of F tokens.
+class DeepStackFeatures(NamedTuple):
+    """Added to the image tokens after each of the first layers. places: (rows, columns) of F tokens.
 
     features: [F, H] for each layer.
     """
@@ -250,19 +220,24 @@ class Deep(NamedTuple):
     features: tuple[Tensor, ...]
 
 
+VisionInputs = CrossAttentionInputs | DeepStackFeatures | None
+
+
 class CausalLM(nn.Module):
     """A decoder with its LM head; a tied head is the embedding and has no parameter of its own.
 
-    ``Llama`` is the plain one; vision-language models encode images (:meth:`encode_images`), put their features among the
-    embeddings (:meth:`embed`), or look at them on the way (:meth:`look`).
+    model: what a checkpoint keeps under ``model.``. ``Llama`` is the plain decoder. Vision-language models also encode
+    images (:meth:`encode_images`) and feed the features to the embeddings (:meth:`embed`) or to layers
+    (:meth:`vision_inputs`).
     """
 
-    decoder: Decoder  # embedding, layers and final norm, wherever the checkpoint keeps them
-    tower: nn.Module | None = None  # what encodes images
+    tower: nn.Module | None = None  # the image encoder
 
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config: LlamaConfig, model: nn.Module):
         super().__init__()
-        self.config = config
+        self.config, self.model = config, model
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.gradient_checkpointing = False
         self.attention_backend = "auto"
 
@@ -270,6 +245,11 @@ class CausalLM(nn.Module):
     def vision_is_frozen(self) -> bool:
         """Whether the model has a vision encoder in which nothing is trained."""
         return self.tower is not None and not any(p.requires_grad for p in self.tower.parameters())
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Embedding, layers and final norm."""
+        return self.model
 
     @property
     def head_weight(self) -> Tensor:
@@ -288,10 +268,10 @@ class CausalLM(nn.Module):
         return self.lm_head(hidden)
 
     def encode_images(self, images: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-        """Images with the tower's ``features``: computed here once, or those that they come with.
+        """``images`` with the tower's ``features``, which are computed unless they are there already.
 
-        images: what the model's processor makes of them, concatenated over the distinct images; ``order`` [I] says which of
-        them each place in the text has (default: each once, in order). Raises InputError for a model without a tower.
+        images: tensors of the model's image processor, concatenated over the distinct images; ``order`` [I] is the
+        index of the image at each place in the text (default: each once, in order). Raises InputError for a text model.
         """
         if images is None or "features" in images:
             return images
@@ -300,61 +280,61 @@ class CausalLM(nn.Module):
         return {**images, **self._encode(images)}
 
     def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The output of ``tower`` for the images: ``features``, and whatever else later layers need."""
-        raise AssertionError("a model with a tower says how it is used")
+        """``features`` of the images, the output of ``tower``, and other tensors that later layers need."""
+        raise NotImplementedError
 
     def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
-        """[B, T, H]: what the first layer reads. images: with their features."""
+        """[B, T, H]: the input of the first layer. images: with their features."""
         return self.decoder.embed_tokens(tokens)
 
     def forward(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
-        """Logits [B, T, V] of tokens [B, T] under plain causal attention; images: as the model's processor makes them."""
+        """Logits [B, T, V] of tokens [B, T], causal attention; images: tensors of the model's image processor."""
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         mask = None
         if self.config.sliding_window is not None:
             mask = make_mask(torch.zeros_like(tokens), positions, self.config.sliding_window, "dense")
         images = self.encode_images(images)
-        x, sight = self.embed(tokens, images), self.look(tokens, images)
-        turns = self.turns(tokens, positions, images)
-        return self.logits(self._run(x, positions, mask, turns, sight=sight))
+        x, vision = self.embed(tokens, images), self.vision_inputs(tokens, images)
+        rotary = self.rotary_positions(tokens, positions, images)
+        return self.logits(self._run(x, positions, mask, rotary, vision=vision))
 
     def hidden_states(self, batch) -> Tensor:
         """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""
         mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
         images = self.encode_images(batch.images)
-        x, sight = self.embed(batch.tokens, images), self.look(batch.tokens, images, batch.segments)
-        turns = self.turns(batch.tokens, batch.positions, images, batch.segments)
-        return self._run(x, batch.positions, mask, turns, sight=sight)
+        x, vision = self.embed(batch.tokens, images), self.vision_inputs(batch.tokens, images, batch.segments)
+        rotary = self.rotary_positions(batch.tokens, batch.positions, images, batch.segments)
+        return self._run(x, batch.positions, mask, rotary, vision=vision)
 
     def forward_cached(
         self, tokens: Tensor, positions: Tensor, cache: KeyValueCache, images: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """[B, T, H] of new tokens at ``positions`` [B, T], after what ``cache`` holds; the cache takes them in."""
+        """[B, T, H] of new tokens at ``positions`` [B, T], after the tokens in ``cache``, which is updated."""
         slots = torch.arange(cache.length, device=tokens.device)
         mask = slots <= positions[:, :, None]
         if self.config.sliding_window is not None:
             mask &= positions[:, :, None] - slots < self.config.sliding_window
         images = self.encode_images(images)
         x = self.embed(tokens, images)
-        sight = cache.sight if images is None else self.look(tokens, images)
-        turns = positions if cache.shift is None else positions + cache.shift
+        vision = cache.vision if images is None else self.vision_inputs(tokens, images)
+        rotary = positions if cache.shift is None else positions + cache.shift
         if images is not None:
-            turns = self.turns(tokens, positions, images)
-            cache.shift = None if turns is positions else (turns[:, :, -1:] - positions[:, -1:]).amax(0)
-        hidden = self._run(x, positions, mask.unsqueeze(1), turns, cache, sight)
-        cache.sight = sight.last() if isinstance(sight, Sight) else None
+            rotary = self.rotary_positions(tokens, positions, images)
+            cache.shift = None if rotary is positions else (rotary[:, :, -1:] - positions[:, -1:]).amax(0)
+        hidden = self._run(x, positions, mask.unsqueeze(1), rotary, cache, vision)
+        cache.vision = vision.last() if isinstance(vision, CrossAttentionInputs) else None
         return hidden
 
-    def look(
+    def vision_inputs(
         self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
-    ) -> Sight | Deep | None:
-        """What layers that look at images see, or what is added behind the first layers, for models that have either."""
+    ) -> VisionInputs:
+        """Inputs of the decoder's layers from the images: for cross-attention, or added after the first layers."""
         return None
 
-    def turns(
+    def rotary_positions(
         self, tokens: Tensor, positions: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
     ) -> Tensor:
-        """The positions that the rotary embedding turns by: [B, T], or [3, B, T] where images have height and width."""
+        """Positions for the rotary embedding: [B, T], or [3, B, T] (time, height, width) in Qwen-VL."""
         return positions
 
     def _run(
@@ -362,55 +342,35 @@ class CausalLM(nn.Module):
         x: Tensor,
         positions: Tensor,
         mask: Mask,
-        turns: Tensor,
+        rotary: Tensor,
         cache: KeyValueCache | None = None,
-        sight: Sight | Deep | None = None,
+        vision: VisionInputs = None,
     ) -> Tensor:
-        rope = self._rope(turns, x.dtype)
+        rope = cos_sin(self._angles(rotary), x.dtype)
         for number, layer in enumerate(self.decoder.layers):
             if isinstance(layer, DecoderLayer):
                 inputs = (x, rope, mask, cache, positions)
-            elif sight is not None:
-                inputs = (x, sight, cache)
-            else:  # it looks at images, and there are none
+            elif vision is not None:
+                inputs = (x, vision, cache)
+            else:  # cross-attention without images
                 continue
             x = run_layer(layer, *inputs, recompute=self.gradient_checkpointing and cache is None)
-            if isinstance(sight, Deep) and number < len(sight.features):
-                x = x.index_put(sight.places, sight.features[number].to(x.dtype), accumulate=True)
+            if isinstance(vision, DeepStackFeatures) and number < len(vision.features):
+                x = x.index_put(vision.places, vision.features[number].to(x.dtype), accumulate=True)
         return self.decoder.norm(x)
 
-    def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, 1, T, D] of the rotary angles, computed in float32."""
-        angles = positions[:, None, :, None].float() * rope_frequencies(self.config).to(positions.device)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+    def _angles(self, positions: Tensor) -> Tensor:
+        """[B, 1, T, D / 2] float32: the rotary angles."""
+        return positions[:, None, :, None].float() * rope_frequencies(self.config).to(positions.device)
 
     def compile_blocks(self, **options) -> None:
-        """Compiles every decoder layer in place; they share their code, so one compilation serves all."""
+        """Compiles every decoder layer in place; one compilation serves all, as they share their code."""
         for layer in self.decoder.layers:
             layer.compile(**options)
 
 
-def put_features(x: Tensor, places: Tensor, features: Tensor | None) -> Tensor:
-    """Embeddings x [B, T, H] with image features [F, H] in their ``places`` [B, T] bool, in order; None: no images.
-
-    Raises InputError if places and features differ in number.
-    """
-    given, wanted = 0 if features is None else len(features), int(places.sum())
-    if given != wanted:
-        raise InputError(f"the text has {wanted} image tokens, the images {given} features")
-    return x if features is None else x.masked_scatter(places.unsqueeze(-1), features.to(x.dtype))
-
-
 class Llama(CausalLM):
-    """A text model: the decoder is ``model``, the head ``lm_head``."""
+    """A text model."""
 
     def __init__(self, config: LlamaConfig):
-        super().__init__(config)
-        self.model = Decoder(config)
-        if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    @property
-    def decoder(self) -> Decoder:
-        return self.model
+        super().__init__(config, Decoder(config))

@@ -9,15 +9,16 @@ Legend: B rows, T row length, I images, P patches of an image, H the decoder's w
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.clip import ACTIVATIONS, VISION_DEFAULTS, TowerConfig, VisionTower
-from mint.models.llama import CausalLM, Decoder, LlamaConfig, is_tied, put_features
+from mint.models.clip import ACTIVATIONS, VisionTower, VisionTowerConfig
+from mint.models.llama import Decoder
+from mint.models.settings import check_choice
+from mint.models.vision_language import VisionLanguageConfig, VisionLanguageModel, nested_settings
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -28,6 +29,7 @@ OLDER_NAMES = (  # pattern, replacement
     (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
     (r"^(model\.)?(vision_tower\.)+(vision_model\.)?", "model.vision_tower."),
 )
+TOWER_TYPE = "clip_vision_model"
 # model_type in LLaVA's own file form, which mint.convert reads, and the decoder's.
 OWN_FORMS = {"llava_mistral": "mistral", "llava_llama": "llama", "llava_qwen": "qwen2"}
 # What the decoders' own libraries assume where a nested configuration is silent.
@@ -42,12 +44,10 @@ TEXT_DEFAULTS["qwen2"] |= {"vocab_size": 151936, "max_position_embeddings": 3276
 
 
 @dataclass(frozen=True)
-class LlavaConfig(LlamaConfig):
-    """The decoder's settings, and those of what stands before it."""
+class LlavaConfig(VisionLanguageConfig):
+    """The settings of decoder, image encoder and projector."""
 
-    vision: TowerConfig = None
-    image_token: int = 0
-    feature_layers: tuple[int, ...] = ()  # how many layers of the tower each part of the features has passed
+    feature_layers: tuple[int, ...] = ()  # numbers of layers after which the encoder's states are features
     with_class_token: bool = False
     projector_act: str = "gelu"
     projector_bias: bool = True
@@ -55,66 +55,42 @@ class LlavaConfig(LlamaConfig):
     @classmethod
     def from_dict(cls, raw: dict) -> LlavaConfig:
         """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
-        text, vision = raw.get("text_config"), raw.get("vision_config")
-        if not isinstance(text, dict) or not isinstance(vision, dict):
-            raise InputError("config.json of a llava model needs text_config and vision_config")
-        if vision.get("model_type", "clip_vision_model") != "clip_vision_model":
-            raise InputError(
-                f"llava: the image tower {vision['model_type']!r} is not supported, only clip_vision_model"
-            )
-        tower = TowerConfig.from_dict(vision, VISION_DEFAULTS)
-        token = raw.get("image_token_index", raw.get("image_token_id", 32000))
-        strategy = raw.get("vision_feature_select_strategy", "default")
-        if strategy not in ("default", "full"):
-            raise InputError(
-                f"llava: vision_feature_select_strategy {strategy!r} is not supported, only default and full"
-            )
-        layers = raw.get("vision_feature_layer", -2)
+        text, vision = nested_settings(raw, "llava")
+        check_choice("llava", "model_type of vision_config", vision.get("model_type", TOWER_TYPE), (TOWER_TYPE,))
+        tower = VisionTowerConfig.from_dict(vision)
+        strategy, act = raw.get("vision_feature_select_strategy", "default"), raw.get("projector_hidden_act", "gelu")
+        check_choice("llava", "vision_feature_select_strategy", strategy, ("default", "full"))
+        check_choice("llava", "projector_hidden_act", act, ACTIVATIONS)
+        layers, depth = raw.get("vision_feature_layer", -2), tower.num_hidden_layers
         layers = layers if isinstance(layers, list) else [layers]
-        if any(not -tower.num_hidden_layers - 1 <= layer <= tower.num_hidden_layers for layer in layers):
-            raise InputError(
-                f"llava: vision_feature_layer {layers} is outside a tower of {tower.num_hidden_layers} layers"
-            )
-        act = raw.get("projector_hidden_act", "gelu")
-        if act not in ACTIVATIONS:
-            raise InputError(
-                f"llava: projector_hidden_act {act!r} is not supported; known are {', '.join(ACTIVATIONS)}"
-            )
+        if any(not -depth - 1 <= layer <= depth for layer in layers):
+            raise InputError(f"llava: vision_feature_layer {layers} is outside a tower of {depth} layers")
         kind = text.get("model_type", "llama")
-        decoder = LlamaConfig.from_dict(
-            {**TEXT_DEFAULTS.get(kind, {}), **text, "model_type": kind, "tie_word_embeddings": is_tied(raw)}
-        )
-        return cls(
-            **{
-                field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"
-            },
-            raw=dict(raw),
+        return cls.around(
+            {**TEXT_DEFAULTS.get(kind, {}), **text, "model_type": kind},
+            raw,
             vision=tower,
-            image_token=token,
-            feature_layers=tuple(layer % (tower.num_hidden_layers + 1) for layer in layers),
+            image_token=raw.get("image_token_index", raw.get("image_token_id", 32000)),
+            feature_layers=tuple(layer % (depth + 1) for layer in layers),
             with_class_token=strategy == "full",
             projector_act=act,
             projector_bias=bool(raw.get("multimodal_projector_bias", True)),
         )
 
 
-class Llava(CausalLM):
-    """``llava(tokens, images)`` -> logits; every image has as many image tokens in ``tokens`` as it has features."""
+class Llava(VisionLanguageModel):
+    """A CLIP image encoder, a projector, and a Llama-form decoder."""
 
     older_names = OLDER_NAMES
+    tower_name = "vision_tower"
 
     def __init__(self, config: LlavaConfig):
-        super().__init__(config)
-        self.model = nn.Module()
-        self.model.vision_tower = VisionTower(config.vision)
-        self.model.multi_modal_projector = Projector(config)
-        self.model.language_model = Decoder(config)
-        if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    @property
-    def decoder(self) -> Decoder:
-        return self.model.language_model
+        super().__init__(
+            config,
+            vision_tower=VisionTower(config.vision),
+            multi_modal_projector=Projector(config),
+            language_model=Decoder(config),
+        )
 
     @property
     def image_slots(self) -> tuple[int, int]:
@@ -122,26 +98,16 @@ class Llava(CausalLM):
         vision = self.config.vision
         return self.config.image_token, (vision.image_size // vision.patch_size) ** 2 + self.config.with_class_token
 
-    @property
-    def tower(self) -> VisionTower:
-        return self.model.vision_tower
-
     def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         """``features`` [distinct, P, the tower's width]. images: ``pixel_values`` [distinct, 3, side, side]."""
         pixels = images["pixel_values"].to(self.tower.embeddings.class_embedding.dtype)
         states = self.tower.hidden_states(pixels, self.config.feature_layers, self.gradient_checkpointing)
         return {"features": torch.cat(states, -1)[:, 0 if self.config.with_class_token else 1 :]}
 
-    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
-        """[B, T, H]: the tokens' embeddings, the images' projected features in the places of the image tokens.
-
-        Raises InputError if places and features differ in number.
-        """
-        projected = None
-        if images is not None:
-            projected = self.model.multi_modal_projector(images["features"])
-            projected = (projected[images["order"]] if "order" in images else projected).flatten(0, 1)
-        return put_features(self.decoder.embed_tokens(tokens), tokens == self.config.image_token, projected)
+    def text_features(self, images: dict[str, Tensor]) -> Tensor:
+        """[F, H]: the projected features."""
+        projected = self.model.multi_modal_projector(images["features"])
+        return (projected[images["order"]] if "order" in images else projected).flatten(0, 1)
 
 
 class Projector(nn.Module):

@@ -1,8 +1,8 @@
-"""LLaVA's own file form (LLaVA-Med-1.5) in the form that everything else reads and serves; run by ``mint.convert``.
+"""Converts LLaVA's own checkpoint format (LLaVA-Med-1.5) to that of transformers; called by ``mint.convert``.
 
-That form has other names for the same tensors, keeps the decoder's settings in one level with those of the image
-(``mm_*``), names its CLIP instead of describing it, and has no token for an image. The converted model has one,
-``<image>``, after the vocabulary, Mistral's chat template, and the settings of the image processor.
+The format names the same tensors differently, has one level of settings for decoder and images (``mm_*``), refers to
+its CLIP by name, and has no image token. The converted model has the token ``<image>`` after the vocabulary, Mistral's
+chat template, and the settings of the image processor.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ TEMPLATE = (
     "{{- bos_token }}{%- for message in messages %}{%- if message['role'] == 'assistant' %}"
     "{{- ' ' + message['content'] + ' ' + eos_token }}{%- else %}{{- '[INST] ' }}"
     "{%- if message['content'] is string %}{{- message['content'] }}{%- else %}{%- for part in message['content'] %}"
-    "{%- if part['type'] == 'image' %}{{- '<image>\\n' }}{%- else %}{{- part['text'] }}{%- endif %}{%- endfor %}{%- endif %}"
+    "{%- if part['type'] == 'image' %}{{- '<image>\\n' }}{%- else %}{{- part['text'] }}{%- endif %}{%- endfor %}"
+    "{%- endif %}"
     "{{- ' [/INST]' }}{%- endif %}{%- endfor %}"
 )
 

@@ -2,8 +2,8 @@
 
     y = W x + s * B A x,    A [r, in], B [out, r],    s = alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)
 
-A :class:`LoRALinear` is the ``nn.Linear`` it replaces, with the same ``weight`` and ``bias`` and two small layers more,
-so a model keeps its checkpoint's parameter names and an adapter has PEFT's for free. Each layer can compute as the
+A :class:`LoRALinear` keeps ``weight`` and ``bias`` of the ``nn.Linear`` it replaces and adds two small layers, so
+parameters keep the checkpoint's names and adapters have PEFT's. Each layer can compute as the
 policy (A, B as they are), or as the reference: the network that training started from, which is W alone for a fresh
 adapter and W with the loaded A, B where training continues from one.
 
@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mint.errors import InputError
 from mint.models.adapter_files import (
@@ -32,7 +31,6 @@ from mint.models.adapter_files import (
     write_adapter,
 )
 from mint.models.names import current_name
-from mint.ops.products import linear, product
 
 ALL_LINEAR = "all-linear"
 
@@ -40,8 +38,8 @@ ALL_LINEAR = "all-linear"
 class LoRALinear(nn.Linear):
     """A frozen linear layer with a trainable low-rank update in float32.
 
-    ``as_reference`` switches the forward pass to the network training started from. ``merged`` tells that the update
-    is folded into ``weight``.
+    ``as_reference`` switches the forward pass to the network training started from. ``merged``: the update
+    is part of ``weight``.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float = 0.0, rslora: bool = False):
@@ -50,7 +48,11 @@ class LoRALinear(nn.Linear):
         self.weight.requires_grad_(False)
         if self.bias is not None:
             self.bias.requires_grad_(False)
-        factory = {"bias": False, "device": linear.weight.device, "dtype": _factor_dtype(linear.weight)}
+        factory = {
+            "bias": False,
+            "device": linear.weight.device,
+            "dtype": torch.promote_types(linear.weight.dtype, torch.float32),
+        }
         self.lora_A = nn.Linear(linear.in_features, rank, **factory)
         self.lora_B = nn.Linear(rank, linear.out_features, **factory)
         self.rank, self.alpha, self.dropout, self.rslora = rank, alpha, dropout, rslora
@@ -67,19 +69,19 @@ class LoRALinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        flat, factors = x.reshape(-1, self.in_features), self.factors()
+        factors = self.factors()
         if factors is None:
-            y = linear(flat, self.weight, self.bias)
-        elif self._folding_is_cheaper(len(flat)):
-            y = _Folded.apply(flat, self.weight, self.bias, *factors, self.scaling)
-        else:
-            a, b = (factor.to(x.dtype) for factor in factors)
-            low = linear(F.dropout(flat, self.dropout, self.training), a)  # [T, r]
-            y = linear(flat, self.weight, self.bias).addmm_(low, b.t(), alpha=self.scaling)
+            return F.linear(x, self.weight, self.bias)
+        a, b = factors
+        if self._folding_is_cheaper(x.numel() // self.in_features):
+            return F.linear(x, torch.addmm(self.weight, b, a, alpha=self.scaling), self.bias)
+        flat = x.reshape(-1, self.in_features)
+        low = F.linear(F.dropout(flat, self.dropout, self.training), a.to(x.dtype))  # [T, r]
+        y = F.linear(flat, self.weight, self.bias).addmm_(low, b.to(x.dtype).t(), alpha=self.scaling)
         return y.view(*x.shape[:-1], self.out_features)
 
     def update(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(s A x [T, r], B [out, r]) for x [T, in], in the factors' dtype: what the layer adds to W x is their product.
+        """(s A x [T, r], B [out, r]) for x [T, in], in the factors' dtype; their product is the layer's update of W x.
 
         None where the weight alone is the layer.
         """
@@ -90,69 +92,26 @@ class LoRALinear(nn.Linear):
         return self.scaling * F.linear(F.dropout(x, self.dropout, self.training).to(a.dtype), a), b
 
     def _folding_is_cheaper(self, tokens: int) -> bool:
-        """Whether W + s B A, built for this call, costs fewer operations forward and backward than A and B apart.
+        """Whether W + s B A, built for this call, takes fewer operations than separate products, backward included.
 
-        Apart, they take 6 T r (in + out). Dropout acts between x and A, so it cannot be folded; and a low-precision weight
-        would round the update away.
+        Separate products take 6 T r (in + out). Folding takes 2 r in out for the sum, 2 T in out for its gradient and
+        4 r in out from there to A and B. Dropout acts between x and A, so it cannot be folded; in half precision the
+        sum would round small updates away.
         """
         if (self.dropout and self.training) or self.weight.dtype in (torch.bfloat16, torch.float16):
             return False
-        folded = 2 * self.rank * self.weight.numel() + min(_backward_operations(tokens, self.weight, self.rank))
+        folded = (2 * tokens + 6 * self.rank) * self.weight.numel()
         return folded < 6 * tokens * self.rank * (self.in_features + self.out_features)
 
     @torch.no_grad()
     def fold(self, sign: int) -> None:
-        """Adds (sign 1) or takes away (-1) the update s B A, computed in float32."""
+        """Adds (sign 1) or subtracts (-1) the update s B A, computed in float32."""
         update = self.scaling * (self.lora_B.weight.float() @ self.lora_A.weight.float())
         self.weight.copy_((self.weight.to(update.dtype) + sign * update).to(self.weight.dtype))
         self.merged = sign > 0
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}, alpha={self.alpha}, merged={self.merged}"
-
-
-def _fold(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    return torch.addmm(weight, b, a, alpha=scaling)
-
-
-def _backward_operations(tokens: int, weight: Tensor, rank: int) -> tuple[int, int]:
-    """What the gradients of a folded A and B cost in two ways.
-
-    Through the products x A^T and g B (and the sum built again, for the gradient of x), or through the gradient g^T x of the
-    weight (and the sum kept).
-    """
-    narrow = 4 * tokens * rank * sum(weight.shape) + 2 * rank * weight.numel()
-    return narrow, 2 * tokens * weight.numel() + 4 * rank * weight.numel()
-
-
-class _Folded(torch.autograd.Function):
-    """x (W + s B A)^T + bias. Where narrow products are the cheaper way back, the sum is built again for it, else kept."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-        narrow, dense = _backward_operations(len(x), weight, len(a))
-        ctx.narrow, ctx.scaling = narrow < dense, scaling
-        folded = _fold(weight, a, b, scaling)
-        ctx.save_for_backward(x, weight if ctx.narrow else folded, a, b)
-        return product(x, folded, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, folded, a, b = ctx.saved_tensors
-        if ctx.narrow:
-            folded = _fold(folded, a, b, ctx.scaling)
-            low, back = product(x, a), product(grad, b.t().contiguous())  # [T, r]
-            a_grad, b_grad = product(back.t().contiguous(), x.t()), product(low.t().contiguous(), grad.t()).t()
-        else:
-            weight_grad = grad.t() @ x
-            a_grad, b_grad = b.t() @ weight_grad, weight_grad @ a.t()
-        x_grad = product(grad, folded.t()) if ctx.needs_input_grad[0] else None
-        return x_grad, None, None, a_grad * ctx.scaling, b_grad * ctx.scaling, None
-
-
-def _factor_dtype(weight: Tensor) -> torch.dtype:
-    return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
@@ -171,7 +130,7 @@ def add_lora(
     """Freezes ``model`` and puts a fresh adapter on its linear layers, in place; returns the model.
 
     rank: r >= 1. alpha: > 0, see the formula above. dropout: in [0, 1), on the adapter's input while training.
-    targets: ``all-linear`` (every linear layer of the decoder but the LM head), or names of layers or of what holds them
+    targets: ``all-linear`` (every linear layer of the decoder but the LM head), or names of layers or modules
     (``q_proj``, ``mlp.up_proj``, ``vision_tower``, ``lm_head``), as a comma-separated string or a list. A starts
     Kaiming-uniform, B at zero, so the adapted model equals the base at first.
     Raises InputError for a value out of range, a target that matches no linear layer, or a model already adapted.
@@ -228,7 +187,7 @@ def _adapt(model: nn.Module, name: str, rank: int, alpha: float, dropout: float,
 def merge_lora(model: nn.Module, drop: bool = False) -> nn.Module:
     """Folds every adapter into its weight (in float32), in place; the model then runs at the base's cost.
 
-    drop: leave plain linear layers behind, which cannot be unmerged.
+    drop: replace the adapted layers by plain linear layers, which cannot be unmerged.
     """
     for name, layer in lora_layers(model).items():
         if not layer.merged:
@@ -241,7 +200,7 @@ def merge_lora(model: nn.Module, drop: bool = False) -> nn.Module:
 
 
 def unmerge_lora(model: nn.Module) -> nn.Module:
-    """Takes the adapters out of the weights again; exact up to the rounding of the weight's dtype."""
+    """Undoes :func:`merge_lora`; exact up to the rounding of the weight's dtype."""
     for layer in lora_layers(model).values():
         if layer.merged:
             layer.fold(-1)
@@ -249,7 +208,7 @@ def unmerge_lora(model: nn.Module) -> nn.Module:
 
 
 def keep_as_reference(model: nn.Module) -> None:
-    """Makes the adapters as they are now part of the reference, for training that continues from them."""
+    """Makes the current adapters part of the reference, for training that continues from them."""
     for layer in lora_layers(model).values():
         layer.start = (layer.lora_A.weight.detach().clone(), layer.lora_B.weight.detach().clone())
 
@@ -270,7 +229,7 @@ def reference(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def save_adapter(model: nn.Module, folder: str | Path) -> None:
-    """Writes ``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT does, each written aside and renamed.
+    """Writes ``adapter_model.safetensors`` and ``adapter_config.json`` as PEFT does, atomically.
 
     Raises InputError if the model has no adapter, or one merged into the weights.
     """
@@ -284,7 +243,7 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
 
 
 def target_modules(model: nn.Module) -> list[str]:
-    """The adapted layers as PEFT lists them: by the last part of their names, or where that is ambiguous in full."""
+    """The adapted layers as PEFT lists them: the last part of a name, or all of it where that is ambiguous."""
     layers = lora_layers(model)
     leaves = sorted({name.rpartition(".")[2] for name in layers})
     covered = [name for name, _ in model.named_modules() if name.rpartition(".")[2] in leaves]  # of whatever kind
@@ -292,7 +251,7 @@ def target_modules(model: nn.Module) -> list[str]:
 
 
 def _peft_config(model: nn.Module, layers: dict[str, LoRALinear]) -> dict:
-    """The settings that differ between adapters; the base is what the model was loaded by, a hub id or folder."""
+    """The settings that differ between adapters; the base is the hub id or folder that the model was loaded from."""
     first = next(iter(layers.values()))
     odd = {name: layer for name, layer in layers.items() if (layer.rank, layer.alpha) != (first.rank, first.alpha)}
     return {
@@ -354,7 +313,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
 
 
 def restore_adapter(model: nn.Module, folder: str | Path) -> None:
-    """Puts the tensors of a checkpoint's adapter back into the adapter that ``model`` has.
+    """Loads the tensors of a checkpoint's adapter into the adapter of ``model``.
 
     Raises InputError if the two do not have the same layers and shapes.
     """

@@ -1,4 +1,4 @@
-"""What the image towers of Qwen-VL share: where patches lie, how these places turn them, who attends to whom.
+"""Shared by the image encoders of Qwen-VL: patch coordinates, 2-D rotary positions, attention groups.
 
 Legend: I images, S patches of all images, G groups of at most L patches, D head size.
 """
@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.ops.elementwise import rotate
+from mint.models.rotary import cos_sin, rotate
 
 THETA = 10_000.0  # of the rotary positions
 
 
 class Patches(NamedTuple):
-    """Where the patches of all images lie, [S] each; an image's patches lie square by square."""
+    """Coordinates of the patches of all images, [S] each; an image's patches are ordered square by square."""
 
     row: Tensor
     column: Tensor
@@ -28,7 +28,7 @@ class Patches(NamedTuple):
 
 
 def place_patches(grids: Tensor, merge: int, pixels: Tensor) -> Patches:
-    """grids: [I, 3]. merge: side of the squares. Raises InputError if the grids do not hold as many patches as ``pixels``."""
+    """grids: [I, 3]. merge: side of the squares. Raises InputError if grids and ``pixels`` differ in patches."""
     if int(grids.prod(1).sum()) != len(pixels):
         raise InputError(f"{len(pixels)} patches, where the images' grids hold {int(grids.prod(1).sum())}")
     parts, frames = [], 0
@@ -43,16 +43,15 @@ def place_patches(grids: Tensor, merge: int, pixels: Tensor) -> Patches:
 
 
 def patch_rope(places: Patches, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin [S, D]: the first half of the rotary pairs turns by the row, the second by the column."""
+    """cos and sin [S, D]: the first half of the rotary pairs rotates by the row, the second by the column."""
     quarter = head_dim // 4
     frequency = 1.0 / THETA ** (torch.arange(quarter, device=places.row.device).float() / quarter)
     angles = torch.cat((places.row[:, None] * frequency, places.column[:, None] * frequency), -1)
-    angles = torch.cat((angles, angles), -1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return cos_sin(angles, dtype)
 
 
 class Groups(NamedTuple):
-    """Patches that attend to each other. index: [G, L] into the patches, padded; real: [G, L], what is not padding."""
+    """Patches that attend to each other. index: [G, L] into the patches, padded; real: [G, L], False at padding."""
 
     index: Tensor
     real: Tensor
@@ -68,7 +67,7 @@ def group_patches(number: Tensor) -> Groups:
 
 
 def attend_in_groups(qkv: Tensor, heads: int, rope: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
-    """[S, width]: attention of patches to those of their group. qkv: [S, 3 * width], of all heads one after the other."""
+    """[S, width]: attention of patches to those of their group. qkv: [S, 3 * width], all heads concatenated."""
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)  # [heads, S, D] each
     q, k = rotate(q, *rope), rotate(k, *rope)
     q, k, v = (part[:, groups.index].transpose(0, 1) for part in (q, k, v))  # [G, heads, L, D]

@@ -1,8 +1,8 @@
-"""Qwen3-VL: Qwen2.5-VL's successor, whose tower speaks to the first layers of the decoder too (DeepStack, arXiv 2406.04334).
+"""Qwen3-VL: the vision encoder also feeds the first layers of the decoder (DeepStack, arXiv 2406.04334).
 
-The tower has learned positions, stretched over each image, and attention over whole images. What some of its layers
-make of a square of patches is added to the image tokens behind the decoder's first layers. Rotary pairs turn by time,
-height and width in turn. The technical report is arXiv 2511.21631; parameter names are those of transformers'
+The encoder has learned positions, interpolated to each image's size, and attention over whole images. States of some of
+its layers are merged like the features and added to the image tokens after the decoder's first layers. Rotary pairs
+interleave time, height and width. The technical report is arXiv 2511.21631; parameter names are those of transformers'
 Qwen3VLForConditionalGeneration, which are the checkpoints'.
 
 Legend: S patches of all images, F features (a square of patches each), H the decoder's width.
@@ -18,35 +18,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.llama import Deep
+from mint.models.llama import DeepStackFeatures
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
-from mint.models.qwen_vl import EPS, QwenVL, QwenVLConfig, TowerConfig
+from mint.models.qwen_vl import EPS, PatchTowerConfig, QwenVL, QwenVLConfig
 from mint.models.recompute import run_layer
-
-VISION_DEFAULTS = {
-    "depth": 27,
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_heads": 16,
-    "in_channels": 3,
-    "patch_size": 16,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "out_hidden_size": 3584,
-    "num_position_embeddings": 2304,
-    "deepstack_visual_indexes": (8, 16, 24),
-}
 
 
 @dataclass(frozen=True)
-class DeepPatchesConfig(TowerConfig):
-    """The settings of the image tower."""
+class DeepPatchesConfig(PatchTowerConfig):
+    """The settings of the image encoder."""
 
-    num_position_embeddings: int
-    deepstack_visual_indexes: tuple[int, ...]
     kind: ClassVar[str] = "qwen3_vl"
     activation: ClassVar[str] = "gelu_pytorch_tanh"
-    defaults: ClassVar[dict] = VISION_DEFAULTS
+    depth: int = 27
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    patch_size: int = 16
+    num_position_embeddings: int = 2304
+    deepstack_visual_indexes: tuple[int, ...] = (8, 16, 24)
 
     @classmethod
     def from_dict(cls, raw: dict) -> DeepPatchesConfig:
@@ -66,34 +55,36 @@ class DeepPatchesConfig(TowerConfig):
 
 @dataclass(frozen=True)
 class Qwen3VLConfig(QwenVLConfig):
-    """The decoder's settings, and those of what stands before it."""
+    """The settings of decoder and image encoder."""
 
     text_type: ClassVar[str] = "qwen3"
     vision_type: ClassVar[type] = DeepPatchesConfig
 
 
 class Qwen3VL(QwenVL):
-    """``qwen(tokens, images)`` -> logits; every image has as many image tokens in ``tokens`` as it has features."""
+    """Qwen2.5-VL with another image encoder, whose features also reach the decoder's first layers."""
 
     older_names = ()
 
-    def _make_tower(self) -> nn.Module:
-        return DeepPatchTower(self.config.vision)
+    def _make_tower(self, vision: DeepPatchesConfig) -> nn.Module:
+        return DeepPatchTower(vision)
 
     def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         """``features`` [F, H] and ``deep_features`` [F, layers, H]; images as for Qwen2.5-VL."""
         last, deep = self.tower(images["pixel_values"], images["image_grid_thw"], self.gradient_checkpointing)
         return {"features": last, "deep_features": deep}
 
-    def look(self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None) -> Deep | None:
-        """What is added to the image tokens behind each of the first layers."""
+    def vision_inputs(
+        self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
+    ) -> DeepStackFeatures | None:
+        """Features added to the image tokens after each of the first layers."""
         if images is None:
             return None
         deep = self._in_order(images["deep_features"], images)
-        return Deep((tokens == self.config.image_token).nonzero(as_tuple=True), deep.unbind(1))
+        return DeepStackFeatures((tokens == self.config.image_token).nonzero(as_tuple=True), deep.unbind(1))
 
     def _axes(self) -> Tensor:
-        """Time, height, width in turn, until height and width have had their pairs; the others turn by time."""
+        """Time, height, width in turn until the sections of height and width are full; the other pairs are time."""
         axes = torch.zeros(sum(self.config.sections), dtype=torch.int64)
         for axis in (1, 2):
             axes[axis : 3 * self.config.sections[axis] : 3] = axis
@@ -101,7 +92,7 @@ class Qwen3VL(QwenVL):
 
 
 class DeepPatchTower(nn.Module):
-    """A vision transformer over the patches of all images; some states on the way are given to the decoder too."""
+    """A vision transformer over the patches of all images; the states of some layers are features too."""
 
     def __init__(self, config: DeepPatchesConfig):
         super().__init__()
@@ -117,7 +108,7 @@ class DeepPatchTower(nn.Module):
         )
 
     def forward(self, pixels: Tensor, grids: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor]:
-        """([F, H], [F, layers, H]) features: the last, and those on the way. Arguments as for Qwen2.5-VL's tower."""
+        """([F, H], [F, layers, H]) features: of the last layer, and of earlier ones. Arguments as in ``PatchTower``."""
         config, proj = self.config, self.patch_embed.proj
         places = place_patches(grids, config.spatial_merge_size, pixels)
         x = F.linear(pixels.to(proj.weight.dtype), proj.weight.flatten(1), proj.bias) + self._positions(places)
@@ -131,7 +122,7 @@ class DeepPatchTower(nn.Module):
         return self.merger(x), torch.stack([deep[order] for order in sorted(deep)], 1)
 
     def _positions(self, places: Patches) -> Tensor:
-        """[S, width]: the square of learned positions, its corners on the image's, between its points linear in each edge."""
+        """[S, width]: the square of learned positions, bilinearly interpolated to each image, corners aligned."""
         side = self.config.positions
         total = 0.0
         rows, columns = (
@@ -153,7 +144,7 @@ def _taps(place: Tensor, size: Tensor, side: int) -> tuple[tuple[Tensor, Tensor]
 
 
 class Block(nn.Module):
-    """Attention within images and a two-layer network, each after a norm and added to what came in."""
+    """Attention within images and a two-layer network, each after a norm, with residual connections."""
 
     def __init__(self, config: DeepPatchesConfig):
         super().__init__()
@@ -171,7 +162,7 @@ class Block(nn.Module):
 
 
 class Merger(nn.Module):
-    """[S, width] -> [F, H]: a square of patches becomes one feature. norm_first: patch by patch, else the square together."""
+    """[S, width] -> [F, H]: a square of patches becomes one feature. norm_first: normalise patches, else squares."""
 
     def __init__(self, config: DeepPatchesConfig, norm_first: bool):
         super().__init__()

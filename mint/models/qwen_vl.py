@@ -1,6 +1,6 @@
-"""Qwen2.5-VL: images of any size, a tower with attention within windows, rotary positions in time, height and width.
+"""Qwen2.5-VL: images of any size, windowed attention, rotary positions in time, height, width (arXiv 2502.13923).
 
-As in arXiv 2502.13923. An image is a grid of patches; squares of ``spatial_merge_size`` patches become one feature each,
+An image is a grid of patches; squares of ``spatial_merge_size`` patches become one feature each,
 which takes the place of an image token. Parameter names are those of transformers' Qwen2_5_VLForConditionalGeneration;
 ``OLDER_NAMES`` are the checkpoints'.
 
@@ -9,7 +9,6 @@ Legend: B rows, T row length, I images, S patches of all images, H the decoder's
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,79 +17,66 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.llama import CausalLM, Decoder, LlamaConfig, RMSNorm, is_tied, put_features, rope_frequencies
+from mint.models.llama import MLP, Decoder, RMSNorm
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
 from mint.models.recompute import run_layer
-from mint.ops.elementwise import swiglu
+from mint.models.rotary import rope_frequencies
+from mint.models.settings import read_settings
+from mint.models.vision_language import VisionLanguageConfig, VisionLanguageModel
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^visual\.", "model.visual."),
     (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
 )
-VISION_DEFAULTS = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "in_channels": 3,
-    "patch_size": 14,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "window_size": 112,
-    "out_hidden_size": 3584,
-    "fullatt_block_indexes": (7, 15, 23, 31),
-}
-EPS = 1e-6  # of the tower's norms
+EPS = 1e-6  # of the encoder's norms
 
 
 @dataclass(frozen=True)
-class TowerConfig:
-    """The settings that both image towers have. Subclasses name their kind, activation and defaults."""
+class PatchTowerConfig:
+    """The settings that the image encoders of both families have."""
 
+    kind: ClassVar[str]
+    activation: ClassVar[str]
     depth: int
     hidden_size: int
     intermediate_size: int
-    num_heads: int
-    in_channels: int
     patch_size: int
-    spatial_merge_size: int
-    temporal_patch_size: int
-    out_hidden_size: int
-    kind: ClassVar[str]
-    activation: ClassVar[str]
-    defaults: ClassVar[dict]
+    num_heads: int = 16
+    in_channels: int = 3
+    spatial_merge_size: int = 2
+    temporal_patch_size: int = 2
+    out_hidden_size: int = 3584
 
     @classmethod
-    def from_dict(cls, raw: dict) -> TowerConfig:
+    def from_dict(cls, raw: dict) -> PatchTowerConfig:
         """From ``vision_config``. Raises InputError for an unsupported setting."""
-        raw = {**raw, "in_channels": raw.get("in_channels", raw.get("in_chans", 3))}
-        values = {name: raw.get(name, default) for name, default in cls.defaults.items()}
-        config = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        config = read_settings(cls, {**raw, "in_channels": raw.get("in_channels", raw.get("in_chans", 3))}, cls.kind)
         if raw.get("hidden_act", cls.activation) != cls.activation:
             raise InputError(f"{cls.kind}: hidden_act {raw['hidden_act']!r} is not supported, only {cls.activation}")
         if config.hidden_size % (4 * config.num_heads):
-            raise InputError(f"{cls.kind}: a head of the image tower must have a multiple of four numbers")
+            raise InputError(f"{cls.kind}: the head size of the image encoder must be a multiple of four")
         return config
 
 
 @dataclass(frozen=True)
-class PatchesConfig(TowerConfig):
-    """The settings of the image tower with windows."""
+class PatchesConfig(PatchTowerConfig):
+    """The settings of the image encoder with windows."""
 
-    window_size: int
-    fullatt_block_indexes: tuple[int, ...]
     kind: ClassVar[str] = "qwen2_5_vl"
     activation: ClassVar[str] = "silu"
-    defaults: ClassVar[dict] = VISION_DEFAULTS
+    depth: int = 32
+    hidden_size: int = 1280
+    intermediate_size: int = 3420
+    patch_size: int = 14
+    window_size: int = 112
+    fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
 
 
 @dataclass(frozen=True)
-class QwenVLConfig(LlamaConfig):
-    """The decoder's settings, and those of what stands before it."""
+class QwenVLConfig(VisionLanguageConfig):
+    """The settings of decoder and image encoder."""
 
-    vision: PatchesConfig = None
-    image_token: int = 0
-    sections: tuple[int, ...] = ()  # rotary pairs that turn by time, by height, by width
+    sections: tuple[int, ...] = ()  # numbers of rotary pairs for time, height and width
     text_type: ClassVar[str] = "qwen2"  # the decoder's model_type
     vision_type: ClassVar[type] = PatchesConfig
 
@@ -102,88 +88,68 @@ class QwenVLConfig(LlamaConfig):
         if not isinstance(vision, dict) or not isinstance(text, dict):
             raise InputError(f"config.json of a {kind} model needs vision_config")
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-        sections = tuple(rope.get("mrope_section") or ())
         plain = {key: value for key, value in rope.items() if key == "rope_theta"}
-        text = {**text, "model_type": cls.text_type, "rope_parameters": plain, "rope_scaling": None}
-        decoder = LlamaConfig.from_dict({**text, "tie_word_embeddings": is_tied(raw)})
-        if len(sections) != 3 or sum(sections) != decoder.head_dim // 2:
-            raise InputError(f"{kind}: mrope_section {list(sections)} does not sum to {decoder.head_dim // 2}")
-        return cls(
-            **{
-                field.name: getattr(decoder, field.name) for field in dataclasses.fields(decoder) if field.name != "raw"
-            },
-            raw=dict(raw),
+        config = cls.around(
+            {**text, "model_type": cls.text_type, "rope_parameters": plain, "rope_scaling": None},
+            raw,
             vision=cls.vision_type.from_dict(vision),
             image_token=raw.get("image_token_id", 151655),
-            sections=sections,
+            sections=tuple(rope.get("mrope_section") or ()),
         )
+        if len(config.sections) != 3 or sum(config.sections) != config.head_dim // 2:
+            raise InputError(f"{kind}: mrope_section {list(config.sections)} does not sum to {config.head_dim // 2}")
+        return config
 
 
-class QwenVL(CausalLM):
-    """``qwen(tokens, images)`` -> logits; every image has as many image tokens in ``tokens`` as it has features."""
+class QwenVL(VisionLanguageModel):
+    """An image encoder with windows, and a Qwen2 decoder with rotary positions in time, height and width."""
 
     older_names = OLDER_NAMES
+    tower_name = "visual"
 
     def __init__(self, config: QwenVLConfig):
-        super().__init__(config)
-        self.model = nn.Module()
-        self.model.visual = self._make_tower()
-        self.model.language_model = Decoder(config)
-        if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        super().__init__(config, visual=self._make_tower(config.vision), language_model=Decoder(config))
 
-    def _make_tower(self) -> nn.Module:
-        return PatchTower(self.config.vision)
-
-    @property
-    def decoder(self) -> Decoder:
-        return self.model.language_model
+    def _make_tower(self, vision: PatchTowerConfig) -> nn.Module:
+        return PatchTower(vision)
 
     @property
     def image_slots(self) -> tuple[int, None]:
         """(the token that stands for an image; how many an image has depends on its size)."""
         return self.config.image_token, None
 
-    @property
-    def tower(self) -> nn.Module:
-        return self.model.visual
-
     def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         """``features`` [F, H], as many of each image as it has tokens.
 
-        images: ``pixel_values`` [S, numbers of a patch] and ``image_grid_thw`` [distinct, 3], the patches of each image in
-        time, height and width.
+        images: ``pixel_values`` [S, numbers of a patch] and ``image_grid_thw`` [distinct, 3], the numbers of patches of
+        each image in time, height and width.
         """
         return {"features": self.tower(images["pixel_values"], images["image_grid_thw"], self.gradient_checkpointing)}
 
-    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
-        """[B, T, H]: the tokens' embeddings, the images' features in the places of the image tokens, in their order.
-
-        Raises InputError if places and features differ in number.
-        """
-        features = None if images is None else self._in_order(images["features"], images)
-        return put_features(self.decoder.embed_tokens(tokens), tokens == self.config.image_token, features)
+    def text_features(self, images: dict[str, Tensor]) -> Tensor:
+        """[F, H]: the features."""
+        return self._in_order(images["features"], images)
 
     def _in_order(self, features: Tensor, images: dict[str, Tensor]) -> Tensor:
-        """Features [F, ...] of the distinct images as they follow each other in the text."""
+        """Features [F, ...] of the distinct images in the order of the text."""
         if "order" not in images:
             return features
         counts = images["image_grid_thw"].prod(1) // self.config.vision.spatial_merge_size**2
         parts = features.split(counts.tolist())
         return torch.cat([parts[i] for i in images["order"].tolist()])
 
-    def turns(
+    def rotary_positions(
         self, tokens: Tensor, positions: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
     ) -> Tensor:
         """[3, B, T]: positions in time, height and width.
 
-        Text advances all three by one. The features of an image share its place in time and count rows and columns from
-        there; what follows goes on behind the larger of its sides.
+        Text advances all three by one. The features of an image share its position in time and count rows and columns
+        from there; the tokens that follow continue after the longer side.
         """
-        turns = positions.expand(3, -1, -1)
+        rotary = positions.expand(3, -1, -1)
         if images is None:
-            return turns
-        turns = turns.clone()
+            return rotary
+        rotary = rotary.clone()
         grids = images["image_grid_thw"]
         grids = (grids[images["order"]] if "order" in images else grids).tolist()
         rows, columns = (tokens == self.config.image_token).nonzero(as_tuple=True)
@@ -193,32 +159,29 @@ class QwenVL(CausalLM):
             height, width = height // merge, width // merge
             count = frames * height * width
             row, column = rows[first], columns[first : first + count]
-            start = turns[0, row, column[0]]
+            start = rotary[0, row, column[0]]
             place = torch.arange(count, device=tokens.device)
             own = torch.stack((place // (height * width), place // width % height, place % width))
             after = (sample[row] == sample[row, column[0]]) & (positions[row] > positions[row, column[-1]])
-            turns[:, row, after] += max(height, width, frames) - count
-            turns[:, row, column] = start + own
+            rotary[:, row, after] += max(height, width, frames) - count
+            rotary[:, row, column] = start + own
             first += count
-        return turns
+        return rotary
 
     def _axes(self) -> Tensor:
-        """[D / 2]: the axis that each rotary pair turns by: 0 time, 1 height, 2 width."""
+        """[D / 2]: the axis of each rotary pair: 0 time, 1 height, 2 width."""
         return torch.arange(3).repeat_interleave(torch.tensor(self.config.sections))
 
-    def _rope(self, turns: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, 1, T, D]: some rotary pairs turn by time, some by height, some by width."""
-        if turns.dim() == 2:
-            turns = turns.expand(3, -1, -1)
-        angles = turns[self._axes().to(turns.device)].movedim(0, -1)[:, None].float() * rope_frequencies(
-            self.config
-        ).to(turns.device)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+    def _angles(self, positions: Tensor) -> Tensor:
+        """[B, 1, T, D / 2]: some rotary pairs rotate by time, some by height, some by width."""
+        if positions.dim() == 2:
+            positions = positions.expand(3, -1, -1)
+        own = positions[self._axes().to(positions.device)].movedim(0, -1)[:, None].float()
+        return own * rope_frequencies(self.config).to(positions.device)
 
 
 class PatchTower(nn.Module):
-    """A vision transformer over the patches of all images; most layers look within windows, some at whole images."""
+    """A vision transformer over the patches of all images; most layers attend within windows only."""
 
     def __init__(self, config: PatchesConfig):
         super().__init__()
@@ -235,7 +198,7 @@ class PatchTower(nn.Module):
     def forward(self, pixels: Tensor, grids: Tensor, recompute: bool = False) -> Tensor:
         """[S / merged patches, H] features. pixels: [S, numbers of a patch]; grids: [I, 3] patches of each image.
 
-        recompute: activation checkpointing. The patches of an image lie square by square, as many as become one feature.
+        recompute: activation checkpointing. The patches of an image are ordered by the squares that become one feature.
         """
         places = place_patches(grids, self.config.spatial_merge_size, pixels)
         weight = self.patch_embed.proj.weight
@@ -256,7 +219,7 @@ class PatchTower(nn.Module):
 
 
 class PatchBlock(nn.Module):
-    """Attention within groups and a gated network, each after a norm and added to what came in."""
+    """Attention within groups and a gated network, each after a norm, with residual connections."""
 
     def __init__(self, config: PatchesConfig):
         super().__init__()
@@ -264,16 +227,9 @@ class PatchBlock(nn.Module):
         self.heads = config.num_heads
         self.norm1, self.norm2 = RMSNorm(width, EPS), RMSNorm(width, EPS)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
-        self.mlp = nn.ModuleDict(
-            {
-                "gate_proj": nn.Linear(width, inner),
-                "up_proj": nn.Linear(width, inner),
-                "down_proj": nn.Linear(inner, width),
-            }
-        )
+        self.mlp = MLP(width, inner, bias=True)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
         """[S, width]"""
         x = x + self.attn["proj"](attend_in_groups(self.attn["qkv"](self.norm1(x)), self.heads, rope, groups))
-        y = self.norm2(x)
-        return x + self.mlp["down_proj"](swiglu(self.mlp["gate_proj"](y), self.mlp["up_proj"](y)))
+        return x + self.mlp(self.norm2(x))

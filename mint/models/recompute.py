@@ -1,4 +1,4 @@
-"""Activation checkpointing: a layer's inner states are computed again in the backward pass, not kept."""
+"""Activation checkpointing: a layer's activations are recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def run_layer(layer: nn.Module, *inputs, recompute: bool):
-    """``layer(*inputs)``; with ``recompute``, where gradients are wanted, only ``inputs`` are kept for the backward pass."""
+    """``layer(*inputs)``; with ``recompute``, only ``inputs`` are kept for the backward pass."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(layer, *inputs, use_reentrant=False)
     return layer(*inputs)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
+from mint.models.clip import attend_in_heads
+from mint.models.settings import check_choice, read_settings
 
 HEADS = ("classifier.", "mlm_score.", "rank_output.")  # of the published checkpoints; here the first is used
 SUPPORTED = {"hidden_act": "gelu", "qkv_bias": True, "num_images": -1, "max_image_length": -1}
@@ -26,53 +28,35 @@ class ViltConfig:
     """The settings of ``config.json`` that shape the network; ``raw`` is the file as it was read."""
 
     vocab_size: int
-    type_vocab_size: int
-    modality_type_vocab_size: int
-    max_position_embeddings: int
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
     intermediate_size: int
-    layer_norm_eps: float
-    hidden_dropout_prob: float
-    attention_probs_dropout_prob: float
     image_size: int
     patch_size: int
-    num_channels: int
-    initializer_range: float
-    labels: tuple[str, ...]
+    type_vocab_size: int = 2
+    modality_type_vocab_size: int = 2
+    max_position_embeddings: int = 40
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    num_channels: int = 3
+    initializer_range: float = 0.02
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     raw: dict = field(repr=False, compare=False, default_factory=dict)
 
     @classmethod
     def from_dict(cls, raw: dict) -> ViltConfig:
         """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
         for name, only in SUPPORTED.items():
-            if raw.get(name, only) != only:
-                raise InputError(f"vilt: {name} {raw[name]!r} is not supported, only {only!r}")
-        names = raw.get("id2label")
+            check_choice("vilt", name, raw.get(name, only), (only,))
+        names, own = raw.get("id2label"), {"raw": raw}
         try:
-            labels = tuple(names[str(i)] for i in range(len(names))) if names else ("LABEL_0", "LABEL_1")
-            config = cls(
-                vocab_size=raw["vocab_size"],
-                type_vocab_size=raw.get("type_vocab_size", 2),
-                modality_type_vocab_size=raw.get("modality_type_vocab_size", 2),
-                max_position_embeddings=raw.get("max_position_embeddings", 40),
-                hidden_size=raw["hidden_size"],
-                num_hidden_layers=raw["num_hidden_layers"],
-                num_attention_heads=raw["num_attention_heads"],
-                intermediate_size=raw["intermediate_size"],
-                layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
-                hidden_dropout_prob=raw.get("hidden_dropout_prob", 0.0),
-                attention_probs_dropout_prob=raw.get("attention_probs_dropout_prob", 0.0),
-                image_size=raw["image_size"],
-                patch_size=raw["patch_size"],
-                num_channels=raw.get("num_channels", 3),
-                initializer_range=raw.get("initializer_range", 0.02),
-                labels=labels,
-                raw=raw,
-            )
+            if names:
+                own["labels"] = tuple(names[str(i)] for i in range(len(names)))
         except KeyError as error:
-            raise InputError(f"config.json of a vilt model lacks {error}") from None
+            raise InputError(f"id2label of a vilt model lacks {error}") from None
+        config = read_settings(cls, raw, "vilt", **own)
         if config.hidden_size % config.num_attention_heads or config.image_size < config.patch_size:
             raise InputError("vilt: the heads must divide the width, and a patch must fit into the image")
         return config
@@ -211,18 +195,20 @@ class _Layer(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor | None, context: Tensor) -> Tensor:
         """[B, T, H]: ``hidden`` after the layer.
 
-        context: [B, S, H], what is attended to: all states, of which ``hidden`` are the first T. mask: [B, 1, 1, S] bool,
-        those that may be seen, or None for all.
+        context: [B, S, H], keys and values: all states, of which ``hidden`` are the first T. mask: [B, 1, 1, S] bool,
+        True for states to attend to, or None for all.
         """
         normed = self.layernorm_before(context)
-        inputs = {"query": normed[:, : hidden.shape[1]], "key": normed, "value": normed}
-        query, key, value = (
-            self.attention.attention[name](states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for name, states in inputs.items()
+        query, key, value = (self.attention.attention[name] for name in ("query", "key", "value"))
+        attended = attend_in_heads(
+            query(normed[:, : hidden.shape[1]]),
+            key(normed),
+            value(normed),
+            self.heads,
+            attn_mask=mask,
+            dropout_p=self.drop_weights if self.training else 0.0,
         )
-        dropped = self.drop_weights if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropped)
-        hidden = hidden + self.dropout(self.attention.output.dense(attended.transpose(1, 2).flatten(2)))
+        hidden = hidden + self.dropout(self.attention.output.dense(attended))
         inner = F.gelu(self.intermediate.dense(self.layernorm_after(hidden)))
         return hidden + self.dropout(self.output.dense(inner))
 

@@ -205,10 +205,13 @@ def test_small_divergences_keep_their_digits_in_float32():
         assert (found - true).abs().max() < 5e-7
 
 
-def test_divergences_under_a_head_of_half_precision(monkeypatch):
-    """As on CUDA, products of bfloat16 summed in float32: the gradient keeps two digits although p and q are close."""
-    monkeypatch.setattr(logprobs, "_operand_dtype", lambda head: head.dtype)
-    monkeypatch.setattr(logprobs, "_product", lambda a, b: a.float() @ b.float().t())
+@pytest.mark.parametrize("device", ["cuda", "cpu with bfloat16 instructions"])
+def test_divergences_under_a_head_of_half_precision(device, monkeypatch):
+    """Products of bfloat16 summed in float32: the gradient keeps two digits although p and q are close."""
+    if device == "cuda":
+        monkeypatch.setattr(logprobs, "_operand_dtype", lambda head: head.dtype)
+    monkeypatch.setattr(logprobs, "has_bfloat16", lambda: device != "cuda")
+    monkeypatch.setattr(logprobs, "_product", lambda a, b: a.bfloat16().float() @ b.bfloat16().float().t())
     hidden, head, targets, ref_hidden = (x.bfloat16() if x.is_floating_point() else x for x in near_reference(0.02))
     results = []
     for numbers in (lambda x: token_stats(x, head, targets, ref_hidden, kl_forward=True, kl_reverse=True)[2:], None):

@@ -43,7 +43,7 @@ def test_changing_an_image_changes_its_row_and_no_other():
 
 
 def test_decoding_sees_the_images_and_writes_none(monkeypatch):
-    """Greedy decoding with a cache, batched or alone, is the argmax of the full forward; the image changes it."""
+    """Greedy answers with a cache, batched or alone, are the argmax of the whole text, and depend on the image."""
     model = build(TINY)
     with torch.no_grad():
         model.lm_head.weight[IMAGE] *= 6  # so that the placeholder would be written, were it allowed

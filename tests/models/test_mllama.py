@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from mint.data.batch import EncodedPair, collate
 from mint.errors import InputError
 from mint.models import init_model
-from mint.models.cross_attention import Run, Sight, attend_to_tiles
+from mint.models.cross_attention import CrossAttentionInputs, Run, attend_to_tiles
 from mint.models.generate import generate
 from mint.models.mllama import CrossAttentionLayer, Mllama, MllamaConfig
 from tests.reference.mllama_inputs import HERE, IMAGE, INPUTS, TEXT, TINY, VISION, images, tokens, weights
@@ -45,7 +45,7 @@ def test_the_tower_equals_transformers(model):
 
 
 def test_an_image_changes_what_follows_it(model):
-    """The second of two images changes the tokens from its position on; before all images it equals the first."""
+    """The second of two images changes the tokens after it; tokens before all images attend to both."""
     ids, given = tokens("two_images"), images("two_images")
     changed = {**given, "pixel_values": given["pixel_values"].clone()}
     changed["pixel_values"][0, 1, 0] += 1
@@ -54,7 +54,7 @@ def test_an_image_changes_what_follows_it(model):
     absent = {**given, "pixel_values": given["pixel_values"].clone()}
     absent["pixel_values"][0, 0, 2:] += 1  # tiles that the first image does not have
     assert given["aspect_ratio_mask"][0, 0].tolist() == [1, 1, 0, 0]
-    runs = [model.look(ids, model.encode_images(some)).runs for some in (absent, given)]
+    runs = [model.vision_inputs(ids, model.encode_images(some)).runs for some in (absent, given)]
     assert runs[0] == runs[1]
 
 
@@ -149,11 +149,11 @@ def test_grouped_queries_are_grouped_heads():
     mask = torch.tensor(tiles).view(2, 7, 5).bool().repeat_interleave(3, -1)[:, None]
     expected = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask).transpose(1, 2).clone()
     expected[0, :2] = 0
-    sight = Sight.of(k, runs, rows=2)
-    torch.testing.assert_close(attend_to_tiles(q, k, v, sight), expected)
-    assert sight.has_prior_image[..., 0].tolist() == [[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0]]
-    assert sight.last().runs == (Run(1, ((1, 3), (4, 5)), True), Run(1, ((4, 5), (4, 5))))
-    assert sight.last().states is None
+    vision = CrossAttentionInputs.of(k, runs, rows=2)
+    torch.testing.assert_close(attend_to_tiles(q, k, v, vision), expected)
+    assert vision.has_prior_image[..., 0].tolist() == [[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0]]
+    assert vision.last().runs == (Run(1, ((1, 3), (4, 5)), True), Run(1, ((4, 5), (4, 5))))
+    assert vision.last().states is None
 
 
 def test_batches_with_other_images_are_not_compiled_again():
@@ -162,11 +162,11 @@ def test_batches_with_other_images_are_not_compiled_again():
     layer, graphs = CrossAttentionLayer(MllamaConfig.from_dict(TINY), 1), []
     layer.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
     x, states = torch.randn(1, 6, 40), torch.randn(4, 17, 40)
-    layer(x, Sight.of(states, [Run(6, ((0, 4),), True)], rows=1))
+    layer(x, CrossAttentionInputs.of(states, [Run(6, ((0, 4),), True)], rows=1))
     compiled = len(graphs)
     assert compiled > 0
     for runs in ([Run(2, ((0, 1),)), Run(4, ((1, 3),), True)], [Run(3), Run(3, ((0, 2), (3, 4)), True)]):
-        layer(x, Sight.of(states, runs, rows=1))
+        layer(x, CrossAttentionInputs.of(states, runs, rows=1))
     assert len(graphs) == compiled
 
 

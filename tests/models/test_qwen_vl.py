@@ -39,13 +39,13 @@ def test_logits_equal_transformers(family, name):
 
 
 def test_positions_by_hand(model):
-    """Two words and a marker; 2 x 7 features at time 3, heights 3 and 4, widths 3 to 9; then 10, 11, ..."""
+    """Three tokens; 2 x 7 features from 3 on, in time 3, in height 3 and 4, in width 3 to 9; then 10, 11, ..."""
     ids, given = tokens("wide"), images("wide")
-    turns = model.turns(ids, torch.arange(40)[None], given)[:, 0]
-    assert turns[:, :3].tolist() == [[0, 1, 2]] * 3
-    assert turns[0, 3:17].tolist() == [3] * 14
-    assert turns[1, 3:17].tolist() == [3] * 7 + [4] * 7 and turns[2, 3:17].tolist() == [*range(3, 10)] * 2
-    assert turns[:, 17:].tolist() == [[*range(10, 33)]] * 3
+    rotary = model.rotary_positions(ids, torch.arange(40)[None], given)[:, 0]
+    assert rotary[:, :3].tolist() == [[0, 1, 2]] * 3
+    assert rotary[0, 3:17].tolist() == [3] * 14
+    assert rotary[1, 3:17].tolist() == [3] * 7 + [4] * 7 and rotary[2, 3:17].tolist() == [*range(3, 10)] * 2
+    assert rotary[:, 17:].tolist() == [[*range(10, 33)]] * 3
 
 
 def test_an_image_changes_what_follows_it(model):

@@ -1,0 +1,72 @@
+"""What vision-language models share: an image encoder, and a decoder under ``model.language_model``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from mint.errors import InputError
+from mint.models.llama import CausalLM, LlamaConfig, is_tied
+
+Config = TypeVar("Config", bound="VisionLanguageConfig")
+
+
+@dataclass(frozen=True)
+class VisionLanguageConfig(LlamaConfig):
+    """The decoder's settings, the image encoder's, and the id of the token that stands for an image."""
+
+    vision: Any = None
+    image_token: int = 0
+
+    @classmethod
+    def around(cls: type[Config], text: dict, raw: dict, **own) -> Config:
+        """From the decoder's settings ``text``; ``raw``: the whole ``config.json``; own: the other fields."""
+        decoder = LlamaConfig.from_dict({**text, "tie_word_embeddings": is_tied(raw)})
+        return cls(**{f.name: getattr(decoder, f.name) for f in fields(decoder)} | {"raw": dict(raw), **own})
+
+
+def nested_settings(raw: dict, kind: str) -> tuple[dict, dict]:
+    """``text_config`` and ``vision_config``. Raises InputError if one is missing."""
+    text, vision = raw.get("text_config"), raw.get("vision_config")
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise InputError(f"config.json of a {kind} model needs text_config and vision_config")
+    return text, vision
+
+
+class VisionLanguageModel(CausalLM):
+    """``model(tokens, images)`` -> logits. Images have as many image tokens in ``tokens`` as they have features."""
+
+    tower_name: str  # of the image encoder under ``model.``
+
+    def __init__(self, config: VisionLanguageConfig, **modules: nn.Module):
+        """modules: what a checkpoint keeps under ``model.``, in its order."""
+        model = nn.Module()
+        for name, module in modules.items():
+            model.add_module(name, module)
+        super().__init__(config, model)
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.model.language_model
+
+    @property
+    def tower(self) -> nn.Module:
+        return getattr(self.model, self.tower_name)
+
+    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
+        """[B, T, H]: embeddings of the tokens, with the images' features at the image tokens, in order.
+
+        Raises InputError if image tokens and features differ in number.
+        """
+        x, places = self.decoder.embed_tokens(tokens), tokens == self.config.image_token
+        features = None if images is None else self.text_features(images)
+        given, wanted = 0 if features is None else len(features), int(places.sum())
+        if given != wanted:
+            raise InputError(f"the text has {wanted} image tokens, the images {given} features")
+        return x if features is None else x.masked_scatter(places.unsqueeze(-1), features.to(x.dtype))
+
+    def text_features(self, images: dict[str, Tensor]) -> Tensor:
+        """[F, H]: the features that take the places of the F image tokens."""
+        raise NotImplementedError

@@ -16,16 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mint.config import TrainConfig
-from mint.data.cases import Case, format_list, write_note
+from mint.data.cases import Case, write_note
 from mint.data.preferences import write_jsonl
 from mint.data.retrieval import Retriever, describe_cases
 from mint.demo.disease_demo import ALIGN, decode, prepare
 from mint.errors import InputError
-from mint.evaluation.metrics import KnownDiseases
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.cohort import load_syndromes
 from mint.synthetic.cohort_folder import draw_cohort
-from mint.tasks.disease import Upstream, average, rank_upstream, save_evaluation, score_lists
+from mint.tasks.base import save_results, score_answers
+from mint.tasks.disease import Disease
+from mint.tasks.ranked import rank_lists
 from mint.teachers.vilt_teacher import load_teacher
 from train import train
 
@@ -43,25 +44,26 @@ METHODS = {  # name of the row -> loss, answers of the pairs, settings beyond AL
 
 
 class Scoring:
-    """Scores lists of the unseen patients, and saves them as ``evaluate.py`` does."""
+    """Scores answers for the unseen patients, and saves them as ``evaluate.py`` does."""
 
     def __init__(self, cache: Path, out: Path):
         self.out, self.cases = out, draw_cohort(*UNSEEN, out / "portraits")
         self.views = {
-            row: rank_upstream(self.cases, load_teacher(cache / "teacher", view=view), 10, 15, held_out=True)
+            row: rank_lists(self.cases, load_teacher(cache / "teacher", view=view), 10, 15)
             for row, view in VIEWS.items()
         }
-        self.upstream: Upstream = self.views["teacher, image + text"]
-        self.known = KnownDiseases([syndrome.name for syndrome in load_syndromes()])
 
-    def save(self, place: str, row: str, answers: list[str], lists: list[list[str]], training: list[Case]) -> str:
+    def task(self, training: list[Case]) -> Disease:
+        """The task, with the teacher's lists. training: what tells how common a disease is."""
+        task = Disease([syndrome.name for syndrome in load_syndromes()], training)
+        task.refer_to("teacher", self.cases, self.views["teacher, image + text"])
+        return task
+
+    def save(self, place: str, row: str, answers: list[str], training: list[Case]) -> str:
         """The folder the evaluation was written to."""
-        folder = self.out / place
-        scores = score_lists(self.cases, lists, self.known, self.upstream)
-        settings = {"cases": len(self.cases), "row": row}
-        save_evaluation(
-            folder, {row: average(scores)}, self.cases, answers, lists, scores, settings, self.upstream, training
-        )
+        folder, task = self.out / place, self.task(training)
+        result = score_answers(task, row, self.cases, answers, folder)
+        save_results(task, folder, [result], {"cases": len(self.cases), "row": row})
         return str(folder)
 
 
@@ -81,28 +83,31 @@ def run_seeds(out: str | Path, seeds: int) -> list[str]:
     for seed in range(seeds):
         patients = draw_cohort(TRAINED, 100 + seed, out / f"seed-{seed}" / "portraits")
         if seed == 0:
-            for row, upstream in scoring.views.items():
-                answers = [format_list(names) for names in upstream.top]
-                rows[row] = [scoring.save(f"teacher-{VIEWS[row]}", row, answers, upstream.top, patients)]
-            answers, lists = decode(str(cache / "model"), None, scoring.cases)
-            rows["base"] = [scoring.save("base", "base", answers, lists, patients)]
-        for row, place, (answers, lists) in run_seed(seed, cache, out, scoring, patients):
-            rows.setdefault(row, []).append(scoring.save(place, row, answers, lists, patients))
+            task = Disease()
+            for row, lists in scoring.views.items():
+                answers = list(map(task.format, lists.top))
+                rows[row] = [scoring.save(f"teacher-{VIEWS[row]}", row, answers, patients)]
+            answers = decode(task, str(cache / "model"), None, scoring.cases)
+            rows["base"] = [scoring.save("base", "base", answers, patients)]
+        for row, place, answers in run_seed(seed, cache, out, scoring, patients):
+            rows.setdefault(row, []).append(scoring.save(place, row, answers, patients))
     return [f"{row}={','.join(places)}" for row, places in rows.items()]
 
 
 def run_seed(
     seed: int, cache: Path, out: Path, scoring: Scoring, patients: list[Case]
-) -> Iterator[tuple[str, str, tuple[list[str], list[list[str]]]]]:
-    """(row, place under ``out``, (answers, lists)) of every method."""
+) -> Iterator[tuple[str, str, list[str]]]:
+    """(row, place under ``out``, answers) of every method."""
     base, folder = str(cache / "model"), out / f"seed-{seed}"
-    teacher = load_teacher(cache / "teacher")
+    teacher, task = load_teacher(cache / "teacher"), Disease()
     for answer in ("disease", "ranking"):
-        pairs = make_pairs(patients, teacher, PairSettings(answer=answer), PairReport(), held_out=True)
+        pairs = make_pairs(task, patients, teacher, PairSettings(answer=answer), PairReport())
         write_jsonl(folder / f"{answer}.jsonl", pairs)
     notes = [write_note(case) for case in scoring.cases]
     passages = Retriever(describe_cases(patients)).retrieve(notes, PASSAGES)
-    yield "retrieval (base)", f"seed-{seed}/retrieval/scores", decode(base, None, scoring.cases, passages)
+    retrieval = Disease()
+    retrieval.passages = dict(zip(scoring.cases, passages, strict=True))
+    yield "retrieval (base)", f"seed-{seed}/retrieval/scores", decode(retrieval, base, None, scoring.cases)
     sft = folder / "sft-ranking"
     for row, (loss, answer, settings) in METHODS.items():
         target = folder / f"{loss}-{answer}"
@@ -119,7 +124,7 @@ def run_seed(
                 **{**ALIGN, **settings, **start},
             )
         )
-        yield row, f"seed-{seed}/{target.name}/scores", decode(base, target / "adapter", scoring.cases)
+        yield row, f"seed-{seed}/{target.name}/scores", decode(task, base, target / "adapter", scoring.cases)
 
 
 def main() -> int:

@@ -34,7 +34,7 @@ ABLATIONS = {
     "FiRe, rate of RRPO": {"loss": "fire", "lr": RATES["rrpo"]},
 }
 ANSWERS = {
-    "clinical": "clinically right",
+    "clinical": "clinical accuracy",
     "facts": "F1 of facts in reports",
     "closed": "closed accuracy",
     "open": "open recall",

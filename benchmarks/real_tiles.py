@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.colours import colour_lists
-from benchmarks.tissue_methods import Answers, Method, align, save
+from benchmarks.tissue_methods import Method, align, save
 from mint.config import TrainConfig
 from mint.data.cases import format_list
 from mint.data.chat import load_tokenizer
@@ -31,8 +31,8 @@ from mint.data.views import draw_views
 from mint.demo.tiny_model import TOWER, write_base
 from mint.errors import InputError
 from mint.models import load_model
-from mint.tasks import tissue
-from mint.tasks.disease import Upstream
+from mint.tasks.ranked import TeacherLists, rank_lists
+from mint.tasks.tissue import Tissue
 from mint.teachers.clip_training import ClipSettings, fit_clip
 from train import train
 
@@ -65,20 +65,20 @@ def split_folds(tiles: Sequence[Tile], folds: int, seed: int = 0) -> list[set[st
 
 def run_fold(
     number: int, train_tiles: list[Tile], unseen: list[Tile], tissues: tuple[str, ...], out: Path
-) -> tuple[Upstream, dict[str, Answers]]:
+) -> tuple[TeacherLists, dict[str, list[str]]]:
     """(the teacher's lists of the unseen tiles, the answers of every row)."""
     folder = out / f"fold-{number}"
     teacher = fit_clip(train_tiles, folder / "clip", ClipSettings(**TEACHER, seed=number), tissues)
-    upstream = tissue.rank_tissues(unseen, teacher)
+    task = Tissue(tissues)
+    lists = rank_lists(unseen, teacher, task.top_k, task.bottom_q)
     base = make_base(train_tiles, tissues, folder, number)
-    answers = {"teacher": ([format_list(names, HEADER) for names in upstream.top], upstream.top)}
-    answers["base"] = decode(base, unseen, tissues)
+    answers = {"teacher": list(map(task.format, lists.top)), "base": decode(base, unseen, task)}
     colours = colour_lists(train_tiles, unseen, tissues, list_lengths(tissues)[0])
-    answers["colours alone"] = [format_list(names, HEADER) for names in colours], colours
+    answers["colours alone"] = list(map(task.format, colours))
     views = draw_views(train_tiles, VIEWS, folder / "views", number)
     for row, model, _ in align(base, views, teacher, folder, METHODS, {**COMMON, "seed": number}):
-        answers[row] = decode(model, unseen, tissues)
-    return upstream, answers
+        answers[row] = decode(model, unseen, task)
+    return lists, answers
 
 
 def make_base(tiles: list[Tile], tissues: tuple[str, ...], folder: Path, seed: int) -> str:
@@ -99,13 +99,10 @@ def make_base(tiles: list[Tile], tissues: tuple[str, ...], folder: Path, seed: i
     return str(run.path / "model")
 
 
-def decode(folder: str, tiles: list[Tile], tissues: tuple[str, ...]) -> Answers:
-    """(answers, lists) of a model for every tile."""
-    model, (count, _) = load_model(folder), list_lengths(tissues)
-    reader = ImageReader(load_processor(folder))
-    return tissue.list_tissues(
-        model, load_tokenizer(folder), reader, tiles, tissues, count, max_new_tokens=60, batch_size=64
-    )
+def decode(folder: str, tiles: list[Tile], task: Tissue) -> list[str]:
+    """The answers of a model to every tile."""
+    loaded = load_model(folder), load_tokenizer(folder), ImageReader(load_processor(folder))
+    return task.ask(loaded, tiles, max_new_tokens=60, batch_size=64)
 
 
 def run_folds(cases: str, out: Path, folds: int) -> list[str]:
@@ -117,21 +114,21 @@ def run_folds(cases: str, out: Path, folds: int) -> list[str]:
     tiles = [dataclasses.replace(tile, split="") for tile in tiles]
     tissues = tuple(sorted({tile.tissue for tile in tiles}))
     members = split_folds(tiles, folds)
-    together: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    together: dict[str, list[str]] = defaultdict(list)
     order, top, bottom = [], [], []
     for number, held_out in enumerate(members):
         unseen = [tile for tile in tiles if tile.id in held_out]
-        upstream, answers = run_fold(number, [t for t in tiles if t.id not in held_out], unseen, tissues, out)
+        lists, answers = run_fold(number, [t for t in tiles if t.id not in held_out], unseen, tissues, out)
         order += unseen
-        top += upstream.top
-        bottom += upstream.bottom
-        for row, (raw, lists) in answers.items():
-            together[row][0].extend(raw)
-            together[row][1].extend(lists)
-    upstream, rows = Upstream(top, bottom), []
+        top += lists.top
+        bottom += lists.bottom
+        for row, some in answers.items():
+            together[row].extend(some)
+    task, rows = Tissue(tissues), []
+    task.refer_to("teacher", order, TeacherLists(top, bottom))
     for row, answers in together.items():
         name = "".join(c if c.isalnum() else "-" for c in row.lower())
-        rows.append(f"{row}={save(out / 'scores' / name, row, order, answers, tissues, upstream)}")
+        rows.append(f"{row}={save(out / 'scores' / name, row, order, answers, task)}")
     return rows
 
 

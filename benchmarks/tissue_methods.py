@@ -1,4 +1,4 @@
-"""The ways of alignment that the tissue benchmarks set beside each other, from one base that knows the form alone."""
+"""The methods that the tissue benchmarks compare, from one base that knows the form of an answer alone."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from pathlib import Path
 from mint.config import TrainConfig
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import Tile
-from mint.prefs.pairs import PairReport
-from mint.prefs.tissue_pairs import make_tissue_pairs
-from mint.tasks import tissue
-from mint.tasks.disease import Upstream
-from mint.tasks.tissue_page import save_tissues
-from mint.teachers.clip_teacher import ZeroShotRanker
+from mint.prefs.pairs import PairReport, PairSettings, make_pairs
+from mint.tasks.base import save_results, score_answers
+from mint.tasks.tissue import Tissue
+from mint.teachers.clip_teacher import ZeroShotTeacher
 from train import train
-
-Answers = tuple[list[str], list[list[str]]]  # raw, and parsed
 
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, its chosen answers, whether it continues SFT on the teacher's lists, and further settings."""
+    """loss; what its chosen answers hold; whether it continues SFT on the teacher's lists; its own settings."""
 
     loss: str
     answer: str = "ranking"
@@ -31,7 +27,7 @@ class Method:
 
 
 def align(
-    base: str, tiles: Sequence[Tile], teacher: ZeroShotRanker, folder: Path, methods: dict[str, Method], common: dict
+    base: str, tiles: Sequence[Tile], teacher: ZeroShotTeacher, folder: Path, methods: dict[str, Method], common: dict
 ) -> Iterator[tuple[str, str, Path | None]]:
     """(row, model, adapter) of every method, trained one after the other on pairs that ``teacher`` makes of ``tiles``.
 
@@ -39,8 +35,9 @@ def align(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for answer in sorted({method.answer for method in methods.values()}):
-        report = PairReport(what="tissue")
-        write_jsonl(folder / f"{answer}.jsonl", make_tissue_pairs(tiles, teacher, folder, report, answer=answer))
+        report, task = PairReport(), Tissue(teacher.classes)
+        settings = PairSettings(task.top_k, task.bottom_q, answer=answer)
+        write_jsonl(folder / f"{answer}.jsonl", make_pairs(task, tiles, teacher, settings, report, folder=folder))
         print(f"{folder}, {answer}: {report}")
     for row, method in methods.items():
         out, start = folder / f"{method.loss}-{method.answer}", {"model": base}
@@ -52,11 +49,7 @@ def align(
         yield (row, str(out / "model"), None) if common.get("full") else (row, base, out / "adapter")
 
 
-def save(
-    folder: Path, row: str, tiles: Sequence[Tile], answers: Answers, tissues: Sequence[str], upstream: Upstream
-) -> str:
-    """Scores lists and saves them as ``evaluate.py tissue`` does; returns the folder."""
-    scores, mean = tissue.score_lists(tiles, answers[1], tissues, upstream)
-    settings = {"tiles": len(tiles), "row": row}
-    save_tissues(folder, {row: mean}, tiles, *answers, scores, tissues, upstream, settings)
+def save(folder: Path, row: str, tiles: Sequence[Tile], answers: Sequence[str], task: Tissue) -> str:
+    """Scores answers and saves them as ``evaluate.py tissue`` does; returns the folder."""
+    save_results(task, folder, [score_answers(task, row, tiles, answers, folder)], {"tiles": len(tiles), "row": row})
     return str(folder)

@@ -1,4 +1,4 @@
-"""The embedded tissue task over several seeds: what each way of alignment makes of the same image-reading student.
+"""The embedded tissue task over several seeds: methods of alignment compared on the same image-reading student.
 
 Every seed draws its own tiles, has them ranked by the one cached teacher, and trains from the one cached base. All are
 scored on the same unseen tiles, against the teacher's lists.
@@ -14,12 +14,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.tissue_methods import Method, align, save
-from mint.data.cases import format_list
-from mint.data.tiles import HEADER
 from mint.demo.tissue_demo import ALIGN, TISSUES, decode, prepare
 from mint.errors import InputError
 from mint.synthetic.tiles_folder import draw_tiles
-from mint.tasks import tissue
+from mint.tasks.tissue import Tissue
 from mint.teachers.clip_teacher import load_zero_shot
 from train import train
 
@@ -46,19 +44,19 @@ def run_seeds(out: Path, seeds: int) -> list[str]:
     cache = prepare(train)
     teacher, base = load_zero_shot(cache / "teacher", TISSUES), str(cache / "model")
     unseen = draw_tiles(*UNSEEN, out / "tiles")
-    upstream = tissue.rank_tissues(unseen, teacher)
-    listed = [format_list(names, HEADER) for names in upstream.top], upstream.top
+    task = Tissue(TISSUES)
+    task.rank(unseen, teacher)
     rows = {
-        "teacher": [save(out / "teacher", "teacher", unseen, listed, TISSUES, upstream)],
-        "base": [save(out / "base", "base", unseen, decode(base, None, unseen), TISSUES, upstream)],
+        "teacher": [save(out / "teacher", "teacher", unseen, task.teacher_answers(unseen), task)],
+        "base": [save(out / "base", "base", unseen, decode(task, base, None, unseen), task)],
     }
     for seed in range(seeds):
         folder = out / f"seed-{seed}"
         tiles = draw_tiles(RANKED, 100 + seed, folder / "tiles")
         for row, model, adapter in align(base, tiles, teacher, folder, METHODS, {**ALIGN, "seed": seed}):
-            answers = decode(model, adapter, unseen)
+            answers = decode(task, model, adapter, unseen)
             place = adapter.parent / "scores"
-            rows.setdefault(row, []).append(save(place, row, unseen, answers, TISSUES, upstream))
+            rows.setdefault(row, []).append(save(place, row, unseen, answers, task))
     return [f"{row}={','.join(places)}" for row, places in rows.items()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import os
 import signal
 import sys
@@ -22,8 +23,15 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.fill: Callable[[Parser], None] | None = None  # adds the flags when they are first needed
 
     def parse_known_args(self, args=None, namespace=None):
+        if self.fill is not None:
+            self.fill, fill = None, self.fill
+            try:
+                fill(self)
+            except InputError as error:
+                self.error(str(error))
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
@@ -107,6 +115,22 @@ def run_command(
         add(commands)
     args = parser.parse_args(argv)
     return guard(lambda: args.run(args))
+
+
+def lazy_command(name: str, help: str, place: str, *arguments, aliases: Sequence[str] = ()) -> Callable:
+    """A sub-command for :func:`run_command` whose module is imported when it is parsed, and not for ``--help``.
+
+    place: MODULE:FUNCTION. The function takes the parser and ``arguments``, adds the flags and sets ``run``.
+    """
+
+    def fill(parser: Parser) -> None:
+        module, _, function = place.partition(":")
+        getattr(importlib.import_module(module), function)(parser, *arguments)
+
+    def add(commands) -> None:
+        commands.add_parser(name, help=help, aliases=aliases).fill = fill
+
+    return add
 
 
 def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:

@@ -12,6 +12,7 @@ import generate_prefs
 from mint.data.cases import parse_list
 from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
+from mint.evaluation import decoding
 from mint.evaluation.answers import Answers
 from mint.models import load_model
 from mint.models.lora import add_lora, save_adapter
@@ -86,7 +87,7 @@ def test_evaluation_prints_and_saves(setting, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "top-10" in printed and "CAR" in printed and "8 cases" in printed
     saved = json.loads((out / "metrics.json").read_text())["rows"]
-    assert saved["upstream (naive Bayes)"]["coverage"] == 1 and len(saved) == 2
+    assert saved["teacher (naive Bayes)"]["coverage"] == 1 and len(saved) == 2
     predictions = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(predictions) == 8 and {"id", "disease", "answer", "listed", "top_1", "car"} <= set(predictions[0])
     *_, summary, saved_in = printed.splitlines()
@@ -134,7 +135,9 @@ def test_an_interrupted_evaluation_is_resumed(setting, tmp_path, monkeypatch, ca
     assert evaluate.main([*stopped, "--resume", "--batch-size", "2"]) == 0
     assert sorted(place for batch in batches for place in batch) == [0, 1, 2, 3]
     assert (tmp_path / "stopped" / "predictions.jsonl").read_text() == whole
-    monkeypatch.setattr(evaluate, "load", None)  # a finished evaluation is scored again without the model
+    monkeypatch.setattr(
+        decoding, "load_language_model", None
+    )  # a finished evaluation is scored again without the model
     assert (
         evaluate.main([*stopped, "--resume"]) == 0 and (tmp_path / "stopped" / "predictions.jsonl").read_text() == whole
     )
@@ -144,16 +147,16 @@ def test_the_default_folder_is_named_after_the_evaluation(setting, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     command = ["disease", "--ranker-only", "--cases", f"{setting}/train", "--limit", "2"]
     assert evaluate.main(command) == 0 and evaluate.main(command) == 2
-    assert (tmp_path / "runs" / "eval" / "disease-upstream-naive-bayes-both" / "metrics.json").is_file()
-    assert "runs/eval/disease-upstream-naive-bayes-both holds an evaluation already" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "eval" / "disease-teacher-naive-bayes-both" / "metrics.json").is_file()
+    assert "runs/eval/disease-teacher-naive-bayes-both holds an evaluation already" in capsys.readouterr().err
 
 
-def test_the_upstream_is_scored_without_a_model(setting, tmp_path, capsys):
+def test_the_teacher_is_scored_without_a_model(setting, tmp_path, capsys):
     command = ["disease", "--ranker-only", "--cases", f"{setting}/train", "--limit", "5", "--out", str(tmp_path)]
     assert evaluate.main(command) == 0
-    assert "upstream (naive Bayes)" in capsys.readouterr().out
+    assert "teacher (naive Bayes)" in capsys.readouterr().out
     rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
-    assert list(rows) == ["upstream (naive Bayes)"] and rows["upstream (naive Bayes)"]["cases"] == 5
+    assert list(rows) == ["teacher (naive Bayes)"] and rows["teacher (naive Bayes)"]["cases"] == 5
     predictions = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert all(row["listed"] == parse_list(row["answer"]) and len(row["listed"]) == 10 for row in predictions)
 
@@ -166,7 +169,7 @@ def test_the_upstream_is_scored_without_a_model(setting, tmp_path, capsys):
         ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--bottom-q", "0"), "must be at least 1"),
         ((evaluate, "disease", "--ranker-only", "--cases", "{cases}"), "give --teacher-cases with more"),
         ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--view", "text"), "--view goes with --teacher"),
-        ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--adapter", "x"), "go with --model"),
+        ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--adapter", "x"), "--adapter goes with --model"),
         ((evaluate, "disease", "--predictions", "none", "--cases", "{train}"), "--predictions none does not exist"),
         ((evaluate, "disease", "--model", "{model}", "--cases", "{train}", "--retrieve", "no"), "no does not exist"),
         ((evaluate, "disease", "--ranker-only", "--cases", "{train}", "--teacher", "no"), "no is neither a directory"),

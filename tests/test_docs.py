@@ -1,10 +1,7 @@
-"""README.md and docs/: commands have flags that exist, links lead to files, the examples of docs/extending.md run."""
+"""README.md and docs/: commands have flags that exist, links lead to files."""
 
-import json
 import re
 import subprocess
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -13,11 +10,8 @@ import evaluate
 import generate_prefs
 import mint.cli
 from mint import convert, merge
-from mint.cli import run_command
 from mint.config import TrainConfig, parse
-from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
-from mint.errors import FileProblems
 
 ROOT = Path(__file__).parents[1]
 PRINTING = """python() { printf '%s\\x1f' "$@"; printf '\\n'; }\n"""  # a function of this name hides the program
@@ -35,26 +29,16 @@ def commands(path):
     return [(" ".join(words[:2]) if words[0] == "-m" else words[0], words) for words in found]
 
 
-UNCHECKED = ("benchmarks/", "llama.cpp/", "-m benchmarks.", "-m pytest", "-m mint.merge")
+UNCHECKED = ("benchmarks/", "llama.cpp/", "-m benchmarks.", "-m pytest")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks" / "README.md"]
-
-
-def has_command(main, name, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([name, "--help"])
-    capsys.readouterr()
-    return end.value.code == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_parse(page, monkeypatch, capsys):
     parsed = []
     monkeypatch.setattr(mint.cli, "guard", lambda job: parsed.append(job) or 0)  # parsed, not run
-    older = {} if has_command(generate_prefs.main, "disease", capsys) else {"disease": "mml", "tissue": "clip"}
     for program, words in commands(page):
-        if program == "generate_prefs.py":
-            words[1] = older.get(words[1], words[1])
         if program == "train.py":
             parse(TrainConfig, words[1:], "")
         elif program in ("generate_prefs.py", "evaluate.py", "-m mint.demo"):
@@ -79,43 +63,3 @@ def test_pages_are_read_as_bash_reads_them():
     assert all("--out" in words for words in scored)
     assert any("runs/cases/blank" in words for program, words in found if program == "-m mint.demo")
     assert len(commands(ROOT / "docs" / "fire.md")) > 10
-
-
-def example(name, first_line):
-    """A module made of the code block of docs/extending.md that begins with ``first_line``."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.DOTALL)
-    (code,) = [block for block in blocks if block.startswith(f'"""{first_line}')]
-    module = types.ModuleType(name)
-    exec(compile(code, name, "exec", dont_inherit=True), module.__dict__)
-    return module
-
-
-def test_the_example_of_a_cohort_format(tmp_path):
-    module, path = example("case_lines", "Cases as JSON Lines"), tmp_path / "cases.jsonl"
-    path.write_text(json.dumps({"id": 1, "disease": "Gout", "findings": ["Podagra"]}) + "\n")
-    (case,), report = module.read_case_lines(path)
-    assert (case.id, case.disease, case.observed[0].label, report) == ("1", "Gout", "Podagra", "1 cases")
-    path.write_text('{"id": 1}\n')
-    with pytest.raises(FileProblems, match="cases.jsonl:1: not a case"):
-        module.read_case_lines(path)
-
-
-def test_the_example_of_a_task(tmp_path, monkeypatch, capsys):
-    """Its scores by hand, its pairs, and its evaluation of a random model."""
-    monkeypatch.setitem(sys.modules, "triage", types.ModuleType("triage"))  # a dataclass looks its module up
-    module = example("triage", "Triage")
-    note = module.Note("a", "No pulse.", "emergency")
-    assert module.parse("Urgent, if not an emergency") == "urgent" and module.parse("?") is None
-    assert module.score("urgent", note) == {"right": 0.0, "too_low": 1.0}
-    assert module.score("emergency", note) == {"right": 1.0, "too_low": 0.0}
-    assert module.score(None, note) == {"right": 0.0, "too_low": 0.0}
-    monkeypatch.chdir(tmp_path)
-    Path("notes.jsonl").write_text(json.dumps({"id": "a", "text": "No pulse.", "level": "emergency"}) + "\n")
-    assert run_command("", [module.add_pairs], "triage --notes notes.jsonl --out pairs.jsonl".split()) == 0
-    assert [pair.rejected.text for pair in read_preferences("pairs.jsonl")] == ["urgent", "routine"]
-    assert demo.main("base --pairs pairs.jsonl --shape demo --vocabulary 300 --out model".split()) == 0
-    command = "triage --model model --notes notes.jsonl --out scores --device cpu".split()
-    assert run_command("", [module.add_scores], command) == 0
-    assert "1 notes; saved in scores" in capsys.readouterr().out
-    assert json.loads(Path("scores/metrics.json").read_text())["rows"]["model"].keys() == {"right", "too_low"}
-    assert run_command("", [module.add_scores], command) == 2 and "exists already" in capsys.readouterr().err

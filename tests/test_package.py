@@ -1,9 +1,7 @@
 """The package as it is imported and installed: public names, version, dependencies, contents of a wheel."""
 
 import importlib
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +13,6 @@ import pytest
 
 import mint
 from mint import scripts
-from mint.demo.tiny_model import write_base
 
 ROOT = Path(mint.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -54,22 +51,6 @@ def test_the_public_names_are_those_of_their_modules():
 
 def test_importing_the_package_is_cheap():
     assert run_python("import sys, mint; print('torch' in sys.modules, mint.__version__)", ROOT) == "False 0.1.0\n"
-
-
-def test_the_readme_example_trains(tmp_path, monkeypatch):
-    """The README's Python code runs as it is written, on a tiny model and two pairs."""
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"Patient {i}: what is it?", "chosen": "Gout.", "rejected": "Rickets."} for i in range(2)]
-    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_base("MODEL", [text for row in rows for text in row.values()], "demo", 300)
-    names = {}
-    exec(code, names)
-    fresh, trained = mint.load_model("MODEL"), names["model"]
-    assert mint.load_adapter(fresh, "run/adapter") is fresh
-    weights = dict(fresh.named_parameters())
-    moved = [name for name, weight in trained.named_parameters() if name.endswith("lora_B.weight") and weight.any()]
-    assert moved and all(weights[name].equal(trained.get_parameter(name)) for name in moved)
 
 
 def test_requirements_are_the_dependencies_and_the_test_tools():

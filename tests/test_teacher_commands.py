@@ -8,6 +8,7 @@ import evaluate
 import generate_prefs
 from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
+from mint.tasks import disease as disease_task
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_each_view_of_the_teacher_is_scored(setting, tmp_path):
         rows, records = disease(
             setting, tmp_path / view, "--teacher", f"{setting}/teacher", "--view", view, "--ranker-only"
         )
-        names = ["upstream (fusion)"] + [f"upstream (fusion, {view} only)"] * (view != "both")
+        names = ["teacher (fusion)"] + [f"teacher (fusion, {view} only)"] * (view != "both")
         assert list(rows) == names and rows[names[0]]["coverage"] == 1
         lists[view] = [record["listed"] for record in records]
         assert all(
@@ -140,7 +141,7 @@ def test_cross_fitting_with_drawn_faces(setting, tmp_path, capsys):
 )
 def test_paths_are_checked_before_cases_are_read(setting, tmp_path, monkeypatch, capsys, arguments, message):
     (tmp_path / "torn" / "fold-1").mkdir(parents=True)
-    monkeypatch.setattr(generate_prefs, "read_cohort", lambda *_: pytest.fail("read before the paths were checked"))
+    monkeypatch.setattr(disease_task, "read_cohort", lambda *_: pytest.fail("read before the paths were checked"))
     names = {"teacher": "teacher", "cohort": "cohort", "pairs": "pairs.jsonl"}
     places = {name: setting / file for name, file in names.items()} | {"torn": tmp_path / "torn"}
     command = ["mml", "--cases", f"{setting}/cohort", *(a.format(**places) for a in arguments)]

@@ -74,8 +74,8 @@ def test_a_student_that_has_learned_the_form(setting, tmp_path, capsys):
     results = {"confusion.png", "metrics.json", "predictions.jsonl", "report.html", "tissues.csv"}
     assert files == results | {"answers.jsonl", "settings.json"}
     metrics = json.loads((tmp_path / "s" / "metrics.json").read_text())
-    assert list(metrics["rows"]) == ["upstream (zero-shot CLIP)", "student"]
-    assert metrics["rows"]["upstream (zero-shot CLIP)"]["coverage"] == 1 and metrics["rows"]["student"]["known"] > 0.5
+    assert list(metrics["rows"]) == ["teacher (zero-shot CLIP)", "student"]
+    assert metrics["rows"]["teacher (zero-shot CLIP)"]["coverage"] == 1 and metrics["rows"]["student"]["known"] > 0.5
     assert np.sum(metrics["confusion"]) == 19 and tuple(metrics["tissues"]) == PANNUKE_TISSUES
     records = [json.loads(line) for line in (tmp_path / "s" / "predictions.jsonl").read_text().splitlines()]
     assert sum(record["top_5"] for record in records) / 19 == pytest.approx(metrics["rows"]["student"]["top_5"])
@@ -104,10 +104,10 @@ def test_only_models_that_write_are_trained(setting, capsys):
     assert "is a clip model, which writes no text" in capsys.readouterr().err and not (setting / "no").exists()
 
 
-def test_the_upstream_alone(setting, tmp_path):
+def test_the_teacher_alone(setting, tmp_path):
     assert tissue(setting, tmp_path / "u", "--ranker-only") == 0
     rows = json.loads((tmp_path / "u" / "metrics.json").read_text())["rows"]
-    assert list(rows) == ["upstream (zero-shot CLIP)"] and rows["upstream (zero-shot CLIP)"]["car"] > 0.9
+    assert list(rows) == ["teacher (zero-shot CLIP)"] and rows["teacher (zero-shot CLIP)"]["car"] > 0.9
 
 
 def test_evaluations_are_compared(setting, tmp_path, capsys):

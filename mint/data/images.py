@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from pathlib import Path
 
 from torch import nn
@@ -45,6 +47,8 @@ def load_processor(folder: str | Path, max_pixels: int | None = None) -> Process
     unsupported kind.
     """
     path, raw = _read_settings(Path(folder))
+    if own := _own_processor(Path(folder)):
+        return own(raw)
     kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or _class_of_model(Path(folder), path)
     known = {family + spelling: processor for family, processor in PROCESSORS.items() for spelling in SPELLINGS}
     if kind not in known:
@@ -71,6 +75,15 @@ def processor_of(model: nn.Module, max_pixels: int | None = None) -> Processor |
     if max_pixels is not None:
         raise InputError("--max-pixels is for models that read images")
     return None
+
+
+def _own_processor(folder: Path) -> type | None:
+    """``PROCESSOR`` of ``mint/data/processors/KIND.py`` for the ``model_type`` KIND of config.json; None without one."""
+    kind = str(read_json(folder / "config.json", optional=True).get("model_type"))
+    name = f"mint.data.processors.{kind}"
+    if not kind.isidentifier() or importlib.util.find_spec(name) is None:
+        return None
+    return getattr(importlib.import_module(name), "PROCESSOR", None)
 
 
 def _read_settings(folder: Path) -> tuple[Path, dict]:

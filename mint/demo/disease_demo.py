@@ -24,14 +24,15 @@ from mint.data.preferences import write_jsonl
 from mint.demo.cache import cached
 from mint.demo.stages import Train, align, aligned, load_student, teach
 from mint.demo.tiny_model import write_base
-from mint.evaluation.metrics import KnownDiseases
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.cohort import load_syndromes, sample_cohort
 from mint.synthetic.cohort_folder import draw_cohort
 from mint.synthetic.faces import fit_faces
+from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare_page import save_comparison
-from mint.tasks.disease import average, format_table, list_diseases, rank_upstream, save_evaluation, score_lists
-from mint.teachers.naive_bayes import NaiveBayesRanker
+from mint.tasks.disease import Disease
+from mint.tasks.ranked import rank_lists
+from mint.teachers.naive_bayes import NaiveBayesTeacher
 from mint.teachers.vilt_teacher import load_teacher
 from mint.teachers.vilt_training import FusionSettings, fit_teacher
 
@@ -85,7 +86,7 @@ def build(folder: Path, train: Train) -> None:
     print("3/4 the teacher ranks the diseases of other patients")
     for name, cases in (("pairs", ranked), ("unseen", unseen)):
         report = PairReport()
-        write_jsonl(folder / f"{name}.jsonl", make_pairs(cases, teacher, PairSettings(), report, held_out=True))
+        write_jsonl(folder / f"{name}.jsonl", make_pairs(Disease(), cases, teacher, PairSettings(), report))
         print(f"{name}: {report}")
     print(f"4/4 a tiny Llama learns the form of notes and answers on {TAUGHT[0]} patients")
     build_base(folder, train)
@@ -96,7 +97,7 @@ def build_base(folder: Path, train: Train) -> None:
     """A tiny Llama taught the form of notes and answers, in ``folder/model``."""
     taught = sample_cohort(*TAUGHT)
     lessons = PairSettings(label_first=True, variants=4)
-    pairs = make_pairs(taught, NaiveBayesRanker(taught), lessons, PairReport(), held_out=False)
+    pairs = make_pairs(Disease(), taught, NaiveBayesTeacher(taught), lessons, PairReport(), held_out=False)
     write_jsonl(folder / "lessons.jsonl", pairs)
     write_base(folder / "blank", texts(taught), SHAPE, VOCABULARY)
     teach(folder / "blank", folder / "lessons.jsonl", TEACH, train, folder / "model")
@@ -113,37 +114,29 @@ def texts(cases: Sequence[Case]) -> list[str]:
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     """Scores teacher and student on unseen patients; prints the table, saves it and a page with the run."""
     cases = draw_cohort(*UNSEEN, folder / "portraits")
-    known = KnownDiseases([syndrome.name for syndrome in load_syndromes()])
-    views = {
-        view: rank_upstream(cases, load_teacher(cache / "teacher", view=view), 10, 15, held_out=True)
+    task = Disease([syndrome.name for syndrome in load_syndromes()], training=sample_cohort(*RANKED))
+    both, text = (
+        rank_lists(cases, load_teacher(cache / "teacher", view=view), 10, 15, held_out=True)
         for view in ("both", "text")
-    }
-    upstream = views["both"]
-
-    def score(lists: Sequence[Sequence[str]]):
-        return score_lists(cases, lists, known, upstream)
-
+    )
+    task.refer_to("teacher", cases, both)
     assert config.model is not None  # ``align`` sets it
-    found = {  # system -> (its folder, answers, lists)
-        f"teacher, {words}": (folder / f"teacher-{view}", list(map(format_list, views[view].top)), views[view].top)
-        for view, words in (("both", "image + text"), ("text", "text only"))
-    } | {
-        "student before (text only)": (folder / "before", *decode(config.model, None, cases)),
-        "student after (text only)": (folder, *decode(*aligned(config, folder), cases)),
+    answers = {  # system -> (its folder, answers)
+        "teacher, image + text": (folder / "teacher-both", list(map(task.format, both.top))),
+        "teacher, text only": (folder / "teacher-text", list(map(task.format, text.top))),
+        "student before (text only)": (folder / "before", decode(task, config.model, None, cases)),
+        "student after (text only)": (folder, decode(task, *aligned(config, folder), cases)),
     }
-    rows, settings = {}, {"cohort": "the embedded default's unseen patients", "loss": config.loss}
-    for name, (place, answers, lists) in found.items():
-        scores = score(lists)
-        rows[name] = average(scores)
-        save_evaluation(place, rows, cases, answers, lists, scores, settings, upstream, sample_cohort(*RANKED))
-    print(f"\n{len(cases)} unseen patients, scores in per cent\n\n{format_table(rows)}\n")
+    results, settings = [], {"cohort": "unseen patients of the demo", "loss": config.loss}
+    for name, (place, some) in answers.items():
+        results.append(score_answers(task, name, cases, some, place))
+        save_results(task, place, results, settings)
+    print(f"\n{len(cases)} unseen patients, scores in per cent\n\n{task.text(results)}\n")
     save_comparison([folder / "before", folder, folder / "teacher-both", folder / "teacher-text"], folder)
     print(f"page: {folder / 'comparison.html'}")
 
 
-def decode(
-    model_dir: str, adapter: Path | None, cases: Sequence[Case], passages: Sequence[Sequence[str]] | None = None
-) -> tuple[list[str], list[list[str]]]:
-    """(answers, lists) of a model for every case; passages: for every case, what was retrieved."""
-    model = load_student(model_dir, adapter)
-    return list_diseases(model, load_tokenizer(model_dir), cases, passages, max_new_tokens=160, batch_size=64)
+def decode(task: Disease, model_dir: str, adapter: Path | None, cases: Sequence[Case]) -> list[str]:
+    """The answers of a model to every case."""
+    loaded = load_student(model_dir, adapter), load_tokenizer(model_dir)
+    return task.ask(loaded, cases, max_new_tokens=160, batch_size=64)

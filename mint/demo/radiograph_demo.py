@@ -27,14 +27,17 @@ from mint.data.record_images import find_images
 from mint.demo.cache import cached
 from mint.demo.stages import Train, align, aligned, load_student, teach
 from mint.demo.tiny_model import TOWER, write_base
+from mint.evaluation.scores import means_table
 from mint.losses import Setting, load_loss
 from mint.prefs.corrupt import CorruptReport, corrupt_records
-from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor
-from mint.prefs.question_files import lessons, write_question_files
+from mint.prefs.edit_pairs import EditReport, edit_pairs, rules_editor
+from mint.prefs.question_files import lessons, read_asked, write_question_files
 from mint.synthetic.radiograph_set import DESCRIBE, write_set
 from mint.synthetic.radiographs import EVERYONE, Patients
-from mint.tasks import sensitivity, vqa
+from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare_page import save_comparison
+from mint.tasks.sensitivity import Sensitivity, corrupt_both, measure
+from mint.tasks.vqa import Vqa
 
 # radiographs and seed: those described to the model, those of the ward, the unseen ones
 SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
@@ -53,7 +56,7 @@ MODE = "surroundings"  # the tower's patches average single pixels' noise away
 TIME = "about 7 minutes"
 SOURCES = ("demo/radiograph_demo.py", "demo/stages.py", "demo/tiny_model.py")
 SOURCES += ("synthetic/radiograph_set.py", "synthetic/radiographs.py")
-COHORT = {"cohort": "the embedded default's unseen radiographs"}  # setting of the scores
+COHORT = {"cohort": "unseen radiographs of the demo"}  # setting of the scores
 DECODING: dict[str, Any] = {"max_new_tokens": 60, "batch_size": 64}
 
 
@@ -114,7 +117,7 @@ def texts(records: Sequence[dict]) -> list[str]:
 def make_pairs(folder: Path, model: Path) -> None:
     """Writes the policy's answers to a folder's questions, edited, and with corrupted images (``pairs.jsonl``)."""
     file, edited = folder / "questions.jsonl", folder / "edited.jsonl"
-    answers = vqa.answer_questions(*load(str(model), None), read_questions(file, folder)[0], **DECODING)
+    answers = Vqa().ask(load(str(model), None), read_questions(file, folder)[0], **DECODING)
     report, rejects, corrupted = EditReport(), [], CorruptReport()
     rows = list(edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
     write_jsonl(edited, rows)
@@ -144,7 +147,7 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
 def contrast_images(unseen: Path, folder: Path) -> dict[str, list[Preference]]:
     """The contrasts of the unseen radiographs: the lesion inpainted, and another place; images in ``folder``."""
     file = unseen / "contrasts.jsonl"
-    return sensitivity.corrupt_both(find_images(read_preferences(file), file), file, folder, MODE)
+    return corrupt_both(find_images(read_preferences(file), file), file, folder, MODE)
 
 
 def score(
@@ -152,13 +155,12 @@ def score(
 ) -> str:
     """The scores of a model on the unseen images, as text; saved in ``folder``. records: ``contrast_images``."""
     questions, _ = read_questions(unseen / "test.jsonl", unseen)
-    loaded = load(model_dir, adapter)
-    answers = vqa.answer_questions(*loaded, questions, **DECODING)
-    scores = [vqa.score_answer(text, question) for text, question in zip(answers, questions, strict=True)]
-    means = vqa.summarize(scores, questions)
-    vqa.save_answers(folder, name, questions, answers, scores, means, COHORT)
-    found = sensitivity.measure(*loaded, records, batch_size=32)
-    images = {record.id: record.images[0] for record in records["lesion"]}
-    looked = sensitivity.summarize(found, images)
-    sensitivity.save(folder / "sensitivity", name, found, looked, COHORT | {"mode": MODE}, images)
-    return f"{vqa.format_means(name, means, None)}\n\n{sensitivity.format_means(name, looked)}"
+    loaded, vqa, sensitivity = load(model_dir, adapter), Vqa(), Sensitivity()
+    answered = score_answers(vqa, name, questions, vqa.ask(loaded, questions, **DECODING), folder)
+    save_results(vqa, folder, [answered], COHORT)
+    found = {pair.id: pair for pair in measure(*loaded, records, batch_size=32)}
+    kept = [record for record in records["lesion"] if record.id in found]
+    place = folder / "sensitivity"
+    measured = score_answers(sensitivity, name, kept, [found[record.id] for record in kept], place)
+    save_results(sensitivity, place, [measured], COHORT | {"mode": MODE})
+    return f"{means_table({name: answered.means}, vqa.columns)}\n\n{sensitivity.text([measured])}"

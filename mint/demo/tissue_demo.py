@@ -26,14 +26,12 @@ from mint.data.tiles import HEADER, LISTED, Tile, tissue_messages
 from mint.demo.cache import cached
 from mint.demo.stages import Train, align, aligned, load_student, teach
 from mint.demo.tiny_model import TOWER, write_base
-from mint.prefs.pairs import PairReport
-from mint.prefs.tissue_pairs import make_tissue_pairs
+from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.tiles_folder import draw_tiles
 from mint.synthetic.tissue_tiles import load_tissues
-from mint.tasks import tissue
+from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare_page import save_comparison
-from mint.tasks.disease import format_table
-from mint.tasks.tissue_page import save_tissues
+from mint.tasks.tissue import Tissue
 from mint.teachers.clip_teacher import load_zero_shot
 from mint.teachers.clip_training import ClipSettings, fit_clip
 
@@ -75,8 +73,9 @@ def build(folder: Path, train: Train) -> None:
     print(f"2/4 the teacher: a small CLIP learns {len(shown)} tiles and captions", flush=True)
     teacher = fit_clip(shown, folder / "teacher", TEACHER, TISSUES)
     print(f"3/4 the teacher ranks the tissues of {len(ranked)} other tiles", flush=True)
-    report = PairReport(what="tissue")
-    write_jsonl(folder / "pairs.jsonl", make_tissue_pairs(ranked, teacher, folder, report))
+    report, settings = PairReport(), PairSettings(LISTED, LISTED)
+    pairs = make_pairs(Tissue(TISSUES), ranked, teacher, settings, report, folder=folder)
+    write_jsonl(folder / "pairs.jsonl", pairs)
     print(f"pairs: {report}")
     print(f"4/4 a tiny LLaVA learns the form of answers on {len(taught)} tiles", flush=True)
     write_jsonl(folder / "lessons.jsonl", lessons(taught, folder))
@@ -105,25 +104,25 @@ def texts() -> list[str]:
 
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     """Scores teacher and student on unseen tiles; prints the table, saves it and two pages with the run."""
-    tiles = draw_tiles(*UNSEEN, folder / "tiles")
-    upstream = tissue.rank_tissues(tiles, load_zero_shot(cache / "teacher", TISSUES))
-    found = {  # system -> (its folder, answers, lists)
-        "teacher": (folder / "teacher", [format_list(names, HEADER) for names in upstream.top], upstream.top),
-        "student before": (folder / "before", *decode(config.model, None, tiles)),
-        "student after": (folder, *decode(*aligned(config, folder), tiles)),
+    tiles, task = draw_tiles(*UNSEEN, folder / "tiles"), Tissue(TISSUES)
+    task.rank(tiles, load_zero_shot(cache / "teacher", TISSUES))
+    assert config.model is not None  # ``align`` sets it
+    answers = {  # system -> (its folder, answers)
+        "teacher": (folder / "teacher", task.teacher_answers(tiles)),
+        "student before": (folder / "before", decode(task, config.model, None, tiles)),
+        "student after": (folder, decode(task, *aligned(config, folder), tiles)),
     }
-    rows, settings = {}, {"cohort": "the embedded default's unseen tiles", "loss": config.loss}
-    for name, (place, answers, lists) in found.items():
-        scores, rows[name] = tissue.score_lists(tiles, lists, TISSUES, upstream)
-        save_tissues(place, rows, tiles, answers, lists, scores, TISSUES, upstream, settings)
-    print(f"\n{len(tiles)} unseen tiles, scores in per cent\n\n{format_table(rows, tissue.COLUMNS)}\n")
+    results, settings = [], {"cohort": "unseen tiles of the demo", "loss": config.loss}
+    for name, (place, some) in answers.items():
+        results.append(score_answers(task, name, tiles, some, place))
+        save_results(task, place, results, settings)
+    print(f"\n{len(tiles)} unseen tiles, scores in per cent\n\n{task.text(results)}\n")
     save_comparison([folder / "before", folder, folder / "teacher"], folder)
     print(f"page: {folder / 'comparison.html'}\npage: {folder / 'report.html'}")
 
 
-def decode(model_dir: str, adapter: Path | None, tiles: Sequence[Tile]) -> tuple[list[str], list[list[str]]]:
-    """(answers, lists) of a model for every tile."""
+def decode(task: Tissue, model_dir: str, adapter: Path | None, tiles: Sequence[Tile]) -> list[str]:
+    """The answers of a model to every tile."""
     model = load_student(model_dir, adapter)
-    reader = ImageReader(load_processor(model.source_dir))
-    tokenizer = load_tokenizer(model_dir)
-    return tissue.list_tissues(model, tokenizer, reader, tiles, TISSUES, LISTED, max_new_tokens=60, batch_size=64)
+    loaded = model, load_tokenizer(model_dir), ImageReader(load_processor(model.source_dir))
+    return task.ask(loaded, tiles, max_new_tokens=60, batch_size=64)

@@ -12,10 +12,12 @@ from mint.cli import choose_device
 from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.image_features import ImageReader
 from mint.data.images import processor_of
+from mint.data.record_images import ImageSlots, encode_with_images
 from mint.errors import InputError
 from mint.files import read_json
 from mint.hub import TOKENIZER_FILES, resolve_dir
 from mint.models import load_language_model
+from mint.models.generate import generate
 from mint.models.lora import load_adapter, merge_lora
 
 GENERATION_CONFIG = "generation_config.json"
@@ -54,7 +56,8 @@ def add_decoding_options(
 
     ways: the choices of ``--decode``; the first is the default.
     """
-    parser.add_argument("--decode", choices=ways, default=ways[0], action=_Given, help=ways_help)
+    add = parser.add_argument
+    add("--decode", choices=ways, default=ways[0], action=_Given, help=ways_help)
     for flag, kind, default, text in (
         ("--temperature", float, temperature, "of --decode sample, as the next two"),
         ("--sample-top-p", float, top_p, "the smallest set of tokens with this share of the probability"),
@@ -62,23 +65,24 @@ def add_decoding_options(
         ("--repetition-penalty", float, 1.0, "above 1: makes tokens of the prompt and the answer so far less likely"),
         ("--max-new-tokens", int, max_new_tokens, "length of an answer"),
     ):
-        parser.add_argument(flag, type=kind, default=default, action=_Given, help=f"{text} (default {default})")
-    parser.add_argument(
+        add(flag, type=kind, default=default, action=_Given, help=f"{text} (default {default})")
+    add(
         "--generation-config",
         action="store_true",
         help=f"decode as the model's {GENERATION_CONFIG} says, and sample with transformers' defaults where it is "
         "silent; flags on the command line win",
     )
-    parser.add_argument("--batch-size", type=int, default=batch_size)
-    parser.add_argument("--seed", type=int, default=0)
+    add("--batch-size", type=int, default=batch_size)
+    add("--seed", type=int, default=0)
     add_loading_options(parser)
 
 
 def add_loading_options(parser) -> None:
     """Where and how a model is loaded. Read by :func:`load_merged`."""
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
+    add = parser.add_argument
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add("--chat-date", default="26 Jul 2024", help="today's date in chat templates that print one")
 
 
 def add_image_options(parser) -> None:
@@ -151,3 +155,20 @@ def load_vision_model(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenize
     if model.tower is None:
         raise InputError(f"{args.model} reads no images")
     return model, tokenizer, ImageReader(processor_of(model, args.max_pixels))
+
+
+def answer_prompts(
+    loaded: tuple, prompts: Sequence[list[dict]], files: Sequence[Sequence[str]] = (), **decoding
+) -> list[str]:
+    """A model's answer to every prompt. loaded: model, tokenizer and, for prompts with images, their reader.
+
+    files: the images of each prompt. decoding: as for :func:`mint.models.generate.generate`.
+    """
+    model, tokenizer, *reader = loaded
+    if reader:
+        slots = ImageSlots(*model.image_slots, reader[0].processor)
+        prompts = [
+            encode_with_images(tokenizer, messages, some, slots) for messages, some in zip(prompts, files, strict=True)
+        ]
+        decoding["images"] = lambda places: reader[0]([file for place in places for file in files[place]])
+    return generate(model, tokenizer, prompts, progress=True, **decoding)

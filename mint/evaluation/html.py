@@ -36,7 +36,7 @@ p, dl { max-width: 60rem; } .lead, small, figcaption, caption { color: var(--sof
 table { border-collapse: collapse; margin: .6rem 0; } caption { text-align: left; padding-bottom: .3rem; }
 td, th { padding: .28rem .5rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { vertical-align: bottom; color: var(--soft); font-size: .88rem; } th { font-weight: 600; }
-th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; min-width: 3.4rem; } td.n { white-space: nowrap; }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; min-width: 4rem; } td.n { white-space: nowrap; }
 th[scope=row] { min-width: 7rem; max-width: 20rem; overflow-wrap: break-word; position: sticky; left: 0;
   background: var(--back); } td.plot { min-width: 10rem; width: 24rem; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; padding: .45rem .8rem; }
@@ -62,7 +62,8 @@ svg .letter { fill: #fff; font-weight: 700; font-size: 11px; } .chart { margin: 
 .matrix { font-size: .8rem; }
 .matrix td { text-align: center; padding: .15rem .2rem; line-height: 1.15; min-width: 1.8rem; }
 .matrix thead th { writing-mode: vertical-rl; transform: rotate(180deg); padding: .3rem .1rem; white-space: nowrap;
-  text-align: left; } .matrix small { color: inherit; } .matrix th[scope=row] { min-width: 0; white-space: nowrap; }
+  text-align: left; vertical-align: middle; min-width: 0; } .matrix small { color: inherit; }
+.matrix th[scope=row] { min-width: 0; white-space: nowrap; }
 .matrix .own { outline: 2px solid var(--right); outline-offset: -2px; }
 .token { display: inline-block; text-align: center; white-space: pre; margin: .1rem .06rem; padding: 0 .12rem;
   border-radius: 3px; border-bottom: 3px solid transparent; } .token.marked { border-bottom-color: var(--text); }

@@ -73,19 +73,19 @@ class KnownDiseases:
         return self._seen[wanted]
 
 
-def coverage(listed: Sequence[str], upstream_top: Sequence[str]) -> float:
-    """C = |listed top-k that the upstream's top-k holds| / k, with k = len(upstream_top). 0 for an empty list."""
-    if not upstream_top:
+def coverage(listed: Sequence[str], teacher_top: Sequence[str]) -> float:
+    """C = |listed top-k that the teacher's top-k holds| / k, with k = len(teacher_top). 0 for an empty list."""
+    if not teacher_top:
         return 0.0
-    return sum(contains(upstream_top, name) for name in _distinct(listed)[: len(upstream_top)]) / len(upstream_top)
+    return sum(contains(teacher_top, name) for name in _distinct(listed)[: len(teacher_top)]) / len(teacher_top)
 
 
-def avoidance(listed: Sequence[str], upstream_bottom: Sequence[str]) -> float:
-    """A = 1 - |listed names that the upstream's bottom-q holds| / q. 1 for an empty list, which lists nothing bad."""
-    if not upstream_bottom:
+def avoidance(listed: Sequence[str], teacher_bottom: Sequence[str]) -> float:
+    """A = 1 - |listed names that the teacher's bottom-q holds| / q. 1 for an empty list, which lists nothing bad."""
+    if not teacher_bottom:
         return 1.0
-    bad = sum(contains(upstream_bottom, name) for name in _distinct(listed))
-    return max(0.0, 1 - bad / len(upstream_bottom))
+    bad = sum(contains(teacher_bottom, name) for name in _distinct(listed))
+    return max(0.0, 1 - bad / len(teacher_bottom))
 
 
 def car(c: float, a: float, weight: float = CAR_WEIGHT) -> float:
@@ -114,14 +114,14 @@ class ListScore:
 
 
 def score_list(
-    listed: Sequence[str], truth: str, known: KnownDiseases, upstream_top: Sequence[str], upstream_bottom: Sequence[str]
+    listed: Sequence[str], truth: str, known: KnownDiseases, teacher_top: Sequence[str], teacher_bottom: Sequence[str]
 ) -> ListScore:
     """All scores of one list of diseases; an empty list scores 0 but for avoidance.
 
     hallucination_free: the share of listed names that are real (0 for an empty list).
     """
     ten = list(listed[:10])
-    c, a = coverage(listed, upstream_top), avoidance(listed, upstream_bottom)
+    c, a = coverage(listed, teacher_top), avoidance(listed, teacher_bottom)
     return ListScore(
         top_1=float(bool(ten) and matches(ten[0], truth)),
         top_10=float(any(matches(name, truth) for name in ten)),

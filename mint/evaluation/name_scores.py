@@ -61,7 +61,10 @@ def rank_names(
 
 
 class _Path(NamedTuple):
-    """A way to write a name as the first line. ids: its tokens; ends: those of which one must follow (none: it has ended)."""
+    """A tokenisation of a name as the first line.
+
+    ids: its tokens. ends: tokens of which one must follow; empty if the name has ended.
+    """
 
     ids: list[int]
     ends: list[int]
@@ -135,7 +138,7 @@ def _score(model: nn.Module, once: KeyValueCache, last: Tensor, paths: Sequence[
 
 
 def _copy(once: KeyValueCache, model: nn.Module, rows: int, slots: int) -> KeyValueCache:
-    """The prompt's cache for many rows, with room behind it."""
+    """The prompt's cache for many rows, with room after it."""
     cache = KeyValueCache(model.config, rows, slots, model.head_weight)
     for target, source in zip(cache.layers, once.layers, strict=True):
         for wide, narrow in zip(target, source, strict=True):

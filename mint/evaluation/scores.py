@@ -94,11 +94,20 @@ def estimate(
     return found
 
 
-def means_table(name: str, means: Mapping[str, Estimate], columns: Mapping[str, Score]) -> str:
-    """A Markdown table of one system: every score with its interval."""
-    head = "| | " + " | ".join(columns[column].heading for column in means) + " |"
-    cells = [f"{columns[column].number(e.value)} ({columns[column].interval(e)})" for column, e in means.items()]
-    return "\n".join([head, "|---" * (len(means) + 1) + "|", f"| {name} | " + " | ".join(cells) + " |"])
+def means_table(
+    rows: Mapping[str, Mapping[str, Estimate]], columns: Mapping[str, Score], intervals: bool = True
+) -> str:
+    """A Markdown table: the scores of every system that any of them has, with or without their intervals."""
+    shown = [name for name in columns if any(name in means for means in rows.values())]
+    lines = ["| | " + " | ".join(columns[name].heading for name in shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for system, means in rows.items():
+        cells = []
+        for name in shown:
+            score, e = columns[name], means.get(name)
+            interval = f" ({score.interval(e)})" if e and intervals else ""
+            cells.append(f"{score.number(e.value)}{interval}" if e else "")
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def summary(means: Mapping[str, Estimate], columns: Mapping[str, Score]) -> str:

@@ -57,7 +57,7 @@ def load_loss(name: str, options: dict[str, Setting] | None = None) -> Loss:
     imported; an unknown or missing setting, or one of the wrong type; and parameters that do not match the needs.
     """
     function, preset = PRESETS.get(name, (LOSSES.get(name), {}))
-    function = function or _from_file(name)
+    function = function or from_file(name)
     if getattr(function, "__qualname__", "") == "needs.<locals>.mark":
         raise InputError(f"the loss {name!r} is decorated with @needs: write @needs()")
     wants, by_settings = getattr(function, "needs", Needs()), getattr(function, "needs_by_settings", None)
@@ -147,33 +147,37 @@ def _fit(what: str, value: Setting, hint, parameter: inspect.Parameter | None) -
     raise InputError(f"{what} must be {' or '.join(words)}, not {value!r}")
 
 
-def _from_file(name: str) -> Callable[..., LossOutput]:
+def from_file(name: str, kind: str = "loss") -> Callable:
+    """The function or class that FILE.py:NAME names. kind: what it is, in errors.
+
+    Raises InputError for a file that cannot be imported or does not have it.
+    """
     path, colon, attribute = name.rpartition(":")
     if not colon:
         raise InputError(f"unknown loss {name!r}: use one of {', '.join(loss_names())}, or FILE.py:FUNCTION")
     if not Path(path).is_file():
-        raise InputError(f"the loss file {path} does not exist")
+        raise InputError(f"the {kind} file {path} does not exist")
     source = Path(path).resolve()
-    function = getattr(_import_file(path, source, source.stat().st_mtime_ns), attribute, None)
+    function = getattr(_import_file(path, kind, source, source.stat().st_mtime_ns), attribute, None)
     if not callable(function):
-        raise InputError(f"{path} has no function {attribute!r}")
+        raise InputError(f"{path} has no {'function' if kind == 'loss' else 'class'} {attribute!r}")
     return function
 
 
 @functools.lru_cache
-def _import_file(path: str, source: Path, changed: int) -> types.ModuleType:
+def _import_file(path: str, kind: str, source: Path, changed: int) -> types.ModuleType:
     """The module in a file. A file is imported once, and again if it has changed (``changed``: when)."""
-    module_name = f"custom_loss_{source.stem}"
+    module_name = f"custom_{kind}_{source.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file; a custom loss is given as FILE.py:FUNCTION")
+        raise InputError(f"{path} is not a Python file; a custom {kind} is given as FILE.py:NAME")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # where dataclasses look up the annotations of their fields
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the file may call sys.exit
         del sys.modules[module_name]
-        raise InputError(f"the loss file {path} cannot be imported: {describe(error, path)}") from error
+        raise InputError(f"the {kind} file {path} cannot be imported: {describe(error, path)}") from error
     return module
 
 

@@ -6,6 +6,8 @@ Parameters have the checkpoint's names, so loading copies by name, one tensor at
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -178,12 +180,23 @@ def build_model(raw: dict, where: str | Path) -> nn.Module:
         raise InputError(
             f"{where} has LLaVA's own form ({kind}): convert it first, with python -m mint.convert {where} --out DIR"
         )
-    if kind not in FAMILIES:
+    if kind not in FAMILIES and not _add_family(kind):
         known = ", ".join(FAMILIES)
         raise InputError(f"{where}: model_type {kind!r} is not supported; the supported families are {known}")
     network, settings, _ = FAMILIES[kind]
     with torch.device("meta"):
         return network(settings.from_dict(raw))
+
+
+def _add_family(kind: str) -> bool:
+    """Adds the family that ``FAMILY`` of ``mint/models/KIND.py`` defines, as in ``FAMILIES``; False if there is none."""
+    name = f"mint.models.{kind}"
+    if not kind.isidentifier() or importlib.util.find_spec(name) is None:
+        return False
+    family = getattr(importlib.import_module(name), "FAMILY", None)
+    if family is not None:
+        FAMILIES[kind] = family
+    return family is not None
 
 
 def placed_tensors(

@@ -1,1 +1,1 @@
-"""Preferences: upstream models that rank diagnoses, and the pairs made from their rankings."""
+"""Preference pairs: from rankings, from edited answers, from published files; corrupted images."""

@@ -1,8 +1,8 @@
-"""What an answer claims about an image: findings said to be there or not, with side, degree, zone, number and size.
+"""Findings that an answer states as present or absent, with side, degree, zone, number and size.
 
-A small reader of radiology's English. Sentences fall into clauses (at full stops, semicolons, "but", ...); a negation holds
-for what follows it in its clause, over commas and "or", until an article or a verb begins something new; "is not seen" and
-"is absent" hold for what stands before. Two negations cancel. What is only possible is no claim.
+A small rule-based reader of radiology's English. Sentences are split into clauses (at full stops, semicolons, "but",
+...). A negation applies to what follows in its clause, over commas and "or", until an article or a verb begins a new
+statement; "is not seen" and "is absent" apply to what precedes them. Two negations cancel. A possibility is no claim.
 """
 
 from __future__ import annotations
@@ -26,17 +26,8 @@ BEGINS = {"a", "an", "the", "there", "it", "this", "one", "some", "no", "without
 PLACES = {"in", "on", "at", "within", "of", "along", "near"}
 SIDES = {"left": "left", "right": "right", "bilateral": "both", "both": "both", "bilaterally": "both"}
 DEGREES = (("small", "moderate", "large"), ("mild", "moderate", "severe"), ("minimal", "moderate", "extensive"))
-OTHER_DEGREES = {
-    "tiny": 0,
-    "trace": 0,
-    "slight": 0,
-    "subtle": 0,
-    "medium": 1,
-    "big": 2,
-    "huge": 2,
-    "massive": 2,
-    "marked": 2,
-}
+OTHER_DEGREES = dict.fromkeys(("tiny", "trace", "slight", "subtle"), 0) | {"medium": 1}
+OTHER_DEGREES |= dict.fromkeys(("big", "huge", "massive", "marked"), 2)
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OTHER_NUMBERS = {"single": 1, "solitary": 1, "couple": 2}
 LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*-?\s*(mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE)
@@ -45,7 +36,7 @@ ZONES = ("upper", "middle", "lower", "apical", "basal", "central", "peripheral",
 
 @dataclass(frozen=True)
 class Finding:
-    """What is true of a finding. names: all it may be called; a facet that is None is not known, and is not judged.
+    """The truth about a finding. names: its synonyms; a facet that is None is unknown, and is not judged.
 
     side: left, right or both. degree: 0 to 2. count: how many. size: in mm. zone: one of ``zones`` of the truth.
     """
@@ -63,8 +54,8 @@ class Finding:
 class Truth:
     """All that is known of an image. terms: of things that are one of several, as the modality: kind -> the true one.
 
-    kinds: kind -> all it may be. zones: the names of places. answer: "yes" or "no" where the question asks for that.
-    about: the findings (by any name) that the question asks for; an answer that speaks of others alone is none.
+    kinds: kind -> all its values. zones: the names of locations. answer: "yes" or "no", if the question asks for that.
+    about: the findings (by any name) that the question asks for; an answer about others alone does not answer it.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -145,9 +136,10 @@ class Attribute:
 
 @dataclass
 class Claim:
-    """That a finding is there, or is not. first, last: its words (the last one excluded); -1 where it is only understood.
+    """A finding stated as present or absent.
 
-    negations: the words that deny it.
+    first, last: its words (the last excluded); first is -1 for a finding that is only implied. negations: the words
+    that negate it.
     """
 
     finding: Finding
@@ -285,7 +277,7 @@ def _attributes(text: str, words: Sequence[Word], zones: Sequence[str]) -> list[
 
 
 def _owner(words: Sequence[Word], place: int, claims: Sequence[Claim]) -> Claim | None:
-    """The claim that a word describes: the next one of its clause, or the one before a place ("... in the left lung")."""
+    """The claim that an attribute belongs to: the next of its clause, or the one before ("... in the left lung")."""
     mine = [claim for claim in claims if claim.clause == words[place].clause]
     before = [claim for claim in mine if claim.last <= place and claim.first >= 0]
     after = [claim for claim in mine if claim.first > place]

@@ -1,7 +1,8 @@
-"""Corrupted images: the evidence for an answer made unreadable, the rest of the image as it was (arXiv 2606.12590)."""
+"""Corrupted images: the evidence for an answer is made unreadable, the rest of the image is kept (arXiv 2606.12590)."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 from collections import Counter
@@ -12,15 +13,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from mint.cli import choose_device
 from mint.data.image_files import image_size, open_image
-from mint.data.preferences import Preference
+from mint.data.preferences import Preference, read_preferences, write_jsonl
+from mint.data.record_images import find_images
 from mint.errors import FileProblems, InputError
-from mint.files import file_aside
+from mint.files import check_paths, check_unused, file_aside
+from mint.prefs.records import move_record, say_if_outside
+from mint.progress import Progress
 
 LESION_SIGMA, GLOBAL_SIGMA = 45.0, 12.0  # of the noise, on a scale of 0 to 255
 SMALLEST_CROP, LARGEST_CROP = 0.01, 0.2  # shares of the image's area
 SWEEPS = 50  # over a hole, at every size
-MARGIN = 0.03  # of the image's longer side: painted over around a lesion
+MARGIN = 0.03  # of the image's longer side: inpainted around a lesion
 MEDIAN_OF_NORMAL = 0.6745  # of |x|, x standard normal
 Saliency = Callable[[Image.Image, str], np.ndarray]  # an image and a phrase -> the mask of where it is
 
@@ -312,3 +317,52 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.Im
     while draw.textlength(text, font) > width:
         text = f"{text[:-4]}..." if text.endswith("...") else f"{text[:-3]}..."
     return text
+
+
+def add_corrupt(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``generate_prefs.py corrupt``."""
+    add = parser.add_argument
+    add("--data", required=True, metavar="FILE", help="pairs with images; mask, boxes or polygons tell where")
+    add("--out", required=True, metavar="FILE.jsonl", help="the pairs with corrupted_images")
+    add("--mode", choices=MODES, default="noise", help="inside the mask (default noise; without one: global)")
+    add("--clip", metavar="DIR|ID", help="where nothing tells the place: where this CLIP finds the phrase")
+    add("--placed-only", action="store_true", help="no corrupted image where nothing tells the place")
+    add("--images-anywhere", action="store_true", help="allow images outside the folder of --data")
+    add("--sheet", type=int, default=20, help="records on the contact sheet (default 20)")
+    add("--seed", type=int, default=0)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.set_defaults(run=run_corrupt)
+
+
+def run_corrupt(args: argparse.Namespace) -> None:
+    """Reads the pairs, writes the corrupted images, the pairs that name both, and a contact sheet."""
+    check_paths(args)
+    file, out = Path(args.data), Path(args.out)
+    check_unused(out)
+    preferences = find_images(read_preferences(file, require_rejected=False), file, args.images_anywhere)
+    if args.clip:
+        check_places(preferences, file)  # before the CLIP is loaded
+    from mint.prefs.saliency import ClipSaliency  # a CLIP, needed with --clip alone
+
+    saliency = ClipSaliency(args.clip, choose_device(args.device, "auto")[0]) if args.clip else None
+    pictured = [preference.id for preference in preferences if preference.images]
+    shown = (
+        {name: [] for name in pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet]} if args.sheet > 0 else {}
+    )
+    report = CorruptReport()
+    changed = corrupt_records(preferences, file, out, args.mode, report, args.seed, saliency, shown, args.placed_only)
+    bar = Progress(changed, total=len(preferences), desc="corrupting", unit="record")
+    write_jsonl(out, (_record(preference, names, file.parent, out.parent) for preference, names in bar))
+    if shown:
+        contact_sheet(shown, args.mode).save(f"{out}.sheet.png")
+    print(f"{out}: {report}")
+    say_if_outside([name for preference in preferences for name in preference.images], out)
+
+
+def _record(preference: Preference, corrupted: list[str], source: Path, folder: Path) -> dict:
+    """A record of the file in ``source`` as it is written in ``folder``."""
+    record = {"id": preference.id, "prompt": preference.prompt, "images": preference.images}
+    record |= {"corrupted_images": corrupted, "chosen": preference.chosen.tagged}
+    record |= {"rejected": preference.rejected.tagged} if preference.rejected else {}
+    record = move_record(record | preference.extra, source, folder)
+    return {key: value for key, value in record.items() if value not in (None, [])}

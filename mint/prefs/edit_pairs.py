@@ -1,41 +1,44 @@
 """On-policy pairs: a model's own answers beside their minimal edits, with the changed words marked (arXiv 2606.12590).
 
-An editor that knows the truth says of every answer whether it is right. A right answer is chosen over its edit into
-something wrong; a wrong one is rejected for its edit into the truth. A verifier keeps out edits that change nothing, or
-too much, or do not do what they should.
+An editor that knows the truth judges every answer. A correct answer is chosen over its edit into something wrong; a
+wrong one is rejected for its edit into the truth. A verifier rejects edits that change nothing or too much, or that
+do not have the intended effect.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mint.data.preferences import image_names
-from mint.data.records import parse_rows
-from mint.data.spans import mark_changes
+from mint.data.preferences import Preference, write_jsonl
+from mint.data.record_images import find_images
+from mint.data.spans import Answer, mark_changes
 from mint.errors import InputError
+from mint.evaluation.answers import Answers, stamp
+from mint.evaluation.decoding import (
+    add_image_options,
+    add_loading_options,
+    answer_prompts,
+    load_merged,
+    load_vision_model,
+)
+from mint.files import check_paths, check_unused, write_aside
+from mint.models.generate import generate
 from mint.prefs.claims import Truth
+from mint.prefs.instructed_editor import ChatEndpoint, add_chat_options, instructed_editor
+from mint.prefs.question_files import QuestionRecord, read_asked
+from mint.prefs.records import move_record
 from mint.prefs.rules_editor import Edit, contradictions, edit_answer, share_kept
 
+EDITORS = ("rules", "model", "chat")
 LEAST_KEPT = 0.5  # share of an answer's words that an edit must keep; of short ones all but SHORT may change
 SHORT = 2
 CARRIED = ("mask", "boxes", "polygons", "phrase")  # fields that tell where the evidence is
-
-
-@dataclass(frozen=True)
-class QuestionRecord:
-    """A question about an image whose truth is known. answer: the reference in words, where there is one."""
-
-    id: str
-    line: int
-    images: tuple[str, ...]
-    question: str
-    truth: Truth
-    answer: str | None = None
-    raw: dict = field(default_factory=dict, compare=False)  # the record as it was read
 
 
 # (question, answer) pairs -> an edit for each, in order
@@ -58,41 +61,6 @@ class EditReport:
             f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if outcome not in ("right", "wrong")
         ]
         return f"{kept} pairs{share}" + "".join(f"; {other}" for other in others)
-
-
-def read_asked(path: str | Path) -> list[QuestionRecord]:
-    """Records of JSON Lines: ``images`` (see ``image_names``), ``question``, ``truth``, and where known ``id`` and ``answer``.
-
-    Raises FileProblems naming every bad line, InputError if the file cannot be read or holds none.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    found = parse_rows(path, ((number, line) for number, line in enumerate(lines, 1) if line.strip()), _asked)
-    if not found:
-        raise InputError(f"{path} holds no records")
-    return found
-
-
-def _asked(line: str, number: int) -> QuestionRecord:
-    try:
-        raw = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"invalid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise InputError("a record must be an object")
-    if not (images := image_names(raw)):
-        raise InputError("no images: they must be a list of file names")
-    question, answer = raw.get("question"), raw.get("answer")
-    if not isinstance(question, str) or not question.strip():
-        raise InputError("question must be a text")
-    if "truth" not in raw:
-        raise InputError("no truth: an editor is never asked without it")
-    identity = raw.get("id", f"line-{number}")
-    reference = None if answer is None else str(answer)
-    return QuestionRecord(str(identity), number, images, question, Truth.from_dict(raw["truth"]), reference, raw)
 
 
 def rules_editor(pairs: Sequence[tuple[QuestionRecord, str]]) -> Iterator[Edit | None]:
@@ -156,3 +124,88 @@ def edit_pairs(
                 "kept": round(stays, 4),
             },
         }
+
+
+def add_edit(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``generate_prefs.py edit``."""
+    add = parser.add_argument
+    add("--questions", required=True, metavar="FILE.jsonl", help="images, question and truth of each")
+    add("--model", required=True, metavar="DIR|ID", help="the policy, a vision-language model")
+    add("--adapter", metavar="DIR", help="PEFT adapter to put on it")
+    add("--out", required=True, metavar="FILE.jsonl")
+    add("--editor", choices=EDITORS, default="rules")
+    add("--editor-model", metavar="DIR|ID", help="of --editor model and chat: an instruct model")
+    add_chat_options(parser, "--editor chat")
+    add("--temperature", type=float, default=0.0, help="of the policy's answers (default 0: the likeliest)")
+    add("--max-new-tokens", type=int, default=128)
+    add("--batch-size", type=int, default=16)
+    add("--seed", type=int, default=0)
+    add_loading_options(parser)
+    add_image_options(parser)
+    parser.set_defaults(run=run_edit)
+
+
+def run_edit(args: argparse.Namespace) -> None:
+    """Answers, edits, verifies; writes the pairs, the answers (reused by the next run), the rejects and a report."""
+    source, out = Path(args.questions), Path(args.out)
+    check_paths(args)
+    check_unused(out)
+    asked = read_asked(source)
+    files = find_pictures(asked, source)
+    editor, name = choose_editor(args)
+    settings = [args.temperature, args.max_new_tokens, args.seed, args.chat_date, args.max_pixels, args.dtype]
+    key = json.dumps([stamp(args.model), stamp(args.adapter), *settings])
+    images = [[hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in some] for some in files]
+    identities = [
+        {"id": one.id, "question": one.question, "images": digests, "key": key}
+        for one, digests in zip(asked, images, strict=True)
+    ]
+    with Answers(f"{out}.answers.jsonl", identities) as kept:
+        answers = kept.complete(lambda **state: answer_questions(args, asked, files, **state))
+    report, rejects = EditReport(), []
+    records = edit_pairs(asked, answers, editor, name, report, rejects)
+    count = write_jsonl(out, (move_record(record, source.parent, out.parent) for record in records))
+    write_jsonl(f"{out}.rejected.jsonl", rejects)
+    flags = {name: value for name, value in vars(args).items() if name != "run"}
+    record = {"settings": flags, "outcomes": report.outcomes, "words": report.words, "kept_words": report.kept_words}
+    write_aside(f"{out}.report.json", json.dumps(record, indent=2) + "\n")
+    print(f"{out}: {report}")
+    if not count:
+        out.unlink()
+        raise InputError(f"no answer gave a pair; {out}.rejected.jsonl says why")
+
+
+def find_pictures(asked: Sequence[QuestionRecord], source: Path) -> list[tuple[str, ...]]:
+    """The whole paths of every record's images, each opened once. Raises FileProblems naming every bad one."""
+    records = [Preference(one.id, one.line, one.question, Answer(""), None, one.images) for one in asked]
+    return [record.images for record in find_images(records, source)]
+
+
+def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
+    """(the editor, its name in the records). Raises InputError for flags that do not fit it."""
+    if args.editor == "rules":
+        return rules_editor, "rules"
+    if not args.editor_model:
+        raise InputError(f"--editor {args.editor} needs --editor-model")
+    if args.editor == "chat":
+        if not args.url:
+            raise InputError("--editor chat needs --url")
+        endpoint = ChatEndpoint(args.url, args.editor_model, f"{args.out}.replies", args.per_minute, args.key_name)
+        return instructed_editor(endpoint), args.editor_model
+    model, tokenizer = load_merged(args, args.editor_model)
+
+    def complete(requests: Sequence[list[dict]]):
+        yield from generate(
+            model, tokenizer, list(requests), max_new_tokens=512, batch_size=args.batch_size, progress=True
+        )
+
+    return instructed_editor(complete), args.editor_model
+
+
+def answer_questions(
+    args: argparse.Namespace, asked: Sequence[QuestionRecord], files: Sequence[Sequence[str]], **state
+) -> list[str]:
+    """The policy's answers. files: the images of each question. state: ``known`` and ``save`` of ``generate``."""
+    prompts = [[{"role": "user", "content": one.question}] for one in asked]
+    decoding = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "seed", "batch_size")}
+    return answer_prompts(load_vision_model(args), prompts, files, **decoding, **state)

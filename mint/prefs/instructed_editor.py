@@ -1,4 +1,4 @@
-"""Editors that are told what to do: an instruct model here, or one behind an OpenAI-compatible address."""
+"""Editors that follow an instruction: a local instruct model, or one behind an OpenAI-compatible address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
 from mint.errors import InputError
 from mint.files import write_aside
-from mint.prefs.edit_pairs import QuestionRecord
+from mint.prefs.question_files import QuestionRecord
 from mint.prefs.rules_editor import Edit
 
 INSTRUCTION = (
@@ -58,11 +58,18 @@ def instructed_editor(complete: Complete) -> Callable[[Sequence[tuple[QuestionRe
     return edit
 
 
+def add_chat_options(parser, flag: str) -> None:
+    """The flags of a :class:`ChatEndpoint`. flag: the one that they belong to."""
+    parser.add_argument("--url", help=f"of {flag}: an OpenAI-compatible address, as https://api.openai.com/v1")
+    parser.add_argument("--key-name", default="OPENAI_API_KEY", help=f"of {flag}: the variable that holds the key")
+    parser.add_argument("--per-minute", type=float, default=60, help=f"of {flag}: requests a minute (default 60)")
+
+
 class ChatEndpoint:
     """``endpoint(messages, ...)`` -> replies of a chat model behind an OpenAI-compatible address.
 
-    Requests that fail are tried again, later and later; replies are kept on disk, so nothing is asked twice. What is asked
-    is written nowhere but there.
+    Failed requests are repeated with growing delays. Replies are kept on disk, so nothing is requested twice; requests
+    are written nowhere else.
     """
 
     def __init__(

@@ -1,11 +1,13 @@
-"""Questions about images of which a table knows the label and a mask the lesion, such as BUSI's breast ultrasounds.
+"""Questions about images with labels and lesion masks, such as BUSI's breast ultrasounds.
 
-The table (.csv, or .tsv with tabs) has ``image``, ``mask`` and ``label``; a mask without a pixel means that there is no lesion.
-Left and right, upper and lower are those of the picture; what lies between them is neither, and is not asked.
+The table (.csv, or .tsv with tabs) has ``image``, ``mask`` and ``label``; an empty mask means that there is no lesion.
+Left and right, upper and lower are those of the picture; a lesion near the middle line has no side and is not asked
+about.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import io
@@ -19,9 +21,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mint.data.image_files import open_image
+from mint.data.preferences import write_jsonl
+from mint.data.questions import read_questions
+from mint.data.vqa_files import SPLITS
 from mint.errors import FileProblems, InputError
+from mint.files import check_paths, check_unused
 from mint.prefs.claims import DEGREES
-from mint.prefs.question_files import write_question_files
+from mint.prefs.question_files import FILES, ask_again, write_question_files
 
 LARGER = (0.03, 0.1)  # shares of the picture from which a lesion is moderate, and large
 BETWEEN = 0.05  # of the picture's side: a lesion whose centre is nearer to the middle line lies on neither side of it
@@ -72,10 +78,10 @@ def read_lesions(path: str | Path) -> list[Lesion]:
 
 
 def draw_lesion_views(lesions: Sequence[Lesion], count: int, folder: Path, seed: int = 0) -> list[Lesion]:
-    """``count`` views of each image, written to ``folder`` with their masks: the image as it is, then parts of it.
+    """``count`` views of each image, written to ``folder`` with their masks: the image as it is, then crops of it.
 
-    A part has 0.6 to 1 of both sides and shows four fifths of the lesion; every second one is mirrored. They depend on the
-    seed and the image's name alone. Raises InputError if the folder cannot be written.
+    A crop has 0.6 to 1 of both sides and shows four fifths of the lesion; every second one is mirrored. They depend on
+    the seed and the image's name alone. Raises InputError if the folder cannot be written.
     """
     views = []
     try:
@@ -156,9 +162,9 @@ def _fact(mask: np.ndarray) -> dict:
 def write_lesion_questions(table: str | Path, folder: str | Path, seed: int = 0, views: int = 1) -> dict[str, int]:
     """Writes the question files of a table's images, split by image; returns how many records each has.
 
-    Of the images TAUGHT are for lessons, ASKED for the policy's own answers, the others stay unseen; which, decide their
-    names and the seed. views: of each image that is not to stay unseen (in ``folder/views``). Raises
-    InputError if the files lie outside ``folder``'s reach: it must be the table's own, or above; or for views below one.
+    A share TAUGHT of the images is for lessons, ASKED for the policy's own answers, the others stay unseen; the image's
+    name and the seed decide. views: of each image that does not stay unseen (in ``folder/views``).
+    Raises InputError if the images do not lie in ``folder``, or for fewer than one view.
     """
     if views < 1:
         raise InputError(f"at least one view of an image, not {views}")
@@ -175,3 +181,36 @@ def write_lesion_questions(table: str | Path, folder: str | Path, seed: int = 0,
     return write_question_files(
         folder, *([record for one in part for record in ask(one, kinds, folder)] for part in parts)
     )
+
+
+def add_questions(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``generate_prefs.py questions``."""
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--lesions", metavar="TABLE", help="a .csv or .tsv of image, mask and label")
+    what.add_argument(
+        "--vqa", metavar="FILE", help="of VQA-RAD, SLAKE, PathVQA or IU-Xray: the questions that are answered"
+    )
+    add("--out", metavar="DIR", help="where the files are written (default: the folder of the input)")
+    add("--views", type=int, default=1, help="of every image but the unseen: crops of it, mirrored (default 1)")
+    add("--seed", type=int, default=0, help="of the split of the images, and the views")
+    add("--images", metavar="DIR", help="of --vqa: where the images lie (default: beside the file)")
+    add("--language", default="en", help="of --vqa with SLAKE (default en)")
+    add("--split", default="train", choices=SPLITS, help="of --vqa with IU-Xray (default train)")
+    parser.set_defaults(run=run_questions)
+
+
+def run_questions(args: argparse.Namespace) -> None:
+    """Writes lessons, questions, test questions and contrasts; of a VQA set the questions."""
+    check_paths(args)
+    folder = Path(args.out or Path(args.lesions or args.vqa).parent)
+    check_unused(*(folder / name for name in (FILES if args.lesions else ["questions.jsonl"])))
+    if args.lesions:
+        counts = write_lesion_questions(args.lesions, folder, args.seed, args.views)
+    else:
+        if args.views != 1:
+            raise InputError("--views is of --lesions: an answer of a VQA set may not hold for a crop of its image")
+        questions, report = read_questions(args.vqa, args.images, args.language, args.split)
+        print(f"{args.vqa}: {report}")
+        counts = {"questions.jsonl": write_jsonl(folder / "questions.jsonl", ask_again(questions, folder))}
+    print(f"{folder}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))

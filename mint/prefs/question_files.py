@@ -1,14 +1,17 @@
-"""Files made of questions whose answers and truths are known: lessons, questions for a policy's own answers, contrasts."""
+"""Question files: reading them, and writing lessons, questions for on-policy answers, and contrasts."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from mint.data.preferences import write_jsonl
+from mint.data.preferences import image_names, write_jsonl
 from mint.data.questions import Question, yes_or_no
+from mint.data.records import parse_rows
 from mint.data.spans import mark_changes
 from mint.data.vqa_files import read_boxes
 from mint.errors import InputError
@@ -16,6 +19,54 @@ from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import edit_answer
 
 FILES = ("lessons.jsonl", "questions.jsonl", "test.jsonl", "contrasts.jsonl")
+
+
+@dataclass(frozen=True)
+class QuestionRecord:
+    """A question about an image whose truth is known. answer: the reference in words, where there is one."""
+
+    id: str
+    line: int
+    images: tuple[str, ...]
+    question: str
+    truth: Truth
+    answer: str | None = None
+    raw: dict = field(default_factory=dict, compare=False)  # the record as it was read
+
+
+def read_asked(path: str | Path) -> list[QuestionRecord]:
+    """The records of a JSON Lines file with ``images``, ``question``, ``truth``, and optionally ``id`` and ``answer``.
+
+    Raises FileProblems naming every bad line, InputError if the file cannot be read or holds none.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    found = parse_rows(path, ((number, line) for number, line in enumerate(lines, 1) if line.strip()), _asked)
+    if not found:
+        raise InputError(f"{path} holds no records")
+    return found
+
+
+def _asked(line: str, number: int) -> QuestionRecord:
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"invalid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError("a record must be an object")
+    if not (images := image_names(raw)):
+        raise InputError("no images: they must be a list of file names")
+    question, answer = raw.get("question"), raw.get("answer")
+    if not isinstance(question, str) or not question.strip():
+        raise InputError("question must be a text")
+    if "truth" not in raw:
+        raise InputError("no truth: an editor is never asked without it")
+    identity = raw.get("id", f"line-{number}")
+    reference = None if answer is None else str(answer)
+    return QuestionRecord(str(identity), number, images, question, Truth.from_dict(raw["truth"]), reference, raw)
 
 
 def lessons(records: Sequence[dict]) -> Iterator[dict]:
@@ -43,19 +94,19 @@ def write_question_files(
 ) -> dict[str, int]:
     """Writes the four FILES, and returns how many records each has.
 
-    A record has ``id``, ``images``, ``question``, ``answer``, ``answer_type``, ``truth``, where there is one ``mask``; files
-    are named relative to ``folder``. Raises InputError if they cannot be written.
+    A record has ``id``, ``images``, ``question``, ``answer``, ``answer_type``, ``truth``, and ``mask`` if there is one;
+    files are named relative to ``folder``. Raises InputError if they cannot be written.
     """
     contents = (lessons(taught), asked, unseen, contrasts(unseen))
     return {name: write_jsonl(folder / name, records) for name, records in zip(FILES, contents, strict=True)}
 
 
 def ask_again(questions: Sequence[Question], folder: Path) -> Iterator[dict]:
-    """Questions of a published set as records for a policy's own answers, files named relative to ``folder``.
+    """Questions of a published set as records for on-policy answers, files named relative to ``folder``.
 
-    The truth is a yes or no, where that is the answer; for the rest, editors that are instructed read the answer. boxes: those
-    of SLAKE's ``detection.json`` whose name the question or answer speaks of. Raises InputError for images that lie outside
-    the folder.
+    The truth is a yes or no where that is the answer; for the rest, instructed editors read the answer. boxes: those of
+    SLAKE's ``detection.json`` whose name the question or answer mentions. Raises InputError for images outside the
+    folder.
     """
     boxes = cache(read_boxes)
     for question in questions:

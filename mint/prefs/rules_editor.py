@@ -1,4 +1,4 @@
-"""The editor that needs no model: an answer is made to say what is true, or one thing that is not, in its own words."""
+"""A rule-based editor: changes an answer into a true one, or into a false one, in its own words."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ARTICLES = ("a", "an", "the", "some", "any")
 ARTICLE = re.compile(r"\b([Aa])n?(\s*)$")  # at the end of what has been written
 AFFIRMED = {"without": "with", "lacks": "shows", "lacking": "showing", "neither": "", "nor": "and", "absent": "present"}
 AFFIRMED |= {"never": "", "denies": "has", "excluded": "seen", "unlikely": "likely"}
+AFFIRMED |= {"absence": "presence", "negative": "positive"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Edit:
 def edit_answer(answer: str, truth: Truth, key: str) -> Edit | None:
     """The minimal edit of an answer: into the truth if it is wrong, into something wrong if it is right.
 
-    key: decides which wrong thing. None if the answer says nothing that the rules can judge, or nothing of what is asked.
+    key: seeds the choice of what becomes wrong. None if the rules cannot judge the answer, or it does not answer the
+    question.
     """
     claims = read_claims(answer, truth)[1]
     if not _to_the_question(claims, truth):
@@ -99,8 +101,9 @@ def make_true(answer: str, truth: Truth) -> str:
 def mutations(truth: Truth, claims: Sequence[Claim], rng: random.Random) -> list[Truth]:
     """The truth with one thing changed, in an order that ``rng`` decides.
 
-    claims: the answer's. Where the question wants yes or no, that turns with the presence of what the answer speaks of, so
-    that a false answer does not contradict itself; every second time a property is tried before. Else properties come first.
+    claims: the answer's. For a yes-no question the answer changes together with the presence of the finding, so that a
+    false answer does not contradict itself; half of the time a property is tried first. Otherwise properties come
+    first.
     """
     properties, presence = [], []
     spoken = {claim.finding for claim in claims}
@@ -165,13 +168,13 @@ def _equal(attribute: Attribute, finding: Finding) -> bool:
 
 
 def _deny(words: Sequence[Word], claim: Claim) -> list[Change]:
-    """From there to not there: "no" for the article, or before the words that describe it."""
+    """From present to absent: "no" for the article, or before the words that describe it."""
     if claim.negations:  # two that cancel: one goes
         word = words[claim.negations[0]]
         return [(word.start, words[claim.negations[0] + 1].start, "")]
     if claim.first < 0:
         return [(words[claim.last - 1].start, words[claim.last - 1].start, "not ")]
-    start = min([words[claim.first].start, *(a.start for a in claim.attributes if a.start < words[claim.first].start)])
+    start = _start(words, claim)
     first = next(i for i, word in enumerate(words) if word.start >= start)
     if first and words[first - 1].text in ARTICLES and words[first - 1].clause == claim.clause:
         return [(words[first - 1].start, words[first - 1].end, "no")]
@@ -179,7 +182,7 @@ def _deny(words: Sequence[Word], claim: Claim) -> list[Change]:
 
 
 def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim], affirmed: Sequence[Claim]) -> list[Change]:
-    """From not there to there. Of several that one negation denies, those that are not ``affirmed`` stay denied."""
+    """From absent to present. Of several findings under one negation, those that are not ``affirmed`` stay absent."""
     place = claim.negations[-1]
     word = words[place]
     shared = [other for other in claims if other is not claim and place in other.negations and other.first >= 0]
@@ -188,12 +191,9 @@ def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim], affirm
     earlier = [other for other in shared if other.first < claim.first]
     later = [other for other in shared if other.first > claim.first]
     changes: list[Change] = []
-    described = min(
-        [words[claim.first].start, *(a.start for a in claim.attributes if a.start < words[claim.first].start)]
-    )
+    described = _start(words, claim)
     if place > claim.last - 1:  # "... is not seen"
-        changes.append((word.start, words[place + 1].start if place + 1 < len(words) else word.end, ""))
-        return changes
+        return [(word.start, words[place + 1].start if place + 1 < len(words) else word.end, "")]
     if earlier:
         gap = [i for i in range(earlier[-1].last, claim.first) if words[i].text in ("or", "and", "nor", ",")]
         last = words[gap[-1]] if gap else None
@@ -204,18 +204,12 @@ def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim], affirm
         else:
             changes.append((described, described, f"{'but ' if turns else ''}{_described(claim.finding)} "))
     elif word.text == "not" or word.text.endswith("n't"):
-        if word.text == "not":
-            changes.append((word.start, words[place + 1].start, ""))
-        else:
-            changes.append((word.start, word.end, word.text[:-3]))
+        end = words[place + 1].start if word.text == "not" else word.end
+        changes.append((word.start, end, word.text[:-3]))
         if words[place + 1].text == "any":
             changes.append((words[place + 1].start, words[place + 1].end, "a"))
     elif (word.text, words[place + 1].text) in {("free", "of"), ("clear", "of")}:
         changes.append((word.start, words[place + 1].end, "with"))
-    elif (word.text, words[place + 1].text) == ("absence", "of"):
-        changes.append((word.start, word.end, "presence"))
-    elif (word.text, words[place + 1].text) == ("negative", "for"):
-        changes.append((word.start, word.end, "positive"))
     elif word.text in AFFIRMED:
         changes.append((word.start, word.end, AFFIRMED[word.text]))
     elif words[place + 1].text in ("evidence", "sign", "signs", "indication"):
@@ -223,8 +217,7 @@ def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim], affirm
     else:
         changes.append((word.start, word.end, _described(claim.finding)))
     if later and not any(later[0] is other for other in affirmed):
-        start = words[later[0].first].start
-        start = min([start, *(a.start for a in later[0].attributes if a.start < start)])
+        start = _start(words, later[0])
         between = [i for i in range(claim.last, later[0].first) if words[i].text in ("or", "nor")]
         if between:
             changes.append((words[between[-1]].start, words[between[-1]].end, "but no"))
@@ -233,8 +226,13 @@ def _affirm(words: Sequence[Word], claim: Claim, claims: Sequence[Claim], affirm
     return changes
 
 
+def _start(words: Sequence[Word], claim: Claim) -> int:
+    """The first character of a finding with the attributes before it."""
+    return min([words[claim.first].start, *(attribute.start for attribute in claim.attributes)])
+
+
 def _described(finding: Finding) -> str:
-    """What stands before the name of a finding that is there: as little as can be, so that its form tells no truth from lie."""
+    """The words before the name of a present finding: as few as possible, so that form does not reveal truth."""
     return "a" if finding.count in (None, 1) else _number(finding.count)
 
 

@@ -1,7 +1,7 @@
-"""Where in an image a phrase is, as a CLIP sees it: how well each patch's own features fit the phrase.
+"""CLIP phrase localisation: how well each image patch's own features match a phrase.
 
-The last layer's attention mixes the patches; its values alone keep each in its place (as in MaskCLIP, arXiv 2112.01071).
-The fit to a phrase is taken against the fit to ``PLAIN``, which leaves out what every phrase finds.
+The last layer's attention mixes the patches; its values alone keep each in its place (MaskCLIP, arXiv 2112.01071). The
+match with ``PLAIN``, a generic phrase, is subtracted.
 """
 
 from __future__ import annotations

@@ -7,10 +7,9 @@ the same for the last prompt token (the metric of arXiv 2606.12590).
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,40 +26,23 @@ from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.data.record_images import ImageSlots
 from mint.errors import FileProblems, InputError
-from mint.evaluation.scores import estimate, geometric_mean_score, mean_score, means_table, save_scores
-from mint.evaluation.statistics import Estimate
+from mint.evaluation.decoding import load_vision_model
+from mint.evaluation.folder import EvaluationFolder
+from mint.evaluation.scores import geometric_mean_score, mean_score
 from mint.models.attention_maps import attention_to
 from mint.prefs.corrupt import record_mask
 from mint.progress import Progress
+from mint.tasks.sensitivity import PairTask, contents
 
 PLAIN = "Describe the image."
 SMALL = 1e-8
-_HEADINGS = {  # score -> heading, unit, meaning
+SCORES = {  # score -> heading, unit, meaning
     "share": ("attention on the lesion", "%", "Share of the attention that falls on the lesion."),
     "area": ("area of the lesion", "%", "Share of the image that the lesion covers: the share of even attention."),
     "kl": ("KL (nats)", "nats", "KL divergence from the lesion, evenly spread, to the attention."),
     "js": ("JS (nats)", "nats", "Jensen-Shannon divergence between both; lower is closer to the lesion."),
 }
 RATIO = "Mean attention on the lesion over the mean elsewhere, a geometric mean; 1 is no preference."
-COLUMNS = {
-    "attention_ratio": geometric_mean_score("attention_ratio", "attention ratio", RATIO),
-    **{name: mean_score(name, h, u, marked=False, meaning=m) for name, (h, u, m) in _HEADINGS.items()},
-}
-
-
-@dataclass(frozen=True)
-class Look:
-    """Of one record: attention against the lesion on the grid of image tokens. attention_ratio: mean attention on the
-    lesion over the mean elsewhere. share: of the attention, on the lesion; area: of the grid. kl: from the lesion, spread
-    evenly, to the attention; js: between both; in nats.
-    """
-
-    id: str
-    attention_ratio: float
-    share: float
-    area: float
-    kl: float
-    js: float
 
 
 def seen_part(picture: Image.Image, processor: Processor, resample: Image.Resampling) -> Image.Image:
@@ -105,9 +87,10 @@ def token_grid(processor: Processor, file: str, count: int) -> tuple[int, int]:
 
 
 def compare_maps(attention: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """The numbers of :class:`Look` from maps [rows, columns] >= 0.
+    """Attention against the lesion, from maps [rows, columns] >= 0. mask: in 0 to 1, neither empty nor full.
 
-    mask: in 0 to 1, neither empty nor full.
+    attention_ratio: mean attention on the lesion over the mean elsewhere. share: of the attention, on the lesion; area:
+    of the grid. kl: from the lesion, spread evenly, to the attention; js: between both; in nats.
     """
     attention = attention / attention.sum()
     lesion = mask / mask.sum()
@@ -128,9 +111,9 @@ def _kl(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def attention_map(model: nn.Module, reader: ImageReader, pair: EncodedPair, plain: EncodedPair) -> np.ndarray:
-    """[image tokens of the first image]: the attention of what predicts the chosen answer's marked words, of all without marks.
+    """[image tokens of the first image]: attention of the positions that predict the chosen answer's marked words.
 
-    plain: the same answer after a question that asks for nothing in particular, against which it is taken.
+    Without marks, of all its words. plain: the same answer after a generic question; its attention divides the other.
     """
     return _of_pair(model, reader, pair) / np.maximum(_of_pair(model, reader, plain), SMALL)
 
@@ -148,7 +131,10 @@ def _of_pair(model: nn.Module, reader: ImageReader, pair: EncodedPair) -> np.nda
 
 
 def encode_plain(preference: Preference, tokenizer, slots: ImageSlots, limit: int) -> tuple[EncodedPair, EncodedPair]:
-    """(the record, the same answers after ``PLAIN``) as token ids. Raises InputError if it does not fit into the model."""
+    """(the record, the same answers after the prompt ``PLAIN``) as token ids.
+
+    Raises InputError if it does not fit into the model.
+    """
     plain = dataclasses.replace(preference, prompt=[{"role": "user", "content": PLAIN}])
     pairs = [encode_pairs([one], tokenizer, limit, "error", slots=slots)[0][0] for one in (preference, plain)]
     return pairs[0], pairs[1]
@@ -163,22 +149,19 @@ def look(
     max_length: int = 4096,
     known: Mapping[int, dict] | None = None,
     save: Callable[[dict[int, dict]], None] = lambda _: None,
-) -> list[Look]:
-    """Where the model looks on every record that tells where its lesion is; the others are left out.
+) -> list[dict[str, float] | None]:
+    """The numbers of :func:`compare_maps` of every record; None for one that does not say where its lesion is.
 
-    preferences: with whole image paths (``find_images``); file: what their other names are relative to. save: called with
-    the numbers of each record by place; known: such numbers from an earlier run. Raises FileProblems naming every
-    record whose fields cannot be used, InputError if none tells a place that the model sees.
+    preferences: with whole image paths (``find_images``); file: what their other names are relative to. save: called
+    with the numbers of each record by place; known: such numbers from an earlier run. Raises FileProblems naming every
+    record whose fields cannot be used, InputError if none has a lesion that the model sees.
     """
-    root, slots, problems, found = file.resolve().parent, ImageSlots(*model.image_slots, reader.processor), [], []
+    root, slots, problems = file.resolve().parent, ImageSlots(*model.image_slots, reader.processor), []
     limit = min(max_length, model.config.max_position_embeddings)
     model.eval()
-    known = known or {}
-    for place, preference in enumerate(Progress(preferences, desc="looking", unit="record")):
-        if place in known:
-            found.append(Look(preference.id, **known[place]))
-            continue
-        if not preference.images:
+    found = dict(known or {})
+    for place, preference in enumerate(Progress(preferences, desc="attention", unit="record")):
+        if place in found or not preference.images:
             continue
         try:
             mask, _ = record_mask(preference, image_size(preference.images[0]), root)
@@ -192,40 +175,35 @@ def look(
         seen = seen_mask(mask, reader.processor, grid)
         if 0 < seen.sum() < seen.size:
             weights = attention_map(model, reader, pair, plain).reshape(grid)
-            numbers = compare_maps(weights, seen)
-            save({place: numbers})
-            found.append(Look(preference.id, **numbers))
+            found[place] = compare_maps(weights, seen)
+            save({place: found[place]})
     if problems:
         raise FileProblems(file, problems)
     if not found:
         raise InputError(f"{file}: no record with images tells where its evidence is (mask, boxes or polygons)")
-    return found
+    return [found.get(place) for place in range(len(preferences))]
 
 
-def summarize(looks: Sequence[Look], groups: dict[str, str]) -> dict[str, Estimate]:
-    """The mean of every number (of ratios the geometric mean) with its interval.
+class Attention(PairTask):
+    """Attention to the lesion on the grid of image tokens, for models whose images are among their tokens."""
 
-    groups: id -> image, whose records are drawn together.
-    """
-    return estimate(COLUMNS, [[dataclasses.asdict(one) for one in looks]], [groups[one.id] for one in looks])
+    name = "attention"
+    noun = "records"
+    field = "attention_ratio"
+    columns = {
+        "attention_ratio": geometric_mean_score("attention_ratio", "attention ratio", RATIO),
+        **{n: mean_score(n, h, u, marked=False, meaning=m) for n, (h, u, m) in SCORES.items()},
+    }
+    tested = ("attention_ratio", "share", "js")
+    file = "looks.jsonl"
 
+    def score(self, numbers: dict[str, float], preference: Preference) -> dict:
+        return numbers
 
-def format_means(name: str, means: dict[str, Estimate]) -> str:
-    """A table: the ratio as such, shares in per cent, divergences in nats."""
-    return means_table(name, means, COLUMNS)
-
-
-def save(
-    folder: Path,
-    name: str,
-    looks: Sequence[Look],
-    means: dict[str, Estimate],
-    settings: dict,
-    images: Mapping[str, str],
-) -> None:
-    """Writes looks.jsonl, and metrics.json last. images: id -> image.
-
-    Raises InputError if the folder cannot be written.
-    """
-    rows = ({**dataclasses.asdict(one), "images": [os.path.relpath(images[one.id], folder)]} for one in looks)
-    save_scores(folder, "looks.jsonl", rows, name, means, settings)
+    def answers(
+        self, args: argparse.Namespace, folder: EvaluationFolder, preferences: Sequence[Preference]
+    ) -> list[dict[str, float] | None]:
+        loaded = load_vision_model(args)
+        ids = [preference.id for preference in preferences]
+        with folder.answers(ids, contents(preferences), "scores") as kept:
+            return look(*loaded, preferences, Path(args.data), known=kept.known, save=kept.save)

@@ -17,44 +17,32 @@ from mint.data.phenopackets import read_phenopackets
 from mint.data.splits import split_by_patient
 from mint.errors import InputError
 from mint.progress import Progress
-from mint.synthetic.portrait import KNOWN_FINDINGS, draw_portrait
 
 TABLES = (".csv", ".tsv")
 
 
 def add_cohort_options(parser: argparse.ArgumentParser) -> None:
     """``--cases`` and what goes with it; read by :func:`read_cohort`."""
-    parser.add_argument(
-        "--cases",
-        required=True,
-        metavar="PATH",
-        help="phenopackets (a folder, .json, .tar, .tar.gz, .tar.xz), or a table of portraits (.csv, .tsv, or its folder)",
+    add = parser.add_argument
+    forms = (
+        "phenopackets (a folder, .json, .tar, .tar.gz, .tar.xz), or a table of portraits (.csv, .tsv, or its folder)"
     )
-    parser.add_argument(
-        "--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes"
-    )
-    parser.add_argument(
-        "--portraits", metavar="DIR", help="draw a schematic portrait of facial findings, as a stand-in for photographs"
-    )
-    parser.add_argument("--images", metavar="DIR", help="folder of a table's images (default: the table's own)")
-    parser.add_argument(
-        "--missing-images", choices=("error", "skip"), default="error", help="skip: keep the case without one"
-    )
-    parser.add_argument(
-        "--hpo-terms", metavar="FILE.tsv[.gz]", help="labels (columns id, label) of findings given by id alone"
-    )
-    parser.add_argument(
-        "--split",
-        choices=("train", "test"),
-        help="part of the cohort, by patient: as the table says, else a tenth is the test",
+    add("--cases", required=True, metavar="PATH", help=forms)
+    add("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
+    add("--portraits", metavar="DIR", help="draw a portrait of each case's facial findings, instead of a photograph")
+    add("--images", metavar="DIR", help="folder of a table's images (default: the table's own)")
+    add("--missing-images", choices=("error", "skip"), default="error", help="skip: keep the case without one")
+    add("--hpo-terms", metavar="FILE.tsv[.gz]", help="labels (columns id, label) of findings given by id alone")
+    add(
+        "--split", choices=("train", "test"), help="part of the cohort, by patient: the table's own, or a tenth as test"
     )
 
 
 def read_cohort(path: str, args: argparse.Namespace, split: str | None = None, draw: bool = True) -> list[Case]:
     """The cases under ``path``, read with the flags of :func:`add_cohort_options`; prints what was read and left out.
 
-    split: the part to keep (None: what ``--split`` says). draw: whether ``--portraits`` counts, or notes are all that is
-    wanted. Raises InputError for whatever the user can mend.
+    split: the part to keep (None: as ``--split`` says). draw: whether ``--portraits`` applies. Raises InputError for
+    files that cannot be used and an empty split.
     """
     place = Path(path)
     facial = read_term_ids(args.face_terms) if args.face_terms else None
@@ -89,6 +77,8 @@ def draw_portraits(cases: Sequence[Case], folder: Path) -> list[Case]:
 
     Raises InputError if none has any, or the folder cannot be written.
     """
+    from mint.synthetic.portrait import KNOWN_FINDINGS, draw_portrait  # drawing code: only where a face is drawn
+
     unknown: Counter[str] = Counter()
     result = []
     try:

@@ -17,11 +17,12 @@ import numpy as np
 from mint.errors import InputError
 from mint.evaluation.scores import estimate, summands
 from mint.evaluation.statistics import Estimate, bootstrap_sums, paired_p_sums, wilson
-from mint.tasks.base import TASKS, Task
+from mint.tasks import TASKS, load_task
+from mint.tasks.base import Task, groups_of
 
 COMMON = ((0, "none"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10-29"), (30, "30 or more"))  # training cases
 CONFUSIONS = 12
-OTHER_UPSTREAM = "C, A and CAR cannot be compared here: not all systems were scored against the same upstream lists."
+OTHER_TEACHER = "C, A and CAR cannot be compared here: not all systems were scored against the same teacher lists."
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,7 @@ class System:
     @cached_property
     def groups(self) -> list[str] | None:
         """What each case belongs to (a patient, a slide, an image), where the records tell; other cases stand alone."""
-        named = [self.task.group(record) for record in self.cases]
-        if not any(named):
-            return None
-        return [
-            f"group {name}" if name else f"case {record['id']}" for name, record in zip(named, self.cases, strict=True)
-        ]
+        return groups_of(self.task, self.cases)
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
@@ -101,17 +97,19 @@ class System:
         return [(truth, other, count) for (truth, other), count in pairs.most_common(CONFUSIONS)]
 
 
-def load_systems(arguments: Sequence[str]) -> list[System]:
+def load_systems(arguments: Sequence[str], task: str | None = None) -> list[System]:
     """The systems of ``RUN`` or ``NAME=RUN,RUN,...``: folders that ``evaluate.py`` wrote.
 
     A system is called NAME, else by the name it was evaluated under; of those with the same name, each by its folder.
+    task: FILE.py:CLASS, for evaluations of a task outside the package.
     Raises InputError if a folder holds no evaluation, a NAME or folder comes twice, or runs are of different cases.
     """
     systems, given = [], []
+    tasks = [load_task(name) for name in [*([task] if task else []), *TASKS]]
     for argument in arguments:
         name, _, listed = argument.rpartition("=")
         name, folders = ("", [argument]) if Path(argument).is_dir() else (name, listed.split(","))
-        runs = [_read_run(Path(folder)) for folder in folders if folder]
+        runs = [_read_run(Path(folder), tasks) for folder in folders if folder]
         if not runs:
             raise InputError(f"{argument!r} names no run: expected RUN or NAME=RUN,RUN")
         if len(kinds := sorted({run.task.name for run in runs})) > 1:
@@ -151,18 +149,18 @@ def _distinct(names: Sequence[str], given: Sequence[bool], places: Sequence[Path
     return names
 
 
-def _read_run(folder: Path) -> System:
+def _read_run(folder: Path, tasks: Sequence[Task]) -> System:
     """The evaluation in a folder as a system of one run."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        file = next((folder / task.file for task in TASKS if (folder / task.file).is_file()), folder / TASKS[0].file)
+        file = next((folder / task.file for task in tasks if (folder / task.file).is_file()), folder / tasks[0].file)
         records = tuple(json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip())
         name = metrics["name"] if "name" in metrics else list(metrics["rows"])[-1]
         if not records:
             raise InputError(f"{folder} holds an evaluation of no cases")
-        task = next((task for task in TASKS if task.field in records[0]), None)
+        task = next((task for task in tasks if task.field in records[0]), None)
         if task is None:
-            raise ValueError(f"{file.name} is of no known kind")
+            raise ValueError(f"{file.name} is of no known task; name yours with --task FILE.py:CLASS")
         for record in records:
             if task.lists and not isinstance(record["listed"], list):
                 raise ValueError("listed is no list")
@@ -215,8 +213,8 @@ def _paired_test(first: System, second: System, metric: str) -> dict | None:
     return {**asdict(gap), "p": paired_p_sums(mean_a, mean_b, score.value, groups=groups)}
 
 
-def same_upstream(systems: Sequence[System]) -> bool:
-    """Whether coverage, avoidance and CAR of all systems refer to the same upstream lists."""
+def same_teacher(systems: Sequence[System]) -> bool:
+    """Whether coverage, avoidance and CAR of all systems refer to the same teacher lists."""
     return (
         len({json.dumps([record.get("teacher") for record in run]) for system in systems for run in system.runs}) == 1
     )
@@ -247,7 +245,7 @@ def gaps_to(baseline: System, tests: Sequence[dict]) -> list[tuple[str, str, Est
     for row in tests:
         first, e = row["first"] == baseline.name, (row["value"], row["low"], row["high"])
         if first or row["second"] == baseline.name:
-            gap = Estimate(-e[0], -e[2], -e[1]) if first else Estimate(*e)
+            gap = Estimate(0.0 - e[0], 0.0 - e[2], 0.0 - e[1]) if first else Estimate(*e)
             found.append((row["metric"], row["second" if first else "first"], gap, row["p"]))
     return sorted(found, key=lambda row: baseline.task.tested.index(row[0]))
 
@@ -271,8 +269,8 @@ def markdown(systems: Sequence[System], tests: Sequence[dict]) -> str:
             for n in columns
         ]
         lines.append(f"| {system.name} | {len(system.runs)} | " + " | ".join(cells) + " |")
-    if not same_upstream(systems):
-        lines += ["", OTHER_UPSTREAM]
+    if not same_teacher(systems):
+        lines += ["", OTHER_TEACHER]
     lines += ["", "| first | second | metric | difference | p |", "|---|---|---|---|---|"]
     for row in tests:
         score, gap = scores[row["metric"]], Estimate(row["value"], row["low"], row["high"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from mint.evaluation.html import (
 )
 from mint.evaluation.scores import Score, summands
 from mint.evaluation.statistics import Estimate
-from mint.files import make_folder, write_aside
+from mint.files import check_paths, make_folder, write_aside
 from mint.tasks import compare
 from mint.tasks.base import first_image
 from mint.tasks.compare import System
@@ -40,8 +41,28 @@ UNITS = {"%": "per cent", "nats": "nats", "ratio": "ratios (their geometric mean
 TITLE = 90  # characters of a case's text in its heading
 
 
-def save_comparison(runs: Sequence[str | Path], out: Path, baseline: str | None = None, case_pages: int = 60) -> str:
-    """Compares the runs (see ``load_systems``); writes comparison.md, .csv, .json and .html; returns the first.
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``evaluate.py compare``."""
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system")
+    add("--task", metavar="FILE.py:CLASS", help="the task of the evaluations, if it is one of your own")
+    add("--baseline", metavar="NAME", help="system that differences refer to (default: the first)")
+    add("--case-pages", type=int, default=60, help="cases shown one by one (default 60)")
+    add("--out", default="runs/comparison", metavar="DIR", help="default runs/comparison")
+    parser.set_defaults(run=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """Writes comparison.md, .csv, .json and .html, and prints the first."""
+    check_paths(args)
+    print(save_comparison(args.runs, Path(args.out), args.baseline, args.case_pages, args.task))
+    print(f"saved in {args.out}: comparison.md, .csv, .json and .html")
+
+
+def save_comparison(
+    runs: Sequence[str | Path], out: Path, baseline: str | None = None, case_pages: int = 60, task: str | None = None
+) -> str:
+    """Compares the runs and ``task`` (see ``load_systems``); writes comparison.md, .csv, .json and .html; returns the first.
 
     baseline: the system that the page shows differences to (default: the first). case_pages: cases shown one by one.
     Raises InputError if ``out`` holds a comparison of other evaluations, and as ``load_systems`` does.
@@ -49,7 +70,7 @@ def save_comparison(runs: Sequence[str | Path], out: Path, baseline: str | None 
     runs = list(map(str, runs))
     if (out / "comparison.json").exists() and _compared(out / "comparison.json") != runs:
         raise InputError(f"{out} holds a comparison of other evaluations already: give another --out")
-    systems = compare.load_systems(runs)
+    systems = compare.load_systems(runs, task)
     base, tests = compare.find_baseline(systems, baseline), compare.paired_tests(systems)
     files = {
         "md": compare.markdown(systems, tests),
@@ -137,7 +158,7 @@ def _scores(systems: Sequence[System], baseline: System) -> list[Html]:
     ]
     lists = html_table(["column", "meaning", "interval"], meanings, texts=3)
     head = ["system", "runs", *(scores[name].heading for name in columns)]
-    warning = [] if compare.same_upstream(systems) else [tag("p", compare.OTHER_UPSTREAM, class_="warn")]
+    warning = [] if compare.same_teacher(systems) else [tag("p", compare.OTHER_TEACHER, class_="warn")]
     return [html_table(head, rows), *warning, tag("p", _notes(systems)), details("What the columns mean", lists)]
 
 
@@ -166,7 +187,7 @@ def _notes(systems: Sequence[System]) -> str:
 def _top_k(systems: Sequence[System]) -> list[Html]:
     """The cumulative curve: share of the lists that hold the truth among the first k places."""
     lists, ranks = systems[0].task.lists, {i: system.ranks() for i, system in enumerate(systems)}
-    teacher = systems[0].teacher_ranks() if compare.same_upstream(systems) else None
+    teacher = systems[0].teacher_ranks() if compare.same_teacher(systems) else None
     if teacher is not None and teacher not in ranks.values():
         ranks[None] = teacher
     places = range(1, lists.length + 1)
@@ -207,7 +228,7 @@ def _differences(systems: Sequence[System], tests: Sequence[dict], baseline: Sys
     rows = sorted(compare.gaps_to(baseline, tests), key=lambda row: list(UNITS).index(scores[row[0]].unit))
     for _, some in groupby(rows, key=lambda row: scores[row[0]].unit):
         some = list(some)
-        limit = nice_ticks(max(abs(end) for _, _, e, _ in some for end in (e.low, e.high)), 4)[-1]
+        limit = nice_ticks(max(0.01, *(abs(end) for _, _, e, _ in some for end in (e.low, e.high))), 4)[-1]
         lines = []
         for metric, other, e, p in some:
             text = _gap(scores[metric], e)

@@ -1,169 +1,293 @@
-"""MINT's first task: decode disease lists for cases, and score them against the truth and the upstream ranking."""
+"""MINT's first task: ranked lists of rare diseases from clinical notes (arXiv 2505.05736)."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import json
 import os
+import random
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mint.data.cases import Case, diagnosis_messages, format_list, parse_list, write_note
-from mint.data.preferences import write_jsonl
+from mint.cli import choose_device
+from mint.data.cases import Case, diagnosis_messages, write_note
+from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.errors import InputError
 from mint.evaluation.constrained import LENGTH, ListGrammar
-from mint.evaluation.metrics import KnownDiseases, ListScore, score_list
+from mint.evaluation.decoding import load
+from mint.evaluation.folder import EvaluationFolder
+from mint.evaluation.metrics import KnownDiseases, matches, score_list
 from mint.evaluation.name_scores import rank_names
-from mint.files import write_aside
-from mint.models.generate import generate
-from mint.teachers.ranking import Ranker, rank
+from mint.evaluation.scores import mean_score
+from mint.files import read_lines
+from mint.prefs.pairs import PairSettings
+from mint.tasks.base import Lists, Result
+from mint.tasks.cohorts import add_cohort_options, read_cohort
+from mint.tasks.ranked import RankedTask, rank_lists
+from mint.teachers.fitting import check_folder
+from mint.teachers.naive_bayes import NaiveBayesTeacher
+from mint.teachers.ranking import Teacher
+from mint.teachers.vilt_teacher import VIEWS, load_teachers
+from mint.teachers.vilt_training import FusionSettings, count, fit_folds, fit_teacher
 
-COLUMNS = {  # score -> heading of the printed table
-    "top_1": "top-1",
-    "top_10": "top-10",
-    "top_1_exact": "top-1 exact",
-    "top_10_exact": "top-10 exact",
-    "hallucination_free": "hallucination-free",
-    "coverage": "coverage C",
-    "avoidance": "avoidance A",
-    "car": "CAR",
-}
-MEANINGS = {
-    "top_1": "The true disease is listed first; a name counts from a similarity of 0.8.",
-    "top_10": "The true disease is among the first ten names; a name counts from a similarity of 0.8.",
-    "top_1_exact": "The true disease is listed first, with every letter right.",
-    "top_10_exact": "The true disease is among the first ten names, with every letter right.",
-    "hallucination_free": "The share of listed names that are known diseases.",
-    "coverage": "C: the share of the teacher's best names that the list holds.",
-    "avoidance": "A: the share of the teacher's worst names that the list leaves out.",
-    "car": "CAR: the harmonic mean of coverage C and avoidance A.",
+SCORES = {  # score -> heading, meaning
+    "top_1": ("top-1", "The true disease is listed first; a name counts from a similarity of 0.8."),
+    "top_10": ("top-10", "The true disease is among the first ten names; a name counts from a similarity of 0.8."),
+    "top_1_exact": ("top-1 exact", "The true disease is listed first, with every letter right."),
+    "top_10_exact": ("top-10 exact", "The true disease is among the first ten names, with every letter right."),
+    "hallucination_free": ("hallucination-free", "The share of listed names that are known diseases."),
+    "coverage": ("coverage C", "C: the share of the teacher's best names that the list holds."),
+    "avoidance": ("avoidance A", "A: the share of the teacher's worst names that the list leaves out."),
+    "car": ("CAR", "CAR: the harmonic mean of coverage C and avoidance A."),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Upstream:
-    """For every case, the upstream model's best and worst diseases."""
+class Disease(RankedTask):
+    """Disease lists for cases. The prompt is the note, and passages where some were retrieved."""
 
-    top: list[list[str]]
-    bottom: list[list[str]]
+    name, noun, field = "diseases", "cases", "disease"
+    columns = {name: mean_score(name, heading, meaning=meaning) for name, (heading, meaning) in SCORES.items()}
+    tested = ("top_1", "top_10", "car")
+    shown = ("top_1", "top_10", "car")
+    texts = {"note": "Note"}
+    lists = Lists("disease", LENGTH, "top_10", matches)
+    decoding = {
+        "temperature": 0.8, "top_p": 0.8, "top_k": 10, "max_new_tokens": 512, "batch_size": 64,
+        "ways": ("greedy", "sample", "constrained", "rank"),
+        "ways_help": "constrained: known names only, each once; rank: score every known name as the first, and sort",
+    }  # fmt: skip
+    out_required = False
 
+    def __init__(self, names: Sequence[str] = (), training: Sequence[Case] = ()):
+        """names: of the known diseases. training: cases that say how common each disease is."""
+        super().__init__()
+        self.known, self.training = KnownDiseases(names), training
+        self.passages: Mapping[Case, Sequence[str]] = {}
+        self._pool: list[Case] = []  # the cases that were read, also those beyond --limit
+        self._unknown = 0  # cases whose disease the teacher does not know
 
-def rank_upstream(cases: Sequence[Case], ranker: Ranker, top_k: int, bottom_q: int, held_out: bool) -> Upstream:
-    """The top k and bottom q of ``ranker`` for every case; ``held_out`` as in ``mint.prefs.pairs.make_pairs``."""
-    rankings = [[name for name, _ in ranking] for ranking in rank(ranker, cases, None if held_out else cases)]
-    return Upstream([names[:top_k] for names in rankings], [names[-bottom_q:] for names in rankings])
+    def messages(self, case: Case, rng: random.Random | None = None) -> list[dict]:
+        return diagnosis_messages(write_note(case, rng), self.passages.get(case, ()))
 
+    def score(self, listed: Sequence[str], case: Case) -> dict:
+        scores = dataclasses.asdict(score_list(listed, case.disease, self.known, *self.teacher_lists(case)))
+        return scores | {"listed": list(listed)}
 
-def list_diseases(
-    model: nn.Module,
-    tokenizer,
-    cases: Sequence[Case],
-    passages: Sequence[Sequence[str]] | None = None,
-    only: Sequence[str] | None = None,
-    **decoding,
-) -> tuple[list[str], list[list[str]]]:
-    """(raw answers, parsed lists) of a model for every case.
+    def record(self, case: Case, folder: Path) -> dict:
+        record = super().record(case, folder) | {"note": write_note(case)}
+        if case.image is not None:
+            record["portrait"] = os.path.relpath(case.image, folder)
+        if self.training:
+            record["disease_count"] = self._counts[case.disease]
+        return record
 
-    passages: for every case, what was retrieved. only: the names that lists are held to. decoding: see
-    ``mint.models.generate.generate``.
-    """
-    grammar = None if only is None else ListGrammar(tokenizer, only)
-    answers = generate(model, tokenizer, write_prompts(cases, passages), progress=True, grammar=grammar, **decoding)
-    return answers, [parse_list(answer) for answer in answers]
+    @cached_property
+    def _counts(self) -> Counter:
+        return Counter(case.disease for case in self.training)
 
+    # Evaluation
 
-def rank_diseases(
-    model: nn.Module,
-    tokenizer,
-    cases: Sequence[Case],
-    names: Sequence[str],
-    passages: Sequence[Sequence[str]] | None = None,
-    known: Mapping[int, str] | None = None,
-    save: Callable[[dict[int, str]], None] | None = None,
-) -> tuple[list[str], list[list[str]]]:
-    """(answers, lists) with the ten names that a model finds likeliest as the first of its list, for every case.
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        add_cohort_options(parser)
+        parser.add_argument("--known-diseases", metavar="FILE", help="known names, one a line (default: the cases')")
+        add = parser.add_argument_group("teacher").add_argument
+        add("--teacher", nargs="+", metavar="DIR", help="a multimodal one; several: their mean (default: naive Bayes)")
+        add("--view", choices=VIEWS, default="both", help="--teacher-only: what the teacher sees (default both)")
+        add(
+            "--teacher-cases",
+            metavar="PATH",
+            help="cases it was fitted on (default: --cases, each ranked without itself)",
+        )
+        add("--top-k", type=int, default=10, help="length of the teacher's best list (default 10)")
+        add("--bottom-q", type=int, default=15, help="length of its worst list (default 15)")
+        add = parser.add_argument_group("retrieval").add_argument
+        tables = "disease_features.tsv, diseases.tsv, terms.tsv"
+        add("--retrieve", metavar="PATH", help=f"add passages to the prompt: from cases, or a folder of HPO's {tables}")
+        add("--passages", type=int, default=3, help="of --retrieve: the best by BM25 for each note (default 3)")
 
-    known, save: as for ``mint.models.generate.generate``.
-    """
-    answers = dict(known or {})
-    left = [place for place in range(len(cases)) if place not in answers]
-    prompts = [prompt for place, prompt in enumerate(write_prompts(cases, passages)) if place not in answers]
+    def check(self, args: argparse.Namespace) -> None:
+        if min(args.top_k, args.bottom_q) < 1:
+            raise InputError("--top-k and --bottom-q must be at least 1")
+        super().check(args)
+        if args.view != "both" and not (args.teacher and args.teacher_only):
+            raise InputError("--view goes with --teacher and --teacher-only")
 
-    def keep(row: int, scores: Tensor) -> None:
-        best = [names[i] for i in scores.argsort(descending=True, stable=True)[:LENGTH]]
-        answers[left[row]] = format_list(best)
-        if save is not None:
+    def teacher_parts(self, args: argparse.Namespace) -> list[str]:
+        return ["teacher", *(args.teacher or ["naive-bayes"]), args.view]
+
+    def folder_parts(self, args: argparse.Namespace) -> list[str | None]:
+        return [*super().folder_parts(args), "retrieval" if args.retrieve else None]
+
+    def row_name(self, args: argparse.Namespace) -> str:
+        if args.view != "both":
+            return f"{self.teacher_name.removesuffix(')')}, {args.view} only)"
+        return " + ".join(filter(None, (super().row_name(args), args.retrieve and "retrieval")))
+
+    def read(self, args: argparse.Namespace) -> list[Case]:
+        self._pool = read_cohort(args.cases, args)
+        return self._pool
+
+    def prepare(self, args: argparse.Namespace, cases: Sequence[Case]) -> None:
+        """Ranks the cases by the teacher; sets the known names and the passages."""
+        part = "train" if args.split else None
+        self.training = read_cohort(args.teacher_cases, args, part, draw=False) if args.teacher_cases else []
+        device = choose_device(args.device, "auto")[0]
+        teacher = (
+            load_teachers(args.teacher, device) if args.teacher else NaiveBayesTeacher(self.training or self._pool)
+        )
+        held_out = bool(self.training) and not args.teacher
+        lengths = args.top_k, args.bottom_q
+        if sum(lengths) > len(teacher.classes):
+            raise InputError(
+                f"{args.top_k} best and {args.bottom_q} worst of {len(teacher.classes)} diseases overlap: "
+                "give --teacher-cases with more, or lower --top-k and --bottom-q"
+            )
+        self.refer_to(f"teacher ({teacher.name})", cases, rank_lists(cases, teacher, *lengths, held_out))
+        self._unknown = sum(case.disease not in teacher.classes for case in cases)
+        found = {case.disease for case in [*cases, *self.training]} | set(teacher.classes)
+        names = read_lines(args.known_diseases) if args.known_diseases else sorted(found)
+        self.known = KnownDiseases(names)
+        self.held_to = names if args.decode in ("constrained", "rank") else None
+        if args.retrieve:
+            self.passages = retrieve(args, cases)
+
+    def answers(self, args: argparse.Namespace, folder: EvaluationFolder, cases: Sequence[Case]) -> list[str]:
+        if args.view == "both":
+            return super().answers(args, folder, cases)
+        teacher = load_teachers(args.teacher, choose_device(args.device, "auto")[0], args.view)
+        lists = rank_lists(cases, teacher, args.top_k, args.bottom_q, held_out=False)
+        return [self.format(names) for names in lists.top]
+
+    def decode(self, args: argparse.Namespace, cases: Sequence[Case], **state) -> list[str]:
+        if args.decode != "rank":
+            return super().decode(args, cases, **state)
+        return self.rank_names(load(args), cases, self.held_to, **state)
+
+    def ask(self, loaded: tuple, cases: Sequence[Case], **decoding) -> list[str]:
+        grammar = ListGrammar(loaded[1], self.held_to) if self.held_to else None
+        return super().ask(loaded, cases, grammar=grammar, **decoding)
+
+    def rank_names(
+        self,
+        loaded: tuple,
+        cases: Sequence[Case],
+        names: Sequence[str],
+        known: Mapping[int, str] | None = None,
+        save: Callable[[dict[int, str]], None] = lambda _: None,
+    ) -> list[str]:
+        """Answers with the ten names that the model finds likeliest as the first of its list, for every case.
+
+        known, save: as for ``mint.models.generate.generate``.
+        """
+        answers = dict(known or {})
+        left = [place for place in range(len(cases)) if place not in answers]
+
+        def keep(row: int, scores: Tensor) -> None:
+            best = [names[i] for i in scores.argsort(descending=True, stable=True)[:LENGTH]]
+            answers[left[row]] = self.format(best)
             save({left[row]: answers[left[row]]})
 
-    rank_names(model, tokenizer, prompts, names, top=LENGTH, progress=True, done=keep)
-    found = [answers[place] for place in range(len(cases))]
-    return found, [parse_list(answer) for answer in found]
+        prompts = [self.messages(cases[place]) for place in left]
+        rank_names(*loaded, prompts, names, top=LENGTH, progress=True, done=keep)
+        return [answers[place] for place in range(len(cases))]
+
+    def save_more(self, folder: Path, results: Sequence[Result], settings: dict) -> dict:
+        settings["unknown_to_teacher"] = self._unknown
+        return super().save_more(folder, results, settings)
+
+    def text(self, results: Sequence[Result]) -> str:
+        unknown = f"\nthe teacher does not know the disease of {self._unknown} cases" if self._unknown else ""
+        return super().text(results) + unknown
+
+    # Pairs
+
+    def pair_fields(self, case: Case) -> dict:
+        return {"disease_id": case.disease_id}
+
+    def describe(self, cases: Sequence[Case]) -> dict:
+        return count(cases)
+
+    def add_pair_options(self, parser: argparse.ArgumentParser) -> None:
+        add_cohort_options(parser)
+        add = parser.add_argument_group("teacher").add_mutually_exclusive_group().add_argument
+        add("--ranker", choices=("naive-bayes",), help="a statistical ranking of the findings (the default)")
+        add("--fit", metavar="DIR", help="train a multimodal teacher, save it there, and rank with it")
+        add("--teacher", nargs="+", metavar="DIR", help="a saved teacher or another ViLT; several: their mean")
+        add = parser.add_argument
+        for flag, kind, default, text in (
+            ("--folds", int, 0, "--fit: cross-fit in N folds, so that no case is ranked by what has seen it"),
+            ("--faces", int, 0, "--fit from scratch: train on N drawn faces first (at least 100)"),
+            ("--teacher-epochs", int, None, "--fit: epochs at most (default 10; from scratch 25)"),
+            ("--teacher-lr", float, None, "--fit: learning rate (default 5e-5; from scratch 3e-3)"),
+        ):
+            add(flag, type=kind, default=default, metavar="N" if kind is int else "X", help=text)
+        add("--fit-cases", metavar="PATH", help="cases to fit the teacher on (default: --cases)")
+        add("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small new one)")
+        self.add_pair_flags(parser, top_k=PairSettings.top_k, bottom_q=PairSettings.bottom_q)
+        for flag, kind, default, text in (
+            ("--variants", int, 1, "notes per case, all but the first shuffled and thinned"),
+            ("--drop-terms", float, PairSettings.drop_terms, "mean share of findings left out of these"),
+            ("--rejected-samples", int, 1, "records per note, each with another rejected list"),
+            ("--seed", int, 0, "of variants, samples and --fit"),
+        ):
+            add(flag, type=kind, default=default, help=f"{text} (default {default})")
+
+    def check_pairs(self, args: argparse.Namespace) -> None:
+        if not args.out and not args.fit:
+            raise InputError("nothing to do: give --out for pairs, or --fit for a teacher")
+        if args.folds and not args.fit:
+            raise InputError("--folds goes with --fit")
+        if args.faces and (not args.fit or args.base):
+            raise InputError("--faces goes with --fit, and not with --base")
+        if args.folds and args.fit_cases:
+            raise InputError("--folds cross-fits --cases themselves: it does not go with --fit-cases")
+
+    def rank_examples(self, args: argparse.Namespace) -> tuple[list[Case], Teacher, PairSettings, bool]:
+        if args.fit:
+            check_folder(args.fit)
+        cases = read_cohort(args.cases, args)
+        teacher = make_teacher(args, read_cohort(args.fit_cases, args) if args.fit_cases else cases)
+        if args.fit:
+            known = len(teacher.classes)
+            print(f"{args.fit}: teacher of {known} diseases saved; rank with it by --teacher {args.fit}")
+        settings = {field.name: getattr(args, field.name) for field in dataclasses.fields(PairSettings)}
+        return cases, teacher, PairSettings(**settings), bool(args.fit_cases)
 
 
-def write_prompts(cases: Sequence[Case], passages: Sequence[Sequence[str]] | None) -> list[list[dict]]:
-    """The messages that ask for each case's diseases; passages: for every case, what was retrieved."""
+def make_teacher(args: argparse.Namespace, cases: Sequence[Case]) -> Teacher:
+    """The teacher that the flags name, fitted on ``cases`` or loaded."""
+    device, _ = choose_device(args.device, "auto")
+    if args.teacher:
+        return load_teachers(args.teacher, device)
+    if not args.fit:
+        return NaiveBayesTeacher(cases)
+    print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in count(cases).items()))
+    changes = {"epochs": args.teacher_epochs, "lr": args.teacher_lr, "seed": args.seed}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    settings = FusionSettings(**changes) if args.base else FusionSettings.from_scratch(**changes)
+    with tempfile.TemporaryDirectory() as place:
+        base = args.base
+        if args.faces:
+            from mint.synthetic.faces import fit_faces  # drawing code
+
+            base = f"{place}/faces"
+            fit_faces(cases, base, args.faces, seed=args.seed, device=device)
+        if args.folds:
+            return fit_folds(cases, args.fit, args.folds, settings, base=base, device=device)
+        return fit_teacher(cases, args.fit, settings, base=base, device=device)
+
+
+def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> dict[Case, list[str]]:
+    """The passages of every case; a case is never shown itself."""
+    if is_description_folder(args.retrieve):
+        collection = read_descriptions(args.retrieve)
+    else:
+        collection = describe_cases(read_cohort(args.retrieve, args, "train" if args.split else None, draw=False))
     notes = [write_note(case) for case in cases]
-    return [diagnosis_messages(note, found) for note, found in zip(notes, passages or [()] * len(notes), strict=True)]
-
-
-def score_lists(
-    cases: Sequence[Case], lists: Sequence[Sequence[str]], known: KnownDiseases, upstream: Upstream
-) -> list[ListScore]:
-    """One score per case."""
-    return [
-        score_list(names, case.disease, known, top, bottom)
-        for case, names, top, bottom in zip(cases, lists, upstream.top, upstream.bottom, strict=True)
-    ]
-
-
-def average(scores: Sequence[ListScore]) -> dict[str, float]:
-    """The mean of every score over the cases, and how many answers held no list. Raises InputError for no cases."""
-    if not scores:
-        raise InputError("there are no cases to score")
-    names = [field.name for field in dataclasses.fields(ListScore)]
-    mean = {name: sum(getattr(score, name) for score in scores) / len(scores) for name in names}
-    return {**mean, "cases": len(scores), "without_list": sum(score.listed == 0 for score in scores)}
-
-
-def format_table(rows: dict[str, dict[str, float]], columns: dict[str, str] = COLUMNS) -> str:
-    """A Markdown table, one row per system, scores in per cent. columns: score -> heading."""
-    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(f"{100 * row[column]:.1f}" for column in columns) + " |")
-    return "\n".join(lines)
-
-
-def save_evaluation(
-    folder: Path,
-    rows: dict[str, dict[str, float]],
-    cases: Sequence[Case],
-    answers: Sequence[str],
-    lists: Sequence[Sequence[str]],
-    scores: Sequence[ListScore],
-    settings: dict,
-    upstream: Upstream | None = None,
-    training_cases: Sequence[Case] = (),
-) -> None:
-    """Writes ``metrics.json``, and ``predictions.jsonl`` with a row per case; whole files or none.
-
-    The last of ``rows`` is the one that ``answers``, ``lists`` and ``scores`` belong to. training_cases: tell how common
-    a disease is.
-    """
-    counts = Counter(case.disease for case in training_cases)
-
-    def record(place: int, case: Case) -> dict:
-        row = {"id": case.id, "disease": case.disease, "answer": answers[place], **dataclasses.asdict(scores[place])}
-        row |= {"listed": lists[place], "note": write_note(case)}
-        if case.image is not None:
-            row["portrait"] = os.path.relpath(case.image, folder)
-        if upstream is not None:
-            row["teacher"] = upstream.top[place]
-        if training_cases:
-            row["disease_count"] = counts[case.disease]
-        return row
-
-    write_jsonl(folder / "predictions.jsonl", (record(place, case) for place, case in enumerate(cases)))
-    write_aside(folder / "metrics.json", json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+    found = Retriever(collection).retrieve(notes, args.passages, [case.id for case in cases])
+    return dict(zip(cases, found, strict=True))

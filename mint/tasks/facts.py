@@ -1,4 +1,4 @@
-"""The facts that a description tells of an image, against those that are true of it."""
+"""The facts that a description states about an image, compared with those that are true."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ Fact = tuple[str, str, object]  # the finding's first name, its facet (or "prese
 
 
 def facts_f1(answer: str, truth: Truth) -> float | None:
-    """F1 of the facts that a description tells: of each finding whether it is there, and if so every facet that is known.
+    """F1 of the facts that a description states: whether each finding is present, and if so every known facet.
 
-    In [0, 1]; what is left out lowers it as what is wrong does. None where the truth knows no findings, or the question asks
-    for some of them alone.
+    In [0, 1]; omissions and errors both lower it. None if the truth has no findings, or the question asks for some of
+    them alone.
     """
     if not truth.findings or truth.about:
         return None
-    true, told = true_facts(truth), told_facts(answer, truth)
-    return 2 * len(true & told) / (len(true) + len(told))
+    true, stated = true_facts(truth), stated_facts(answer, truth)
+    return 2 * len(true & stated) / (len(true) + len(stated))
 
 
 def true_facts(truth: Truth) -> set[Fact]:
@@ -29,8 +29,8 @@ def true_facts(truth: Truth) -> set[Fact]:
     }
 
 
-def told_facts(answer: str, truth: Truth) -> set[Fact]:
-    """The facts of an answer that the truth can judge; a denial of one side alone is none."""
+def stated_facts(answer: str, truth: Truth) -> set[Fact]:
+    """The facts of an answer that can be compared with the truth; the denial of one side alone is not a fact."""
     found: set[Fact] = set()
     for claim in read_claims(answer, truth)[1]:
         name, facets = claim.finding.names[0], {a.facet: a.value for a in claim.attributes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect as python
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,21 +12,31 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mint.cli import choose_device
 from mint.config import TrainConfig, parse
 from mint.data.batch import CHOSEN, REJECTED, collate, encode_pairs
+from mint.data.chat import load_tokenizer
 from mint.data.image_features import ImageReader
 from mint.data.image_files import open_image
-from mint.data.preferences import Preference
-from mint.data.record_images import ImageSlots
+from mint.data.images import processor_of
+from mint.data.preferences import Preference, read_preferences
+from mint.data.record_images import ImageSlots, find_images
+from mint.data.spans import mark_changes
 from mint.errors import InputError
 from mint.evaluation.charts import heat, heat_scale
+from mint.evaluation.decoding import add_image_options, add_loading_options
+from mint.evaluation.folder import default_folder
 from mint.evaluation.html import Html, details, embed_image, html_page, html_table, tag
+from mint.files import check_paths, check_unused, make_folder, write_aside
 from mint.losses import AnswerStats, Loss, LossOutput, Needs, load_loss
+from mint.models import load_language_model
+from mint.models.lora import load_adapter
 from mint.objective import answer_stats, predicted_stats, preference_loss
 from mint.prefs.corrupt import grow, record_mask
 from mint.tasks.attention_on_lesion import attention_map, encode_plain, overlay, seen_mask, token_grid
 
 EVERYTHING = Needs(reference=True, kl_forward=True, kl_reverse=True, kl_over="all", corrupted_image=True)
+LOSS_FLAGS = ("beta", "alpha", "gamma", "lam")  # of inspect
 WIDEST = 420  # pixels of the images
 # Ends of the colour scales, the same on every page: log-ratios and divergences in nats, attention over that under the
 # generic question.
@@ -236,3 +247,49 @@ def _line(title: str, pieces: list[str], values: Tensor, side: AnswerStats, top:
         cells.append(tag("span", piece, number, style=style, class_=class_, title=f"{value:{sign}.4f}"))
     total = sum(value for value, marked in zip(numbers, span, strict=False) if marked)
     return tag("p", tag("small", f"{title}: sum {total:{sign}.4f} nats"), tag("br"), *cells)
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``evaluate.py inspect``."""
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR|ID")
+    add("--adapter", metavar="DIR", help="PEFT adapter, against which the model alone is the reference")
+    add("--data", required=True, metavar="FILE", help="pairs as for train.py")
+    add("--row", type=int, default=1, help="which record of the file, from 1 (default 1)")
+    for name in LOSS_FLAGS:
+        add(f"--{name}", type=float, help="of the loss (default: of the adapter's run, or fire's)")
+    add("--spans", choices=("tags", "changes"), help="as for train.py (default: as in the run, or tags)")
+    add("--images-anywhere", action="store_true", help="let the records name images outside their folder")
+    add_loading_options(parser)
+    add_image_options(parser)
+    add("--out", metavar="FILE.html", help="default runs/eval/inspect-MODEL-ADAPTER-DATA-ROW.html")
+    parser.set_defaults(run=run_inspect)
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    """Computes the pair's numbers and writes the page."""
+    check_paths(args)
+    out = Path(args.out or f"{default_folder('inspect', args.model, args.adapter, args.data, str(args.row))}.html")
+    check_unused(out)
+    preferences = read_preferences(args.data)
+    if not 1 <= args.row <= len(preferences):
+        raise InputError(f"--row {args.row}: {args.data} has {len(preferences)} records")
+    preference = preferences[args.row - 1]
+    given = {name: getattr(args, name) for name in LOSS_FLAGS if getattr(args, name) is not None}
+    loss, spans = loss_of_run(args.adapter, given)
+    if (args.spans or spans) == "changes":
+        chosen, rejected = mark_changes(preference.chosen.text, preference.rejected.text)
+        preference = replace(preference, chosen=chosen, rejected=rejected)
+    (preference,) = find_images([preference], args.data, args.images_anywhere, corrupted=True)
+    device, dtype = choose_device(args.device, args.dtype)
+    model = load_language_model(args.model, dtype=dtype, device=device)
+    if args.adapter:
+        load_adapter(model, args.adapter)
+    tokenizer = load_tokenizer(model.source_dir, chat_date=args.chat_date)
+    processor = processor_of(model, args.max_pixels)
+    reader = ImageReader(processor) if processor else None
+    found = inspect(model, tokenizer, reader, preference, loss, Path(args.data).resolve().parent)
+    make_folder(out.parent)
+    write_aside(out, page(found))
+    print(", ".join(f"{name} {value:.5f}" for name, value in found.terms.items()))
+    print(f"saved in {out}")

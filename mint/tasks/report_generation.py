@@ -1,14 +1,14 @@
-"""Scores of written reports: words (BLEU, ROUGE-L, METEOR), and findings said to be there or not."""
+"""Written reports: scores of words (BLEU, ROUGE-L, METEOR), and of findings stated as present or absent."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import io
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
@@ -17,17 +17,19 @@ import numpy as np
 from nltk.stem import PorterStemmer
 from nltk.translate.meteor_score import single_meteor_score
 
-from mint.data.questions import Question
+from mint.data.questions import Question, read_questions
+from mint.data.vqa_files import SPLITS
 from mint.errors import InputError
-from mint.evaluation.scores import Score, estimate, mean_score, means_table, save_scores
-from mint.evaluation.statistics import Estimate
+from mint.evaluation.scores import Score, mean_score
 from mint.files import make_folder, write_aside
 from mint.prefs.claims import Finding, Truth, read_claims
-from mint.tasks.vqa import words
+from mint.tasks.base import Result
+from mint.tasks.vqa import QuestionTask, words
 
 LONGEST = 4  # words of an n-gram
 FINDINGS = Path(__file__).with_name("chest_findings.tsv")
 PRECISION, RECALL, F1 = range(3)
+COUNTED = ("finding", "n_shared", "n_predicted", "n_reference")  # columns of findings.csv
 
 
 class _NoSynonyms:
@@ -40,10 +42,13 @@ class _NoSynonyms:
 
 @dataclass(frozen=True)
 class ReportScore:
-    """Of one report. ngrams: of each length (shared with the reference, all). found, denied: (shared, told, true) findings."""
+    """Of one report. n_predicted, n_reference: words. ngrams: of each length (shared with the reference, predicted).
 
-    told: int
-    true: int
+    found, denied: findings stated as present and as absent, (shared, predicted, in the reference).
+    """
+
+    n_predicted: int
+    n_reference: int
     ngrams: tuple[tuple[int, int], ...]
     rouge_l: float
     meteor: float
@@ -69,17 +74,17 @@ def read_findings(path: str | Path = FINDINGS) -> tuple[Finding, ...]:
 
 
 def stated(report: str, findings: Sequence[Finding]) -> tuple[set[str], set[str]]:
-    """(findings that a report says are there, those it says are not), by their first names. Said both ways: there."""
+    """(findings that a report states as present, as absent), by their first names; stated as both counts as present."""
     claims = read_claims(report, Truth(tuple(findings)))[1]
     there = {claim.finding.names[0] for claim in claims if claim.present}
     return there, {claim.finding.names[0] for claim in claims} - there
 
 
-def score_report(told: str, reference: str, findings: Sequence[Finding]) -> ReportScore:
+def score_report(report: str, reference: str, findings: Sequence[Finding]) -> ReportScore:
     """All scores of one report against its reference."""
-    mine, true = words(told), words(reference)
+    mine, true = words(report), words(reference)
     ngrams = tuple(_shared(mine, true, n) for n in range(1, LONGEST + 1))
-    there, absent = stated(told, findings), stated(reference, findings)
+    there, absent = stated(report, findings), stated(reference, findings)
     counts = [(len(a & b), len(a), len(b)) for a, b in zip(there, absent, strict=True)]
     meteor = single_meteor_score(true, mine, stemmer=_stemmer(), wordnet=_NoSynonyms()) if mine and true else 0.0
     return ReportScore(len(mine), len(true), ngrams, rouge_l(mine, true), float(meteor), *counts)
@@ -110,25 +115,28 @@ def rouge_l(mine: Sequence[str], true: Sequence[str]) -> float:
 def bleu(sums: np.ndarray) -> np.ndarray:
     """[..., LONGEST]: BLEU-1 to BLEU-4 of corpora (Papineni et al. 2002), without smoothing.
 
-    sums: [..., 2 + 2 x LONGEST]: words told, words of the references, then of each length shared and all n-grams.
+    sums: [..., 2 + 2 x LONGEST]: words predicted, words of the references, then of each length the n-grams that are
+    shared and those that are predicted.
     """
-    told, true = sums[..., 0], sums[..., 1]
+    predicted, reference = sums[..., 0], sums[..., 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(sums[..., 2::2] / np.maximum(sums[..., 3::2], 1))
-        brevity = np.minimum(0.0, 1 - true / told)
+        brevity = np.minimum(0.0, 1 - reference / predicted)
         means = np.cumsum(logs, -1) / np.arange(1, LONGEST + 1)
-        return np.where(told[..., None] > 0, np.exp(np.minimum(0.0, means) + brevity[..., None]), 0.0)
+        return np.where(predicted[..., None] > 0, np.exp(np.minimum(0.0, means) + brevity[..., None]), 0.0)
 
 
 def agreement(sums: np.ndarray) -> np.ndarray:
-    """[..., 3]: precision, recall and F1 of findings. sums: [..., 3]: shared, told, true."""
-    shared, told, true = np.moveaxis(sums, -1, 0)
-    parts = (shared / np.maximum(told, 1), shared / np.maximum(true, 1), 2 * shared / np.maximum(told + true, 1))
-    return np.stack(parts, -1)
+    """[..., 3]: precision, recall and F1 of findings. sums: [..., 3]: shared, predicted, in the reference."""
+    shared, predicted, reference = np.moveaxis(sums, -1, 0)
+    precision, recall = shared / np.maximum(predicted, 1), shared / np.maximum(reference, 1)
+    return np.stack((precision, recall, 2 * shared / np.maximum(predicted + reference, 1)), -1)
 
 
 def _ngram_counts(record: Mapping) -> list[float]:
-    return [record["told"], record["true"], *(count for pair in record["ngrams"] for count in pair)]
+    older = {"n_predicted": "told", "n_reference": "true"}  # names in files of earlier versions
+    words = [record[name] if name in record else record[old] for name, old in older.items()]
+    return [*words, *(count for pair in record["ngrams"] for count in pair)]
 
 
 def _nth_bleu(n: int, sums: np.ndarray) -> np.ndarray:
@@ -139,78 +147,80 @@ def _nth_agreement(n: int, sums: np.ndarray) -> np.ndarray:
     return agreement(sums)[..., n]
 
 
+def _finding_score(heading: str, field: str, n: int, meaning: str) -> Score:
+    return Score(heading, itemgetter(field), partial(_nth_agreement, n), meaning=meaning)
+
+
+NGRAMS = "Corpus BLEU of n-grams of up to {} words, without smoothing."
 COLUMNS = {
-    **{f"bleu_{n + 1}": Score(f"BLEU-{n + 1}", _ngram_counts, partial(_nth_bleu, n)) for n in range(LONGEST)},
-    "rouge_l": mean_score("rouge_l", "ROUGE-L"),
-    "meteor": mean_score("meteor", "METEOR"),
-    "precision": Score("findings, precision", itemgetter("found"), partial(_nth_agreement, PRECISION)),
-    "recall": Score("findings, recall", itemgetter("found"), partial(_nth_agreement, RECALL)),
-    "f1": Score("findings, F1", itemgetter("found"), partial(_nth_agreement, F1)),
-    "denied": Score("denied findings, F1", itemgetter("denied"), partial(_nth_agreement, F1)),
+    **{
+        f"bleu_{n + 1}": Score(f"BLEU-{n + 1}", _ngram_counts, partial(_nth_bleu, n), meaning=NGRAMS.format(n + 1))
+        for n in range(LONGEST)
+    },
+    "rouge_l": mean_score("rouge_l", "ROUGE-L", meaning="F1 of the longest common subsequence of words."),
+    "meteor": mean_score("meteor", "METEOR", meaning="Aligned words and stems, weighted towards recall; no synonyms."),
+    "precision": _finding_score("findings, precision", "found", PRECISION, "Stated findings that the reference has."),
+    "recall": _finding_score("findings, recall", "found", RECALL, "Findings of the reference that are stated."),
+    "f1": _finding_score("findings, F1", "found", F1, "F1 of the findings stated as present."),
+    "denied": _finding_score("denied findings, F1", "denied", F1, "F1 of the findings stated as absent."),
 }
-MEANINGS = {
-    **{f"bleu_{n}": f"Corpus BLEU of n-grams of up to {n} words, without smoothing." for n in range(1, LONGEST + 1)},
-    "rouge_l": "F1 of the longest common subsequence of words with the reference.",
-    "meteor": "Aligned words and stems, weighted towards recall; no synonyms.",
-    "precision": "Findings stated as present that the reference states too.",
-    "recall": "Findings present in the reference that the report states.",
-    "f1": "F1 of the findings stated as present.",
-    "denied": "F1 of the findings stated as absent.",
-}
-COLUMNS = {name: replace(score, meaning=MEANINGS[name]) for name, score in COLUMNS.items()}
 
 
-def summarize(scores: Sequence[ReportScore]) -> dict[str, Estimate]:
-    """Every score of the corpus with its interval over reports. Raises InputError for none."""
-    if not scores:
-        raise InputError("there are no reports to score")
-    return estimate(COLUMNS, [[dataclasses.asdict(score) for score in scores]])
-
-
-def by_finding(told: Sequence[str], references: Sequence[str], findings: Sequence[Finding]) -> list[dict]:
-    """For every finding that a report or reference says is there: shared, told and true reports."""
-    mine, true = ([stated(report, findings)[0] for report in some] for some in (told, references))
+def by_finding(reports: Sequence[str], references: Sequence[str], findings: Sequence[Finding]) -> list[dict]:
+    """For every finding that a report or reference states as present: in how many it is, by the keys of ``COUNTED``."""
+    mine, true = ([stated(text, findings)[0] for text in texts] for texts in (reports, references))
     rows = []
     for finding in findings:
         name = finding.names[0]
         pairs = [(name in a, name in b) for a, b in zip(mine, true, strict=True)]
-        row = {"finding": name, "shared": sum(a and b for a, b in pairs)}
-        row |= {"told": sum(a for a, _ in pairs), "true": sum(b for _, b in pairs)}
-        if row["told"] or row["true"]:
-            rows.append(row)
+        counts = sum(a and b for a, b in pairs), sum(a for a, _ in pairs), sum(b for _, b in pairs)
+        if any(counts):
+            rows.append(dict(zip(COUNTED, (name, *counts), strict=True)))
     return rows
 
 
-def format_means(name: str, means: dict[str, Estimate]) -> str:
-    """The scores as text, in per cent."""
-    return means_table(name, means, COLUMNS)
+class Report(QuestionTask):
+    """Written reports of radiographs. findings: those that are looked for in the reports."""
 
+    name = noun = "reports"
+    field = "reference"
+    columns = COLUMNS
+    tested = ("bleu_4", "rouge_l", "meteor", "f1")
+    texts = {"reference": "Reference"}
+    answer = "report"
+    decoding = {**QuestionTask.decoding, "max_new_tokens": 256}
 
-def save_reports(
-    folder: Path,
-    name: str,
-    questions: Sequence[Question],
-    told: Sequence[str],
-    scores: Sequence[ReportScore],
-    means: dict[str, Estimate],
-    findings: Sequence[Finding],
-    settings: dict,
-) -> None:
-    """Writes predictions.jsonl, findings.csv, and metrics.json last. Raises InputError if the folder cannot be written."""
-    counts = io.StringIO()
-    writer = csv.DictWriter(counts, ("finding", "shared", "told", "true"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(by_finding(told, [q.answer for q in questions], findings))
-    make_folder(folder)
-    write_aside(folder / "findings.csv", counts.getvalue())
-    rows = (
-        {
-            "id": q.id,
-            "images": [os.path.relpath(file, folder) for file in q.images],
-            "report": report,
-            "reference": q.answer,
-        }
-        | dataclasses.asdict(score)
-        for q, report, score in zip(questions, told, scores, strict=True)
-    )
-    save_scores(folder, "predictions.jsonl", rows, name, means, settings)
+    def __init__(self, findings: Sequence[Finding] | None = None, instruction: str = ""):
+        """findings: default those of the chest."""
+        super().__init__(instruction)
+        self.findings = read_findings() if findings is None else findings
+
+    def score(self, report: str, question: Question) -> dict:
+        return dataclasses.asdict(score_report(report, question.answer, self.findings))
+
+    def record(self, question: Question, folder: Path) -> dict:
+        return super().record(question, folder) | {"reference": question.answer}
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--reports", required=True, metavar="FILE", help="IU-Xray's annotation.json, or JSON Lines")
+        add("--split", default="test", choices=SPLITS, help="of annotation.json (default test)")
+        add("--findings", metavar="FILE.tsv", help="a finding a line, its names by tabs (default: of the chest)")
+        super().add_options(parser)
+
+    def read(self, args: argparse.Namespace) -> list[Question]:
+        self.findings = read_findings(args.findings) if args.findings else self.findings
+        questions, read = read_questions(args.reports, args.images, split=args.split)
+        print(f"{args.reports}: {read}")
+        return questions
+
+    def save_more(self, folder: Path, results: Sequence[Result], settings: dict) -> dict:
+        """Writes findings.csv too."""
+        *_, result = results
+        counts = io.StringIO()
+        writer = csv.DictWriter(counts, COUNTED, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(by_finding(result.answers, [question.answer for question in result.examples], self.findings))
+        make_folder(folder)
+        write_aside(folder / "findings.csv", counts.getvalue())
+        return {}

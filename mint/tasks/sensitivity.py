@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import os
@@ -15,22 +16,24 @@ from torch import Tensor, nn
 from mint.data.batch import CHOSEN, REJECTED, Batch, encode_pairs, make_batches
 from mint.data.image_features import ImageReader
 from mint.data.image_files import open_image
-from mint.data.preferences import Preference
-from mint.data.record_images import ImageSlots
+from mint.data.preferences import Preference, read_preferences
+from mint.data.record_images import ImageSlots, find_images
 from mint.errors import FileProblems, InputError
-from mint.evaluation.scores import estimate, mean_score, means_table, save_scores
-from mint.evaluation.statistics import Estimate
+from mint.evaluation.decoding import load_vision_model
+from mint.evaluation.folder import EvaluationFolder, take_first
+from mint.evaluation.scores import mean_score
 from mint.files import make_folder
 from mint.losses import Loss, Needs
 from mint.losses.logprobs import TokenStats
 from mint.objective import answer_stats, predicted_stats
-from mint.prefs.corrupt import corrupt_image, grow, lesion_margin, record_mask
+from mint.prefs.corrupt import INSIDE, corrupt_image, grow, lesion_margin, record_mask
 from mint.progress import Progress
+from mint.tasks.base import Task, first_image
 
 PLACES = ("lesion", "elsewhere")
 TRIES = 400  # to find a place that is free
 COLLECT = Loss("sensitivity", lambda **_: None, Needs(corrupted_image=True), {})
-_HEADINGS = {  # score -> heading, unit, meaning
+SCORES = {  # score -> heading, unit, meaning
     "drop_lesion": ("drop, lesion (nats)", "nats", "Fall of log p(chosen answer) when the lesion is corrupted."),
     "drop_elsewhere": ("drop, elsewhere (nats)", "nats", "The same for a control region of equal area."),
     "difference": ("difference (nats)", "nats", "The first drop minus the second: reliance on the lesion."),
@@ -38,12 +41,11 @@ _HEADINGS = {  # score -> heading, unit, meaning
     "flip_lesion": ("flips, lesion", "%", "Of these, pairs whose order reverses when the lesion is corrupted."),
     "flip_elsewhere": ("flips, elsewhere", "%", "Of these, pairs whose order reverses for the control region."),
 }
-COLUMNS = {name: mean_score(name, h, u, marked=False, meaning=m) for name, (h, u, m) in _HEADINGS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class PairSensitivity:
-    """Of one pair: log pi of the chosen and rejected answers' marked words under the clean and both corrupted images."""
+    """log pi of the chosen and rejected answers' marked words, under the clean and both corrupted images."""
 
     id: str
     chosen: float
@@ -55,7 +57,7 @@ class PairSensitivity:
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """The numbers of ``COLUMNS``; a flip is only of a pair that is right on the clean image, else None."""
+        """The numbers of ``SCORES``; a flip is only of a pair that is right on the clean image, else None."""
         right = self.chosen > self.rejected
         drops = {place: self.chosen - getattr(self, f"chosen_{place}") for place in PLACES}
         flips = {place: getattr(self, f"chosen_{place}") <= getattr(self, f"rejected_{place}") for place in PLACES}
@@ -70,9 +72,9 @@ class PairSensitivity:
 
 
 def move_mask(mask: np.ndarray, key: str) -> np.ndarray:
-    """A mask of the same shape and size somewhere else in the image: where it meets the old one and its margin least.
+    """A control region: the mask moved within the image to where it overlaps the lesion and its margin least.
 
-    mask: [height, width] bool. key: what the draw depends on.
+    mask: [height, width] bool. key: seeds the random positions.
     """
     rows, columns = np.nonzero(mask)
     top, left = rows.min(), columns.min()
@@ -94,9 +96,10 @@ def move_mask(mask: np.ndarray, key: str) -> np.ndarray:
 
 
 def corrupt_both(preferences: Sequence[Preference], file: Path, folder: Path, mode: str) -> dict[str, list[Preference]]:
-    """The records that tell where their evidence is, once with it corrupted and once with another place; files in ``folder``.
+    """The records that say where their lesion is, once with it corrupted and once with a control region corrupted.
 
-    Raises FileProblems naming every record whose fields cannot be used, InputError if none tells a place.
+    The images are written to ``folder``. Raises FileProblems naming every record whose fields cannot be used,
+    InputError if none says where its lesion is.
     """
     root, problems, found = file.resolve().parent, [], {place: [] for place in PLACES}
     make_folder(folder)
@@ -176,30 +179,63 @@ def _sums(batch: Batch, stats: TokenStats, place: str) -> dict[str, Tensor]:
     return {name: side.total(side.logps, side.span_or_all) for name, side in sides.items()}
 
 
-def summarize(pairs: Sequence[PairSensitivity], groups: dict[str, str]) -> dict[str, Estimate]:
-    """The mean of every score with its interval; groups: id -> image, whose pairs are drawn together."""
-    return estimate(COLUMNS, [[pair.scores for pair in pairs]], [groups[pair.id] for pair in pairs])
+class PairTask(Task):
+    """Tasks that measure a model on preference pairs that say where the lesion is; nothing is decoded."""
+
+    noun = "pairs"
+    answer = None
+    vision = True
+    decoding = {}
+    group = staticmethod(first_image)
+
+    def record(self, preference: Preference, folder: Path) -> dict:
+        return {"id": preference.id, "images": [os.path.relpath(preference.images[0], folder)]}
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--data", required=True, metavar="FILE", help="pairs with images, and mask, boxes or polygons"
+        )
+        parser.add_argument("--images-anywhere", action="store_true", help="allow images outside the folder of --data")
+
+    def read(self, args: argparse.Namespace) -> list[Preference]:
+        preferences = take_first(read_preferences(args.data), args.limit)
+        return find_images(preferences, args.data, args.images_anywhere)
 
 
-def format_means(name: str, means: dict[str, Estimate]) -> str:
-    """A table: drops in nats, shares in per cent."""
-    return means_table(name, means, COLUMNS)
+class Sensitivity(PairTask):
+    """Log-probabilities of both answers with the lesion corrupted, and with a control region corrupted."""
+
+    name = "visual sensitivity"
+    field = "drop_lesion"
+    columns = {n: mean_score(n, h, u, marked=False, meaning=m) for n, (h, u, m) in SCORES.items()}
+    tested = ("drop_lesion", "difference", "right", "flip_lesion")
+    file = "pairs.jsonl"
+
+    def score(self, pair: PairSensitivity, preference: Preference) -> dict:
+        return dataclasses.asdict(pair) | pair.scores
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        super().add_options(parser)
+        parser.add_argument(
+            "--mode", choices=INSIDE, default="noise", help="corruption inside the mask (default noise)"
+        )
+        parser.add_argument("--batch-size", type=int, default=8, help="pairs at a time (default 8)")
+
+    def folder_parts(self, args: argparse.Namespace) -> list[str | None]:
+        return [args.model, args.adapter, args.mode]
+
+    def answers(
+        self, args: argparse.Namespace, folder: EvaluationFolder, preferences: Sequence[Preference]
+    ) -> list[PairSensitivity | None]:
+        loaded = load_vision_model(args)
+        records = corrupt_both(preferences, Path(args.data), folder.path / "images", args.mode)
+        ids, places = [record.id for record in records["lesion"]], [{"place": place} for place in PLACES]
+        with folder.answers(ids, contents(records["lesion"]), "scores", places) as kept:
+            pairs = measure(*loaded, records, batch_size=args.batch_size, known=kept.known, save=kept.save)
+        found = {pair.id: pair for pair in pairs}
+        return [found.get(preference.id) for preference in preferences]
 
 
-def save(
-    folder: Path,
-    name: str,
-    pairs: Sequence[PairSensitivity],
-    means: dict[str, Estimate],
-    settings: dict,
-    images: Mapping[str, str],
-) -> None:
-    """Writes pairs.jsonl, and metrics.json last. images: id -> image of the pair.
-
-    Raises InputError if the folder cannot be written.
-    """
-    rows = (
-        {**dataclasses.asdict(pair), "images": [os.path.relpath(images[pair.id], folder)], **pair.scores}
-        for pair in pairs
-    )
-    save_scores(folder, "pairs.jsonl", rows, name, means, settings)
+def contents(preferences: Sequence[Preference]) -> list:
+    """What distinguishes records from others with the same ids."""
+    return [[one.prompt, one.chosen, one.rejected, one.images, one.extra] for one in preferences]

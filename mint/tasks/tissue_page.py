@@ -1,25 +1,21 @@
-"""Files of a tissue evaluation: records, scores by tissue, the confusion matrix, and a page with the tiles."""
+"""The page of a tissue evaluation, with the confusion matrix and tiles; the table of tissues."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
-import json
-import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from mint.data.preferences import write_jsonl
 from mint.data.tiles import Tile
 from mint.evaluation.charts import heat, heat_scale
 from mint.evaluation.html import Html, details, embed_picture, filter_box, html_page, html_table, join, name_list, tag
-from mint.files import file_aside, make_folder, write_aside
-from mint.tasks.disease import Upstream
-from mint.tasks.tissue import COLUMNS, MEANINGS, TissueScore, confusion, f1_scores
+from mint.files import file_aside
+from mint.tasks.ranked import TeacherLists
+from mint.tasks.tissue_scores import COLUMNS, MEANINGS, TissueScore, f1_scores
 
 SHOWN = 120  # tiles on the page, errors first
 LEGEND = (
@@ -29,48 +25,16 @@ LEGEND = (
 PER_TISSUE = ("tiles", "recall", "precision", "F1", "top-5")
 
 
-def save_tissues(
-    folder: Path,
-    rows: dict[str, dict[str, float]],
-    tiles: Sequence[Tile],
-    answers: Sequence[str],
-    lists: Sequence[Sequence[str]],
-    scores: Sequence[TissueScore],
-    tissues: Sequence[str],
-    upstream: Upstream,
-    settings: dict,
-) -> None:
-    """Writes predictions.jsonl, tissues.csv, confusion.png, report.html, and metrics.json last.
-
-    The last of ``rows`` is the one that ``answers``, ``lists`` and ``scores`` belong to. Raises InputError if the
-    folder cannot be written.
-    """
-    make_folder(folder)
-    counts = confusion([tile.tissue for tile in tiles], lists, tissues)
-    write_jsonl(
-        folder / "predictions.jsonl",
-        (
-            {"id": tile.id, "tissue": tile.tissue, "images": [os.path.relpath(tile.image, folder)], "answer": answer}
-            | ({"subject": tile.subject} if tile.subject else {})
-            | {**dataclasses.asdict(score), "listed": listed, "teacher": top}
-            for tile, answer, listed, top, score in zip(tiles, answers, lists, upstream.top, scores, strict=True)
-        ),
-    )
-    plot_confusion(counts, tissues, folder / "confusion.png")
-    name = list(rows)[-1]
-    page = html(name, rows, tiles, lists, scores, tissues, upstream, counts, settings)
+def tissues_table(
+    counts: np.ndarray, scores: Sequence[TissueScore], tiles: Sequence[Tile], tissues: Sequence[str]
+) -> str:
+    """CSV of :func:`by_tissue`; empty cells for a division by zero."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("tissue", *(name.lower().replace("-", "_") for name in PER_TISSUE)))
     for tissue, own, *shares in by_tissue(counts, scores, tiles, tissues):
         writer.writerow((tissue, own, *("" if share is None else f"{share:.4f}" for share in shares)))
-    metrics = {"settings": settings, "rows": rows, "tissues": list(tissues), "confusion": counts.tolist()}
-    for file, content in (
-        ("tissues.csv", table.getvalue()),
-        ("report.html", page),
-        ("metrics.json", json.dumps(metrics, indent=2) + "\n"),
-    ):
-        write_aside(folder / file, content)
+    return table.getvalue()
 
 
 def by_tissue(
@@ -118,7 +82,7 @@ def html(
     lists: Sequence[Sequence[str]],
     scores: Sequence[TissueScore],
     tissues: Sequence[str],
-    upstream: Upstream,
+    teacher: TeacherLists,
     counts: np.ndarray,
     settings: dict,
 ) -> str:
@@ -149,7 +113,7 @@ def html(
         tag("h2", "Tiles"),
         tag("p", f"{len(order)} of {len(tiles)} tiles, errors first; {wrong} errors in all. {LEGEND}"),
         filter_box("errors only"),
-        tag("div", *(_tile(tiles[i], lists[i], upstream.top[i], scores[i]) for i in order), class_="tiles"),
+        tag("div", *(_tile(tiles[i], lists[i], teacher.top[i], scores[i]) for i in order), class_="tiles"),
     )
 
 

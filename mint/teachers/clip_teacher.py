@@ -1,4 +1,4 @@
-"""The upstream of MINT's second task: a CLIP ranks tissues by how well their descriptions fit the image."""
+"""The teacher of MINT's second task: a CLIP ranks tissues by how well their descriptions fit the image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEMPLATES = (
 BATCH = 64  # images encoded at a time
 
 
-class ZeroShotRanker:
+class ZeroShotTeacher:
     """Scores tissues by the cosine of image and text features, the text's being the mean over several templates."""
 
     name = "zero-shot CLIP"
@@ -38,10 +38,10 @@ class ZeroShotRanker:
             raise InputError(f"the template {bad[0]!r} must hold {{}} once, where the tissue's name goes")
         if len(set(tissues)) < 2:
             raise InputError(f"a ranking needs at least two tissues, not {len(set(tissues))}")
-        self.model, self.tissues = model.eval(), tuple(tissues)
+        self.model, self.classes = model.eval(), tuple(tissues)
         self.processor = load_processor(folder)
         self._encoder = TextEncoder(folder, model.config.text.max_position_embeddings)
-        self._texts = torch.stack([self._describe(tissue, templates) for tissue in self.tissues])  # [tissues, D]
+        self._texts = torch.stack([self._describe(tissue, templates) for tissue in self.classes])  # [tissues, D]
 
     @torch.no_grad()
     def _describe(self, tissue: str, templates: Sequence[str]) -> Tensor:
@@ -50,21 +50,24 @@ class ZeroShotRanker:
         return F.normalize(self.model.encode_text(tokens.to(self.model.logit_scale.device)).mean(0), dim=0)
 
     @torch.no_grad()
-    def scores(self, tiles: Sequence[Tile]) -> np.ndarray:
-        """[tiles, tissues] logits: cosine times the model's scale. Raises InputError for an image that cannot be read."""
+    def scores(self, tiles: Sequence[Tile], own: Sequence[Tile] | None = None) -> np.ndarray:
+        """[tiles, tissues] logits: cosine times the model's scale; ``own`` has no effect.
+
+        Raises InputError for an image that cannot be read.
+        """
         rows = []
         for start in range(0, len(tiles), BATCH):
             images = self.processor([open_image(tile.image) for tile in tiles[start : start + BATCH]])
             features = self.model.encode_image({name: value.to(self._texts.device) for name, value in images.items()})
             rows.append((features @ self._texts.T * self.model.logit_scale.exp()).float().cpu())
-        return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.tissues)), dtype=np.float32)
+        return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.classes)), dtype=np.float32)
 
 
 def load_zero_shot(
     name: str | Path, tissues: Sequence[str], templates: Sequence[str] = TEMPLATES, device: torch.device | str = "cpu"
-) -> ZeroShotRanker:
-    """A CLIP directory or hub id as a ranker. Raises InputError if it is no CLIP."""
+) -> ZeroShotTeacher:
+    """A CLIP directory or hub id as a teacher. Raises InputError if it is no CLIP."""
     model = load_model(name, device=device)
     if not isinstance(model, Clip):
         raise InputError(f"{name} is no CLIP (model_type clip)")
-    return ZeroShotRanker(model, model.source_dir, tissues, templates)
+    return ZeroShotTeacher(model, model.source_dir, tissues, templates)

@@ -22,21 +22,21 @@ STRENGTH = 6.0  # m above
 PRIOR_CASES = 0.3  # added to every disease's count for the prior
 
 
-class NaiveBayesRanker:
+class NaiveBayesTeacher:
     """Counts of a cohort, and scores from them. ``diseases`` are the names it knows, in alphabetical order."""
 
     name = "naive Bayes"
 
     def __init__(self, cases: Sequence[Case]):
         """Counts the cohort. Raises InputError if it names fewer than two diseases."""
-        self.diseases = sorted({case.disease for case in cases})
-        if len(self.diseases) < 2:
+        self.classes = sorted({case.disease for case in cases})
+        if len(self.classes) < 2:
             raise InputError("ranking needs cases of at least two diseases")
-        self._disease = {name: i for i, name in enumerate(self.diseases)}
+        self._disease = {name: i for i, name in enumerate(self.classes)}
         labels = sorted({term.label for case in cases for term in case.observed})
         self._term = {label: i for i, label in enumerate(labels)}
-        self._cases = np.zeros(len(self.diseases))
-        self._with = np.zeros((len(labels), len(self.diseases)))  # [terms, diseases]
+        self._cases = np.zeros(len(self.classes))
+        self._with = np.zeros((len(labels), len(self.classes)))  # [terms, diseases]
         for case in cases:
             column = self._disease[case.disease]
             self._cases[column] += 1

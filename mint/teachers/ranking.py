@@ -1,4 +1,4 @@
-"""What a ranking of diseases is, whoever makes it."""
+"""The interface of a teacher: a model that ranks the classes of a case."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from typing import Protocol
 
 import numpy as np
 
-from mint.data.cases import Case
-
 CHUNK = 256  # cases scored at a time
 
 
-class Ranker(Protocol):
-    """An upstream model: it scores every disease it knows for every case it is given."""
+class Teacher(Protocol):
+    """Scores each of its classes (diseases, tissues) for every case."""
 
     name: str
 
     @property
-    def diseases(self) -> Sequence[str]: ...
+    def classes(self) -> Sequence[str]: ...
 
-    def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
-        """[cases, diseases]; higher is likelier.
+    def scores(self, cases: Sequence, own: Sequence | None = None) -> np.ndarray:
+        """[cases, classes]; a higher score is a likelier class.
 
-        own: for each case the one of the ranker's own cohort that it is (a variant of), so that it can be ranked as if
-        it had not been learned from; None: the cases are new.
+        own: for each case the training case that it is (a variant of); a teacher that can leaves it out. None: the
+        cases are new.
         """
         ...
 
 
-def rank(ranker: Ranker, cases: Sequence[Case], own: Sequence[Case] | None = None) -> Iterator[list[tuple[str, float]]]:
-    """For every case (disease, score) of all diseases, the likeliest first; ties in the order of ``ranker.diseases``."""
+def rank(teacher: Teacher, cases: Sequence, own: Sequence | None = None) -> Iterator[list[tuple[str, float]]]:
+    """For every case all (class, score), the likeliest first; ties in the order of ``teacher.classes``."""
     for start in range(0, len(cases), CHUNK):
         chunk = slice(start, start + CHUNK)
-        for scores in ranker.scores(cases[chunk], own and own[chunk]):
-            yield [(ranker.diseases[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+        for scores in teacher.scores(cases[chunk], own and own[chunk]):
+            yield [(teacher.classes[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]

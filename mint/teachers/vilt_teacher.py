@@ -1,4 +1,4 @@
-"""The multimodal upstream of MINT's first task: a ViLT that ranks diseases from a portrait and a line of text.
+"""The multimodal teacher of MINT's first task: a ViLT that ranks diseases from a portrait and a line of text.
 
 A teacher is a model directory like any other: ``config.json`` with the diseases as labels, ``model.safetensors``, the
 tokenizer and the image processor. Several that were fitted on parts of one cohort (``folds.json``) rank its cases so
@@ -23,10 +23,10 @@ from mint.data.text_encoder import TextEncoder
 from mint.errors import InputError
 from mint.models import load_model
 from mint.models.vilt import Vilt
+from mint.teachers.fitting import FOLDS
 
 NO_TEXT = "*"  # the text of a case seen through its image alone
 VIEWS = ("both", "image", "text")
-FOLDS = "folds.json"
 BATCH = 64  # cases scored at a time
 
 
@@ -75,7 +75,7 @@ class FusionInputs:
         return tokens, pictures, mask
 
 
-class FusionRanker:
+class FusionTeacher:
     """Ranks the diseases that are its network's labels.
 
     view: ``both`` modalities, the ``image`` alone or the ``text`` alone; a case that lacks one is seen by the other.
@@ -85,7 +85,7 @@ class FusionRanker:
 
     def __init__(self, model: Vilt, inputs: FusionInputs, view: str = "both"):
         self.model, self.inputs, self.view = model, inputs, view
-        self.diseases = model.config.labels
+        self.classes = model.config.labels
 
     @torch.no_grad()
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
@@ -102,60 +102,60 @@ class FusionRanker:
             rows.append(
                 self.model(tokens.to(device), pictures, None if mask is None else mask.to(device)).float().cpu()
             )
-        return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.diseases)))
+        return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.classes)))
 
 
-class FoldedRanker:
-    """Rankers of the folds of one cohort: its own cases are ranked by the one that has not seen them, new ones by all.
+class FoldedTeacher:
+    """Teachers of the folds of one cohort: its own cases are ranked by the one that has not seen them, new ones by all.
 
     fold_of: case id -> the fold that left it out.
     """
 
     name = "fusion, cross-fitted"
 
-    def __init__(self, rankers: Sequence[FusionRanker], fold_of: dict[str, int]):
-        self.rankers, self.fold_of = rankers, fold_of
-        self.diseases = rankers[0].diseases
+    def __init__(self, teachers: Sequence[FusionTeacher], fold_of: dict[str, int]):
+        self.teachers, self.fold_of = teachers, fold_of
+        self.classes = teachers[0].classes
 
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
         """[cases, diseases] logits; the mean over the folds for cases of no ``own``, or of one that no fold knows."""
         folds = np.array([self.fold_of.get(case.id, -1) for case in own] if own else [-1] * len(cases))
-        result = np.zeros((len(cases), len(self.diseases)), dtype=np.float32)
-        for fold, ranker in enumerate(self.rankers):
+        result = np.zeros((len(cases), len(self.classes)), dtype=np.float32)
+        for fold, teacher in enumerate(self.teachers):
             for members, weight in (
                 (np.flatnonzero(folds == fold), 1),
-                (np.flatnonzero(folds < 0), 1 / len(self.rankers)),
+                (np.flatnonzero(folds < 0), 1 / len(self.teachers)),
             ):
-                result[members] += weight * ranker.scores([cases[i] for i in members])
+                result[members] += weight * teacher.scores([cases[i] for i in members])
         return result
 
 
-class MeanRanker:
+class MeanTeacher:
     """Several teachers of the same diseases as one: the mean of their scores."""
 
-    def __init__(self, rankers: Sequence[FusionRanker | FoldedRanker]):
+    def __init__(self, teachers: Sequence[FusionTeacher | FoldedTeacher]):
         """Raises InputError if the teachers do not know the same diseases in the same order."""
-        if any(ranker.diseases != rankers[0].diseases for ranker in rankers):
+        if any(teacher.classes != teachers[0].classes for teacher in teachers):
             raise InputError("teachers that rank together must have been fitted on the same diseases")
-        self.rankers, self.diseases = rankers, rankers[0].diseases
-        self.name = f"{len(rankers)} x fusion"
+        self.teachers, self.classes = teachers, teachers[0].classes
+        self.name = f"{len(teachers)} x fusion"
 
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
         """[cases, diseases] logits; ``own`` as for each of the teachers."""
-        return np.mean([ranker.scores(cases, own) for ranker in self.rankers], axis=0)
+        return np.mean([teacher.scores(cases, own) for teacher in self.teachers], axis=0)
 
 
 def load_teachers(
     folders: Sequence[str | Path], device: torch.device | str = "cpu", view: str = "both"
-) -> FusionRanker | FoldedRanker | MeanRanker:
+) -> FusionTeacher | FoldedTeacher | MeanTeacher:
     """The teacher in a directory, or those of several as one; see :func:`load_teacher`."""
-    rankers = [load_teacher(folder, device, view) for folder in folders]
-    return rankers[0] if len(rankers) == 1 else MeanRanker(rankers)
+    teachers = [load_teacher(folder, device, view) for folder in folders]
+    return teachers[0] if len(teachers) == 1 else MeanTeacher(teachers)
 
 
 def load_teacher(
     folder: str | Path, device: torch.device | str = "cpu", view: str = "both"
-) -> FusionRanker | FoldedRanker:
+) -> FusionTeacher | FoldedTeacher:
     """The teacher in a directory that ``mint.teachers.vilt_training`` or transformers has written.
 
     Raises InputError if it holds no fusion classifier, or a part of it cannot be read.
@@ -167,12 +167,12 @@ def load_teacher(
             fold_of, count = dict(record["cases"]), int(record["folds"])
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{folder / FOLDS} cannot be read") from None
-        return FoldedRanker([_load_one(folder / f"fold-{k + 1}", device, view) for k in range(count)], fold_of)
+        return FoldedTeacher([_load_one(folder / f"fold-{k + 1}", device, view) for k in range(count)], fold_of)
     return _load_one(folder, device, view)
 
 
-def _load_one(folder: Path, device: torch.device | str, view: str) -> FusionRanker:
+def _load_one(folder: Path, device: torch.device | str, view: str) -> FusionTeacher:
     model = load_model(folder, device=device)
     if not isinstance(model, Vilt):
         raise InputError(f"{folder} holds no fusion classifier (model_type vilt)")
-    return FusionRanker(model, FusionInputs(model.source_dir, model.config.max_position_embeddings), view)
+    return FusionTeacher(model, FusionInputs(model.source_dir, model.config.max_position_embeddings), view)

@@ -1,6 +1,6 @@
-"""Training of the multimodal upstream: every case is seen three times, so that the teacher works with either modality.
+"""Training of the multimodal teacher: every case is seen three times, so that the teacher works with either modality.
 
-The recipe of MINT's upstream (GestaltMML, arXiv 2312.15320): (image, text), (image, "*") and (one fixed image, text);
+The recipe of MINT's teacher (GestaltMML, arXiv 2312.15320): (image, text), (image, "*") and (one fixed image, text);
 BCE over the diseases, times their number; AdamW. Early stopping on patients held out; the best epoch is kept.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import json
 import random
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,36 +27,26 @@ from mint.files import write_aside
 from mint.hub import MODEL_FILES, resolve_dir
 from mint.models import init_model, load_model, save_model
 from mint.models.vilt import HEADS, Vilt, label_settings, small_config
-from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.progress import Progress, epoch_text
-from mint.teachers.vilt_teacher import FOLDS, NO_TEXT, FoldedRanker, FusionInputs, FusionRanker, describe
+from mint.teachers.fitting import FOLDS, FitSettings, blank_folder, check_folder, save_fit, train_epochs
+from mint.teachers.vilt_teacher import NO_TEXT, FoldedTeacher, FusionInputs, FusionTeacher, describe
 
 CONTROL = ("[PAD]", "[CLS]", "[SEP]")
-# Of the network that is trained from scratch. With a few thousand aligned portraits large patches learn faster and better.
+# Of a network trained from scratch: with a few thousand aligned portraits, large patches learn faster and better.
 IMAGE_SIZE, PATCH_SIZE, TEXT_LENGTH, VOCABULARY = 112, 28, 64, 8000
 LabelsOf = Callable[[Case], Sequence[str]]
 
 
 @dataclass(frozen=True)
-class FusionSettings:
+class FusionSettings(FitSettings):
     """How the teacher is trained. The defaults are the recipe's for a pretrained network, ``from_scratch`` ours.
 
-    drop_terms: mean share of findings left out of a text, anew in every epoch (0: the text as it is).
-    held_out: share of the patients for early stopping; patience: epochs without a better loss on them before it stops.
+    drop_terms: mean share of findings left out of a text, anew in every epoch (0: none). patience: epochs without a
+    better loss on the patients held out before training stops.
     """
 
-    epochs: int = 10
-    batch_size: int = 64
-    lr: float = 5e-5
-    warmup: float = 0.1
-    schedule: str = "cosine"
-    weight_decay: float = 0.01
-    adam_beta2: float = 0.999
-    max_grad_norm: float = 1.0
     drop_terms: float = 0.0
-    held_out: float = 0.1
     patience: int = 3
-    seed: int = 0
 
     @classmethod
     def from_scratch(cls, **changes) -> FusionSettings:
@@ -65,11 +54,9 @@ class FusionSettings:
         return cls(**{**recipe, **changes})
 
     def check(self) -> None:
-        """Raises InputError for values out of range."""
-        if min(self.epochs, self.batch_size, self.patience) < 1 or self.lr <= 0:
-            raise InputError("the teacher's epochs, batch size, patience and learning rate must be positive")
-        if not 0 <= self.held_out < 1 or not 0 <= self.drop_terms <= 0.5:
-            raise InputError("the teacher's held-out share must be below 1, its share of dropped findings at most 0.5")
+        super().check()
+        if self.patience < 1 or not 0 <= self.drop_terms <= 0.5:
+            raise InputError("the teacher's patience must be positive, its share of dropped findings at most 0.5")
 
 
 class View(NamedTuple):
@@ -93,16 +80,7 @@ def write_blank(folder: Path, cases: Sequence[Case], diseases: Sequence[str], se
         "size_divisor": PATCH_SIZE,
     }
     settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255, "resample": 3}
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def check_folder(folder: str | Path) -> None:
-    """Raises InputError if ``folder`` holds a teacher, or the finished folds of a cross-fit that was interrupted."""
-    folder = Path(folder)
-    if (folder / "config.json").exists() or (folder / FOLDS).exists():
-        raise InputError(f"{folder} holds a teacher already: use it with --teacher, or give another folder")
-    if next(folder.glob("fold-*"), None):
-        raise InputError(f"{folder} holds folds of a cross-fit that did not finish: delete it, or give another folder")
+    write_aside(folder / "preprocessor_config.json", json.dumps(settings, indent=2) + "\n")
 
 
 def fit_teacher(
@@ -114,7 +92,7 @@ def fit_teacher(
     diseases: Sequence[str] | None = None,
     title: str = "teacher",
     labels_of: LabelsOf = lambda case: [case.disease],
-) -> FusionRanker:
+) -> FusionTeacher:
     """Trains a teacher on ``cases`` and writes it to ``folder``, with ``fit.json``: settings, counts, epochs.
 
     base: a ViLT directory or hub id to start from, with a new head; None: a small network from scratch.
@@ -127,31 +105,27 @@ def fit_teacher(
     diseases = sorted({label for case in cases for label in labels_of(case)}) if diseases is None else list(diseases)
     if len(diseases) < 2:
         raise InputError("a teacher needs cases of at least two diseases")
-    aside = folder.with_name(f".fitting-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
     torch.manual_seed(settings.seed)
-    if base is None:
-        write_blank(aside, cases, diseases, settings.seed)
-        model = load_model(aside, device=device)
-    else:
-        source = resolve_dir(base, MODEL_FILES)
-        model = load_model(source, device=device, settings=label_settings(diseases), fresh=HEADS, seed=settings.seed)
-        if not isinstance(model, Vilt):
-            raise InputError(f"{base} is no ViLT")
-    torch.nn.init.constant_(model.classifier[3].bias, -float(np.log(len(diseases))))  # about one in that many is true
-    inputs = FusionInputs(model.source_dir, model.config.max_position_embeddings)
-    epochs = _Fit(model, inputs, cases, settings, title, labels_of).run()
-    save_model(model, folder)
+    with blank_folder(folder) as blank:
+        if base is None:
+            write_blank(blank, cases, diseases, settings.seed)
+            model = load_model(blank, device=device)
+        else:
+            source, new = resolve_dir(base, MODEL_FILES), label_settings(diseases)
+            model = load_model(source, device=device, settings=new, fresh=HEADS, seed=settings.seed)
+            if not isinstance(model, Vilt):
+                raise InputError(f"{base} is no ViLT")
+        torch.nn.init.constant_(model.classifier[3].bias, -float(np.log(len(diseases))))  # one in that many is true
+        inputs = FusionInputs(model.source_dir, model.config.max_position_embeddings)
+        epochs = _Fit(model, inputs, cases, settings, title, labels_of).run()
+        save_fit(model, folder, settings, epochs, base=base, **count(cases), texts_cut=inputs.cut)
     model.source_dir = folder
-    shutil.rmtree(aside, ignore_errors=True)
-    record = {"settings": asdict(settings), "base": base, **count(cases), "texts_cut": inputs.cut, "epochs": epochs}
-    (folder / "fit.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return FusionRanker(model.eval(), FusionInputs(folder, model.config.max_position_embeddings))
+    return FusionTeacher(model.eval(), FusionInputs(folder, model.config.max_position_embeddings))
 
 
 def fit_folds(
     cases: Sequence[Case], folder: str | Path, folds: int, settings: FusionSettings, **options
-) -> FoldedRanker:
+) -> FoldedTeacher:
     """``folds`` teachers, each fitted on all patients but its own share; ``options`` as :func:`fit_teacher`.
 
     All know all diseases; of a disease with one patient, the fold that leaves that patient out has seen nothing.
@@ -164,14 +138,13 @@ def fit_folds(
     patients = sorted({case.subject or case.id for case in cases})
     place = {name: i % folds for i, name in enumerate(random.Random(settings.seed).sample(patients, len(patients)))}
     fold_of = {case.id: place[case.subject or case.id] for case in cases}
-    rankers = []
+    teachers = []
     for fold in range(folds):
         part = [case for case in cases if fold_of[case.id] != fold]
         target, title = folder / f"fold-{fold + 1}", f"teacher {fold + 1}/{folds}"
-        rankers.append(fit_teacher(part, target, settings, diseases=diseases, title=title, **options))
-    record = {"folds": folds, "cases": fold_of}
-    write_aside(folder / FOLDS, json.dumps(record) + "\n")
-    return FoldedRanker(rankers, fold_of)
+        teachers.append(fit_teacher(part, target, settings, diseases=diseases, title=title, **options))
+    write_aside(folder / FOLDS, json.dumps({"folds": folds, "cases": fold_of}) + "\n")
+    return FoldedTeacher(teachers, fold_of)
 
 
 def count(cases: Sequence[Case]) -> dict[str, int]:
@@ -218,37 +191,19 @@ class _Fit:
 
     def run(self) -> list[dict]:
         """Trains, prints every epoch, loads the best epoch's weights, and returns a row for each epoch."""
-        settings = self.settings
-        optimizer = make_optimizer(self.model, settings)
-        total, step = len(self._batches(random.Random(0))) * settings.epochs, 0
-        best, best_state, epochs = float("inf"), None, []
-        bar = Progress(total=total, desc=self.title, unit="step")
-        for epoch in range(settings.epochs):
-            rng = random.Random(f"{settings.seed}/{epoch}")
-            self.model.train()
-            losses = []
-            for batch in self._batches(rng):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, total, settings)
-                loss = self._loss(self.train, batch, rng)[0]
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                clip_gradients(self.model, settings.max_grad_norm)
-                optimizer.step()
-                losses.append(loss.item())
-                step += 1
-                bar.update(values={"loss": f"{losses[-1]:.3f}"})
-            row = {"epoch": epoch + 1, "loss": float(np.mean(losses)), **self._evaluate()}
+        best, best_row, best_state, epochs = float("inf"), {}, {}, []
+
+        def loss(batch: list[View], rng: random.Random) -> Tensor:
+            return self._loss(self.train, batch, rng)[0]
+
+        for row in train_epochs(self.model, self.settings, self.title, self._batches, loss, self._evaluate):
             epochs.append(row)
-            bar.write(f"{self.title}: {epoch_text(row, settings.epochs)}")
-            if row.get("held_out_loss", -epoch) < best:  # no held-out patients: the last epoch counts
-                best, best_row = row.get("held_out_loss", -epoch), row
-                best_state = copy.deepcopy(self.model.state_dict())
-            elif epoch + 1 - best_row["epoch"] >= settings.patience:
-                bar.total = step  # early stopping: no step is left
+            criterion = row.get("held_out_loss", -row["epoch"])  # without held-out patients the last epoch counts
+            if criterion < best:
+                best, best_row, best_state = criterion, row, copy.deepcopy(self.model.state_dict())
+            elif row["epoch"] - best_row["epoch"] >= self.settings.patience:
                 break
-        bar.close()
-        print(f"{self.title}: kept the weights of {epoch_text(best_row, settings.epochs)}")
+        print(f"{self.title}: kept the weights of {epoch_text(best_row, self.settings.epochs)}")
         self.model.load_state_dict(best_state)
         return epochs
 
@@ -268,12 +223,9 @@ class _Fit:
         truth = torch.zeros(len(views), len(self.label))
         for row, view in enumerate(views):
             case = cases[view.case]
-            told = (
-                vary(case, rng, self.settings.drop_terms)
-                if rng and self.settings.drop_terms and case.observed
-                else case
-            )
-            texts.append(describe(told) if view.text else None)
+            thinned = rng is not None and self.settings.drop_terms and case.observed
+            case = vary(case, rng, self.settings.drop_terms) if thinned else case
+            texts.append(describe(case) if view.text else None)
             images.append(self.images[case.id] if view.image else None)
             truth[row, [self.label[name] for name in self.labels_of(case)]] = 1
         tokens, pictures, mask = self.inputs.batch(texts, images)

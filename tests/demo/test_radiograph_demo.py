@@ -18,8 +18,8 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(radiograph_demo, name, drawn)
     for recipe in (radiograph_demo.DESCRIBING, radiograph_demo.TEACH, radiograph_demo.ALIGN):
         monkeypatch.setitem(recipe, "steps", 2)
-    true = lambda model, tokenizer, reader, questions, **_: [q.answer for q in questions]  # noqa: E731
-    monkeypatch.setattr(radiograph_demo.vqa, "answer_questions", true)
+    true = lambda task, loaded, questions, **_: [question.answer for question in questions]  # noqa: E731
+    monkeypatch.setattr(radiograph_demo.Vqa, "ask", true)
     return tmp_path
 
 

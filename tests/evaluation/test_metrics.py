@@ -16,7 +16,9 @@ from mint.evaluation.metrics import (
     score_list,
     similarity,
 )
-from mint.tasks.disease import Upstream, average, format_table, score_lists
+from mint.tasks.base import score_answers
+from mint.tasks.disease import Disease
+from mint.tasks.ranked import TeacherLists
 
 NAMES = [
     "Noonan syndrome 1",
@@ -80,8 +82,9 @@ def test_only_the_first_ten_names_count_for_top_10():
 
 def test_averages_and_table():
     cases = [Case("1", "Alpha disease"), Case("2", "Beta disorder")]
-    upstream = Upstream([["Alpha disease"]] * 2, [["Gamma illness"]] * 2)
-    mean = average(score_lists(cases, [["Alpha disease"], []], KnownDiseases(["Alpha disease"]), upstream))
-    assert (mean["top_1"], mean["cases"], mean["without_list"]) == (0.5, 2, 1)
-    table = format_table({"model": mean})
-    assert table.splitlines()[2].startswith("| model | 50.0 | 50.0 | 50.0 |")
+    task = Disease(["Alpha disease"])
+    task.refer_to("teacher", cases, TeacherLists([["Alpha disease"]] * 2, [["Gamma illness"]] * 2))
+    result = score_answers(task, "model", cases, [task.format(["Alpha disease"]), "no list"])
+    mean = task.row(result)
+    assert (mean["top_1"], mean["cases"], mean["without_list"], mean["listed"]) == (0.5, 2, 1, 0.5)
+    assert task.text([result]).splitlines()[2].startswith("| model | 50.0 | 50.0 | 50.0 |")

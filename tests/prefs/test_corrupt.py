@@ -11,6 +11,7 @@ from PIL import Image
 import generate_prefs
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.models import init_model, save_model
+from mint.prefs import saliency
 from mint.prefs.corrupt import GLOBAL_SIGMA, LESION_SIGMA, MODES, contact_sheet, corrupt_image
 from mint.prefs.saliency import ClipSaliency, patch_features
 from tests.reference.clip_inputs import TINY
@@ -182,7 +183,7 @@ def test_fields_that_cannot_be_used(folder, capsys, fields, message):
 
 def test_nothing_is_overwritten_and_paths_come_before_the_clip(folder, monkeypatch, capsys):
     command = ["corrupt", "--data", f"{folder}/pairs.jsonl", "--out", f"{folder}/out.jsonl"]
-    monkeypatch.setattr(generate_prefs, "ClipSaliency", lambda *_: pytest.fail("loaded before the paths were checked"))
+    monkeypatch.setattr(saliency, "ClipSaliency", lambda *_: pytest.fail("loaded before the paths were checked"))
     assert generate_prefs.main([*command, "--clip", f"{folder}"]) == 2
     assert "is not a model directory: config.json is missing" in capsys.readouterr().err
     (folder / "config.json").write_text("{}")

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import generate_prefs
+import mint.prefs.edit_pairs as edit_pairs_module
 from mint.data.preferences import read_preferences
 from mint.errors import FileProblems, InputError
-from mint.prefs import edit_command
 from mint.prefs.claims import Truth
 from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor, verify
 from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor, parse_reply, request
@@ -125,7 +125,7 @@ def test_lines_end_where_json_lines_do(asked, tmp_path):
 def test_the_command(setting, monkeypatch, capsys):  # noqa: F811
     (setting / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows()))
     monkeypatch.setattr(
-        edit_command, "answer_questions", lambda args, asked, *_, **state: [ANSWERS[one.id] for one in asked]
+        edit_pairs_module, "answer_questions", lambda args, asked, *_, **state: [ANSWERS[one.id] for one in asked]
     )
     command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model"]
     assert generate_prefs.main([*command, "--out", f"{setting}/out.jsonl"]) == 0
@@ -166,7 +166,7 @@ def test_flags_that_do_not_fit(setting, capsys, extra, message):  # noqa: F811
 def test_paths_are_checked_before_a_model_is_loaded(setting, monkeypatch, capsys):  # noqa: F811
     (setting / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows()))
     monkeypatch.setattr(
-        edit_command, "load_vision_model", lambda *_: pytest.fail("loaded before the paths were checked")
+        edit_pairs_module, "load_vision_model", lambda *_: pytest.fail("loaded before the paths were checked")
     )
     command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model", "--out"]
     for extra, message in (

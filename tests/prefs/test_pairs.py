@@ -11,7 +11,8 @@ from mint.data.phenopackets import read_phenopackets
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.errors import InputError
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
-from mint.teachers.naive_bayes import PRIOR_CASES, STRENGTH, NaiveBayesRanker
+from mint.tasks.disease import Disease
+from mint.teachers.naive_bayes import PRIOR_CASES, STRENGTH, NaiveBayesTeacher
 from mint.teachers.ranking import CHUNK, rank
 
 
@@ -32,36 +33,36 @@ def by_hand(counts, cases, total=4):
 
 
 def test_scores_by_hand():
-    ranker = NaiveBayesRanker(COHORT)
+    teacher = NaiveBayesTeacher(COHORT)
     expected = [by_hand([(2, 2), (1, 2)], 2), by_hand([(0, 2), (1, 2)], 1), by_hand([(0, 2), (0, 2)], 1)]
     asked = [case("q", "?", "x", "y", "unknown", "x"), case("r", "?", "z")]
-    np.testing.assert_allclose(ranker.scores(asked)[0], expected)
-    first, second = rank(ranker, asked)
+    np.testing.assert_allclose(teacher.scores(asked)[0], expected)
+    first, second = rank(teacher, asked)
     assert [name for name, _ in first] == ["A", "B", "C"] and second[0][0] == "C"
     np.testing.assert_allclose([score for _, score in first], expected)
 
 
 def test_a_training_case_is_ranked_without_itself():
-    ranker, own = NaiveBayesRanker(COHORT), COHORT[0]
-    score = ranker.scores([own], [own])[0, 0]
+    teacher, own = NaiveBayesTeacher(COHORT), COHORT[0]
+    score = teacher.scores([own], [own])[0, 0]
     assert score == pytest.approx(by_hand([(1, 2), (0, 2)], 1))
-    assert next(rank(ranker, COHORT[3:], COHORT[3:]))[0][0] != "C"  # the only case of its disease is left out
+    assert next(rank(teacher, COHORT[3:], COHORT[3:]))[0][0] != "C"  # the only case of its disease is left out
 
 
 def test_one_disease_cannot_be_ranked():
     with pytest.raises(InputError, match="at least two diseases"):
-        NaiveBayesRanker(COHORT[:2])
+        NaiveBayesTeacher(COHORT[:2])
 
 
 def records(cases=COHORT, held_out=False, **settings):
     report = PairReport()
     settings = PairSettings(**{"top_k": 2, "bottom_q": 1} | settings)
-    return list(make_pairs(cases, NaiveBayesRanker(COHORT), settings, report, held_out)), report
+    return list(make_pairs(Disease(), cases, NaiveBayesTeacher(COHORT), settings, report, held_out)), report
 
 
 def test_top_is_chosen_and_bottom_rejected_in_rank_order():
     rows, report = records(held_out=True)
-    ranking = [name for name, _ in next(rank(NaiveBayesRanker(COHORT), COHORT))]
+    ranking = [name for name, _ in next(rank(NaiveBayesTeacher(COHORT), COHORT))]
     assert parse_list(rows[0]["chosen"]) == ranking[:2] and parse_list(rows[0]["rejected"]) == ranking[-1:]
     assert rows[0]["teacher"]["truth_rank"] == 1 and rows[0]["id"] == "1"
     assert (report.notes, report.known, report.first) == (4, 4, 3)  # of A and B, both with a y, A is the commoner
@@ -83,7 +84,7 @@ def test_the_truth_is_chosen_and_never_rejected(settings):
     """Two of these cases are the only ones of their disease, which then ranks last."""
     cohort = [*COHORT, case("5", "D", "w"), case("6", "D", "w")]
     pairs = make_pairs(
-        cohort, NaiveBayesRanker(cohort), PairSettings(top_k=2, bottom_q=2, **settings), PairReport(), False
+        Disease(), cohort, NaiveBayesTeacher(cohort), PairSettings(top_k=2, bottom_q=2, **settings), PairReport(), False
     )
     for row in pairs:
         chosen, rejected = parse_list(row["chosen"]), parse_list(row["rejected"])
@@ -119,16 +120,16 @@ def test_several_rejected_lists():
     cohort = [case(str(i), chr(65 + i), f"x{i}", *(["y"] * (i % 3 == 0))) for i in range(12)]
     settings = PairSettings(top_k=3, bottom_q=4, rejected_samples=5)
     report = PairReport()
-    ranker = NaiveBayesRanker(cohort)
-    rows = list(make_pairs(cohort, ranker, settings, report, held_out=True))
+    teacher = NaiveBayesTeacher(cohort)
+    rows = list(make_pairs(Disease(), cohort, teacher, settings, report, held_out=True))
     assert (report.notes, report.pairs) == (12, 60) and [row["id"] for row in rows[:3]] == ["0", "0~1", "0~2"]
-    for i, ranking in enumerate(rank(ranker, cohort)):
+    for i, ranking in enumerate(rank(teacher, cohort)):
         names = [name for name, _ in ranking]
         lists = [parse_list(row["rejected"]) for row in rows[5 * i : 5 * i + 5]]
         assert lists[0] == names[-4:] and len({tuple(one) for one in lists}) > 1
         for one in lists:
             assert one == sorted(one, key=names.index) and set(one) <= set(names[6:]) and len(set(one)) == 4
-    assert list(make_pairs(cohort, ranker, settings, PairReport(), held_out=True)) == rows
+    assert list(make_pairs(Disease(), cohort, teacher, settings, PairReport(), held_out=True)) == rows
     with pytest.raises(InputError, match="no --rejected-samples"):
         PairSettings(top_k=8, bottom_q=4, rejected_samples=2).check(12)
 
@@ -145,6 +146,6 @@ def test_accuracy_on_published_cases(shared_data):
     face = read_term_ids(folder / "face_terms.tsv")
     train, dev = (read_phenopackets(folder / f"{part}.tar.xz", face)[0] for part in ("train", "dev"))
     report = PairReport()
-    for _ in make_pairs(dev, NaiveBayesRanker(train), PairSettings(), report, held_out=True):
+    for _ in make_pairs(Disease(), dev, NaiveBayesTeacher(train), PairSettings(), report, held_out=True):
         pass
     assert report.first / report.notes > 0.76 and report.top / report.notes > 0.90

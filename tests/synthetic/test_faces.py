@@ -8,7 +8,7 @@ from mint.data.cases import Case, Term
 from mint.errors import InputError
 from mint.models import load_model
 from mint.synthetic.faces import draw_faces, fit_faces
-from mint.teachers.vilt_teacher import FusionRanker, load_teacher
+from mint.teachers.vilt_teacher import FusionTeacher, load_teacher
 from mint.teachers.vilt_training import FusionSettings, fit_teacher
 
 SETS = [["HP:0000574", "HP:0010808"], ["HP:0002211"], ["HP:0007418"], ["HP:0009720", "HP:0000411"]]
@@ -41,7 +41,7 @@ def test_a_network_learns_to_name_findings_and_a_teacher_begins_with_it(tmp_path
     assert set(load_model(tmp_path / "faces").config.labels) == {term for terms in SETS for term in terms}
     settings = FusionSettings.from_scratch(epochs=1, held_out=0.0)
     teacher = fit_teacher(cases(), tmp_path / "teacher", settings, base=str(tmp_path / "faces"))
-    assert isinstance(teacher, FusionRanker) and load_teacher(tmp_path / "teacher").diseases == ("A", "B")
+    assert isinstance(teacher, FusionTeacher) and load_teacher(tmp_path / "teacher").classes == ("A", "B")
 
 
 def test_what_cannot_be_learned_from(tmp_path):

@@ -11,10 +11,10 @@ from PIL import Image
 import evaluate
 from mint.data.cases import Case, Term
 from mint.errors import InputError
-from mint.evaluation.metrics import KnownDiseases
-from mint.tasks.base import TASKS
+from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare import load_systems, paired_tests
-from mint.tasks.disease import Upstream, average, save_evaluation, score_lists
+from mint.tasks.disease import Disease
+from mint.tasks.ranked import TeacherLists
 
 NAMES = ["Alpha disease", "Beta palsy", "Gamma dystrophy", "Delta <script> anaemia", "Kappa fever"]
 TRUTHS = [0, 1, 2, 3, 0, 1, 2, 3]
@@ -30,11 +30,14 @@ def save(folder, name, firsts, cases=None, training=True):
         for i, t in enumerate(TRUTHS)
     ]
     lists = [[NAMES[f], *(n for n in NAMES if n != NAMES[f])][:3] if f is not None else [] for f in firsts]
-    upstream = Upstream([NAMES[:2]] * len(cases), [NAMES[-1:]] * len(cases))
-    scores = score_lists(cases, lists, KnownDiseases(NAMES), upstream)
-    rows = {"upstream": average(scores), name: average(scores)}
     seen = [Case(f"t{i}", NAMES[0]) for i in range(12)] + [Case("t", NAMES[1])] if training else []
-    save_evaluation(folder, rows, cases, ["answer"] * len(cases), lists, scores, {}, upstream, seen)
+    task = Disease(NAMES, seen)
+    task.refer_to("teacher", cases, TeacherLists([NAMES[:2]] * len(cases), [NAMES[-1:]] * len(cases)))
+    results = [
+        score_answers(task, system, cases, [task.format(listed) for listed in lists], folder)
+        for system in ("teacher", name)
+    ]
+    save_results(task, folder, results, {})
     return str(folder)
 
 
@@ -122,7 +125,7 @@ def test_what_the_page_tells(runs, tmp_path):
     assert "<td>good/adapter</td><td>half/adapter</td>" in text and "Fewer than 30 cases" in text
     assert 'class="chip s0">A</span><span>good (baseline)' in text and ">upstream</th>" in text  # a reference row
     assert "<title>half, 2: 62.5 %</title>" in text and "<title>half, 3: 75.0 %</title>" in text  # 4, 5, 6 of 8
-    assert all(score.meaning and escape(score.meaning) in text for score in TASKS[0].columns.values())
+    assert all(score.meaning and escape(score.meaning) in text for score in Disease.columns.values())
     assert '<details class="plain">' in text and text.count("<details><summary><span><span") == 4  # differ on four
     assert "Differences to good" in text and "top-1, half: -50.0 (" in text
     other = json.loads((tmp_path / "out" / "comparison.json").read_text())

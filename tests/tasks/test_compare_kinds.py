@@ -10,9 +10,11 @@ from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
 
 import evaluate
+from mint.data.preferences import Preference
 from mint.data.questions import Question
 from mint.errors import InputError
 from mint.tasks import attention_on_lesion, report_generation, sensitivity, vqa
+from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare import load_systems, paired_tests
 from tests.tasks.test_compare import Page
 
@@ -45,37 +47,33 @@ def save_vqa(folder, name, answers):
         Question("2", folder.parent / "a.png", "Where?", "left lung", "open"),
         Question("3", folder.parent / "b.png", "Is it large?", "no", "closed"),
     ]
-    scores = [vqa.score_answer(answer, question) for answer, question in zip(answers, questions, strict=True)]
-    vqa.save_answers(folder, name, questions, answers, scores, vqa.summarize(scores, questions), {})
+    return save(vqa.Vqa(), folder, name, questions, answers)
+
+
+def save(task, folder, name, examples, answers):
+    save_results(task, folder, [score_answers(task, name, examples, answers, folder)], {})
     return str(folder)
 
 
 def save_reports(folder, name, texts):
-    findings = report_generation.read_findings()
     questions = [
         Question(str(i), folder.parent / "a.png", "Describe.", text, "open") for i, text in enumerate(REFERENCES)
     ]
-    scores = [
-        report_generation.score_report(text, reference, findings)
-        for text, reference in zip(texts, REFERENCES, strict=True)
-    ]
-    report_generation.save_reports(
-        folder, name, questions, texts, scores, report_generation.summarize(scores), findings, {}
-    )
-    return str(folder)
+    return save(report_generation.Report(), folder, name, questions, texts)
+
+
+def preference(folder, name, image):
+    return Preference(name, 1, "Where?", "Here.", "There.", (str(folder.parent / image),))
 
 
 def save_sensitivity(folder, name, pairs):
-    images = {pair.id: str(folder.parent / "a.png") for pair in pairs}
-    sensitivity.save(folder, name, pairs, sensitivity.summarize(pairs, images), {}, images)
-    return str(folder)
+    return save(sensitivity.Sensitivity(), folder, name, [preference(folder, p.id, "a.png") for p in pairs], pairs)
 
 
 def save_looks(folder, name, ratios):
-    looks = [attention_on_lesion.Look(str(i), ratio, 0.2, 0.1, 1.0, 0.3) for i, ratio in enumerate(ratios)]
-    images = {look.id: str(folder.parent / f"{'ab'[i % 2]}.png") for i, look in enumerate(looks)}
-    attention_on_lesion.save(folder, name, looks, attention_on_lesion.summarize(looks, images), {}, images)
-    return str(folder)
+    looks = [{"attention_ratio": ratio, "share": 0.2, "area": 0.1, "kl": 1.0, "js": 0.3} for ratio in ratios]
+    examples = [preference(folder, str(i), f"{'ab'[i % 2]}.png") for i in range(len(ratios))]
+    return save(attention_on_lesion.Attention(), folder, name, examples, looks)
 
 
 def compare(folder, *runs):
@@ -106,6 +104,17 @@ def test_questions(image):
         and "| one | two | closed accuracy | +50.0 (+0.0 to +100.0) |" in table
     )
     assert "&lt;b&gt;one&lt;/b&gt;" in page and "Place of the true" not in page and "confusions" not in page
+
+
+def test_reports_that_an_earlier_version_saved(image):
+    """It called the counts of words ``told`` and ``true``; the scores are the same."""
+    runs = save_reports(image / "new", "new", WORDY), save_reports(image / "old", "old", WORDY)
+    file = Path(runs[1]) / "predictions.jsonl"
+    text = file.read_text().replace('"n_predicted"', '"told"').replace('"n_reference"', '"true"')
+    assert text.count('"told"') == text.count('"true"') == len(REFERENCES)
+    file.write_text(text)
+    new, old = load_systems(runs)
+    assert new.estimates == old.estimates and 0 < old.estimates["bleu_1"].value < 1
 
 
 def test_reports_as_corpora(image):
@@ -163,7 +172,7 @@ def test_a_score_that_one_system_lacks(image):
     file.write_text(file.read_text().replace('"judged": null', '"judged": 1.0'))
     systems, tests, table, _ = compare(image, one, two)
     assert systems["one"]["metrics"]["judged"]["value"] == 1.0 and "judged" not in systems["two"]["metrics"]
-    assert "judged" not in tests and "| right to the judge |" in table
+    assert "judged" not in tests and "| accuracy by judge |" in table
 
 
 def test_seeds_of_a_corpus_score(image):

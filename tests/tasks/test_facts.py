@@ -3,7 +3,7 @@
 import pytest
 
 from mint.prefs.claims import Truth
-from mint.tasks.facts import facts_f1, told_facts, true_facts
+from mint.tasks.facts import facts_f1, stated_facts, true_facts
 
 NODULE = {"names": ["nodule"], "present": True, "side": "left", "degree": "small", "zone": "lower"}
 EFFUSION = {"names": ["effusion"], "present": False}
@@ -33,7 +33,7 @@ def test_what_is_true_is_presence_and_every_known_facet():
     ],
 )
 def test_f1_of_facts(answer, right, told):
-    assert len(told_facts(answer, TRUTH)) == told
+    assert len(stated_facts(answer, TRUTH)) == told
     assert facts_f1(answer, TRUTH) == pytest.approx(2 * right / (told + 5))
 
 

@@ -1,5 +1,6 @@
 """Scores of reports: by hand, against nltk's corpus BLEU, findings with their denials; the command on a tiny model."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,11 +11,26 @@ from PIL import Image
 import evaluate
 from mint.demo.tiny_model import TOWER, write_base
 from mint.errors import InputError
-from mint.tasks.report_generation import LONGEST, by_finding, read_findings, rouge_l, score_report, stated, summarize
+from mint.evaluation.scores import estimate
+from mint.tasks.base import score_answers
+from mint.tasks.report_generation import (
+    COLUMNS,
+    LONGEST,
+    Report,
+    by_finding,
+    read_findings,
+    rouge_l,
+    score_report,
+    stated,
+)
 from mint.tasks.vqa import words
 
 REFERENCE = "The heart is enlarged. There is a small left pleural effusion. No pneumothorax or focal consolidation."
 TOLD = "There is cardiomegaly. There is no pleural effusion. No pneumothorax. Degenerative changes of the spine."
+
+
+def summarize(scores):
+    return estimate(COLUMNS, [[dataclasses.asdict(score) for score in scores]])
 
 
 def test_findings_by_hand():
@@ -29,7 +45,12 @@ def test_findings_by_hand():
     assert means["f1"].value == pytest.approx(3 / 4) and means["denied"].value == pytest.approx(3 / 4)
     rows = {row["finding"]: row for row in by_finding([TOLD], [REFERENCE], findings)}
     assert set(rows) == {"cardiomegaly", "pleural effusion", "scoliosis"}
-    assert rows["pleural effusion"] == {"finding": "pleural effusion", "shared": 0, "told": 0, "true": 1}
+    assert rows["pleural effusion"] == {
+        "finding": "pleural effusion",
+        "n_shared": 0,
+        "n_predicted": 0,
+        "n_reference": 1,
+    }
 
 
 def test_said_both_ways_counts_as_there():
@@ -64,7 +85,7 @@ def test_empty_and_bad(tmp_path):
     empty = summarize([score_report("", "Clear lungs.", read_findings())])
     assert all(np.isfinite(e.value) and e.value == 0.0 for e in empty.values())
     with pytest.raises(InputError, match="no reports"):
-        summarize([])
+        score_answers(Report(), "x", [], [])
     (tmp_path / "twice.tsv").write_text("a\tb\nc\tA\n")
     with pytest.raises(InputError, match="names 'a' twice"):
         read_findings(tmp_path / "twice.tsv")
@@ -98,6 +119,6 @@ def test_the_command_on_iu_xray(tmp_path, capsys):
     assert (
         "BLEU-1 " in summary and saved_in == f"saved in {tmp_path}/out: findings.csv, metrics.json, predictions.jsonl"
     )
-    assert (tmp_path / "out" / "findings.csv").read_text().startswith("finding,shared,told,true\n")
+    assert (tmp_path / "out" / "findings.csv").read_text().startswith("finding,n_shared,n_predicted,n_reference\n")
     assert evaluate.main([*command, "--split", "val", "--device", "cpu", "--out", f"{tmp_path}/other"]) != 0
     assert "no split 'val'" in capsys.readouterr().err

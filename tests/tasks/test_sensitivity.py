@@ -12,12 +12,13 @@ import train
 from mint.data.chat import load_tokenizer
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
-from mint.data.preferences import read_preferences, write_jsonl
+from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.record_images import ImageSlots, encode_with_images, find_images
 from mint.errors import InputError
 from mint.evaluation.answers import Answers
 from mint.models import load_model
-from mint.tasks.sensitivity import PairSensitivity, corrupt_both, measure, move_mask, summarize
+from mint.tasks.base import score_answers
+from mint.tasks.sensitivity import PairSensitivity, Sensitivity, corrupt_both, measure, move_mask
 from tests.test_train_images import arguments, setting  # noqa: F401
 
 
@@ -45,7 +46,8 @@ def test_scores_by_hand():
     }
     wrong = PairSensitivity("b", -3.0, -1.0, -4.0, -2.0, -3.0, -1.0)
     assert wrong.scores["right"] == 0 and wrong.scores["flip_lesion"] is None
-    means = summarize([pair, wrong], {"a": "x.png", "b": "y.png"})
+    examples = [Preference(name, 1, "", "", "", (f"{name}.png",)) for name in "ab"]
+    means = score_answers(Sensitivity(), "x", examples, [pair, wrong]).means
     assert means["right"].value == 0.5 and means["flip_lesion"].value == 1.0 and means["drop_lesion"].value == 2.0
 
 

@@ -7,14 +7,16 @@ import pytest
 
 from mint.data.tiles import Tile
 from mint.errors import InputError
-from mint.tasks.disease import Upstream
-from mint.tasks.tissue import TissueScore, confusion, f1_scores, score_lists, score_tissues
+from mint.tasks.base import score_answers
+from mint.tasks.ranked import TeacherLists
+from mint.tasks.tissue import Tissue
+from mint.tasks.tissue_scores import TissueScore, confusion, f1_scores, score_tissues
 
 TISSUES = ["Colon", "Head & Neck", "Liver", "Lung"]
 
 
 def test_scores_by_hand():
-    """Two of the upstream's three best, one of its two worst: C = 2/3, A = 1/2, CAR = 2 C A / (C + A) = 4/7."""
+    """Two of the teacher's three best, one of its two worst: C = 2/3, A = 1/2, CAR = 2 C A / (C + A) = 4/7."""
     listed = ["head neck", "Colon", "Lung", "Spleen"]
     score = score_tissues(listed, "Colon", TISSUES, ["Colon", "Head & Neck", "x"], ["Lung", "y"])
     assert (score.top_1, score.top_5, score.known, score.listed) == (0.0, 1.0, 0.75, 4)
@@ -33,10 +35,13 @@ def test_confusion_and_f1_by_hand():
     assert counts.tolist() == [[2, 0, 0, 1, 0], [0] * 5, [1, 0, 1, 0, 0], [0] * 5]
     np.testing.assert_allclose(f1_scores(counts), [4 / 6, np.nan, 2 / 3, 0.0])
     tiles = [Tile(str(i), Path("x.png"), truth) for i, truth in enumerate(truths)]
-    scores, mean = score_lists(tiles, lists, TISSUES, Upstream([["Liver"]] * 5, [["Lung"]] * 5))
-    assert [score.top_1 for score in scores] == [1, 1, 0, 1, 0]
+    task = Tissue(TISSUES)
+    task.refer_to("teacher", tiles, TeacherLists([["Liver"]] * 5, [["Lung"]] * 5))
+    result = score_answers(task, "x", tiles, [task.format(listed) for listed in lists])
+    assert [record["top_1"] for record in result.records] == [1, 1, 0, 1, 0]
+    mean, f1 = task.row(result), result.means["macro_f1"]
     assert mean["macro_f1"] == pytest.approx(2 / 3) and mean["top_1"] == pytest.approx(3 / 5)
-    assert mean["tiles"] == 5 and mean["without_list"] == 0
+    assert mean["tiles"] == 5 and mean["without_list"] == 0 and 0 < f1.low < 2 / 3 < f1.high < 1 + 1e-9
     assert confusion(["Liver"], [[]], TISSUES)[2, 4] == confusion(["Liver"], [["Spleen"]], TISSUES)[2, 4] == 1
     with pytest.raises(InputError, match="no tiles to score"):
-        score_lists([], [], TISSUES, Upstream([], []))
+        score_answers(task, "x", [], [])

@@ -11,7 +11,8 @@ import evaluate
 from mint.data.questions import Question
 from mint.errors import InputError
 from mint.evaluation.decoding import load_vision_model
-from mint.tasks.vqa import format_means, score_answer, summarize, yes_no_scores
+from mint.tasks.base import score_answers
+from mint.tasks.vqa import Vqa, score_answer, yes_no_scores
 from tests.prefs.test_edit_pairs import Server, address  # noqa: F401
 from tests.test_train_images import become, setting  # noqa: F401
 
@@ -63,21 +64,21 @@ def test_clinically_right_by_hand():
 def test_means_draw_an_image_together():
     """Two images of ten questions that agree: the interval is that of two draws."""
     questions = [question("yes", "closed", f"{i % 2}.png") for i in range(20)]
-    scores = [score_answer("yes" if i % 2 else "no", q) for i, q in enumerate(questions)]
-    means = summarize(scores, questions)
+    means = score_answers(Vqa(), "x", questions, ["yes" if i % 2 else "no" for i in range(20)]).means
     assert (means["closed"].value, means["closed"].low, means["closed"].high) == (0.5, 0.0, 1.0) and "open" not in means
     with pytest.raises(InputError, match="no questions"):
-        summarize([], [])
+        score_answers(Vqa(), "x", [], [])
 
 
 def test_yes_and_no_by_hand():
     """Of three true "yes" two are found, of two "no" one is said, one cannot be parsed."""
     truths = ["yes", "yes", "yes", "no", "no", "left"]
     told = ["yes", "Yes, it is", "no", "no mass", "unclear", "yes"]
-    found = yes_no_scores(told, [question(truth, "closed") for truth in truths])
+    questions = [question(truth, "closed") for truth in truths]
+    found = yes_no_scores(told, questions)
     assert found == pytest.approx({"accuracy": 3 / 5, "precision": 1.0, "recall": 2 / 3, "f1": 0.8, "yes_rate": 2 / 5})
     assert yes_no_scores(["a"], [question("left")]) is None
-    assert "yes rate 40.0" in format_means("x", {}, found)
+    assert "yes rate 40.0" in Vqa().text([score_answers(Vqa(), "x", questions, told)])
 
 
 def test_the_command(setting, tmp_path, capsys):  # noqa: F811
@@ -166,12 +167,12 @@ def test_a_judge(setting, tmp_path, address, capsys):  # noqa: F811
     Server.reply = "Yes."
     command += ["--url", address, "--per-minute", "100000"]
     assert evaluate.main([*command, "--out", f"{tmp_path}/out"]) == 0
-    assert "right to the judge" in capsys.readouterr().out
+    assert "accuracy by judge" in capsys.readouterr().out
     asked = [body["messages"][1]["content"] for _, _, body in Server.bodies]
     assert all(f"Reference: the {c} one" in text for c, text in zip("abc", asked, strict=True))
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"]["judged"]["value"] == 1.0
     Server.reply = "Perhaps."
     assert evaluate.main([*command, "--out", f"{tmp_path}/other"]) == 0
-    assert "right to the judge" not in capsys.readouterr().out
+    assert "accuracy by judge" not in capsys.readouterr().out
     assert evaluate.main([*command, "--out", f"{tmp_path}/out", "--resume"]) == 0
     assert len(Server.bodies) == 6  # replies are kept

@@ -17,8 +17,8 @@ from mint.data.tiles import Tile
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
-from mint.prefs.pairs import PairReport
-from mint.prefs.tissue_pairs import make_tissue_pairs
+from mint.prefs.pairs import PairReport, PairSettings, make_pairs
+from mint.tasks.tissue import Tissue
 from mint.teachers.clip_teacher import load_zero_shot
 from tests.reference.clip_inputs import TINY
 
@@ -53,10 +53,10 @@ def tiles(setting):
 
 def test_scores_are_cosines_with_the_mean_description(setting):
     templates = ["a tile of {} tissue", "{}"]
-    ranker = load_zero_shot(setting / "clip", TISSUES, templates)
+    teacher = load_zero_shot(setting / "clip", TISSUES, templates)
     model, encoder = load_model(setting / "clip"), TextEncoder(setting / "clip", 20)
     processor = load_processor(setting / "clip")
-    scores = ranker.scores(tiles(setting))
+    scores = teacher.scores(tiles(setting))
     assert scores.shape == (8, 4)
     with torch.no_grad():
         image = model.encode_image(processor([Image.open(tiles(setting)[5].image)]))[0].double()
@@ -65,8 +65,8 @@ def test_scores_are_cosines_with_the_mean_description(setting):
             mean = sum(model.encode_text(torch.tensor([row]))[0].double() for row in ids) / 2
             expected = model.logit_scale.double().exp() * (image @ mean) / mean.norm()
             assert scores[5, column] == pytest.approx(expected.item(), abs=1e-4)
-    assert np.allclose(ranker.scores(tiles(setting)[5:6]), scores[5:6], atol=1e-4)
-    assert ranker.scores([]).shape == (0, 4)
+    assert np.allclose(teacher.scores(tiles(setting)[5:6]), scores[5:6], atol=1e-4)
+    assert teacher.scores([]).shape == (0, 4)
 
 
 def test_what_a_text_says_never_ends_it(setting):
@@ -78,33 +78,37 @@ def test_what_a_text_says_never_ends_it(setting):
 
 
 class Fixed:
-    """A ranker whose scores are given."""
+    """A teacher whose scores are given."""
 
-    name, tissues = "fixed", ("a", "b", "c", "d")
+    name, classes = "fixed", ("a", "b", "c", "d")
 
-    def scores(self, tiles):
+    def scores(self, tiles, own=None):
         return np.array([[1.0, 4.0, 3.0, 2.0], [9.0, 0.0, 1.0, 2.0]][: len(tiles)])
 
 
 def test_pairs_by_hand(tmp_path):
     given = [Tile("x", tmp_path / "x.png", "d"), Tile("y", tmp_path.parent / "y.png", "a")]
-    report = PairReport()
-    first, second = make_tissue_pairs(given, Fixed(), tmp_path, report, 2, 2)
+    report, task = PairReport(), Tissue(Fixed.classes)
+
+    def pairs(report, top_k=2, **settings):
+        return make_pairs(task, given, Fixed(), PairSettings(top_k, 2, **settings), report, folder=tmp_path)
+
+    first, second = pairs(report)
     assert (
         first["chosen"] == "MOST_LIKELY_TISSUE:\n1. b\n2. c" and first["rejected"] == "MOST_LIKELY_TISSUE:\n1. d\n2. a"
     )
     assert first["images"] == ["x.png"] and second["images"] == [str(tmp_path.parent / "y.png")]
     assert first["teacher"]["chosen_scores"] == [4.0, 3.0] and first["teacher"]["rejected_scores"] == [2.0, 1.0]
     assert (report.first, report.top, report.bottom, report.known) == (1, 1, 1, 2)
-    forced, _ = make_tissue_pairs(given, Fixed(), tmp_path, PairReport(), 2, 2, label_first=True)
+    forced, _ = pairs(PairReport(), label_first=True)
     assert forced["chosen"].splitlines()[1:] == ["1. d", "2. b"] and forced["rejected"].splitlines()[1:] == [
         "1. c",
         "2. a",
     ]
-    alone, _ = make_tissue_pairs(given, Fixed(), tmp_path, PairReport(), 2, 2, answer="disease")
+    alone, _ = pairs(PairReport(), answer="disease")
     assert alone["chosen"].splitlines()[1:] == ["1. d"]
     with pytest.raises(InputError, match="top 3 and bottom 2 of 4 tissues"):
-        list(make_tissue_pairs(given, Fixed(), tmp_path, PairReport(), 3, 2))
+        list(pairs(PairReport(), top_k=3))
 
 
 def test_the_command_writes_pairs_that_train(setting, capsys):

@@ -55,16 +55,16 @@ def test_the_objective_by_hand():
 
 
 def test_it_learns_and_is_saved_as_a_model_directory(tiles, small, tmp_path):
-    ranker = fit_clip(tiles, tmp_path / "clip", SETTINGS, list(COLOURS))
+    teacher = fit_clip(tiles, tmp_path / "clip", SETTINGS, list(COLOURS))
     again = load_zero_shot(tmp_path / "clip", list(COLOURS))
     scores = again.scores(tiles)
-    np.testing.assert_allclose(scores, ranker.scores(tiles), atol=1e-5)
+    np.testing.assert_allclose(scores, teacher.scores(tiles), atol=1e-5)
     right = [list(COLOURS)[i] == tile.tissue for i, tile in zip(scores.argmax(1), tiles, strict=True)]
     assert np.mean(right) > 0.9 and isinstance(again.model, Clip)
     record = json.loads((tmp_path / "clip" / "fit.json").read_text())
     assert (record["tiles"], record["held_out"]) == (32, 4) and record["epochs"][-1]["held_out_top_1"] > 0.5
     assert [path.name for path in tmp_path.iterdir()] == ["clip"]
-    with pytest.raises(InputError, match="holds a model already"):
+    with pytest.raises(InputError, match="holds a teacher already"):
         fit_clip(tiles, tmp_path / "clip", SETTINGS, list(COLOURS))
 
 
@@ -110,7 +110,7 @@ def test_the_command_fits_and_ranks(tiles, small, tmp_path, capsys):
     epochs = re.findall(r"^clip: epoch (\d)/2, loss \d\.\d{3}, held-out top-1 ", said.err, re.MULTILINE)
     assert epochs == ["1", "2"] and re.search(r"clip: 2/2 steps, .*, loss \d\.\d{3}", said.err)
     assert generate_prefs.main([*arguments, "--out", f"{tmp_path}/again.jsonl"]) == 2
-    assert "clip holds a model already" in capsys.readouterr().err
+    assert "clip holds a teacher already" in capsys.readouterr().err
     assert generate_prefs.main([*arguments[:3], "--teacher", f"{tmp_path}/clip", "--out", str(out)]) == 2
     assert "pairs.jsonl exists already" in capsys.readouterr().err
     assert len(out.read_text().splitlines()) == 36 and (tmp_path / "clip" / "model.safetensors").is_file()

@@ -15,7 +15,7 @@ from mint.data.text_encoder import TextEncoder
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
 from mint.teachers import vilt_training
-from mint.teachers.vilt_teacher import FoldedRanker, FusionInputs, FusionRanker, describe, load_teacher, load_teachers
+from mint.teachers.vilt_teacher import FoldedTeacher, FusionInputs, FusionTeacher, describe, load_teacher, load_teachers
 from mint.teachers.vilt_training import CONTROL, FusionSettings, count, fit_folds, fit_teacher
 from tests.reference.weights import TINY_LLAMA
 
@@ -66,9 +66,9 @@ def teacher(cohort, tmp_path_factory):
     return folder
 
 
-def accuracy(ranker, cases):
-    found = ranker.scores(cases).argmax(1)
-    return np.mean([ranker.diseases[i] == case.disease for i, case in zip(found, cases, strict=True)])
+def accuracy(teacher, cases):
+    found = teacher.scores(cases).argmax(1)
+    return np.mean([teacher.classes[i] == case.disease for i, case in zip(found, cases, strict=True)])
 
 
 def test_the_text_of_a_case():
@@ -96,12 +96,12 @@ def test_text_never_becomes_a_control_token(tmp_path):
 
 def test_it_learns_from_both_and_ranks_with_either(cohort, teacher):
     both, image, text = (load_teacher(teacher, view=view) for view in ("both", "image", "text"))
-    assert both.diseases == ("A", "B", "C", "D")
+    assert both.classes == ("A", "B", "C", "D")
     assert accuracy(both, cohort) > 0.95
-    for ranker, pairs in ((image, ("AB", "CD")), (text, ("AC", "BD"))):
-        assert 0.3 < accuracy(ranker, cohort) < 0.8  # half of what is to be known
-        best_two = np.argsort(-ranker.scores(cohort), 1)[:, :2]
-        found = [{ranker.diseases[i] for i in row} for row in best_two]
+    for teacher, pairs in ((image, ("AB", "CD")), (text, ("AC", "BD"))):
+        assert 0.3 < accuracy(teacher, cohort) < 0.8  # half of what is to be known
+        best_two = np.argsort(-teacher.scores(cohort), 1)[:, :2]
+        found = [{teacher.classes[i] for i in row} for row in best_two]
         pair_of = {name: set(pair) for pair in pairs for name in pair}
         right = [names == pair_of[case.disease] for case, names in zip(cohort, found, strict=True)]
         assert np.mean(right) > 0.9
@@ -128,9 +128,9 @@ def test_the_best_epoch_is_kept_and_training_stops(cohort, tmp_path, monkeypatch
         return {"held_out_loss": next(losses), "held_out_top_1": 0.0}
 
     monkeypatch.setattr(vilt_training._Fit, "_evaluate", evaluate)
-    ranker = fit_teacher(cohort, tmp_path / "t", replace(SETTINGS, patience=2))
+    teacher = fit_teacher(cohort, tmp_path / "t", replace(SETTINGS, patience=2))
     assert len(states) == 4
-    assert all(torch.equal(value, states[1][name]) for name, value in ranker.model.state_dict().items())
+    assert all(torch.equal(value, states[1][name]) for name, value in teacher.model.state_dict().items())
 
 
 def test_every_epoch_is_printed_and_the_loss_in_between(cohort, tmp_path, monkeypatch, capsys):
@@ -173,8 +173,8 @@ def test_folds_rank_their_own_cases_unseen(cohort, tmp_path):
         seen = json.loads((tmp_path / "t" / f"fold-{fold + 1}" / "fit.json").read_text())
         assert seen["cases"] == 40
     loaded = load_teacher(tmp_path / "t")
-    assert isinstance(loaded, FoldedRanker) and loaded.diseases == ("A", "B", "C", "D")
-    parts = [ranker.scores(cohort[:6]) for ranker in loaded.rankers]
+    assert isinstance(loaded, FoldedTeacher) and loaded.classes == ("A", "B", "C", "D")
+    parts = [teacher.scores(cohort[:6]) for teacher in loaded.teachers]
     own = loaded.scores(cohort[:6], cohort[:6])
     for row, case in enumerate(cohort[:6]):
         np.testing.assert_allclose(own[row], parts[loaded.fold_of[case.id]][row], atol=1e-5)
@@ -192,7 +192,7 @@ def test_several_teachers_rank_as_their_mean(cohort, teacher, tmp_path):
     both = load_teachers([teacher, tmp_path / "other"])
     parts = [load_teacher(folder).scores(cohort[:5]) for folder in (teacher, tmp_path / "other")]
     np.testing.assert_allclose(both.scores(cohort[:5]), (parts[0] + parts[1]) / 2, atol=1e-5)
-    assert load_teachers([teacher]).name == "fusion" and both.diseases == load_teacher(teacher).diseases
+    assert load_teachers([teacher]).name == "fusion" and both.classes == load_teacher(teacher).classes
     fit_teacher([c for c in cohort if c.disease in "AB"], tmp_path / "few", replace(SETTINGS, epochs=1))
     with pytest.raises(InputError, match="same diseases"):
         load_teachers([teacher, tmp_path / "few"])
@@ -206,11 +206,11 @@ def test_patients_stay_together_across_folds(cohort, tmp_path):
 
 def test_a_pretrained_network_gets_a_new_head(cohort, teacher, tmp_path):
     some = [case for case in cohort if case.disease in "AB"]
-    ranker = fit_teacher(some, tmp_path / "t", replace(SETTINGS, epochs=1, lr=1e-9), base=str(teacher))
-    assert ranker.diseases == ("A", "B") and ranker.model.classifier[3].weight.shape[0] == 2
-    kept, before = ranker.model.state_dict(), load_model(teacher).state_dict()
+    fitted = fit_teacher(some, tmp_path / "t", replace(SETTINGS, epochs=1, lr=1e-9), base=str(teacher))
+    assert fitted.classes == ("A", "B") and fitted.model.classifier[3].weight.shape[0] == 2
+    kept, before = fitted.model.state_dict(), load_model(teacher).state_dict()
     assert all(torch.allclose(kept[name], before[name], atol=1e-6) for name in before if name.startswith("vilt."))
-    assert isinstance(load_teacher(tmp_path / "t"), FusionRanker) and (tmp_path / "t" / "tokenizer.json").is_file()
+    assert isinstance(load_teacher(tmp_path / "t"), FusionTeacher) and (tmp_path / "t" / "tokenizer.json").is_file()
 
 
 def test_what_a_cohort_offers(cohort):

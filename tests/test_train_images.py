@@ -97,7 +97,8 @@ def test_samples_see_their_images(setting, targets, monkeypatch):
     reader = ImageReader(load_processor(setting / "model"))
     for pair, row in zip(pairs, samples, strict=False):
         images = reader(pair.images)
-        [answer] = generate(model, load_tokenizer(setting / "model"), [pair.prompt], 6, images=lambda _: images)  # noqa: B023
+        tokenizer = load_tokenizer(setting / "model")
+        [answer] = generate(model, tokenizer, [pair.prompt], 6, images=lambda _: images)  # noqa: B023
         assert row["answer"] == answer
 
 

@@ -78,7 +78,7 @@ def processor_of(model: nn.Module, max_pixels: int | None = None) -> Processor |
 
 
 def _own_processor(folder: Path) -> type | None:
-    """``PROCESSOR`` of ``mint/data/processors/KIND.py`` for the ``model_type`` KIND of config.json; None without one."""
+    """``PROCESSOR`` of ``mint/data/processors/KIND.py``, KIND being the ``model_type``; None if there is none."""
     kind = str(read_json(folder / "config.json", optional=True).get("model_type"))
     name = f"mint.data.processors.{kind}"
     if not kind.isidentifier() or importlib.util.find_spec(name) is None:

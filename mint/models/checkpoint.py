@@ -189,7 +189,7 @@ def build_model(raw: dict, where: str | Path) -> nn.Module:
 
 
 def _add_family(kind: str) -> bool:
-    """Adds the family that ``FAMILY`` of ``mint/models/KIND.py`` defines, as in ``FAMILIES``; False if there is none."""
+    """Adds ``FAMILY`` of ``mint/models/KIND.py`` to ``FAMILIES``; returns False if there is none."""
     name = f"mint.models.{kind}"
     if not kind.isidentifier() or importlib.util.find_spec(name) is None:
         return False

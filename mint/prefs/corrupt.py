@@ -19,7 +19,7 @@ from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.record_images import find_images
 from mint.errors import FileProblems, InputError
 from mint.files import check_paths, check_unused, file_aside
-from mint.prefs.records import move_record, say_if_outside
+from mint.prefs.file_names import move_record, say_if_outside
 from mint.progress import Progress
 
 LESION_SIGMA, GLOBAL_SIGMA = 45.0, 12.0  # of the noise, on a scale of 0 to 255

@@ -8,7 +8,7 @@ from pathlib import Path
 from mint.data.preferences import write_jsonl
 from mint.data.questions import read_mmedpo
 from mint.files import check_paths, check_unused
-from mint.prefs.records import move_record, say_if_outside
+from mint.prefs.file_names import move_record, say_if_outside
 
 
 def add_mmedpo(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from mint.data.cases import vary
 from mint.errors import InputError
-from mint.prefs.records import relative_name
+from mint.prefs.file_names import relative_name
 from mint.teachers.ranking import CHUNK, Teacher, rank
 
 ANSWERS = ("ranking", "disease")

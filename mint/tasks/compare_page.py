@@ -62,9 +62,10 @@ def run_compare(args: argparse.Namespace) -> None:
 def save_comparison(
     runs: Sequence[str | Path], out: Path, baseline: str | None = None, case_pages: int = 60, task: str | None = None
 ) -> str:
-    """Compares the runs and ``task`` (see ``load_systems``); writes comparison.md, .csv, .json and .html; returns the first.
+    """Compares the runs and writes comparison.md, .csv, .json and .html; returns the first.
 
-    baseline: the system that the page shows differences to (default: the first). case_pages: cases shown one by one.
+    runs, task: see ``load_systems``. baseline: the system that the page shows differences to (default: the first).
+    case_pages: cases shown one by one.
     Raises InputError if ``out`` holds a comparison of other evaluations, and as ``load_systems`` does.
     """
     runs = list(map(str, runs))

@@ -18,8 +18,8 @@ from mint.evaluation.folder import EvaluationFolder
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.scores import means_table
 from mint.files import check_paths, check_unused, write_aside
+from mint.prefs.file_names import say_if_outside
 from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
-from mint.prefs.records import say_if_outside
 from mint.progress import Progress
 from mint.tasks.base import Result, Task, score_answers
 from mint.teachers.ranking import Teacher, rank

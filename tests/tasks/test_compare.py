@@ -123,7 +123,7 @@ def test_what_the_page_tells(runs, tmp_path):
     text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert "Comparison of 2 systems: diseases</h1>" in text and "8 cases of COHORT&lt;i&gt;, split test." in text
     assert "<td>good/adapter</td><td>half/adapter</td>" in text and "Fewer than 30 cases" in text
-    assert 'class="chip s0">A</span><span>good (baseline)' in text and ">upstream</th>" in text  # a reference row
+    assert 'class="chip s0">A</span><span>good (baseline)' in text and ">teacher</th>" in text  # a reference row
     assert "<title>half, 2: 62.5 %</title>" in text and "<title>half, 3: 75.0 %</title>" in text  # 4, 5, 6 of 8
     assert all(score.meaning and escape(score.meaning) in text for score in Disease.columns.values())
     assert '<details class="plain">' in text and text.count("<details><summary><span><span") == 4  # differ on four

@@ -9,12 +9,11 @@ adds the seed's patients to the base's prompt. All are scored on the same unseen
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.command import make_parser, run
 from mint.config import TrainConfig
 from mint.data.cases import Case, write_note
 from mint.data.preferences import write_jsonl
@@ -30,7 +29,6 @@ from mint.tasks.ranked import rank_lists
 from mint.teachers.vilt_teacher import load_teacher
 from train import train
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAINED = 1200  # patients of every seed
 UNSEEN = (600, 77)  # patients and their seed; not those of seed 13, on which the settings were chosen
 PASSAGES = 3
@@ -128,17 +126,7 @@ def run_seed(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=5)
-    args = parser.parse_args()
-    try:
-        rows = run_seeds(args.out, args.seeds)
-    except InputError as error:
-        parser.error(str(error))
-    return subprocess.call(
-        [sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"]
-    )
+    return run(make_parser(__doc__, seeds=5), lambda args: run_seeds(args.out, args.seeds))
 
 
 if __name__ == "__main__":

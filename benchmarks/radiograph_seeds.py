@@ -9,10 +9,10 @@ radiographs. A stopped run continues; ``--rows`` selects methods.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from benchmarks.command import make_parser, run
 from benchmarks.fire_methods import ABLATIONS, METHODS, align, compare
 from mint.data.preferences import write_jsonl
 from mint.demo.radiograph_demo import contrast_images, make_pairs, prepare, score, write_asked
@@ -48,17 +48,9 @@ def run_seeds(out: Path, seeds: int, methods: dict[str, dict]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=5)
-    known = METHODS | ABLATIONS
+    parser, known = make_parser(__doc__, seeds=5), METHODS | ABLATIONS
     parser.add_argument("--rows", nargs="+", choices=known, default=list(known), metavar="ROW", help=", ".join(known))
-    args = parser.parse_args()
-    try:
-        print(run_seeds(Path(args.out), args.seeds, {row: known[row] for row in args.rows}))
-    except InputError as error:
-        parser.error(str(error))
-    return 0
+    return run(parser, lambda args: run_seeds(Path(args.out), args.seeds, {row: known[row] for row in args.rows}))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,15 @@ answers. The lists of all folds together are compared, with what the colours of 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import random
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.colours import colour_lists
+from benchmarks.command import make_parser, run
 from benchmarks.tissue_methods import Method, align, save
 from mint.config import TrainConfig
 from mint.data.cases import format_list
@@ -36,7 +35,6 @@ from mint.tasks.tissue import Tissue
 from mint.teachers.clip_training import ClipSettings, fit_clip
 from train import train
 
-ROOT = Path(__file__).resolve().parents[1]
 TEACHER = {"epochs": 100, "held_out": 0.0}
 VIEWS = 8
 COMMON = {"full": True, "steps": 400, "batch_size": 16, "lr": 5e-4}
@@ -133,18 +131,10 @@ def run_folds(cases: str, out: Path, folds: int) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", required=True, metavar="PATH", help="as for generate_prefs.py clip")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser = make_parser(__doc__)
+    parser.add_argument("--cases", required=True, metavar="PATH", help="as for generate_prefs.py tissue")
     parser.add_argument("--folds", type=int, default=5)
-    args = parser.parse_args()
-    try:
-        rows = run_folds(args.cases, Path(args.out), args.folds)
-    except InputError as error:
-        parser.error(str(error))
-    return subprocess.call(
-        [sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"]
-    )
+    return run(parser, lambda args: run_folds(args.cases, Path(args.out), args.folds))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ questions contain.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
 from pathlib import Path
 
+from benchmarks import command
+from benchmarks.command import make_parser
 from benchmarks.fire_methods import METHODS, align, compare
 from mint.data.preferences import write_jsonl
 from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score
@@ -70,16 +71,9 @@ def teach_policy(folder: Path, descriptions: Path, out: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, seeds=3)
     parser.add_argument("--set", required=True, metavar="DIR", help="where the question files and images lie")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=3)
-    args = parser.parse_args()
-    try:
-        print(run(Path(args.set), Path(args.out), args.seeds))
-    except InputError as error:
-        parser.error(str(error))
-    return 0
+    return command.run(parser, lambda args: run(Path(args.set), Path(args.out), args.seeds))
 
 
 if __name__ == "__main__":

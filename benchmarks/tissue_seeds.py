@@ -8,11 +8,10 @@ scored on the same unseen tiles, against the teacher's lists.
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.command import make_parser, run
 from benchmarks.tissue_methods import Method, align, save
 from mint.demo.tissue_demo import ALIGN, TISSUES, decode, prepare
 from mint.errors import InputError
@@ -21,7 +20,6 @@ from mint.tasks.tissue import Tissue
 from mint.teachers.clip_teacher import load_zero_shot
 from train import train
 
-ROOT = Path(__file__).resolve().parents[1]
 RANKED = 60  # tiles of every tissue and seed, as in the demo
 UNSEEN = (30, 77)  # tiles of every tissue, and their seed; not those of seed 23, on which the settings were chosen
 METHODS = {
@@ -61,17 +59,7 @@ def run_seeds(out: Path, seeds: int) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=5)
-    args = parser.parse_args()
-    try:
-        rows = run_seeds(Path(args.out), args.seeds)
-    except InputError as error:
-        parser.error(str(error))
-    return subprocess.call(
-        [sys.executable, str(ROOT / "evaluate.py"), "compare", *rows, "--out", f"{args.out}/comparison"]
-    )
+    return run(make_parser(__doc__, seeds=5), lambda args: run_seeds(Path(args.out), args.seeds))
 
 
 if __name__ == "__main__":

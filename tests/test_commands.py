@@ -39,18 +39,8 @@ def setting(tmp_path_factory):
             (folder / name / f"{case.id}.json").write_text(json.dumps(phenopacket(case)))
     arguments = ["mml", "--cases", f"{folder}/train", "--ranker", "naive-bayes", "--out", f"{folder}/pairs.jsonl"]
     assert generate_prefs.main(arguments) == 0
-    command = [
-        "base",
-        "--pairs",
-        f"{folder}/pairs.jsonl",
-        "--out",
-        f"{folder}/model",
-        "--shape",
-        "demo",
-        "--vocabulary",
-        "900",
-    ]
-    assert demo.main(command) == 0
+    command = f"base --pairs {folder}/pairs.jsonl --out {folder}/model --shape demo --vocabulary 900"
+    assert demo.main(command.split()) == 0
     return folder
 
 

@@ -16,30 +16,10 @@ def setting(tmp_path_factory):
     """A cohort folder, a teacher of its train split with its pairs, and a blank model."""
     folder = tmp_path_factory.mktemp("teacher")
     assert demo.main(["cohort", "--out", f"{folder}/cohort", "--train", "200", "--test", "12"]) == 0
-    command = [
-        "mml",
-        "--cases",
-        f"{folder}/cohort",
-        "--split",
-        "train",
-        "--fit",
-        f"{folder}/teacher",
-        "--teacher-epochs",
-        "1",
-    ]
+    command = f"mml --cases {folder}/cohort --split train --fit {folder}/teacher --teacher-epochs 1".split()
     assert generate_prefs.main([*command, "--out", f"{folder}/pairs.jsonl", "--label-first"]) == 0
-    command = [
-        "base",
-        "--pairs",
-        f"{folder}/pairs.jsonl",
-        "--out",
-        f"{folder}/model",
-        "--shape",
-        "demo",
-        "--vocabulary",
-        "900",
-    ]
-    assert demo.main(command) == 0
+    command = f"base --pairs {folder}/pairs.jsonl --out {folder}/model --shape demo --vocabulary 900"
+    assert demo.main(command.split()) == 0
     return folder
 
 

@@ -19,17 +19,7 @@ from mint.demo import __main__ as demo
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tissue")
     assert demo.main(["tiles", "--out", f"{folder}/tiles", "--train", "3", "--test", "1"]) == 0
-    command = [
-        "clip",
-        "--cases",
-        f"{folder}/tiles",
-        "--split",
-        "train",
-        "--fit",
-        f"{folder}/clip",
-        "--teacher-epochs",
-        "1",
-    ]
+    command = f"clip --cases {folder}/tiles --split train --fit {folder}/clip --teacher-epochs 1".split()
     assert generate_prefs.main([*command, "--out", f"{folder}/tiles/pairs.jsonl", "--device", "cpu"]) == 0
     command = ["base", "--vision", "--pairs", f"{folder}/tiles/pairs.jsonl", "--out", f"{folder}/blank"]
     assert demo.main([*command, "--shape", "demo", "--vocabulary", "500"]) == 0

@@ -45,15 +45,11 @@ TEXT = {
     "tie_word_embeddings": False,
 }
 TINY = {
+    **qwen_vl_inputs.TINY,
     "model_type": "qwen3_vl",
     "architectures": ["Qwen3VLForConditionalGeneration"],
-    "image_token_id": IMAGE,
-    "vision_start_token_id": 151,
-    "vision_end_token_id": 152,
-    "video_token_id": 153,
     "text_config": TEXT,
     "vision_config": VISION,
-    "tie_word_embeddings": False,
 }
 ADAPTED = ["language_model", "visual", "lm_head"]
 

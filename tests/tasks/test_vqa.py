@@ -84,15 +84,7 @@ def test_yes_and_no_by_hand():
 def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     rows = [{"image": f"tiles/{c}.png", "question": f"Is it {c}?", "answer": "yes"} for c in ("red", "green", "blue")]
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = [
-        "vqa",
-        "--model",
-        f"{setting}/model",
-        "--questions",
-        f"{setting}/questions.jsonl",
-        "--images",
-        str(setting),
-    ]
+    command = f"vqa --model {setting}/model --questions {setting}/questions.jsonl --images {setting}".split()
     command += ["--device", "cpu", "--max-new-tokens", "4", "--instruction", "Answer yes or no."]
     bad = [{**rows[0], "truth": {"findings": [{}]}}]
     (setting / "bad.jsonl").write_text("\n".join(map(json.dumps, bad)))
@@ -128,15 +120,7 @@ def test_sampled_answers_of_a_resumed_evaluation(setting, tmp_path):  # noqa: F8
         {"images": [f"tiles/{c}.png"], "question": f"Is it {c}?", "answer": "yes"} for c in ("red", "green", "blue")
     ]
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = [
-        "vqa",
-        "--model",
-        f"{setting}/model",
-        "--questions",
-        f"{setting}/questions.jsonl",
-        "--images",
-        str(setting),
-    ]
+    command = f"vqa --model {setting}/model --questions {setting}/questions.jsonl --images {setting}".split()
     command += ["--device", "cpu", "--max-new-tokens", "6", "--decode", "sample", "--out", f"{tmp_path}/out"]
     assert evaluate.main(command) == 0
     whole = (tmp_path / "out" / "predictions.jsonl").read_text()
@@ -153,15 +137,7 @@ def test_a_judge(setting, tmp_path, address, capsys):  # noqa: F811
     """Over a real connection: every answer beside its reference, a reply without a verdict is none."""
     rows = [{"image": "tiles/red.png", "question": f"What is {c}?", "answer": f"the {c} one"} for c in "abc"]
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    command = [
-        "vqa",
-        "--model",
-        f"{setting}/model",
-        "--questions",
-        f"{setting}/questions.jsonl",
-        "--images",
-        str(setting),
-    ]
+    command = f"vqa --model {setting}/model --questions {setting}/questions.jsonl --images {setting}".split()
     command += ["--device", "cpu", "--max-new-tokens", "4", "--judge", "some-model"]
     assert evaluate.main(command) == 2 and "--judge needs --url" in capsys.readouterr().err
     Server.reply = "Yes."

@@ -1,0 +1,36 @@
+"""What the comparisons share: their flags, errors as one line, and the comparison of their rows."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mint.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_parser(description: str, seeds: int | None = None) -> argparse.ArgumentParser:
+    """A parser with ``--out`` and, for a default of ``seeds``, ``--seeds``."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--out", required=True, metavar="DIR")
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds)
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, job: Callable[[argparse.Namespace], str | Sequence[str]]) -> int:
+    """Runs ``job`` and prints its text, or compares the rows that it returns; an InputError ends as a usage error."""
+    args = parser.parse_args()
+    try:
+        found = job(args)
+    except InputError as error:
+        parser.error(str(error))
+    if isinstance(found, str):
+        print(found)
+        return 0
+    out = ["--out", f"{args.out}/comparison"]
+    return subprocess.call([sys.executable, str(ROOT / "evaluate.py"), "compare", *found, *out])

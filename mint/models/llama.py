@@ -20,7 +20,8 @@ from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
 from mint.models.cross_attention import CrossAttentionInputs
 from mint.models.recompute import run_layer
-from mint.models.rotary import check_scaling, cos_sin, rope_frequencies, rotate
+from mint.models.rotary import check_scaling, cos_sin, rope_frequencies
+from mint.ops.elementwise import rms_norm, rotate, swiglu
 
 QWEN = ("qwen2", "qwen3")
 MODEL_TYPES = ("llama", "mistral", *QWEN)
@@ -114,7 +115,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in (torch.bfloat16, torch.float16):
             return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class KeyValueCache:
@@ -168,8 +169,6 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU (arXiv 2002.05202): down(silu(gate x) * up x)."""
-
     def __init__(self, width: int, inner: int, bias: bool = False):
         super().__init__()
         self.gate_proj = nn.Linear(width, inner, bias=bias)
@@ -177,7 +176,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class DecoderLayer(nn.Module):

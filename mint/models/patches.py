@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.models.rotary import cos_sin, rotate
+from mint.models.rotary import cos_sin
+from mint.ops.elementwise import rotate
 
 THETA = 10_000.0  # of the rotary positions
 

@@ -50,9 +50,3 @@ def cos_sin(angles: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin [..., D] of angles [..., D / 2], for pairs (i, i + D / 2)."""
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the pairs (i, i + D / 2) of x [..., D] by the angles of cos and sin [..., D], which broadcast to x."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -94,7 +94,8 @@ def train(config: TrainConfig) -> RunDirectory:
             lr = learning_rate(step - 1, total, config)
             step_pairs = [data.pairs[i] for i in order.step(step - 1, per_step)]
             metrics, tokens = accumulate_gradients(forward, step_pairs)
-            grad_norm = clip_gradients(model, config.max_grad_norm)
+            grad_norm = float(clip_gradients(model, config.max_grad_norm))
+            skipped: dict[str, list[str]] = {}
 
             if math.isfinite(metrics["loss"]) and math.isfinite(grad_norm):
                 for group in optimizer.param_groups:
@@ -103,14 +104,14 @@ def train(config: TrainConfig) -> RunDirectory:
                 failures = 0
             else:
                 failures += 1
-                metrics["skipped"] = [pair.id for pair in step_pairs]
-                progress.write(f"step {step}: {describe_failure(metrics, grad_norm, metrics['skipped'])}; skipped")
+                skipped["skipped"] = [pair.id for pair in step_pairs]
+                progress.write(f"step {step}: {describe_failure(metrics, grad_norm, skipped['skipped'])}; skipped")
             optimizer.zero_grad(set_to_none=True)
 
             seconds = time.perf_counter() - started
             run.log(
-                {"step": step, **metrics, "lr": lr, "grad_norm": grad_norm, "tokens": tokens, "pairs": len(step_pairs)}
-                | {"epoch": step * per_step / len(data.pairs), "step_seconds": seconds}
+                {"step": step, **metrics, **skipped, "lr": lr, "grad_norm": grad_norm, "tokens": tokens}
+                | {"pairs": len(step_pairs), "epoch": step * per_step / len(data.pairs), "step_seconds": seconds}
             )
             progress.update(values=describe_step(metrics, tokens / seconds))
             ends = step == total or stop.number is not None or failures == FAILURES_IN_A_ROW
@@ -134,11 +135,9 @@ def train(config: TrainConfig) -> RunDirectory:
     plot_curves(run.rows(), run.path / "curves.png")
     if failed:
         raise InputError(f"{failures} steps in a row had a non-finite loss or gradient; lower --lr or look at the data")
-    if not finished:
-        message = f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}"
-        raise Stopped(stop.number, message)
     if stop.number is not None:
-        raise Stopped(stop.number, "stopped after the last step")
+        unfinished = f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}"
+        raise Stopped(stop.number, "stopped after the last step" if finished else unfinished)
     return run
 
 

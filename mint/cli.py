@@ -26,8 +26,8 @@ class Parser(argparse.ArgumentParser):
         self.fill: Callable[[Parser], None] | None = None  # adds the flags when they are first needed
 
     def parse_known_args(self, args=None, namespace=None):
-        if self.fill is not None:
-            self.fill, fill = None, self.fill
+        if (fill := self.fill) is not None:
+            self.fill = None
             try:
                 fill(self)
             except InputError as error:
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\n")
 
 
-def guard(job: Callable[[], None]) -> int:
+def guard(job: Callable[[], object]) -> int:
     """Runs ``job`` and returns the exit status of the command.
 
     0: success. 2: an InputError, printed as one line. 130 and 143: interrupted by Ctrl-C and by SIGTERM; both reach

@@ -38,15 +38,17 @@ def loss_settings() -> dict[str, dict[str, Setting]]:
 
     Read from the signatures in the source files, since importing the losses imports PyTorch, which takes seconds.
     """
-    found = {}
+    found: dict[str, dict[str, Setting]] = {}
     for file in (Path(__file__).parent / "losses").glob("*.py"):
-        for function in ast.parse(file.read_text(encoding="utf-8")).body:
-            for call in getattr(function, "decorator_list", ()):
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        for function in (node for node in body if isinstance(node, ast.FunctionDef)):
+            for call in function.decorator_list:
                 if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "register":
                     fixed = {keyword.arg for keyword in call.keywords}
                     defaults = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
                     values = {a.arg: d.value for a, d in defaults if isinstance(d, ast.Constant) and a.arg not in fixed}
-                    found[call.args[0].value] = {name: value for name, value in values.items() if value is not None}
+                    settings = {name: value for name, value in values.items() if isinstance(value, Setting)}
+                    found[ast.literal_eval(call.args[0])] = settings
     return dict(sorted(found.items()))
 
 

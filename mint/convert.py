@@ -92,7 +92,8 @@ def read_labels(path: str | Path | None) -> dict:
 def renamed_tensors(source: Source, raw: dict) -> Iterator[tuple[str, Tensor]]:
     """The model's tensors under its own names. A ViLT whose ``config.json`` names no classes is read without a head."""
     model = build_model(raw, source.name)
-    stored, skip = source.tensors(model), ()
+    stored = source.tensors(model)
+    skip: tuple[str, ...] = ()
     if isinstance(model, Vilt) and not raw.get("id2label"):
         stored, skip = _without_classifier(stored), HEADS
     return placed_tensors(model, stored, source.name, skip)

@@ -17,7 +17,16 @@ from mint.errors import InputError
 from mint.hub import is_dataset_id, local_dir
 
 # Flags whose files or folders must exist, and those that name a model: a directory or hub id, or several.
-EXISTING = ("cases", "teacher_cases", "fit_cases", "retrieve", "questions", "reports", "data", "eval_data")
+EXISTING: tuple[str, ...] = (
+    "cases",
+    "teacher_cases",
+    "fit_cases",
+    "retrieve",
+    "questions",
+    "reports",
+    "data",
+    "eval_data",
+)
 EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images", "lesions", "vqa", "pairs")
 DATA = ("data", "eval_data")  # those that may also name a data set of the hub
 MODELS = ("model", "teacher", "base", "clip")
@@ -111,7 +120,8 @@ def read_json(path: Path, optional: bool = False, kind: type | tuple[type, ...] 
         raise InputError(f"{path.parent} is not a model directory: {path.name} is missing") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, kind):
+    fits = isinstance(content, kind)
+    if not fits:
         raise InputError(f"{path} must hold a JSON object")
     return content
 

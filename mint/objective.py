@@ -9,19 +9,20 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mint.data.batch import CHOSEN, PROMPT, SIDES, Batch
 from mint.losses import AnswerStats, Loss, LossOutput
 from mint.losses.logprobs import TokenStats, token_stats
+from mint.models.llama import CausalLM
 from mint.models.lora import reference
 
 
 def preference_loss(
-    model: nn.Module,
+    model: CausalLM,
     batch: Batch,
     loss: Loss,
-    frozen: nn.Module | None = None,
+    frozen: CausalLM | None = None,
     tokens_per_pair: dict[str, float] | None = None,
 ) -> LossOutput:
     """The loss of one packed batch, with gradients to the trainable parameters of ``model``.
@@ -44,7 +45,7 @@ def preference_loss(
     return loss(**sides, **batch.fields)
 
 
-def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Module | None = None) -> TokenStats:
+def predicted_stats(model: CausalLM, batch: Batch, loss: Loss, frozen: CausalLM | None = None) -> TokenStats:
     """Per-token numbers at the N predicted positions: what ``loss`` needs and nothing more."""
     wants = loss.needs
     if frozen is None and batch.images is not None and model.vision_is_frozen:
@@ -75,7 +76,7 @@ def predicted_stats(model: nn.Module, batch: Batch, loss: Loss, frozen: nn.Modul
     )
 
 
-def _predicting(model: nn.Module, batch: Batch) -> Tensor:
+def _predicting(model: CausalLM, batch: Batch) -> Tensor:
     """[N, H]: the final hidden states at the predicting positions."""
     return model.hidden_states(batch).flatten(0, 1)[batch.predict]
 
@@ -93,20 +94,21 @@ def answer_stats(
         pair = batch.twins[pair - batch.pairs]
     length = int(column.max()) + 1 if len(here) else 1
 
-    def dense(values: Tensor | None) -> Tensor | None:
-        if values is None:
-            return None
+    def dense(values: Tensor) -> Tensor:
         table = values.new_zeros(batch.pairs, length)
         return table.index_put((pair, column), values[here])
+
+    def optional(values: Tensor | None) -> Tensor | None:
+        return None if values is None else dense(values)
 
     real = torch.ones_like(batch.targets, dtype=torch.bool)
     has_kl = side == CHOSEN and not corrupted  # where predicted_stats computes it
     return AnswerStats(
         logps=dense(stats.logps),
         mask=dense(real),
-        ref_logps=dense(stats.ref_logps),
-        span=dense(batch.span),
-        kl_forward=dense(stats.kl_forward) if has_kl else None,
-        kl_reverse=dense(stats.kl_reverse) if has_kl else None,
+        ref_logps=optional(stats.ref_logps),
+        span=optional(batch.span),
+        kl_forward=optional(stats.kl_forward) if has_kl else None,
+        kl_reverse=optional(stats.kl_reverse) if has_kl else None,
         token_count=token_count,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 
 from tqdm import tqdm
 
@@ -30,11 +30,13 @@ class Progress:
         leave: bool = True,
         show: bool = True,
     ):
-        if total is None and hasattr(iterable, "__len__"):
+        if total is None and isinstance(iterable, Sized):
             total = len(iterable)
-        self.iterable, self.total, self.initial = iterable, total, initial
+        self.iterable = () if iterable is None else iterable
+        self.total, self.initial = total, initial
         self.desc, self.unit, self.leave, self.show = desc, unit, leave, show
-        self.done, self.values = initial, {}
+        self.done = initial
+        self.values: dict[str, str] = {}
         self._started = self._printed = time.monotonic()
         self._at_print, self._closed = initial, False
         terminal = show and sys.stderr.isatty()

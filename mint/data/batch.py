@@ -13,10 +13,12 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mint.data.chat import ChatTokenizer
 from mint.data.preferences import Preference
 from mint.data.record_images import ImageSlots, encode_with_images
 from mint.data.spans import Answer, span_tokens
@@ -145,7 +147,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
@@ -158,7 +160,7 @@ class Batch:
 
 def encode_pairs(
     preferences: Sequence[Preference],
-    tokenizer,
+    tokenizer: ChatTokenizer,
     max_length: int,
     overlength: str = "drop",
     drop_spanless: bool = False,
@@ -176,7 +178,8 @@ def encode_pairs(
     record has them (``read_preferences`` checks that). Raises InputError if nothing is left, and for images without
     ``slots``.
     """
-    pairs, too_long = [], []
+    pairs: list[EncodedPair] = []
+    too_long: list[str] = []
     report = EncodeReport(resizable=slots is not None and slots.count is None)
     marked = drop_spanless and any(answer.spans for p in preferences for answer in (p.chosen, p.rejected) if answer)
     if slots is None and any(preference.images for preference in preferences):
@@ -215,31 +218,33 @@ def encode_pairs(
     return pairs, report
 
 
-def _encode(preference: Preference, tokenizer, slots: ImageSlots | None, corrupted: Sequence[str]) -> EncodedPair:
+def _encode(
+    preference: Preference, tokenizer: ChatTokenizer, slots: ImageSlots | None, corrupted: Sequence[str]
+) -> EncodedPair:
     chat = bool(preference.images) or not isinstance(preference.prompt, str)
-    answers = [_encode_answer(answer, tokenizer, chat) for answer in (preference.chosen, preference.rejected)]
-    sides, marks = zip(*answers, strict=True)
-    if not any(map(any, marks)):
-        marks = (None, None)
+    answers = (_encode_answer(answer, tokenizer, chat) for answer in (preference.chosen, preference.rejected))
+    (chosen, chosen_marks), (rejected, rejected_marks) = answers
+    marked = any(chosen_marks) or any(rejected_marks)
+    spans = (chosen_marks if marked else None, rejected_marks if marked else None)
     try:
-        if not preference.images:
-            return EncodedPair(preference.id, tokenizer.encode_prompt(preference.prompt), *sides, *marks)
+        if slots is None or not preference.images:
+            return EncodedPair(preference.id, tokenizer.encode_prompt(preference.prompt), chosen, rejected, *spans)
         prompts = [
             encode_with_images(tokenizer, preference.prompt, files, slots) if files else []
             for files in (preference.images, preference.corrupted_images if corrupted else ())
         ]
     except InputError as error:
         raise InputError(f"line {preference.line} ({preference.id}): {error}") from None
-    pair = EncodedPair(preference.id, prompts[0], *sides, *marks, preference.images, slots.token)
+    pair = EncodedPair(preference.id, prompts[0], chosen, rejected, *spans, preference.images, slots.token)
     if not prompts[1]:
         return pair
     twin = dataclasses.replace(pair, prompt=prompts[1], images=preference.corrupted_images)
     if "rejected" not in corrupted:
-        twin = dataclasses.replace(twin, rejected=[], rejected_span=[] if marks[1] is not None else None)
+        twin = dataclasses.replace(twin, rejected=[], rejected_span=[] if marked else None)
     return dataclasses.replace(pair, twin=twin)
 
 
-def _encode_answer(answer: Answer | None, tokenizer, chat: bool) -> tuple[list[int], list[bool]]:
+def _encode_answer(answer: Answer | None, tokenizer: ChatTokenizer, chat: bool) -> tuple[list[int], list[bool]]:
     """(ids, whether each is in a span); the token that ends an answer never is."""
     if answer is None:
         return [], []
@@ -273,7 +278,7 @@ def collate(
     """
     ids, count = tuple(pair.id for pair in pairs), len(pairs)
     twins = [index for index, pair in enumerate(pairs) if pair.twin is not None]
-    pairs = [*pairs, *(pairs[index].twin for index in twins)]
+    pairs = [*pairs, *(pair.twin for pair in pairs if pair.twin is not None)]
     lengths = [len(pair) for pair in pairs]
     if row_length is None:
         row_length = math.ceil(sum(lengths) / ROW_STEP) * ROW_STEP if rows == 1 else max(lengths)
@@ -298,13 +303,17 @@ def collate(
                 segments[row, start + a : start + b] = 3 * index + role
             targets += _targets(pair, index, row * row_length + start, prompt_targets and index < count)
             start = end
-    *indices, span = torch.tensor(targets, dtype=torch.int64).T.contiguous().unbind()
+    predict, target, pair_of, side, column, span = torch.tensor(targets, dtype=torch.int64).T.contiguous().unbind()
     marked = any(pair.chosen_span is not None for pair in pairs)
     return Batch(
         tokens,
         positions,
         segments,
-        *indices,
+        predict,
+        target,
+        pair_of,
+        side,
+        column,
         span.bool() if marked else None,
         ids,
         torch.tensor(twins, dtype=torch.int64),

@@ -54,7 +54,7 @@ def load_tokenizer(name: str | Path, chat_date: str = CHAT_DATE) -> ChatTokenize
 
 def _settings(folder: Path) -> dict:
     """``tokenizer_config.json`` with the chat template and the end tokens that other files add to it."""
-    settings = {}
+    settings: dict = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         settings.update(read_json(folder / name, optional=True))
     for name in NAMES:
@@ -202,7 +202,8 @@ class ChatTokenizer:
         encoder = self._encoders.within_text if form.continues else self._encoders.after_control
         encoding = encoder.encode(form.prefix + text + form.suffix, add_special_tokens=False)
         shift, length = len(form.prefix), len(text)
-        inside = [tuple(min(max(edge - shift, 0), length) for edge in offset) for offset in encoding.offsets]
+        edges = ((min(max(edge - shift, 0), length) for edge in offset) for offset in encoding.offsets)
+        inside = [(start, end) for start, end in edges]
         return encoding.ids, inside
 
     @property

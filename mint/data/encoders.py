@@ -7,6 +7,7 @@ decides whether it gets one. Byte-level tokenizers (Llama 3, Qwen) treat all pla
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from tokenizers import Tokenizer
 
@@ -43,7 +44,9 @@ def _without_control(model: dict, control: set[str]) -> dict:
     """
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):  # Unigram: ids are places in the list, so a piece is renamed, not removed
-        spare = {i: f" {chr(0xE000)}{i} " for i, (piece, _) in enumerate(vocabulary) if piece in control}
+        spare: dict[int | None, str] = {
+            i: f" {chr(0xE000)}{i} " for i, (piece, _) in enumerate(vocabulary) if piece in control
+        }
         spare.pop(model.get("unk_id"), None)
         return {**model, "vocab": [[spare.get(i, piece), score] for i, (piece, score) in enumerate(vocabulary)]}
     hidden = {token for token in control if token in vocabulary} - {model.get("unk_token")}
@@ -56,7 +59,7 @@ def _without_control(model: dict, control: set[str]) -> dict:
     return changed
 
 
-def _change(part: dict | None, change) -> dict | None:
+def _change(part: dict | None, change: Callable[[dict], dict | None]) -> dict | None:
     """A normalizer or pre-tokenizer with ``change`` applied to it, or to the steps it consists of."""
     if part is None:
         return None

@@ -146,7 +146,8 @@ def _case(row: dict[str, str], labels: Mapping[str, str], report: ReadReport) ->
         report.notes["ages that cannot be read (left out)"] += 1
     if row["sex"] and sex is None:
         report.notes["sexes other than male and female (left out)"] += 1
-    if (None not in (age, text.age_years) and abs(age - text.age_years) > 0.1) or len({sex, text.sex} - {None}) > 1:
+    other_age = age is not None and text.age_years is not None and abs(age - text.age_years) > 0.1
+    if other_age or len({sex, text.sex} - {None}) > 1:
         report.notes["whose text has another age or sex than the columns (the columns count)"] += 1
     if len(excluded) < len(absent):
         report.notes["findings both present and absent (kept as present)"] += len(absent) - len(excluded)

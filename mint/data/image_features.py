@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from mint.data.image_files import open_image
 from mint.data.images import Processor
 from mint.errors import InputError
 from mint.files import file_aside
+from mint.models.llama import CausalLM
 
 KEPT_BYTES = 2**30  # of tensors in memory
 FORM = 2  # of stored features; raised when images are read or encoded differently
@@ -102,7 +103,7 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]], processor: object) -> str
     for name, tensor in tensors:
         plain = tensor.detach().cpu().reshape(-1)
         digest.update(f"{name} {plain.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(plain.view(torch.uint8).numpy())
+        digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -154,29 +155,30 @@ class ImageReader:
             self._store.remove()
 
 
-def image_reader(model: nn.Module, processor: Processor, folder: str | Path | None, run: Path) -> ImageReader:
+def image_reader(model: CausalLM, processor: Processor, folder: str | Path | None, run: Path) -> ImageReader:
     """The reader of a model's training images: of pixels if its vision encoder is trained, of features if it is frozen.
 
     folder: keeps the features from one run to the next. run: the run's folder, where features that do not fit into
     memory are kept in ``features-overflow`` until training ends.
     """
-    if not model.vision_is_frozen:
+    tower = model.tower
+    if tower is None or not model.vision_is_frozen:
         return ImageReader(processor)
     device = model.head_weight.device
 
     @torch.no_grad()
     def encode(images: dict[str, Tensor]) -> dict[str, Tensor]:
-        seen = model.encode_images({name: value.to(device) for name, value in images.items()})
+        seen = model.encode_images({name: value.to(device) for name, value in images.items()}) or {}
         return {name: value.cpu() for name, value in seen.items() if name != "pixel_values"}
 
     def encoder() -> str:
-        return fingerprint(model.tower.state_dict().items(), processor)
+        return fingerprint(tower.state_dict().items(), processor)
 
     store = FeatureStore(folder or run / "features-overflow", encoder)
     return ImageReader(processor, encode, store, overflow=not folder)
 
 
-def check_image_features(model: nn.Module) -> None:
+def check_image_features(model: CausalLM) -> None:
     """Raises InputError if ``--image-features`` has nothing to keep: no vision encoder, or one that is trained."""
     if model.tower is None:
         raise InputError("--image-features is for models that read images")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-
-from torch import nn
 
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.mllama import MllamaImageProcessor
@@ -14,9 +13,10 @@ from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
 from mint.files import read_json
+from mint.models.llama import CausalLM
 
 Processor = ClipImageProcessor | MllamaImageProcessor | QwenVLImageProcessor | ViltImageProcessor
-PROCESSORS = {
+PROCESSORS: dict[str, Callable[[dict], Processor]] = {
     "CLIP": ClipImageProcessor,
     "Llava": ClipImageProcessor,
     "Mllama": MllamaImageProcessor,
@@ -65,7 +65,7 @@ def load_processor(folder: str | Path, max_pixels: int | None = None) -> Process
     return processor
 
 
-def processor_of(model: nn.Module, max_pixels: int | None = None) -> Processor | None:
+def processor_of(model: CausalLM, max_pixels: int | None = None) -> Processor | None:
     """The image processor of a loaded model; None if it reads no images.
 
     max_pixels: as for ``load_processor``. Raises InputError for a limit on a model that reads no images.

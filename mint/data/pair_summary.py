@@ -8,6 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from mint.data.batch import EncodedPair, EncodeReport
+from mint.data.chat import ChatTokenizer
 
 PARTS = ("prompt", "chosen", "rejected")
 
@@ -42,16 +43,16 @@ def summarize_pairs(pairs: Sequence[EncodedPair], report: EncodeReport | None = 
     )
     marked = [pair for pair in pairs if pair.chosen_span is not None]
     if marked:
-        inside = sum(sum(pair.chosen_span) + sum(pair.rejected_span) for pair in marked)
+        inside = sum(sum(pair.chosen_span or ()) + sum(pair.rejected_span or ()) for pair in marked)
         total = sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
         lines.append(f"spans: {inside / total:.0%} of answer tokens, in {len(marked)} of {len(pairs)} pairs")
     return "\n".join(lines)
 
 
-def render_pair(pair: EncodedPair, tokenizer) -> str:
+def render_pair(pair: EncodedPair, tokenizer: ChatTokenizer) -> str:
     """The pair under a heading for each role, special tokens included; ``[[ ]]`` encloses spans.
 
-    A run of image tokens is written as one, with its length. tokenizer: a ``mint.data.chat.ChatTokenizer``.
+    A run of image tokens is written as one, with its length.
     """
     lines = [f"pair {pair.id}"]
     lines += [f"images: {', '.join(pair.images)}"] if pair.images else []
@@ -73,7 +74,7 @@ def render_pair(pair: EncodedPair, tokenizer) -> str:
 
 
 def _pieces(
-    ids: Sequence[int], marks: Sequence[bool], before: Sequence[int], tokenizer
+    ids: Sequence[int], marks: Sequence[bool], before: Sequence[int], tokenizer: ChatTokenizer
 ) -> Iterator[tuple[bool, int, str]]:
     """(mark, number of tokens, text) of each run of tokens with one mark, where ``before`` precedes ``ids``.
 

@@ -13,6 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from mint.data.cases import Case, Term
 from mint.data.records import ReadReport
@@ -97,7 +98,7 @@ def _members(path: Path, report: ReadReport) -> list[tuple[str, bytes]]:
                     total += member.size
                     if total > TOTAL_LIMIT:
                         raise InputError(f"{path} holds more than {TOTAL_LIMIT:,} bytes of phenopackets; split it")
-                    found.append((member.name, archive.extractfile(member).read()))
+                    found.append((member.name, cast(IO[bytes], archive.extractfile(member)).read()))
     except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path} is not a readable archive: {error}") from None
     return found

@@ -124,7 +124,8 @@ def _parse(content: bytes | dict, line: int, require_rejected: bool) -> Preferen
         prompt, answers = _without_prompt(_check_prompt(raw["prompt"]), answers)
     else:
         prompt, answers = _split_implicit(answers)
-    chosen, rejected = (_answer(name, answers[name]) if name in answers else None for name in ("chosen", "rejected"))
+    chosen = _answer("chosen", answers["chosen"])
+    rejected = _answer("rejected", answers["rejected"]) if "rejected" in answers else None
     if rejected and rejected.text.strip() == chosen.text.strip():
         raise InputError("chosen and rejected are the same")
     identity = raw.get("id", f"line-{line}")

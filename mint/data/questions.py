@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from mint.data.image_files import image_problem
 from mint.data.preferences import image_names
@@ -119,11 +120,11 @@ def _find(name: str, roots: Sequence[Path], found: dict[str, Path | str]) -> Pat
             spelt = [f"{folder}{name}{end}" for folder in ("", f"{name.split('_')[0]}/") for end in ENDINGS]
         inside = [root / other for other in spelt for root in roots if (root / other).resolve().is_relative_to(root)]
         path = next((place for place in inside if place.is_file()), inside[0] if inside else None)
-        problem = image_problem(path) if path else f"the image {name} is outside the folder of images"
-        found[name] = problem or path
-    if isinstance(found[name], str):
-        raise InputError(found[name])
-    return found[name]
+        found[name] = image_problem(path) or path if path else f"the image {name} is outside the folder of images"
+    place = found[name]
+    if isinstance(place, str):
+        raise InputError(place)
+    return place
 
 
 def yes_or_no(text: str) -> str | None:
@@ -137,9 +138,10 @@ def read_mmedpo(path: str | Path, images: str | Path) -> list[dict]:
 
     ``weighted_score`` becomes ``weight``. Raises FileProblems naming every bad record.
     """
-    root, found = Path(images).resolve(), {}
+    root = Path(images).resolve()
+    found: dict[str, Path | str] = {}
 
-    def parse(record: dict, number: int) -> dict:
+    def parse(record: Any, number: int) -> dict:
         try:
             (asked, chosen), (again, rejected) = (
                 [turn["value"] for turn in record[name]] for name in ("conversations", "rejected_conversations")

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
+from mint.data.chat import ChatTokenizer
 from mint.data.image_files import image_problem, image_size
 from mint.data.images import Processor
 from mint.data.preferences import Preference
+from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.errors import FileProblems, InputError
 from mint.progress import Progress
 
@@ -31,7 +34,9 @@ class ImageSlots:
 
     def of(self, file: str) -> int:
         """The number of tokens of an image file."""
-        return self.processor.image_tokens(*image_size(file)) if self.count is None else self.count
+        if self.count is not None:
+            return self.count
+        return cast(QwenVLImageProcessor, self.processor).image_tokens(*image_size(file))
 
 
 def find_images(
@@ -49,7 +54,8 @@ def find_images(
         return list(preferences)
     root = Path(file).resolve().parent
     names = dict.fromkeys(name for one in preferences for name in (*one.images, *one.corrupted_images))
-    paths, wrong = {}, {}
+    paths: dict[str, str] = {}
+    wrong: dict[str, str] = {}
     for name in Progress(names, desc="images", unit="image", leave=False):
         paths[name] = str((root / name).resolve())
         if not anywhere and not Path(paths[name]).is_relative_to(root):
@@ -69,13 +75,15 @@ def find_images(
     ]
 
 
-def encode_with_images(tokenizer, prompt: str | list[dict], files: Sequence[str], slots: ImageSlots) -> list[int]:
+def encode_with_images(
+    tokenizer: ChatTokenizer, prompt: str | list[dict], files: Sequence[str], slots: ImageSlots
+) -> list[int]:
     """Ids of a prompt whose first user message begins with the images, each as many image tokens as it has.
 
     A prompt given as a string is a user's message. Raises InputError if the chat template does not write one image
     token for each image.
     """
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    messages: list[dict] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     first = next(i for i, message in enumerate(messages) if message["role"] == "user")
     text = {"type": "text", "text": messages[first]["content"]}
     messages[first] = {"role": "user", "content": [{"type": "image"}] * len(files) + [text]}

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from mint.errors import FileProblems, InputError
 
-Row, Record = TypeVar("Row"), TypeVar("Record")
+Row = TypeVar("Row")
+Record = TypeVar("Record")
 
 
 @dataclass
@@ -54,7 +55,9 @@ def parse_rows(
 
     Raises FileProblems naming every row for which ``parse`` raises InputError, or whose ``key`` an earlier one has.
     """
-    records, numbers, problems = [], {}, []
+    records: list[Record] = []
+    numbers: dict[str, int] = {}
+    problems: list[str] = []
     for number, row in rows:
         try:
             record = parse(row, number)

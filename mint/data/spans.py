@@ -35,18 +35,18 @@ class Answer:
         word. Empty spans are dropped. Raises InputError if the tags are nested or not balanced.
         """
         plain, spans = "", []
-        last, opened = 0, None
+        last, opened = 0, -1
         for tag in TAG.finditer(tagged):
             piece = tagged[last : tag.start()]
             plain, last = plain + piece, tag.end()
             closing = tag.group().startswith("</")
-            if closing == (opened is None):
+            if closing == (opened < 0):
                 problem = "</mask> without <mask>" if closing else "<mask> inside <mask>"
                 raise InputError(f"{problem} at character {tag.start()}")
             if closing and piece.strip():
                 spans.append((opened + len(piece) - len(piece.lstrip()), opened + len(piece.rstrip())))
-            opened = None if closing else len(plain)
-        if opened is not None:
+            opened = -1 if closing else len(plain)
+        if opened >= 0:
             raise InputError("<mask> without </mask>")
         return cls(plain + tagged[last:], tuple(spans))
 
@@ -75,7 +75,7 @@ def mark_changes(first: str, second: str) -> tuple[Answer, Answer]:
     words = [[text[a:b] for a, b in spans] for text, spans in zip(texts, places, strict=True)]
     blocks = [
         [a0, a1, b0, b1]
-        for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes()
+        for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes()
         if kind != "equal"
     ]
     phrases: list[list[int]] = []

@@ -6,7 +6,8 @@ import dataclasses
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from operator import attrgetter
+from typing import ClassVar, Protocol, TypeVar
 
 from mint.errors import InputError
 
@@ -15,19 +16,26 @@ SHOWN = 5  # patients named in a message
 
 
 class Sample(Protocol):
-    """A case or a tile."""
+    """A case or a tile, a dataclass."""
 
-    id: str
-    subject: str
-    split: str
+    __dataclass_fields__: ClassVar[dict]
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+
+S = TypeVar("S", bound=Sample)
 
 
 def split_by_patient(
-    cases: Sequence[Sample],
-    test_share: float = 0.1,
-    seed: int = 0,
-    label: Callable[[Sample], str] = lambda case: case.disease,
-) -> tuple[list[Sample], list[Sample]]:
+    cases: Sequence[S], test_share: float = 0.1, seed: int = 0, label: Callable[[S], str] = attrgetter("disease")
+) -> tuple[list[S], list[S]]:
     """(train, held out), each in the order of ``cases``. label: the class of a case, by default its disease.
 
     A patient is a ``subject``, or a case without one; people who share an id ("Patient 2" of two reports) count as one.
@@ -38,7 +46,7 @@ def split_by_patient(
     """
     if not 0 <= test_share < 1:
         raise InputError(f"the share of test patients must be at least 0 and less than 1, not {test_share}")
-    patients: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    patients: dict[tuple[str, str], list[S]] = defaultdict(list)
     for case in cases:
         patients[_patient(case)].append(case)
     splits = {patient: _splits(group) for patient, group in patients.items()}
@@ -54,15 +62,16 @@ def split_by_patient(
         if len(held_out) < wanted and all(left[disease] > 1 for disease in diseases[patient]):
             held_out.add(patient)
             left.subtract(diseases[patient])
-    train, test = [], []
+    train: list[S] = []
+    test: list[S] = []
     for case in cases:
         (test if _patient(case) in held_out else train).append(case)
     return train, test
 
 
 def hold_out(
-    samples: Sequence[Sample], share: float, seed: int, label: Callable[[Sample], str] = lambda case: case.disease
-) -> tuple[list[Sample], list[Sample]]:
+    samples: Sequence[S], share: float, seed: int, label: Callable[[S], str] = attrgetter("disease")
+) -> tuple[list[S], list[S]]:
     """(train, early-stopping set): by the samples' own splits, or a ``share`` drawn if all of them are for training."""
     if all(sample.split in ("", "train") for sample in samples):
         samples = [dataclasses.replace(sample, split="") for sample in samples]

@@ -103,7 +103,7 @@ class ChatTemplate:
         runs: list[Run] = []
         last = 0
         for match in self._control.finditer(text) if self._control else ():
-            runs += [text[last : match.start()].replace(marker, ""), self._ids[match.group(match.lastindex)]]
+            runs += [text[last : match.start()].replace(marker, ""), self._ids[match[match.lastindex or 0]]]
             last = match.end()
         runs.append(text[last:].replace(marker, ""))
         return [run for run in runs if run != ""]
@@ -138,10 +138,13 @@ class ChatTemplate:
 
         None for a role that it refuses: its own error message then says so.
         """
-        contents = {str: f"{PROBE} {SECOND_PROBE}", list: [_text_part(PROBE), _text_part(SECOND_PROBE)]}
+        contents: dict[type, str | list[dict]] = {
+            str: f"{PROBE} {SECOND_PROBE}",
+            list: [_text_part(PROBE), _text_part(SECOND_PROBE)],
+        }
         for role in ("user", "system", "assistant"):  # the user first: the others are probed beside a question
             question = self._in_accepted_form({"role": "user", "content": "question"})
-            accepted = set()
+            accepted: set[type] = set()
             for kind, content in contents.items():
                 probe = {"role": role, "content": content}
                 messages = {"user": [probe], "system": [probe, question], "assistant": [question, probe]}[role]
@@ -172,13 +175,14 @@ class ChatTemplate:
             whole = self.runs([question, {"role": "assistant", "content": PROBE}], False)
         except InputError:
             return AnswerForm()
-        at = next((i for i, run in enumerate(whole) if isinstance(run, str) and PROBE in run), None)
+        found = ((i, run) for i, run in enumerate(whole) if isinstance(run, str) and PROBE in run)
+        at, text = next(found, (None, ""))
         if at is None:
             return AnswerForm()
-        before, _, suffix = whole[at].partition(PROBE)
-        end = whole[at + 1] if at + 1 < len(whole) and not suffix.strip() else None
-        opening = prompt.pop() if prompt and isinstance(prompt[-1], str) else ""
-        matches = prompt == whole[:at] and before.startswith(opening)
+        before, _, suffix = text.partition(PROBE)
+        end = next((run for run in whole[at + 1 : at + 2] if isinstance(run, int) and not suffix.strip()), None)
+        opening = "".join(run for run in prompt[-1:] if isinstance(run, str))
+        matches = prompt == [*whole[:at], *filter(None, [opening])] and before.startswith(opening)
         prefix = before[len(opening) :] if matches else ""
         return AnswerForm(end, prefix, suffix if end is not None else "", continues=opening != "")
 

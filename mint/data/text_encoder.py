@@ -30,8 +30,8 @@ class TextEncoder:
             raise InputError(f"{folder} has no tokenizer.json") from None
         except Exception as error:  # the tokenizers library raises plain Exception
             raise InputError(f"{path} cannot be read: {error}") from None
-        marks = [[tokenizer.token_to_id(token) for token in tokens] for tokens in MARKS]
-        complete = [ids for ids in marks if None not in ids]
+        marks = [[i for token in tokens if (i := tokenizer.token_to_id(token)) is not None] for tokens in MARKS]
+        complete = [ids for ids in marks if len(ids) == len(MARKS[0])]
         if not complete:
             raise InputError(f"{path} lacks {', or '.join(', '.join(tokens) for tokens in MARKS)}")
         self.first, self.last, self.padding = complete[0]

@@ -59,7 +59,7 @@ SOURCES = (
     "synthetic/portrait.py",
     "synthetic/sketch.py",
     "synthetic/syndromes.tsv",
-    "synthetic/tables.py",
+    "synthetic/package_tables.py",
 )
 
 

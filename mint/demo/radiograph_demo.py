@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mint.config import TrainConfig
-from mint.data.chat import load_tokenizer
+from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
 from mint.data.preferences import Preference, read_preferences, write_jsonl
@@ -29,6 +29,7 @@ from mint.demo.stages import Train, align, aligned, load_student, teach
 from mint.demo.tiny_model import TOWER, write_base
 from mint.evaluation.scores import means_table
 from mint.losses import Setting, load_loss
+from mint.models.llama import CausalLM
 from mint.prefs.corrupt import CorruptReport, corrupt_records
 from mint.prefs.edit_pairs import EditReport, edit_pairs, rules_editor
 from mint.prefs.question_files import lessons, read_asked, write_question_files
@@ -54,7 +55,7 @@ BETA = 1.0
 RATES = {"rrpo": 4e-4}  # where another one than ALIGN's did better
 MODE = "surroundings"  # the tower's patches average single pixels' noise away
 TIME = "about 7 minutes"
-SOURCES = ("demo/radiograph_demo.py", "demo/stages.py", "demo/tiny_model.py")
+SOURCES: tuple[str, ...] = ("demo/radiograph_demo.py", "demo/stages.py", "demo/tiny_model.py")
 SOURCES += ("synthetic/radiograph_set.py", "synthetic/radiographs.py")
 COHORT = {"cohort": "unseen radiographs of the demo"}  # setting of the scores
 DECODING: dict[str, Any] = {"max_new_tokens": 60, "batch_size": 64}
@@ -118,7 +119,8 @@ def make_pairs(folder: Path, model: Path) -> None:
     """Writes the policy's answers to a folder's questions, edited, and with corrupted images (``pairs.jsonl``)."""
     file, edited = folder / "questions.jsonl", folder / "edited.jsonl"
     answers = Vqa().ask(load(str(model), None), read_questions(file, folder)[0], **DECODING)
-    report, rejects, corrupted = EditReport(), [], CorruptReport()
+    report, corrupted = EditReport(), CorruptReport()
+    rejects: list[dict] = []
     rows = list(edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
     write_jsonl(edited, rows)
     print(f"pairs: {report}")
@@ -128,7 +130,7 @@ def make_pairs(folder: Path, model: Path) -> None:
     print(f"corrupted: {corrupted}")
 
 
-def load(model_dir: str, adapter: Path | None) -> tuple:
+def load(model_dir: str, adapter: Path | None) -> tuple[CausalLM, ChatTokenizer, ImageReader]:
     """(model with its adapter merged, tokenizer, reader of its images)."""
     model = load_student(model_dir, adapter)
     return model, load_tokenizer(model_dir), ImageReader(load_processor(model.source_dir))
@@ -137,7 +139,7 @@ def load(model_dir: str, adapter: Path | None) -> tuple:
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     """Scores the policy before and after on unseen radiographs; prints the tables, saves them with the run."""
     records = contrast_images(cache, folder / "contrasts")
-    for name, model in (("before", (config.model, None)), ("after", aligned(config, folder))):
+    for name, model in (("before", (str(config.model), None)), ("after", aligned(config, folder))):
         print(f"\n{score(name, *model, folder / f'scores-{name}', cache, records)}\n")
     for part, out in (("", folder), ("sensitivity", folder / "sensitivity")):
         save_comparison([folder / f"scores-{name}" / part for name in ("before", "after")], out)

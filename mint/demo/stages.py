@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
-
 from mint.config import TrainConfig
-from mint.models import load_model
+from mint.models import load_language_model
+from mint.models.llama import CausalLM
 from mint.models.lora import load_adapter, merge_lora
 from mint.training.run_directory import RunDirectory
 
@@ -49,10 +48,10 @@ def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
 
 def aligned(config: TrainConfig, folder: Path) -> tuple[str, Path | None]:
     """(model, adapter) that a run with these settings left in ``folder``."""
-    return (str(folder / "model"), None) if config.full else (config.model, folder / "adapter")
+    return (str(folder / "model"), None) if config.full else (str(config.model), folder / "adapter")
 
 
-def load_student(model_dir: str, adapter: Path | None) -> nn.Module:
+def load_student(model_dir: str, adapter: Path | None) -> CausalLM:
     """A model with its adapter, if any, merged."""
-    model = load_model(model_dir)
+    model = load_language_model(model_dir)
     return model if adapter is None else merge_lora(load_adapter(model, adapter), drop=True)

@@ -73,7 +73,7 @@ def write_base(
 def base_config(
     shape: str,
     vocabulary: int = 64,
-    ids: Mapping[str, int] | None = None,
+    ids: Mapping[str, int | None] | None = None,
     vision: dict | None = None,
     tied: bool = True,
 ) -> dict:

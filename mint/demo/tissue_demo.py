@@ -47,7 +47,7 @@ SOURCES = (
     "demo/stages.py",
     "demo/tiny_model.py",
     "demo/tissue_demo.py",
-    "synthetic/tables.py",
+    "synthetic/package_tables.py",
     "synthetic/tiles_folder.py",
     "synthetic/tissue_tiles.py",
     "synthetic/tissues.tsv",

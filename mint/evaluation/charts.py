@@ -50,7 +50,7 @@ def line_chart(
     free = bottom + 9.0  # the lowest place for the marker of the next line
     for number, name, values in sorted(lines, key=lambda line: line[2][-1]):
         colour, mark = ("", "T") if number is None else (f"s{number % len(COLOURS)}", letter(number))
-        style = {"class_": f"mark {colour}", "style": "--c: #666e7a" if number is None else None}
+        style: dict = {"class_": f"mark {colour}", "style": "--c: #666e7a" if number is None else None}
         dashes = "6 4" if number is None else None
         points = list(zip(xs, values, labels, strict=True))
         pairs = zip(points, points[1:], strict=False)

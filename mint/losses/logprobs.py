@@ -120,7 +120,9 @@ class _Network(NamedTuple):
     def logits(self, words: slice) -> Tensor:
         """[C, W] in float32 at least."""
         logits = _product(self.hidden, self.head[words])
-        return logits if self.low is None else logits.add_(_product(self.low, self.factor[words]))
+        if self.low is None or self.factor is None:
+            return logits
+        return logits.add_(_product(self.low, self.factor[words]))
 
 
 class _TokenStats(torch.autograd.Function):
@@ -135,7 +137,11 @@ class _TokenStats(torch.autograd.Function):
         take_gradient = ctx.needs_input_grad[0] and not ctx.recompute
         stats = hidden.new_zeros(4, len(targets), dtype=_accumulation_dtype(hidden))
         normalisers = torch.zeros_like(stats[:2])  # of policy and reference
-        grads = [None, None, None]  # of logps, kl_forward, kl_reverse with respect to hidden, each [N, H]
+        grads: list[Tensor | None] = [
+            None,
+            None,
+            None,
+        ]  # of logps, kl_forward, kl_reverse with respect to hidden, each [N, H]
         if take_gradient:
             grads = [torch.zeros_like(hidden) if asked else None for asked in (True, kl_forward, kl_reverse)]
         for rows in _slices(len(targets), block[0]):
@@ -208,12 +214,12 @@ class _Chunk:
 
     def __init__(self, policy: _Softmax, ref: _Softmax | None, keep: Tensor | None, grads: list[Tensor | None]):
         self.policy, self.ref, self.keep, self.grads = policy, ref, keep, grads
-        self.p_head = self.q_head = self.p_ratio_head = self.p_ratio = self.q_ratio = 0.0
+        self.p_head = self.q_head = self.p_ratio_head = self.p_ratio = self.q_ratio = policy.total.new_zeros(())
 
     def read(self, words: slice) -> None:
         """Takes a block of words into the sums. Ratio is a - b, log p/q but for a constant of the row."""
         network = self.policy.network
-        head, logits = network.head[words], network.logits(words)
+        head, logits, ratio = network.head[words], network.logits(words), None
         if self.ref is not None:
             ref_logits = self.ref.network.logits(words)
             ratio = None if self.keep is None else logits[self.keep] - ref_logits[self.keep]
@@ -221,7 +227,7 @@ class _Chunk:
         exps, factor = self.policy.add(logits, words)
         if self.grads[0] is not None:
             self.p_head = _weigh(exps, head).add_(self.p_head * factor)
-        if self.keep is None:
+        if self.keep is None or ratio is None:
             return
         p_ratio, q, factor, ref_factor = (
             exps[self.keep] * ratio,
@@ -239,6 +245,7 @@ class _Chunk:
     def divergences(self) -> Tensor:
         """[2, K]: KL(ref || pi) and KL(pi || ref)."""
         policy, ref = self.policy, self.ref
+        assert ref is not None  # there is no divergence without a reference
         shift = (policy.top - ref.top + (policy.total / ref.total).log())[self.keep].squeeze(1)  # of the normalisers
         forward = shift - (self.q_ratio / ref.total[self.keep]).squeeze(1)
         return torch.stack((forward, (self.p_ratio / policy.total[self.keep]).squeeze(1) - shift))
@@ -246,14 +253,16 @@ class _Chunk:
     def write_gradients(self, rows: slice) -> None:
         """The gradient of each statistic with respect to hidden, for weights of one, into ``rows`` of ``grads``."""
         mean = self.p_head / self.policy.total
-        self.grads[0][rows] = self.policy.network.head[self.policy.targets.squeeze(1)] - mean
-        if self.keep is None:
+        logps, forward, reverse = self.grads
+        if logps is not None:
+            logps[rows] = self.policy.network.head[self.policy.targets.squeeze(1)] - mean
+        if self.keep is None or self.ref is None:
             return
         at, mean, total = self.keep + rows.start, mean[self.keep], self.policy.total[self.keep]
-        if self.grads[1] is not None:
-            self.grads[1][at] = (mean - self.q_head / self.ref.total[self.keep]).to(self.grads[1].dtype)
-        if self.grads[2] is not None:
-            self.grads[2][at] = ((self.p_ratio_head - self.p_ratio * mean) / total).to(self.grads[2].dtype)
+        if forward is not None:
+            forward[at] = (mean - self.q_head / self.ref.total[self.keep]).to(forward.dtype)
+        if reverse is not None:
+            reverse[at] = ((self.p_ratio_head - self.p_ratio * mean) / total).to(reverse.dtype)
 
 
 def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
@@ -271,14 +280,14 @@ def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | No
         logps_weight, _, forward_weight, reverse_weight = (weight[rows].unsqueeze(1) for weight in weights)
         normaliser, ref_normaliser = normalisers[:, rows].unsqueeze(2)
         keep = _indices(wanted, rows)
-        ref_own = None if keep is None else whole_ref.rows(keep + rows.start)
+        ref_own = None if keep is None or whole_ref is None else whole_ref.rows(keep + rows.start)
         for words in _slices(len(whole.head), ctx.block[1]):
             log_p = own.logits(words).sub_(normaliser)
             p = log_p.exp()
             gradient = p * -logps_weight  # of the logits
             here = (at >= words.start) & (at < words.start + p.shape[1])
             gradient.scatter_add_(1, (at - words.start).clamp(0, p.shape[1] - 1), (logps_weight * here).to(p.dtype))
-            if keep is not None:
+            if keep is not None and ref_own is not None:
                 log_q = ref_own.logits(words).sub_(ref_normaliser[keep])
                 p, ratio = p[keep], log_p[keep] - log_q
                 if ctx.directions[0]:
@@ -293,10 +302,11 @@ def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | No
 def _add_gradients(grads: list[Tensor | None], gradient: Tensor, own: _Network, rows: slice, words: slice) -> None:
     """Adds to the gradients of hidden, head, low and B the parts of a block, from that of its logits [C, W]."""
     for narrow, wide, x, weight in ((0, 1, own.hidden, own.head), (2, 3, own.low, own.factor)):
-        if grads[narrow] is not None:
-            grads[narrow][rows] += _weigh(gradient, weight[words])
-        if grads[wide] is not None:
-            grads[wide][words] += _product(gradient.t().to(x.dtype), x.t())
+        of_x, of_weight = grads[narrow], grads[wide]
+        if of_x is not None and weight is not None:
+            of_x[rows] += _weigh(gradient, weight[words])
+        if of_weight is not None and x is not None:
+            of_weight[words] += _product(gradient.t().to(x.dtype), x.t())
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

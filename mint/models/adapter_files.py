@@ -87,7 +87,7 @@ def read_adapter_config(folder: Path, rename: Callable[[str], str] = str) -> dic
 
 
 def _check_types(path: Path, config: dict) -> None:
-    numbers = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float)}
+    numbers: dict[str, type | tuple[type, ...]] = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float)}
     for key, kind in numbers.items():
         value = config.get(key)
         if isinstance(value, bool) or not isinstance(value, kind) and not (value is None and key == "lora_dropout"):

@@ -19,7 +19,15 @@ Mask = Tensor | BlockMask | PairLayout | None  # None: plain causal attention
 SPLIT_FROM = 256  # row length from which attention per pair is faster than one with a mask (CPU)
 
 
-def may_attend(q_segment, k_segment, q_index, k_index, q_position, k_position, window: int | None = None):
+def may_attend(
+    q_segment: Tensor,
+    k_segment: Tensor,
+    q_index: Tensor,
+    k_index: Tensor,
+    q_position: Tensor,
+    k_position: Tensor,
+    window: int | None = None,
+) -> Tensor:
     """Whether a query attends to a key: same pair, not later in the row, in the prompt or of the query's own role.
 
     All arguments are integer tensors that broadcast together; padding (-1) attends to padding only, so no row of
@@ -58,7 +66,7 @@ def make_mask(
 def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> BlockMask:
     rows, length = segments.shape
 
-    def rule(b, h, q, k):
+    def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return may_attend(segments[b, q], segments[b, k], q, k, positions[b, q], positions[b, k], window)
 
     return create_block_mask(rule, rows, None, length, length, device=segments.device)

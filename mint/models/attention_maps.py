@@ -35,7 +35,7 @@ def attention_to(
             visible = visible & mask[0, 0, queries]
         found.append(scores.masked_fill(~visible, -torch.inf).softmax(-1)[0, :, :, keys].mean(0))
 
-    handles = [layer.self_attn.register_forward_pre_hook(note) for layer in model.decoder.layers]
+    handles = [layer.get_submodule("self_attn").register_forward_pre_hook(note) for layer in model.decoder.layers]
     try:
         model(tokens, images)
     finally:

@@ -6,6 +6,7 @@ Parameters have the checkpoint's names, so loading copies by name, one tensor at
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import json
@@ -27,12 +28,13 @@ from mint.models.llama import CausalLM, Llama, LlamaConfig
 from mint.models.llava import OWN_FORMS, Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.mllama import Mllama, MllamaConfig
-from mint.models.names import current_name
+from mint.models.names import Pretrained, current_name
 from mint.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from mint.models.qwen_vl import QwenVL, QwenVLConfig
 from mint.models.vilt import Vilt, ViltConfig
 
-FAMILIES: dict[str, tuple[type[nn.Module], type, str]] = {  # model_type: network, settings, transformers' class
+Config = type[LlamaConfig] | type[ClipConfig] | type[ViltConfig]
+FAMILIES: dict[str, tuple[type[Pretrained], Config, str]] = {  # model_type: network, settings, transformers' class
     "llama": (Llama, LlamaConfig, "LlamaForCausalLM"),
     "mistral": (Llama, LlamaConfig, "MistralForCausalLM"),
     "qwen2": (Llama, LlamaConfig, "Qwen2ForCausalLM"),
@@ -73,7 +75,7 @@ def load_model(
     settings: dict | None = None,
     fresh: tuple[str, ...] = (),
     seed: int = 0,
-) -> nn.Module:
+) -> Pretrained:
     """The model in a directory or hub repository, in ``dtype`` on ``device``, in evaluation mode.
 
     Tensors stream from the files one at a time, so the peak is the model itself and one tensor. ``model.source_dir`` is
@@ -108,7 +110,7 @@ def load_language_model(
     return model
 
 
-def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pretrained:
     """A model of the given ``config.json`` content with random weights: matrices normal, biases 0, norms 1.
 
     A model's ``initial_values`` override these.
@@ -119,13 +121,12 @@ def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) 
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             _draw(key, parameter, model.config.initializer_range, generator)
-            if key in getattr(model, "initial_values", {}):
+            if key in model.initial_values:
                 parameter.fill_(model.initial_values[key])
-    model.source_dir = model.source_name = None
     return model.eval()
 
 
-def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
+def save_model(model: Pretrained, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Writes ``model`` as a directory that ``load_model`` and ``transformers`` read.
 
     The other files of the directory it was loaded from (tokenizer, chat template, generation settings) are copied. A
@@ -141,7 +142,7 @@ def save_model(model: nn.Module, folder: str | Path, max_shard_bytes: int = SHAR
         _write_model(model, aside, max_shard_bytes)
 
 
-def _write_model(model: nn.Module, aside: Path, max_shard_bytes: int) -> None:
+def _write_model(model: Pretrained, aside: Path, max_shard_bytes: int) -> None:
     tensors = {key: t for key, t in model.state_dict().items() if ".lora_A." not in key and ".lora_B." not in key}
     first = next(iter(tensors.values()))
     config = {**model.config.raw, "torch_dtype": str(first.dtype).removeprefix("torch.")}
@@ -168,7 +169,7 @@ def _draw(key: str, parameter: Tensor, std: float, generator: torch.Generator) -
     return parameter.fill_(0.0 if key.endswith(".bias") else 1.0)
 
 
-def build_model(raw: dict, where: str | Path) -> nn.Module:
+def build_model(raw: dict, where: str | Path) -> Pretrained:
     """The network of a ``config.json`` on the meta device, without memory for its parameters.
 
     where: names the configuration in errors. Raises InputError for a family or setting that is not supported.
@@ -200,7 +201,7 @@ def _add_family(kind: str) -> bool:
 
 
 def placed_tensors(
-    model: nn.Module, stored: Iterable[Stored], where: str | Path, skip: tuple[str, ...] = ()
+    model: Pretrained, stored: Iterable[Stored], where: str | Path, skip: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, Tensor]]:
     """(the model's name, the tensor) of every stored tensor, read one at a time.
 
@@ -250,7 +251,7 @@ def stored_tensors(folder: Path, name: str | Path | None = None) -> Iterator[Sto
         try:
             with safe_open(path, "pt") as file:
                 for key in file.keys():
-                    yield path, key, lambda file=file, key=key: file.get_tensor(key)
+                    yield path, key, functools.partial(file.get_tensor, key)
         except SafetensorError as error:
             raise InputError(f"{path} is damaged or not a safetensors file: {error}") from None
 
@@ -263,7 +264,7 @@ def indexed_files(path: Path) -> list[Path]:
     return sorted({path.parent / Path(name).name for name in placed.values()})
 
 
-def _is_harmless(key: str, model: nn.Module) -> bool:
+def _is_harmless(key: str, model: Pretrained) -> bool:
     """Tensors that follow from others and that some files store: a tied head, rotary frequencies, positions."""
     tied = key == "lm_head.weight" and getattr(model.config, "tie_word_embeddings", False)
     return tied or key.endswith(("rotary_emb.inv_freq", ".position_ids"))
@@ -302,7 +303,8 @@ def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int
 def _shards(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[dict[str, Tensor]]:
     """Groups of at most ``limit`` bytes, on the CPU; tensors that share memory are copied, as safetensors needs."""
     shard: dict[str, Tensor] = {}
-    size, memory = 0, set()
+    size = 0
+    memory: set[int] = set()
     for key, tensor in tensors:
         if shard and size + tensor.nbytes > limit:
             yield shard

@@ -8,14 +8,16 @@ Legend: B rows, L words, P patches, H width, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
+from mint.models.names import Pretrained
 from mint.models.recompute import run_layer
 from mint.models.settings import check_choice, check_heads, read_settings
 
@@ -28,6 +30,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+Config = TypeVar("Config", bound="TowerConfig")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class TowerConfig:
     layer_norm_eps: float = 1e-5
 
     @classmethod
-    def from_dict(cls, raw: dict) -> TowerConfig:
+    def from_dict(cls: type[Config], raw: dict) -> Config:
         """From a tower's part of ``config.json``. Raises InputError for a setting that is not supported."""
         if not isinstance(raw, dict):
             raise InputError(f"clip: a tower's settings must be an object, not {type(raw).__name__}")
@@ -84,17 +87,18 @@ class ClipConfig:
     @classmethod
     def from_dict(cls, raw: dict) -> ClipConfig:
         """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
-        towers = [
-            # some files hold a tower twice; the second form wins
-            tower.from_dict(raw.get(f"{name}_config_dict") or raw.get(f"{name}_config") or {})
-            for name, tower in (("text", TextTowerConfig), ("vision", VisionTowerConfig))
-        ]
+        # some files hold a tower twice; the second form wins
+        text, vision = (
+            raw.get(f"{name}_config_dict") or raw.get(f"{name}_config") or {} for name in ("text", "vision")
+        )
+        towers = TextTowerConfig.from_dict(text), VisionTowerConfig.from_dict(vision)
         return cls(*towers, raw.get("projection_dim", 512), raw.get("initializer_range", 0.02), dict(raw))
 
 
-class Clip(nn.Module):
+class Clip(Pretrained):
     """``clip(tokens, images)`` -> logits of image-text pairs; ``encode_text``, ``encode_image`` -> features."""
 
+    config: ClipConfig
     initial_values = {"logit_scale": 2.6592}  # ln(1 / 0.07)
 
     def __init__(self, config: ClipConfig):
@@ -128,18 +132,21 @@ class TextTower(nn.Module):
     def __init__(self, config: TextTowerConfig):
         super().__init__()
         self.eos_token_id = config.eos_token_id
-        self.embeddings = nn.Module()
-        self.embeddings.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.embeddings.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.encoder = Encoder(config)
+        self.embeddings = nn.ModuleDict(
+            {
+                "token_embedding": nn.Embedding(config.vocab_size, config.hidden_size),
+                "position_embedding": nn.Embedding(config.max_position_embeddings, config.hidden_size),
+            }
+        )
+        self.encoder = LayerStack(Layer(config) for _ in range(config.num_hidden_layers))
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, H]. Raises InputError for texts longer than the tower's positions."""
-        length, places = tokens.shape[1], self.embeddings.position_embedding.weight
+        length, places = tokens.shape[1], self.embeddings.get_parameter("position_embedding.weight")
         if length > len(places):
             raise InputError(f"a text of {length} tokens is longer than the {len(places)} this model reads")
-        hidden = self.embeddings.token_embedding(tokens) + places[:length]
+        hidden = self.embeddings["token_embedding"](tokens) + places[:length]
         for layer in self.encoder.layers:
             hidden = layer(hidden, causal=True)
         ends = tokens if self.eos_token_id == LEGACY_EOS else (tokens == self.eos_token_id).int()
@@ -152,13 +159,10 @@ class VisionTower(nn.Module):
     def __init__(self, config: VisionTowerConfig):
         super().__init__()
         self.config = config
-        width, patch = config.hidden_size, config.patch_size
-        self.embeddings = nn.Module()
-        self.embeddings.class_embedding = nn.Parameter(torch.zeros(width))
-        self.embeddings.patch_embedding = nn.Conv2d(config.num_channels, width, patch, patch, bias=False)
-        self.embeddings.position_embedding = nn.Embedding((config.image_size // patch) ** 2 + 1, width)
+        width = config.hidden_size
+        self.embeddings = ImageEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(width, config.layer_norm_eps)  # spelt as in the checkpoints
-        self.encoder = Encoder(config)
+        self.encoder = LayerStack(Layer(config) for _ in range(config.num_hidden_layers))
         self.post_layernorm = nn.LayerNorm(width, config.layer_norm_eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -184,12 +188,23 @@ class VisionTower(nn.Module):
         return [states[depth] for depth in depths]
 
 
-class Encoder(nn.Module):
+class ImageEmbeddings(nn.Module):
+    """Of the class token, the patches and their places."""
+
+    def __init__(self, config: VisionTowerConfig):
+        super().__init__()
+        width, patch = config.hidden_size, config.patch_size
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.patch_embedding = nn.Conv2d(config.num_channels, width, patch, patch, bias=False)
+        self.position_embedding = nn.Embedding((config.image_size // patch) ** 2 + 1, width)
+
+
+class LayerStack(nn.Module):
     """The layers, under ``layers`` as in the checkpoints."""
 
-    def __init__(self, config: TowerConfig):
+    def __init__(self, layers: Iterable[nn.Module]):
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(layers)
 
 
 def attend_in_heads(q: Tensor, k: Tensor, v: Tensor, heads: int, **options) -> Tensor:
@@ -218,6 +233,6 @@ class Layer(nn.Module):
     def forward(self, hidden: Tensor, causal: bool = False) -> Tensor:
         """[B, T, H]. causal: no position sees a later one."""
         normed = self.layer_norm1(hidden)
-        qkv = (self.self_attn[f"{name}_proj"](normed) for name in "qkv")
-        hidden = hidden + self.self_attn["out_proj"](attend_in_heads(*qkv, self.heads, is_causal=causal))
+        q, k, v = (self.self_attn[f"{name}_proj"](normed) for name in "qkv")
+        hidden = hidden + self.self_attn["out_proj"](attend_in_heads(q, k, v, self.heads, is_causal=causal))
         return hidden + self.mlp["fc2"](self.activation(self.mlp["fc1"](self.layer_norm2(hidden))))

@@ -9,13 +9,13 @@ Legend: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mint.errors import InputError
-from mint.models.llama import KeyValueCache
+from mint.models.llama import CausalLM, KeyValueCache
 from mint.progress import Progress
 
 Prompt = str | list[dict] | list[int]
@@ -43,9 +43,21 @@ class Grammar(Protocol):
         """The beginning of an answer."""
 
 
+class PromptTokenizer(Protocol):
+    """A :class:`mint.data.chat.ChatTokenizer`. eos_ids: tokens that end an answer."""
+
+    eos_ids: set[int]
+
+    def encode_prompt(self, prompt: str | list[dict]) -> list[int]:
+        """The ids of a string or of messages."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without control tokens."""
+
+
 def generate(
-    model: nn.Module,
-    tokenizer,
+    model: CausalLM,
+    tokenizer: PromptTokenizer,
     prompts: Sequence[Prompt],
     max_new_tokens: int = 256,
     temperature: float = 0.0,
@@ -76,7 +88,7 @@ def generate(
         raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
     if repetition_penalty <= 0:
         raise InputError(f"decoding needs a repetition_penalty above 0, not {repetition_penalty}")
-    encoded = [list(p) if _is_ids(p) else tokenizer.encode_prompt(p) for p in prompts]
+    encoded = [list(p) if _is_ids(p) else tokenizer.encode_prompt(cast("str | list[dict]", p)) for p in prompts]
     limit = model.config.max_position_embeddings
     if grammar is not None:
         max_new_tokens = grammar.longest
@@ -111,23 +123,23 @@ def generate(
     return answers
 
 
-def _is_ids(prompt: Prompt) -> bool:
+def _is_ids(prompt: Prompt) -> TypeGuard[list[int]]:
     return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], int)
 
 
 @torch.no_grad()
 def _decode(
-    model: nn.Module,
+    model: CausalLM,
     prompts: list[list[int]],
     rooms: list[int],
     eos_ids: set[int],
-    choose,
+    choose: _Chooser,
     images: dict[str, Tensor] | None,
     repetition_penalty: float,
 ) -> list[list[int]]:
     device = model.head_weight.device
     vocabulary = model.head_weight.shape[0]
-    unwritten = [i for i in getattr(model, "image_slots", ())[:1] if i < vocabulary]  # no answer holds an image
+    unwritten = [i for i in model.image_slots[:1] if 0 <= i < vocabulary]  # no answer holds an image
     if images is not None:
         images = {name: value.to(device) for name, value in images.items()}
     lengths = torch.tensor([len(ids) for ids in prompts])

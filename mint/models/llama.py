@@ -9,8 +9,9 @@ Legend: B rows, T row length, H width, N heads, K key/value heads, D head size, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,14 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
 from mint.models.cross_attention import CrossAttentionInputs
+from mint.models.lora import LoRALinear
+from mint.models.names import Pretrained
 from mint.models.recompute import run_layer
 from mint.models.rotary import check_scaling, cos_sin, rope_frequencies
 from mint.ops.elementwise import rms_norm, rotate, swiglu
+
+if TYPE_CHECKING:
+    from mint.data.batch import Batch
 
 QWEN = ("qwen2", "qwen3")
 MODEL_TYPES = ("llama", "mistral", *QWEN)
@@ -163,7 +169,7 @@ class Attention(nn.Module):
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Mask, cache: KeyValueCache | None, positions: Tensor | None
     ) -> Tensor:
         q, k, v = self.project(x, rope)
-        if cache is not None:
+        if cache is not None and positions is not None:
             k, v = cache.update(self.layer, k, v, positions)
         return self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
@@ -200,12 +206,15 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The part under ``model.`` in a checkpoint: embedding, layers, final norm."""
+    """The part under ``model.`` in a checkpoint: embedding, layers, final norm.
 
-    def __init__(self, config: LlamaConfig):
+    layers: by default those of a Llama. extra_tokens: rows of the embedding after the vocabulary.
+    """
+
+    def __init__(self, config: LlamaConfig, layers: Iterable[nn.Module] | None = None, extra_tokens: int = 0):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.embed_tokens = nn.Embedding(config.vocab_size + extra_tokens, config.hidden_size)
+        self.layers = nn.ModuleList(layers or (DecoderLayer(config, i) for i in range(config.num_hidden_layers)))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -222,7 +231,7 @@ class DeepStackFeatures(NamedTuple):
 VisionInputs = CrossAttentionInputs | DeepStackFeatures | None
 
 
-class CausalLM(nn.Module):
+class CausalLM(Pretrained):
     """A decoder with its LM head; a tied head is the embedding and has no parameter of its own.
 
     model: what a checkpoint keeps under ``model.``. ``Llama`` is the plain decoder. Vision-language models also encode
@@ -230,7 +239,7 @@ class CausalLM(nn.Module):
     (:meth:`vision_inputs`).
     """
 
-    tower: nn.Module | None = None  # the image encoder
+    config: LlamaConfig
 
     def __init__(self, config: LlamaConfig, model: nn.Module):
         super().__init__()
@@ -241,14 +250,24 @@ class CausalLM(nn.Module):
         self.attention_backend = "auto"
 
     @property
+    def tower(self) -> nn.Module | None:
+        """The image encoder."""
+        return None
+
+    @property
+    def image_slots(self) -> tuple[int, int | None]:
+        """(the token that stands for an image, or -1; how many an image has, None if that depends on its size)."""
+        return -1, 0
+
+    @property
     def vision_is_frozen(self) -> bool:
         """Whether the model has a vision encoder in which nothing is trained."""
         return self.tower is not None and not any(p.requires_grad for p in self.tower.parameters())
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Decoder:
         """Embedding, layers and final norm."""
-        return self.model
+        return cast(Decoder, self.model)
 
     @property
     def head_weight(self) -> Tensor:
@@ -257,8 +276,8 @@ class CausalLM(nn.Module):
 
     def head_update(self, hidden: Tensor) -> tuple[Tensor, Tensor] | None:
         """(low [N, r], B [V, r]) for final states [N, H]: an adapter on the head adds low B^T; None without one."""
-        adapted = not self.config.tie_word_embeddings and hasattr(self.lm_head, "update")
-        return self.lm_head.update(hidden) if adapted else None
+        head = None if self.config.tie_word_embeddings else self.lm_head
+        return head.update(hidden) if isinstance(head, LoRALinear) else None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., V] of final states [..., H]."""
@@ -297,7 +316,7 @@ class CausalLM(nn.Module):
         rotary = self.rotary_positions(tokens, positions, images)
         return self.logits(self._run(x, positions, mask, rotary, vision=vision))
 
-    def hidden_states(self, batch) -> Tensor:
+    def hidden_states(self, batch: Batch) -> Tensor:
         """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""
         mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
         images = self.encode_images(batch.images)
@@ -348,7 +367,7 @@ class CausalLM(nn.Module):
         rope = cos_sin(self._angles(rotary), x.dtype)
         for number, layer in enumerate(self.decoder.layers):
             if isinstance(layer, DecoderLayer):
-                inputs = (x, rope, mask, cache, positions)
+                inputs: tuple = (x, rope, mask, cache, positions)
             elif vision is not None:
                 inputs = (x, vision, cache)
             else:  # cross-attention without images

@@ -43,10 +43,11 @@ TEXT_DEFAULTS["mistral"] |= {"vocab_size": 32000, "max_position_embeddings": 131
 TEXT_DEFAULTS["qwen2"] |= {"vocab_size": 151936, "max_position_embeddings": 32768}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LlavaConfig(VisionLanguageConfig):
     """The settings of decoder, image encoder and projector."""
 
+    vision: VisionTowerConfig
     feature_layers: tuple[int, ...] = ()  # numbers of layers after which the encoder's states are features
     with_class_token: bool = False
     projector_act: str = "gelu"
@@ -78,9 +79,10 @@ class LlavaConfig(VisionLanguageConfig):
         )
 
 
-class Llava(VisionLanguageModel):
+class Llava(VisionLanguageModel[VisionTower]):
     """A CLIP image encoder, a projector, and a Llama-form decoder."""
 
+    config: LlavaConfig
     older_names = OLDER_NAMES
     tower_name = "vision_tower"
 
@@ -106,7 +108,7 @@ class Llava(VisionLanguageModel):
 
     def text_features(self, images: dict[str, Tensor]) -> Tensor:
         """[F, H]: the projected features."""
-        projected = self.model.multi_modal_projector(images["features"])
+        projected = self.projector(images["features"])
         return (projected[images["order"]] if "order" in images else projected).flatten(0, 1)
 
 

@@ -7,6 +7,7 @@ chat template, and the settings of the image processor.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from mint.errors import InputError
 from mint.files import read_json
 from mint.hub import TOKENIZER_FILES, resolve_dir
 from mint.models.checkpoint import Stored, build_model, placed_tensors
-from mint.models.llava import OWN_FORMS, Llava
-from mint.models.names import current_name
+from mint.models.llava import OWN_FORMS
+from mint.models.names import Pretrained, current_name
 from mint.models.pickled import Source, find_source
 
 FEATURES = {"patch": "default", "cls_patch": "full"}  # mm_vision_select_feature -> vision_feature_select_strategy
@@ -60,7 +61,7 @@ def convert_form(
         raise InputError(
             f"{words} has no tokenizer.json: name a directory or hub id with the same vocabulary (--tokenizer)"
         )
-    config = nested_config(raw, source.folder, clip and clip.folder)
+    config = nested_config(raw, source.folder, clip.folder if clip else None)
     companions = _companions(words, source.folder, raw, config)
     model = build_model(config, source.name)
     stored = _grown(_with_tower(model, source, clip, report), model)
@@ -98,13 +99,15 @@ def nested_config(raw: dict, folder: Path, clip: Path | None) -> dict:
     }
 
 
-def _with_tower(model: Llava, source: Source, clip: Source | None, report: Callable[[str], None]) -> Iterator[Stored]:
+def _with_tower(
+    model: Pretrained, source: Source, clip: Source | None, report: Callable[[str], None]
+) -> Iterator[Stored]:
     """The source's tensors, then those of the CLIP that the source's image tower lacks; the others are compared."""
-    own: dict[str, Tensor | None] = {}  # kept for the comparison
+    own: dict[str, Tensor] = {}  # kept for the comparison, empty without one
     for path, stored, read in source.tensors(model):
         name = current_name(model, stored)
         if name.startswith(TOWER):
-            own[name] = read() if clip else None
+            own[name] = read() if clip else torch.empty(0)
         yield path, stored, read
     if clip is None:
         if not own:
@@ -134,21 +137,22 @@ def _describe_tower(clip: str, stored: int, differences: dict[str, float]) -> st
     unequal = {name: size for name, size in differences.items() if size > 0}
     if not unequal:
         return f"image tower: the checkpoint's own, which equals that of {clip}"
-    most = max(unequal, key=unequal.get)
+    most = max(unequal, key=unequal.__getitem__)
     return (
         f"image tower: the checkpoint's own, not that of {clip}: {len(unequal)} of {len(differences)} tensors differ, "
         f"by at most {unequal[most]:.3g} ({most.removeprefix(TOWER)})"
     )
 
 
-def _grown(stored: Iterator[Stored], model: Llava) -> Iterator[Stored]:
+def _grown(stored: Iterator[Stored], model: Pretrained) -> Iterator[Stored]:
     """Embedding and head with ``ROWS`` more rows, the mean of the others."""
     grown = {name for name in model.state_dict() if name.endswith(("embed_tokens.weight", "lm_head.weight"))}
     for path, name, read in stored:
-        yield path, name, (lambda read=read: _grow(read())) if current_name(model, name) in grown else read
+        yield path, name, functools.partial(_grow, read) if current_name(model, name) in grown else read
 
 
-def _grow(tensor: Tensor) -> Tensor:
+def _grow(read: Callable[[], Tensor]) -> Tensor:
+    tensor = read()
     return torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype).expand(ROWS, -1)])
 
 
@@ -162,7 +166,7 @@ def _companions(words: Path, folder: Path, raw: dict, config: dict) -> dict[str,
         raise InputError(f"{words / 'tokenizer.json'} goes up to {max(used, default=0)}, the model to {token - 1}")
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added.append({"id": token, "content": IMAGE, **flags, "special": True})
-    settings = {}
+    settings: dict = {}
     for place in (words, folder):
         settings |= read_json(place / "tokenizer_config.json", optional=True)
     vision, strategy = config["vision_config"], config["vision_feature_select_strategy"]

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from mint.models.adapter_files import (
 from mint.models.names import current_name
 
 ALL_LINEAR = "all-linear"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class LoRALinear(nn.Linear):
@@ -48,13 +50,9 @@ class LoRALinear(nn.Linear):
         self.weight.requires_grad_(False)
         if self.bias is not None:
             self.bias.requires_grad_(False)
-        factory = {
-            "bias": False,
-            "device": linear.weight.device,
-            "dtype": torch.promote_types(linear.weight.dtype, torch.float32),
-        }
-        self.lora_A = nn.Linear(linear.in_features, rank, **factory)
-        self.lora_B = nn.Linear(rank, linear.out_features, **factory)
+        device, dtype = linear.weight.device, torch.promote_types(linear.weight.dtype, torch.float32)
+        self.lora_A = nn.Linear(linear.in_features, rank, bias=False, device=device, dtype=dtype)
+        self.lora_B = nn.Linear(rank, linear.out_features, bias=False, device=device, dtype=dtype)
         self.rank, self.alpha, self.dropout, self.rslora = rank, alpha, dropout, rslora
         self.scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
         self.start: tuple[Tensor, Tensor] | None = None  # A, B of the reference, where it has an adapter
@@ -120,13 +118,13 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def add_lora(
-    model: nn.Module,
+    model: Model,
     rank: int = 16,
     alpha: float = 32,
     dropout: float = 0.0,
     targets: str | Iterable[str] = ALL_LINEAR,
     rslora: bool = False,
-) -> nn.Module:
+) -> Model:
     """Freezes ``model`` and puts a fresh adapter on its linear layers, in place; returns the model.
 
     rank: r >= 1. alpha: > 0, see the formula above. dropout: in [0, 1), on the adapter's input while training.
@@ -179,12 +177,12 @@ def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[str]:
 
 def _adapt(model: nn.Module, name: str, rank: int, alpha: float, dropout: float, rslora: bool) -> LoRALinear:
     parent = model.get_submodule(name.rpartition(".")[0])
-    layer = LoRALinear(model.get_submodule(name), rank, alpha, dropout, rslora)
+    layer = LoRALinear(cast(nn.Linear, model.get_submodule(name)), rank, alpha, dropout, rslora)
     setattr(parent, name.rpartition(".")[2], layer)
     return layer
 
 
-def merge_lora(model: nn.Module, drop: bool = False) -> nn.Module:
+def merge_lora(model: Model, drop: bool = False) -> Model:
     """Folds every adapter into its weight (in float32), in place; the model then runs at the base's cost.
 
     drop: replace the adapted layers by plain linear layers, which cannot be unmerged.
@@ -199,7 +197,7 @@ def merge_lora(model: nn.Module, drop: bool = False) -> nn.Module:
     return model
 
 
-def unmerge_lora(model: nn.Module) -> nn.Module:
+def unmerge_lora(model: Model) -> Model:
     """Undoes :func:`merge_lora`; exact up to the rounding of the weight's dtype."""
     for layer in lora_layers(model).values():
         if layer.merged:
@@ -214,7 +212,7 @@ def keep_as_reference(model: nn.Module) -> None:
 
 
 @contextmanager
-def reference(model: nn.Module) -> Iterator[nn.Module]:
+def reference(model: Model) -> Iterator[Model]:
     """Within it, ``model`` computes as the network that training started from, without dropout."""
     layers, training = lora_layers(model).values(), model.training
     model.eval()
@@ -266,7 +264,7 @@ def _peft_config(model: nn.Module, layers: dict[str, LoRALinear]) -> dict:
     }
 
 
-def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
+def load_adapter(model: Model, folder: str | Path) -> Model:
     """Puts the PEFT adapter in ``folder`` on ``model``, in place; returns the model.
 
     Names of older versions of the model become the present ones, as with weights. Every tensor of the file must find

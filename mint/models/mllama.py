@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.cross_attention import CrossAttentionInputs, ImageTiles, attend_to_tiles, divide_rows
-from mint.models.llama import MLP, DecoderLayer, KeyValueCache, RMSNorm
+from mint.models.llama import MLP, Decoder, DecoderLayer, KeyValueCache, RMSNorm
 from mint.models.tiled_tower import TiledTower, TilesConfig
 from mint.models.vision_language import VisionLanguageConfig, VisionLanguageModel, nested_settings
 
@@ -44,10 +44,11 @@ TEXT_DEFAULTS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MllamaConfig(VisionLanguageConfig):
     """The settings of decoder and image encoder."""
 
+    vision: TilesConfig
     cross_attention_layers: tuple[int, ...] = ()
 
     @classmethod
@@ -69,9 +70,10 @@ class MllamaConfig(VisionLanguageConfig):
         return config
 
 
-class Mllama(VisionLanguageModel):
+class Mllama(VisionLanguageModel[TiledTower]):
     """A tiled image encoder, and a Llama with cross-attention layers; every image has one token in ``tokens``."""
 
+    config: MllamaConfig
     older_names = OLDER_NAMES
     tower_name = "vision_model"
 
@@ -126,7 +128,7 @@ class Mllama(VisionLanguageModel):
         columns = [row.nonzero().flatten().tolist() for row in places.cpu()]
         numbers = _number_images(columns, images)
         runs = list(divide_rows(columns, numbers, _image_tiles(images), tokens.shape[1], segments))
-        return CrossAttentionInputs.of(self.model.multi_modal_projector(images["features"]), runs, len(tokens))
+        return CrossAttentionInputs.of(self.projector(images["features"]), runs, len(tokens))
 
 
 def _number_images(columns: list[list[int]], images: dict[str, Tensor]) -> list[list[int]]:
@@ -164,15 +166,12 @@ def _image_tiles(images: dict[str, Tensor]) -> list[ImageTiles]:
     return tiles
 
 
-def _decoder(config: MllamaConfig) -> nn.Module:
-    decoder = nn.Module()
-    decoder.embed_tokens = nn.Embedding(config.vocab_size + EXTRA_TOKENS, config.hidden_size)
-    decoder.layers = nn.ModuleList(
+def _decoder(config: MllamaConfig) -> Decoder:
+    layers = (
         CrossAttentionLayer(config, i) if i in config.cross_attention_layers else DecoderLayer(config, i)
         for i in range(config.num_hidden_layers)
     )
-    decoder.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-    return decoder
+    return Decoder(config, layers, EXTRA_TOKENS)
 
 
 class CrossAttentionLayer(nn.Module):
@@ -207,7 +206,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, vision: CrossAttentionInputs, cache: KeyValueCache | None = None) -> Tensor:
         q = self.q_norm(self._heads(self.q_proj, x))
-        if vision.states is None:
+        if vision.states is None:  # the images' keys and values are cached
+            assert cache is not None
             k, v = cache.images[self.layer]
         else:
             k, v = self.k_norm(self._heads(self.k_proj, vision.states)), self._heads(self.v_proj, vision.states)

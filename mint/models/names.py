@@ -1,10 +1,35 @@
-"""Parameter names of older checkpoints and adapters, as the models name them now."""
+"""Networks that are read from model directories, and their parameter names in older checkpoints and adapters."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 from torch import nn
+
+
+class NetworkConfig(Protocol):
+    """The settings of every network: the content of ``config.json``, and the deviation of new weights."""
+
+    @property
+    def raw(self) -> dict: ...
+
+    @property
+    def initializer_range(self) -> float: ...
+
+
+class Pretrained(nn.Module):
+    """A network that is loaded from a model directory.
+
+    source_dir, source_name: the directory, and the hub id or directory as given; not set where the weights are random.
+    """
+
+    config: NetworkConfig
+    source_dir: Path
+    source_name: str
+    older_names: ClassVar[tuple[tuple[str, str], ...]] = ()  # pattern, replacement
+    initial_values: ClassVar[dict[str, float]] = {}  # of parameters that are not drawn
 
 
 def current_name(model: nn.Module, name: str) -> str:

@@ -52,9 +52,9 @@ def patch_rope(places: Patches, head_dim: int, dtype: torch.dtype) -> tuple[Tens
 
 
 class Groups(NamedTuple):
-    """Patches that attend to each other. index: [G, L] into the patches, padded; real: [G, L], False at padding."""
+    """Patches that attend to each other. places: [G, L] of the patches, padded; real: [G, L], False at padding."""
 
-    index: Tensor
+    places: Tensor
     real: Tensor
 
 
@@ -71,8 +71,8 @@ def attend_in_groups(qkv: Tensor, heads: int, rope: tuple[Tensor, Tensor], group
     """[S, width]: attention of patches to those of their group. qkv: [S, 3 * width], all heads concatenated."""
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)  # [heads, S, D] each
     q, k = rotate(q, *rope), rotate(k, *rope)
-    q, k, v = (part[:, groups.index].transpose(0, 1) for part in (q, k, v))  # [G, heads, L, D]
+    q, k, v = (part[:, groups.places].transpose(0, 1) for part in (q, k, v))  # [G, heads, L, D]
     mask = None if groups.real.all() else groups.real[:, None, None, :]
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)  # [G, L, width]
     result = qkv.new_zeros(len(qkv), attended.shape[-1])
-    return result.index_copy(0, groups.index[groups.real], attended[groups.real])
+    return result.index_copy(0, groups.places[groups.real], attended[groups.real])

@@ -6,9 +6,10 @@ into memory, so a tensor is read when it is used.
 
 from __future__ import annotations
 
+import functools
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +85,8 @@ def pickled_tensors(files: Sequence[Path], model: nn.Module | None = None) -> It
     for path in files:
         tensors = load_pickle(path)
         prefix = _wrapper(tensors, model)
-        for name, tensor in tensors.items():
-            yield path, name.removeprefix(prefix), lambda tensor=tensor: tensor
+        for name in tensors:
+            yield path, name.removeprefix(prefix), functools.partial(tensors.__getitem__, name)
 
 
 def load_pickle(path: Path) -> dict[str, Tensor]:
@@ -117,7 +118,7 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _wrapper(names: Sequence[str], model: nn.Module | None) -> str:
+def _wrapper(names: Collection[str], model: nn.Module | None) -> str:
     """The common prefix that is no part of the model's names: data parallelism's ``module.``, Lightning's ``model.``"""
     prefix = ""
     while found := next((w for w in WRAPPERS if all(name.startswith(prefix + w) for name in names)), None):

@@ -11,7 +11,7 @@ Legend: S patches of all images, F features (a square of patches each), H the de
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +53,13 @@ class DeepPatchesConfig(PatchTowerConfig):
         return round(self.num_position_embeddings**0.5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Qwen3VLConfig(QwenVLConfig):
     """The settings of decoder and image encoder."""
 
+    vision: DeepPatchesConfig
     text_type: ClassVar[str] = "qwen3"
-    vision_type: ClassVar[type] = DeepPatchesConfig
+    vision_type: ClassVar[type[PatchTowerConfig]] = DeepPatchesConfig
 
 
 class Qwen3VL(QwenVL):
@@ -66,8 +67,8 @@ class Qwen3VL(QwenVL):
 
     older_names = ()
 
-    def _make_tower(self, vision: DeepPatchesConfig) -> nn.Module:
-        return DeepPatchTower(vision)
+    def _make_tower(self, config: QwenVLConfig) -> nn.Module:
+        return DeepPatchTower(cast(DeepPatchesConfig, config.vision))
 
     def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         """``features`` [F, H] and ``deep_features`` [F, layers, H]; images as for Qwen2.5-VL."""
@@ -81,7 +82,8 @@ class Qwen3VL(QwenVL):
         if images is None:
             return None
         deep = self._in_order(images["deep_features"], images)
-        return DeepStackFeatures((tokens == self.config.image_token).nonzero(as_tuple=True), deep.unbind(1))
+        rows, columns = (tokens == self.config.image_token).nonzero(as_tuple=True)
+        return DeepStackFeatures((rows, columns), deep.unbind(1))
 
     def _axes(self) -> Tensor:
         """Time, height, width in turn until the sections of height and width are full; the other pairs are time."""
@@ -98,8 +100,7 @@ class DeepPatchTower(nn.Module):
         super().__init__()
         self.config = config
         width, size = config.hidden_size, (config.temporal_patch_size, config.patch_size, config.patch_size)
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv3d(config.in_channels, width, size, size)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(config.in_channels, width, size, size)})
         self.pos_embed = nn.Embedding(config.num_position_embeddings, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.merger = Merger(config, norm_first=True)
@@ -109,9 +110,10 @@ class DeepPatchTower(nn.Module):
 
     def forward(self, pixels: Tensor, grids: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor]:
         """([F, H], [F, layers, H]) features: of the last layer, and of earlier ones. Arguments as in ``PatchTower``."""
-        config, proj = self.config, self.patch_embed.proj
+        config = self.config
+        weight, bias = (self.patch_embed.get_parameter(f"proj.{name}") for name in ("weight", "bias"))
         places = place_patches(grids, config.spatial_merge_size, pixels)
-        x = F.linear(pixels.to(proj.weight.dtype), proj.weight.flatten(1), proj.bias) + self._positions(places)
+        x = F.linear(pixels.to(weight.dtype), weight.flatten(1), bias) + self._positions(places)
         rope = patch_rope(places, config.hidden_size // config.num_heads, x.dtype)
         groups, deep = group_patches(places.frame), {}
         for number, block in enumerate(self.blocks):
@@ -124,7 +126,7 @@ class DeepPatchTower(nn.Module):
     def _positions(self, places: Patches) -> Tensor:
         """[S, width]: the square of learned positions, bilinearly interpolated to each image, corners aligned."""
         side = self.config.positions
-        total = 0.0
+        total = places.row.new_zeros(())
         rows, columns = (
             _taps(place, size, side) for place, size in ((places.row, places.rows), (places.column, places.columns))
         )

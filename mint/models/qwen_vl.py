@@ -10,7 +10,7 @@ Legend: B rows, T row length, I images, S patches of all images, H the decoder's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ OLDER_NAMES = (  # pattern, replacement
     (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
 )
 EPS = 1e-6  # of the encoder's norms
+Config = TypeVar("Config", bound="PatchTowerConfig")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class PatchTowerConfig:
     out_hidden_size: int = 3584
 
     @classmethod
-    def from_dict(cls, raw: dict) -> PatchTowerConfig:
+    def from_dict(cls: type[Config], raw: dict) -> Config:
         """From ``vision_config``. Raises InputError for an unsupported setting."""
         config = read_settings(cls, {**raw, "in_channels": raw.get("in_channels", raw.get("in_chans", 3))}, cls.kind)
         if raw.get("hidden_act", cls.activation) != cls.activation:
@@ -72,13 +73,14 @@ class PatchesConfig(PatchTowerConfig):
     fullatt_block_indexes: tuple[int, ...] = (7, 15, 23, 31)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QwenVLConfig(VisionLanguageConfig):
     """The settings of decoder and image encoder."""
 
+    vision: PatchTowerConfig
     sections: tuple[int, ...] = ()  # numbers of rotary pairs for time, height and width
     text_type: ClassVar[str] = "qwen2"  # the decoder's model_type
-    vision_type: ClassVar[type] = PatchesConfig
+    vision_type: ClassVar[type[PatchTowerConfig]] = PatchesConfig
 
     @classmethod
     def from_dict(cls, raw: dict) -> QwenVLConfig:
@@ -101,17 +103,18 @@ class QwenVLConfig(VisionLanguageConfig):
         return config
 
 
-class QwenVL(VisionLanguageModel):
+class QwenVL(VisionLanguageModel[nn.Module]):
     """An image encoder with windows, and a Qwen2 decoder with rotary positions in time, height and width."""
 
-    older_names = OLDER_NAMES
+    config: QwenVLConfig
+    older_names: ClassVar[tuple[tuple[str, str], ...]] = OLDER_NAMES
     tower_name = "visual"
 
     def __init__(self, config: QwenVLConfig):
-        super().__init__(config, visual=self._make_tower(config.vision), language_model=Decoder(config))
+        super().__init__(config, visual=self._make_tower(config), language_model=Decoder(config))
 
-    def _make_tower(self, vision: PatchTowerConfig) -> nn.Module:
-        return PatchTower(vision)
+    def _make_tower(self, config: QwenVLConfig) -> nn.Module:
+        return PatchTower(cast(PatchesConfig, config.vision))
 
     @property
     def image_slots(self) -> tuple[int, None]:
@@ -151,11 +154,11 @@ class QwenVL(VisionLanguageModel):
             return rotary
         rotary = rotary.clone()
         grids = images["image_grid_thw"]
-        grids = (grids[images["order"]] if "order" in images else grids).tolist()
+        grids = grids[images["order"]] if "order" in images else grids
         rows, columns = (tokens == self.config.image_token).nonzero(as_tuple=True)
         sample = torch.zeros_like(tokens) if segments is None else segments // 3
         merge, first = self.config.vision.spatial_merge_size, 0
-        for frames, height, width in grids:
+        for frames, height, width in grids.tolist():
             height, width = height // merge, width // merge
             count = frames * height * width
             row, column = rows[first], columns[first : first + count]
@@ -187,13 +190,11 @@ class PatchTower(nn.Module):
         super().__init__()
         self.config = config
         width, size = config.hidden_size, (config.temporal_patch_size, config.patch_size, config.patch_size)
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv3d(config.in_channels, width, size, size, bias=False)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(config.in_channels, width, size, size, bias=False)})
         self.blocks = nn.ModuleList(PatchBlock(config) for _ in range(config.depth))
-        self.merger = nn.Module()
-        merged = width * config.spatial_merge_size**2
-        self.merger.ln_q = RMSNorm(width, EPS)
-        self.merger.mlp = nn.Sequential(nn.Linear(merged, merged), nn.GELU(), nn.Linear(merged, config.out_hidden_size))
+        self.merged = width * config.spatial_merge_size**2
+        layers = (nn.Linear(self.merged, self.merged), nn.GELU(), nn.Linear(self.merged, config.out_hidden_size))
+        self.merger = nn.ModuleDict({"ln_q": RMSNorm(width, EPS), "mlp": nn.Sequential(*layers)})
 
     def forward(self, pixels: Tensor, grids: Tensor, recompute: bool = False) -> Tensor:
         """[S / merged patches, H] features. pixels: [S, numbers of a patch]; grids: [I, 3] patches of each image.
@@ -201,14 +202,14 @@ class PatchTower(nn.Module):
         recompute: activation checkpointing. The patches of an image are ordered by the squares that become one feature.
         """
         places = place_patches(grids, self.config.spatial_merge_size, pixels)
-        weight = self.patch_embed.proj.weight
+        weight = self.patch_embed.get_parameter("proj.weight")
         x = F.linear(pixels.to(weight.dtype), weight.flatten(1))
         rope = patch_rope(places, self.config.hidden_size // self.config.num_heads, x.dtype)
         whole, windows = group_patches(places.frame), group_patches(self._windows(places))
         for number, block in enumerate(self.blocks):
             groups = whole if number in self.config.fullatt_block_indexes else windows
             x = run_layer(block, x, rope, groups, recompute=recompute)
-        return self.merger.mlp(self.merger.ln_q(x).view(-1, self.merger.mlp[0].in_features))
+        return self.merger["mlp"](self.merger["ln_q"](x).view(-1, self.merged))
 
     def _windows(self, places: Patches) -> Tensor:
         """[S]: equal for patches of one window, different for those of two."""

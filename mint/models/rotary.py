@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mint.errors import InputError
+
+if TYPE_CHECKING:
+    from mint.models.llama import LlamaConfig
 
 SCALINGS = {
     "default": (),
@@ -27,8 +31,8 @@ def check_scaling(scaling: dict) -> dict | None:
     return None if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def rope_frequencies(config) -> Tensor:
-    """[D / 2] float32: radians per position of each rotary pair, after the scaling of the ``LlamaConfig``.
+def rope_frequencies(config: LlamaConfig) -> Tensor:
+    """[D / 2] float32: radians per position of each rotary pair, after scaling.
 
     ``llama3`` (Llama 3.1's long context): wavelengths beyond original / low_freq_factor are stretched by ``factor``,
     those below original / high_freq_factor stay, and between them the two are blended linearly.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from torch import nn
-
+from mint.models.llama import CausalLM
 from mint.models.lora import lora_layers
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what every vLLM with LoRA accepts as --max-lora-rank
 
 
-def vllm_command(model: nn.Module, folder: str | Path) -> str | None:
+def vllm_command(model: CausalLM, folder: str | Path) -> str | None:
     """``vllm serve`` with the adapter of ``model`` that was saved in ``folder``, under the name of its run.
 
     ``--max-lora-rank`` is the smallest accepted value that holds the largest rank. An adapter that reaches the image

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import MISSING, fields
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mint.errors import InputError
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def read_settings(cls: type[Settings], raw: dict, kind: str, /, **derived) -> Settings:
@@ -23,7 +27,7 @@ def read_settings(cls: type[Settings], raw: dict, kind: str, /, **derived) -> Se
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def check_choice(kind: str, name: str, value: object, known) -> None:
+def check_choice(kind: str, name: str, value: object, known: Collection) -> None:
     """Raises InputError unless ``value`` is one of ``known``."""
     if value not in known:
         raise InputError(f"{kind}: {name} {value!r} is not supported; known are {', '.join(map(str, known))}")

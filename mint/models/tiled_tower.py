@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.clip import ACTIVATIONS, attend_in_heads
+from mint.models.clip import ACTIVATIONS, LayerStack, attend_in_heads
 from mint.models.recompute import run_layer
 from mint.models.settings import check_choice, check_heads, read_settings
 
@@ -67,22 +67,16 @@ class TiledTower(nn.Module):
     def __init__(self, config: TilesConfig):
         super().__init__()
         self.config = config
-        width, tiles = config.hidden_size, config.max_num_tiles
+        width = config.hidden_size
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.patch_embedding = nn.Conv2d(config.num_channels, width, config.patch_size, config.patch_size, bias=False)
-        self.gated_positional_embedding = nn.Module()
-        self.gated_positional_embedding.gate = nn.Parameter(torch.zeros(1))
-        self.gated_positional_embedding.embedding = nn.Parameter(torch.zeros(config.patches, width))
-        self.gated_positional_embedding.tile_embedding = nn.Embedding(config.ratios + 1, tiles * config.patches * width)
-        self.pre_tile_positional_embedding = _tile_embedding(config)
-        self.post_tile_positional_embedding = _tile_embedding(config)
+        self.gated_positional_embedding = PatchEmbedding(config)
+        self.pre_tile_positional_embedding = TileEmbedding(config)
+        self.post_tile_positional_embedding = TileEmbedding(config)
         self.layernorm_pre = nn.LayerNorm(width, 1e-5)
         self.layernorm_post = nn.LayerNorm(width, 1e-5)
-        self.transformer, self.global_transformer = nn.Module(), nn.Module()
-        self.transformer.layers = nn.ModuleList(TileLayer(config) for _ in range(config.num_hidden_layers))
-        self.global_transformer.layers = nn.ModuleList(
-            TileLayer(config, gated=True) for _ in range(config.num_global_layers)
-        )
+        self.transformer = LayerStack(TileLayer(config) for _ in range(config.num_hidden_layers))
+        self.global_transformer = LayerStack(TileLayer(config, gated=True) for _ in range(config.num_global_layers))
 
     def forward(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor, recompute: bool = False) -> Tensor:
         """[I, K, P, output_size]: the last state and those of ``intermediate_layers_indices``, concatenated.
@@ -130,7 +124,7 @@ class TiledTower(nn.Module):
             counts.append(min(real + 1, tiles) if alike else tiles)
         return torch.tensor(counts, device=pixels.device)
 
-    def _add_tile(self, part: nn.Module, x: Tensor, ratio_ids: Tensor) -> Tensor:
+    def _add_tile(self, part: TileEmbedding, x: Tensor, ratio_ids: Tensor) -> Tensor:
         """x [I, K, P, width] with the embedding of each tile's place added."""
         embedded = part.embedding(ratio_ids).unflatten(-1, (self.config.max_num_tiles, 1, -1))
         return x + embedded * part.gate.tanh()
@@ -142,11 +136,24 @@ class TiledTower(nn.Module):
         return (1 - part.gate.tanh()) * part.embedding + part.gate.tanh() * tiles
 
 
-def _tile_embedding(config: TilesConfig) -> nn.Module:
-    module = nn.Module()
-    module.embedding = nn.Embedding(config.ratios + 1, config.max_num_tiles * config.hidden_size)
-    module.gate = nn.Parameter(torch.zeros(1))
-    return module
+class TileEmbedding(nn.Module):
+    """Of the places of tiles in their image, by aspect ratio."""
+
+    def __init__(self, config: TilesConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(config.ratios + 1, config.max_num_tiles * config.hidden_size)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+
+class PatchEmbedding(nn.Module):
+    """Of the places of patches in their tile, and in the image by aspect ratio."""
+
+    def __init__(self, config: TilesConfig):
+        super().__init__()
+        width, tiles = config.hidden_size, config.max_num_tiles
+        self.gate = nn.Parameter(torch.zeros(1))
+        self.embedding = nn.Parameter(torch.zeros(config.patches, width))
+        self.tile_embedding = nn.Embedding(config.ratios + 1, tiles * config.patches * width)
 
 
 class TileLayer(nn.Module):
@@ -168,8 +175,8 @@ class TileLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """[I, K * P, width]. mask: bool [I, 1, K * P, K * P]."""
         normed = self.input_layernorm(x)
-        qkv = (self.self_attn[f"{name}_proj"](normed) for name in "qkv")
-        attended = self.self_attn["o_proj"](attend_in_heads(*qkv, self.heads, attn_mask=mask))
+        q, k, v = (self.self_attn[f"{name}_proj"](normed) for name in "qkv")
+        attended = self.self_attn["o_proj"](attend_in_heads(q, k, v, self.heads, attn_mask=mask))
         x = x + (self.gate_attn.tanh() * attended if self.gated else attended)
         inner = self.mlp["fc2"](self.activation(self.mlp["fc1"](self.post_attention_layernorm(x))))
         return x + (self.gate_ffn.tanh() * inner if self.gated else inner)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.clip import attend_in_heads
+from mint.models.names import Pretrained
 from mint.models.settings import check_choice, read_settings
 
 HEADS = ("classifier.", "mlm_score.", "rank_output.")  # of the published checkpoints; here the first is used
@@ -50,7 +51,8 @@ class ViltConfig:
         """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
         for name, only in SUPPORTED.items():
             check_choice("vilt", name, raw.get(name, only), (only,))
-        names, own = raw.get("id2label"), {"raw": raw}
+        names = raw.get("id2label")
+        own: dict[str, dict | tuple] = {"raw": raw}
         try:
             if names:
                 own["labels"] = tuple(names[str(i)] for i in range(len(names)))
@@ -62,8 +64,10 @@ class ViltConfig:
         return config
 
 
-class Vilt(nn.Module):
+class Vilt(Pretrained):
     """``vilt(tokens, images)`` -> class logits; the classes' names are ``config.labels``."""
+
+    config: ViltConfig
 
     def __init__(self, config: ViltConfig):
         super().__init__()
@@ -88,10 +92,9 @@ class _Encoder(nn.Module):
     def __init__(self, config: ViltConfig):
         super().__init__()
         self.embeddings = _Embeddings(config)
-        self.encoder = nn.Module()
-        self.encoder.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+        self.encoder = _Layers(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.pooler = _dense(config.hidden_size, config.hidden_size)
+        self.pooler = _Dense(config.hidden_size, config.hidden_size)
 
     def forward(self, tokens: Tensor, pixels: Tensor, pixel_mask: Tensor | None, text_mask: Tensor | None) -> Tensor:
         hidden, seen = self.embeddings(tokens, pixels, pixel_mask, text_mask)
@@ -110,8 +113,8 @@ class _Embeddings(nn.Module):
         self.side = config.image_size // config.patch_size  # patches along an edge of the grid that was trained on
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.position_embeddings = nn.Parameter(torch.zeros(1, self.side**2 + 1, width))
-        self.patch_embeddings = nn.Module()
-        self.patch_embeddings.projection = nn.Conv2d(config.num_channels, width, config.patch_size, config.patch_size)
+        patches = nn.Conv2d(config.num_channels, width, config.patch_size, config.patch_size)
+        self.patch_embeddings = nn.ModuleDict({"projection": patches})
         self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, width)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -121,7 +124,7 @@ class _Embeddings(nn.Module):
         """([B, L + 1 + P, H] words, image token, patches; [B, L + 1 + P] which are real, None if all are)."""
         modality = self.token_type_embeddings.weight
         text = self.text_embeddings(tokens)
-        patches = self.patch_embeddings.projection(pixels)  # [B, H, rows, columns]
+        patches = self.patch_embeddings["projection"](pixels)  # [B, H, rows, columns]
         rows, columns = patches.shape[-2:]
         real = None
         if pixel_mask is not None:
@@ -183,11 +186,9 @@ class _Layer(nn.Module):
         width, inner = config.hidden_size, config.intermediate_size
         self.heads = config.num_attention_heads
         self.drop_weights = config.attention_probs_dropout_prob
-        self.attention = nn.Module()
-        self.attention.attention = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
-        self.attention.output = _dense(width, width)
-        self.intermediate = _dense(width, inner)
-        self.output = _dense(inner, width)
+        self.attention = _Attention(width)
+        self.intermediate = _Dense(width, inner)
+        self.output = _Dense(inner, width)
         self.layernorm_before = nn.LayerNorm(width, config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(width, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -213,11 +214,27 @@ class _Layer(nn.Module):
         return hidden + self.dropout(self.output.dense(inner))
 
 
-def _dense(inputs: int, outputs: int) -> nn.Module:
+class _Dense(nn.Module):
     """A linear layer called ``dense`` in a module of its own, as the checkpoint has it."""
-    module = nn.Module()
-    module.dense = nn.Linear(inputs, outputs)
-    return module
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs)
+
+
+class _Attention(nn.Module):
+    """The projections of attention, under the checkpoint's names."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.attention = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
+        self.output = _Dense(width, width)
+
+
+class _Layers(nn.Module):
+    def __init__(self, config: ViltConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
 
 
 def small_config(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Generic, TypeVar, cast
 
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.llama import CausalLM, LlamaConfig, is_tied
+from mint.models.llama import CausalLM, Decoder, LlamaConfig, is_tied
 
 Config = TypeVar("Config", bound="VisionLanguageConfig")
+Tower = TypeVar("Tower", bound=nn.Module)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VisionLanguageConfig(LlamaConfig):
-    """The decoder's settings, the image encoder's, and the id of the token that stands for an image."""
+    """The decoder's settings and the id of the token that stands for an image; ``vision``: the image encoder's."""
 
-    vision: Any = None
     image_token: int = 0
 
     @classmethod
@@ -35,9 +35,10 @@ def nested_settings(raw: dict, kind: str) -> tuple[dict, dict]:
     return text, vision
 
 
-class VisionLanguageModel(CausalLM):
+class VisionLanguageModel(CausalLM, Generic[Tower]):
     """``model(tokens, images)`` -> logits. Images have as many image tokens in ``tokens`` as they have features."""
 
+    config: VisionLanguageConfig
     tower_name: str  # of the image encoder under ``model.``
 
     def __init__(self, config: VisionLanguageConfig, **modules: nn.Module):
@@ -48,11 +49,16 @@ class VisionLanguageModel(CausalLM):
         super().__init__(config, model)
 
     @property
-    def decoder(self) -> nn.Module:
-        return self.model.language_model
+    def decoder(self) -> Decoder:
+        return cast(Decoder, self.model.language_model)
 
     @property
-    def tower(self) -> nn.Module:
+    def projector(self) -> nn.Module:
+        """From the image encoder's width to the decoder's, in families that have one."""
+        return self.model.get_submodule("multi_modal_projector")
+
+    @property
+    def tower(self) -> Tower:
         return getattr(self.model, self.tower_name)
 
     def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:

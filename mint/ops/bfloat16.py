@@ -23,7 +23,7 @@ def bfloat16_products(enabled: bool) -> Iterator[None]:
     PyTorch has no CPU product of two bfloat16 matrices with a float32 result; this setting of oneDNN is one. It has no
     effect without ``enabled`` or :func:`has_bfloat16`.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # missing from PyTorch's stubs
     before = matmul.fp32_precision
     if enabled and has_bfloat16():
         matmul.fp32_precision = "bf16"

@@ -53,7 +53,8 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, *sin.chunk(2, dim=-1))
+        first, second = sin.chunk(2, dim=-1)
+        return _rotated(x, cos, first, second)
 
     @staticmethod
     @once_differentiable

@@ -61,9 +61,9 @@ def pair_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tenso
         padding, first, second = range(3 * pair, 3 * pair + 3)
         parts += [torch.zeros_like(queries[padding]), _attend(queries[first], keys[first], values[first], None)]
         if end > rejected:
-            seen = (torch.cat((x[first][: chosen - prompt], x[second])) for x in (keys, values))
+            k, v = (torch.cat((x[first][: chosen - prompt], x[second])) for x in (keys, values))
             mask = torch.ones(end - rejected, chosen - prompt + end - rejected, dtype=torch.bool)
-            parts.append(_attend(queries[second], *seen, mask.tril_(chosen - prompt)))
+            parts.append(_attend(queries[second], k, v, mask.tril_(chosen - prompt)))
     parts.append(torch.zeros_like(queries[-1]))
     return torch.cat(parts).view(q.shape[0], q.shape[2], *queries[0].shape[1:]).transpose(1, 2).to(dtype)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from mint.data.cases import vary
 from mint.errors import InputError
@@ -116,7 +116,7 @@ def make_pairs(
     while chunk := list(islice(notes, CHUNK)):
         rankings = rank(teacher, [note for note, *_ in chunk], None if held_out else [one for _, one, *_ in chunk])
         for (note, example, name, rng), ranking in zip(chunk, rankings, strict=True):
-            fields = {"prompt": task.messages(note, rng)}
+            fields: dict[str, Any] = {"prompt": task.messages(note, rng)}
             if files := task.images(example):
                 fields["images"] = [relative_name(file, Path(folder)) for file in files]
             about = {task.field: task.truth(example), **task.pair_fields(example)}

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from mint.data.cases import Case, Term
 from mint.errors import InputError
-from mint.synthetic.tables import read_table
+from mint.synthetic.package_tables import read_table
 
 COLUMNS = ("disease_id", "name", "term_id", "label", "frequency", "facial")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from mint.data.cases import Case, Term
 from mint.progress import Progress
 from mint.synthetic.cohort import sample_cohort
+from mint.synthetic.package_tables import new_set, write_table
 from mint.synthetic.portrait import draw_portrait
-from mint.synthetic.tables import new_set, write_table
 
 COLUMNS = ["image_id", "filename", "disease", "disease_id", "present_features", "absent_features", "facial_features"]
 COLUMNS += ["age_year", "sex", "patient_id", "split"]

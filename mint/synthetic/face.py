@@ -12,7 +12,7 @@ from functools import cache
 from types import SimpleNamespace
 
 from mint.errors import InputError
-from mint.synthetic.tables import read_table
+from mint.synthetic.package_tables import read_table
 
 LIMIT = 1.4  # largest absolute value of a trait, however many findings change it
 # Where only one direction has a meaning, values below 0 are not drawn. forehead_height: up to the hairline. midface and

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mint.prefs.question_files import write_question_files
 from mint.progress import Progress
+from mint.synthetic.package_tables import new_set
 from mint.synthetic.radiographs import (
     EVERYONE,
     KINDS,
@@ -21,7 +22,6 @@ from mint.synthetic.radiographs import (
     Radiograph,
     draw_radiograph,
 )
-from mint.synthetic.tables import new_set
 
 NAMES = {"effusion": ["pleural effusion", "effusion"]}  # of kinds with other names
 DESCRIBE = "Describe the radiograph."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mint.data.tiles import Tile
 from mint.progress import Progress
-from mint.synthetic.tables import new_set, write_table
+from mint.synthetic.package_tables import new_set, write_table
 from mint.synthetic.tissue_tiles import draw_tile, load_tissues
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from mint.synthetic.tables import read_table
+from mint.synthetic.package_tables import read_table
 
 SIDE = 64
 FINE = 3  # scale of the drawing, which is then reduced

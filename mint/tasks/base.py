@@ -164,8 +164,8 @@ class Task:
 
     def ask(self, loaded: tuple, examples: Sequence, **decoding) -> list[str]:
         """A model's answers. loaded: model, tokenizer and, with ``vision``, the reader of images."""
-        prompts, files = ([of(example) for example in examples] for of in (self.messages, self.images))
-        return answer_prompts(loaded, prompts, files, **decoding)
+        prompts = [self.messages(example) for example in examples]
+        return answer_prompts(loaded, prompts, [self.images(example) for example in examples], **decoding)
 
     def baselines(self, examples: Sequence, folder: Path) -> list[Result]:
         """Systems that stand above the evaluated one in its table."""

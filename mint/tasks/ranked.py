@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,10 @@ class RankedTask(Task):
         """The teacher's best names as answers."""
         return [self.format(self.teacher_lists(example)[0]) for example in examples]
 
+    def messages(self, example, rng: random.Random | None = None) -> list[dict]:
+        """The prompt of an example, without its images. rng: may vary its wording, for pairs."""
+        raise NotImplementedError
+
     def truth(self, example) -> str:
         """The true name."""
         return getattr(example, self.field)
@@ -80,7 +85,7 @@ class RankedTask(Task):
     def folder_parts(self, args: argparse.Namespace) -> list[str | None]:
         return self.teacher_parts(args) if args.teacher_only else super().folder_parts(args)
 
-    def teacher_parts(self, args: argparse.Namespace) -> list[str]:
+    def teacher_parts(self, args: argparse.Namespace) -> list[str | None]:
         """What the default folder of the teacher's scores is named after."""
         return ["teacher", args.teacher]
 

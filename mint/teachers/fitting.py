@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models import save_model
+from mint.models.names import Pretrained
 from mint.optim import clip_gradients, learning_rate, make_optimizer
 from mint.progress import Progress, epoch_text
 
@@ -63,7 +64,7 @@ def blank_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def save_fit(model: nn.Module, folder: Path, settings: FitSettings, epochs: Sequence[dict], **record) -> None:
+def save_fit(model: Pretrained, folder: Path, settings: FitSettings, epochs: Sequence[dict], **record) -> None:
     """Writes the model, and ``fit.json`` with settings, counts and epochs."""
     save_model(model, folder)
     record = {"settings": asdict(settings), **record, "epochs": list(epochs)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mint.files import file_aside
@@ -20,7 +21,7 @@ WINDOW = 0.05  # of the smoothing, as a share of the points
 EXACT = ("lr",)  # metrics without noise
 
 
-def smooth(values: list[float], reach: int) -> list[float]:
+def smooth(values: Sequence[float], reach: int) -> list[float]:
     """Moving averages over ``reach`` values on both sides, at the ends over those there are."""
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]

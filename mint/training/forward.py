@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
 
 from mint.data.batch import Batch, EncodedPair, make_batches, tokens_per_pair
 from mint.data.image_features import ImageReader
 from mint.losses import Loss, LossOutput
+from mint.models.llama import CausalLM
 from mint.objective import preference_loss
 
 
@@ -25,10 +25,10 @@ class Forward:
     not that of the weights.
     """
 
-    model: nn.Module
+    model: CausalLM
     loss: Loss
     batch_size: int
-    frozen: nn.Module | None = None
+    frozen: CausalLM | None = None
     shape: dict[str, int] = field(default_factory=dict)
     prompt_targets: bool = False
     images: ImageReader | None = None
@@ -37,7 +37,7 @@ class Forward:
     def __call__(self, batch: Batch, tokens: dict[str, float]) -> LossOutput:
         """tokens: per pair, by side, over all pairs that the batch is a part of."""
         device = self.model.head_weight.device
-        if batch.image_files:
+        if self.images is not None and batch.image_files:
             batch = replace(batch, images=self.images(batch.image_files))
         with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             return preference_loss(self.model, batch.to(device), self.loss, self.frozen, tokens)

@@ -54,7 +54,7 @@ def log_samples(run: RunDirectory, forward: Forward, data: Data, step: int, bar:
 
     def images(places: Sequence[int]) -> dict | None:
         files = [file for place in places for file in pairs[place].images]
-        return forward.images(files) if files else None
+        return forward.images(files) if files and forward.images else None
 
     prompts = [pair.prompt for pair in pairs]
     answers = generate(forward.model, data.tokenizer, prompts, MAX_TOKENS, images=images, batch_size=1)

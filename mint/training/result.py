@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import mint
 from mint.config import TrainConfig, loss_settings, to_toml
 from mint.files import write_aside
+from mint.models.llama import CausalLM
 from mint.models.lora import lora_layers
 from mint.models.serving import vllm_command
 from mint.training.run_directory import RunDirectory, load_weights
 from mint.training.summary import summarize
 
 
-def save_result(run: RunDirectory, config: TrainConfig, model: nn.Module, pairs: int, step: int) -> None:
+def save_result(run: RunDirectory, config: TrainConfig, model: CausalLM, pairs: int, step: int) -> None:
     """Saves the weights of the last step, or those of the best with ``--best``, and prints where and how to serve them.
 
     pairs: number of training pairs. step: the last one. ``model`` has the saved weights afterwards.
@@ -50,10 +50,11 @@ def write_model_card(
     pairs: number of training pairs. rows: of ``metrics.jsonl``. step: the one whose weights were saved. reads_images:
     whether the model does. serve: the vLLM command of an adapter, None where there is none.
     """
+    assert config.model is not None and config.data is not None  # of a run that has trained
     adapter = not config.full
     settings = {**loss_settings().get(config.loss, {}), **config.loss_options()}
     loss = config.loss + "".join(f", {name} {value}" for name, value in settings.items())
-    evaluation = next((row for row in reversed(rows) if row["step"] == step and "eval/loss" in row), {})
+    evaluation: Mapping = next((row for row in reversed(rows) if row["step"] == step and "eval/loss" in row), {})
     metrics = {name: value for name, value in evaluation.items() if name.startswith("eval/") and value is not None}
     tags = [*(["lora"] if adapter else []), "preference-optimization", Path(config.loss).stem]
     data = f"{pairs} preference pairs of `{Path(config.data).name}`"

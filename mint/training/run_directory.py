@@ -17,12 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
 from mint.files import check_paths, check_writable, folder_aside, write_aside
 from mint.models import load_model, save_model
+from mint.models.llama import CausalLM
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
 from mint.training.resume import read_state
 from mint.training.selection import best_step
@@ -70,7 +70,7 @@ def find_checkpoint(config: TrainConfig) -> Path | None:
         if not (path / "state.json").is_file():
             raise InputError(f"--resume {path} is not a checkpoint (checkpoints/step-N of a run)")
         return path
-    saved = _saved(Path(config.out) / "checkpoints")
+    saved = _saved(Path(str(config.out)) / "checkpoints")
     return saved[-1] if saved else None
 
 
@@ -135,7 +135,7 @@ class RunDirectory:
         """Whether the metrics hold an evaluation of ``step``."""
         return any(row["step"] == step and "eval/loss" in row for row in self.rows())
 
-    def save_result(self, model: nn.Module, folder: Path | None = None) -> Path:
+    def save_result(self, model: CausalLM, folder: Path | None = None) -> Path:
         """Writes the adapter, or after full fine-tuning the model; returns its folder."""
         folder = self.path if folder is None else folder
         if lora_layers(model):
@@ -145,7 +145,7 @@ class RunDirectory:
         return folder / "model"
 
     def save_checkpoint(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int, best: str | None = None
+        self, step: int, model: CausalLM, optimizer: torch.optim.Optimizer, keep: int, best: str | None = None
     ) -> Path:
         """Writes ``checkpoints/step-N``; removes all but the ``keep`` newest and the best by the metric ``best``."""
         final = self.checkpoints / f"step-{step}"
@@ -163,11 +163,11 @@ class RunDirectory:
 
     def best_checkpoint(self, metric: str | None) -> Path | None:
         """The saved checkpoint with the best evaluation by ``metric``; None without a metric or such a checkpoint."""
-        saved = {_step(checkpoint): checkpoint for checkpoint in _saved(self.checkpoints)}
+        saved: dict[int | None, Path] = {_step(checkpoint): checkpoint for checkpoint in _saved(self.checkpoints)}
         return saved.get(best_step([row for row in self.rows() if row["step"] in saved], metric)) if metric else None
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load_checkpoint(path: Path, model: CausalLM, optimizer: torch.optim.Optimizer) -> int:
     """Puts weights, optimiser and random states back as they were; returns the step. Raises InputError if damaged."""
     step = read_state(path)["step"]
     try:
@@ -182,7 +182,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     return step
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
+def load_weights(path: Path, model: CausalLM) -> None:
     """Puts the weights of a checkpoint into ``model``. Raises InputError if they do not fit or cannot be read."""
     if lora_layers(model):
         restore_adapter(model, path / "adapter")

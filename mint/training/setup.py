@@ -6,9 +6,9 @@ import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
 
 from mint.config import TrainConfig
 from mint.data.batch import EncodedPair, EncodeReport, encode_pairs
@@ -25,6 +25,7 @@ from mint.losses import Loss, load_loss
 from mint.losses.check import check_loss
 from mint.models import load_language_model
 from mint.models.attention import SPLIT_FROM
+from mint.models.llama import CausalLM
 from mint.models.lora import (
     adapter_settings,
     add_lora,
@@ -55,14 +56,14 @@ def reads_prompt(config: TrainConfig, loss: Loss) -> bool:
 
 def load_policy(
     config: TrainConfig, loss: Loss, device: torch.device, dtype: torch.dtype
-) -> tuple[nn.Module, nn.Module | None, TrainConfig]:
+) -> tuple[CausalLM, CausalLM | None, TrainConfig]:
     """(model to train, reference model, settings).
 
     The model is frozen below an adapter in float32, or with ``--full`` all of it is trained in float32; only then a
     loss with a reference gets a model of its own for it. Rank, alpha, dropout and targets of the returned settings are
     the adapter's.
     """
-    model = load_language_model(config.model, dtype=torch.float32 if config.full else dtype, device=device)
+    model = load_language_model(str(config.model), dtype=torch.float32 if config.full else dtype, device=device)
     if config.adapter and config.full:
         merge_lora(load_adapter(model, config.adapter), drop=True)
     elif config.adapter:
@@ -78,11 +79,12 @@ def load_policy(
         config = replace(config, **adapter_settings(config.adapter), lora_targets=targets)
     if config.full:
         model.requires_grad_(True)
-        config = replace(config, **dict.fromkeys(config.LORA_DEFAULTS))  # settings of an adapter do not apply
-    elif not config.adapter:
-        unset = {name: value for name, value in config.LORA_DEFAULTS.items() if getattr(config, name) is None}
+        unset: dict[str, Any] = dict.fromkeys(config.LORA_DEFAULTS)  # settings of an adapter do not apply
         config = replace(config, **unset)
-        add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets, config.rslora)
+    elif not config.adapter:
+        given = {name: getattr(config, name) for name in config.LORA_DEFAULTS if getattr(config, name) is not None}
+        config = replace(config, **(config.LORA_DEFAULTS | given))
+        add_lora(model, **{name.removeprefix("lora_"): getattr(config, name) for name in config.LORA_DEFAULTS})
     if config.image_features:
         check_image_features(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -102,17 +104,18 @@ class Data:
     processor: Processor | None
 
 
-def read_data(config: TrainConfig, model: nn.Module, loss: Loss) -> Data:
+def read_data(config: TrainConfig, model: CausalLM, loss: Loss) -> Data:
     """Reads the training and evaluation pairs, and prints statistics and the first pair as the model reads it.
 
     Every problem of a file is reported before anything trains.
     """
+    assert config.data is not None
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
     processor = processor_of(model, config.max_pixels)
     pairs, report = _read_pairs(config.data, config, model, loss, tokenizer, processor)
     print(f"{config.data}: {summarize_pairs(pairs, report)}\n{_shorten(render_pair(pairs[0], tokenizer))}")
     warn_of_missing(pairs, loss, config.data)
-    eval_pairs = []
+    eval_pairs: list[EncodedPair] = []
     if config.eval_data:
         eval_pairs, report = _read_pairs(config.eval_data, config, model, loss, tokenizer, processor)
         print(f"{config.eval_data}: {report}")
@@ -120,14 +123,14 @@ def read_data(config: TrainConfig, model: nn.Module, loss: Loss) -> Data:
 
 
 def _read_pairs(
-    path: str, config: TrainConfig, model: nn.Module, loss: Loss, tokenizer: ChatTokenizer, processor: Processor | None
+    path: str, config: TrainConfig, model: CausalLM, loss: Loss, tokenizer: ChatTokenizer, processor: Processor | None
 ) -> tuple[list[EncodedPair], EncodeReport]:
     preferences = read_preferences(path, require_rejected=loss.needs.rejected, fields=loss.needs.fields)
     if not loss.needs.rejected:
         preferences = [replace(preference, rejected=None) for preference in preferences]
     corrupted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
     if config.spans == "changes" and loss.needs.spans and loss.needs.rejected:
-        sides = [mark_changes(preference.chosen.text, preference.rejected.text) for preference in preferences]
+        sides = [mark_changes(p.chosen.text, p.rejected.text if p.rejected else "") for p in preferences]
         preferences = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(preferences, sides, strict=True)]
     preferences = find_images(preferences, path, config.images_anywhere, bool(corrupted))
     slots = ImageSlots(*model.image_slots, processor) if processor else None
@@ -158,7 +161,7 @@ def warn_of_missing(pairs: Sequence[EncodedPair], loss: Loss, path: str) -> None
 
 
 def compile_and_shape(
-    config: TrainConfig, networks: Sequence[nn.Module], data: Data, order: PairOrder, total: int
+    config: TrainConfig, networks: Sequence[CausalLM], data: Data, order: PairOrder, total: int
 ) -> dict[str, int]:
     """Compiles the decoder blocks of ``networks``, if that is wanted; returns the shape of all batches of the run.
 

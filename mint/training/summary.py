@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import SupportsFloat
 
 ACCURACY = "rewards/accuracies"
 SHOWN = (("loss", "loss", 1), (ACCURACY, "preference accuracy", 100), ("rewards/margins", "margin", 1))
 
 
-def add_metrics(mean: dict[str, float], loss, metrics: Mapping, share: float) -> None:
+def add_metrics(mean: dict[str, float], loss: SupportsFloat, metrics: Mapping, share: float) -> None:
     """Adds the loss and metrics of a micro-batch, times its share of the pairs, to ``mean``."""
     for name, value in {"loss": loss, **metrics}.items():
         mean[name] = mean.get(name, 0.0) + share * float(value)
@@ -58,8 +59,8 @@ def _compare(first: Sequence[Mapping], last: Sequence[Mapping], prefix: str) -> 
     parts = []
     for name, label, scale in SHOWN[:2]:
         means = [_mean([row.get(prefix + name) for row in rows]) for rows in (first, last)]
-        if None not in means:
-            shown = [_show(mean, scale) for mean in means]
+        shown = [_show(mean, scale) for mean in means if mean is not None]
+        if len(shown) == len(means):
             parts.append(f"{label} {' -> '.join(shown if first != last else shown[:1])}")
     return ", ".join(parts)
 

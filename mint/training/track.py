@@ -34,7 +34,12 @@ def open_tracker(name: str | None, folder: Path, settings: dict) -> Iterator[Cal
         from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(str(folder / "tensorboard")) as writer:
-            yield lambda row: [writer.add_scalar(key, value, row["step"]) for key, value in _numbers(row).items()]
+
+            def log(row: dict) -> None:
+                for key, value in _numbers(row).items():
+                    writer.add_scalar(key, value, row["step"])
+
+            yield log
     else:
         tracker = importlib.import_module(name)
         tracker.init(project=PROJECT, name=folder.name, config=settings)

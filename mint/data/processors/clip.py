@@ -26,9 +26,8 @@ class ClipImageProcessor:
 
     def __init__(self, raw: dict):
         self.size = _edges(raw.get("size", {"shortest_edge": 224})) if raw.get("do_resize", True) else None
-        self.crop = _edges(raw.get("crop_size", 224)) if raw.get("do_center_crop", True) else None
-        if isinstance(self.crop, int):
-            self.crop = (self.crop, self.crop)
+        crop = _edges(raw.get("crop_size", 224)) if raw.get("do_center_crop", True) else None
+        self.crop = (crop, crop) if isinstance(crop, int) else crop
         self.resample = Image.Resampling(raw.get("resample", Image.Resampling.BICUBIC))
         self.mean = torch.tensor(raw.get("image_mean", MEAN)).view(3, 1, 1)
         self.std = torch.tensor(raw.get("image_std", STD)).view(3, 1, 1)
@@ -58,10 +57,12 @@ class ClipImageProcessor:
         """(width, height) of the image before the middle is kept. Raises InputError where it is padded first."""
         if self.ground is not None:
             raise InputError("an image processor that pads is not followed back to the image")
-        return (width, height) if self.size is None else self._target(width, height)
+        return self._target(width, height)
 
     def _target(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after resizing."""
+        if self.size is None:
+            return width, height
         if isinstance(self.size, tuple):
             return self.size[::-1]
         longer = int(self.size * max(width, height) / min(width, height))

@@ -58,4 +58,5 @@ class ViltImageProcessor:
         sizes = [self.shorter if edge == min(width, height) else scale * edge for edge in (width, height)]
         if max(sizes) > longest:
             sizes = [edge * longest / max(sizes) for edge in sizes]
-        return tuple(max(1, int(edge + 0.5) // self.divisor) * self.divisor for edge in sizes)
+        width, height = (max(1, int(edge + 0.5) // self.divisor) * self.divisor for edge in sizes)
+        return width, height

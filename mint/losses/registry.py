@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import inspect
 import sys
@@ -157,17 +156,15 @@ def from_file(name: str, kind: str = "loss") -> Callable:
         raise InputError(f"unknown loss {name!r}: use one of {', '.join(loss_names())}, or FILE.py:FUNCTION")
     if not Path(path).is_file():
         raise InputError(f"the {kind} file {path} does not exist")
-    source = Path(path).resolve()
-    function = getattr(_import_file(path, kind, source, source.stat().st_mtime_ns), attribute, None)
+    function = getattr(_import_file(path, kind), attribute, None)
     if not callable(function):
         raise InputError(f"{path} has no {'function' if kind == 'loss' else 'class'} {attribute!r}")
     return function
 
 
-@functools.lru_cache
-def _import_file(path: str, kind: str, source: Path, changed: int) -> types.ModuleType:
-    """The module in a file. A file is imported once, and again if it has changed (``changed``: when)."""
-    module_name = f"custom_{kind}_{source.stem}"
+def _import_file(path: str, kind: str) -> types.ModuleType:
+    """The module in a file, imported anew at every call, so that its global variables have their first values."""
+    module_name = f"custom_{kind}_{Path(path).stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is not a Python file; a custom {kind} is given as FILE.py:NAME")

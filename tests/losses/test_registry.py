@@ -1,7 +1,6 @@
 """Losses by name, from a file, their settings, and the messages for mistakes."""
 
 import math
-import os
 
 import pytest
 import torch
@@ -240,15 +239,3 @@ def test_unknown_kind_of_dpo():
         load_loss("dpo", {"kind": "cubic"})(chosen=side, rejected=side)
     with pytest.raises(InputError, match="no kind 'cubic'"):
         check_loss(load_loss("dpo", {"kind": "cubic"}))
-
-
-def test_a_file_is_imported_once_until_it_changes(tmp_path):
-    file = tmp_path / "counted.py"
-    log = tmp_path / "log.txt"
-    text = f"open({str(log)!r}, 'a').write('x')\ndef flat(chosen, rejected): ...\ndef steep(chosen, rejected): ...\n"
-    file.write_text(text)
-    first = load_loss(f"{file}:flat").function
-    assert load_loss(f"{file}:flat").function is first and load_loss(f"{file}:steep") and log.read_text() == "x"
-    file.write_text(text.replace("flat", "even"))
-    os.utime(file, ns=(0, 1))
-    assert load_loss(f"{file}:even") and log.read_text() == "xx"

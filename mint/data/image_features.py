@@ -20,10 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mint.data.image_files import open_image
-from mint.data.images import Processor
+from mint.data.images import Processor, VisionModel
 from mint.errors import InputError
 from mint.files import file_aside
-from mint.models.llama import CausalLM
 
 KEPT_BYTES = 2**30  # of tensors in memory
 FORM = 2  # of stored features; raised when images are read or encoded differently
@@ -155,7 +154,7 @@ class ImageReader:
             self._store.remove()
 
 
-def image_reader(model: CausalLM, processor: Processor, folder: str | Path | None, run: Path) -> ImageReader:
+def image_reader(model: VisionModel, processor: Processor, folder: str | Path | None, run: Path) -> ImageReader:
     """The reader of a model's training images: of pixels if its vision encoder is trained, of features if it is frozen.
 
     folder: keeps the features from one run to the next. run: the run's folder, where features that do not fit into
@@ -178,7 +177,7 @@ def image_reader(model: CausalLM, processor: Processor, folder: str | Path | Non
     return ImageReader(processor, encode, store, overflow=not folder)
 
 
-def check_image_features(model: CausalLM) -> None:
+def check_image_features(model: VisionModel) -> None:
     """Raises InputError if ``--image-features`` has nothing to keep: no vision encoder, or one that is trained."""
     if model.tower is None:
         raise InputError("--image-features is for models that read images")

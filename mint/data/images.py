@@ -6,6 +6,9 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
 
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.mllama import MllamaImageProcessor
@@ -13,7 +16,6 @@ from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
 from mint.files import read_json
-from mint.models.llama import CausalLM
 
 Processor = ClipImageProcessor | MllamaImageProcessor | QwenVLImageProcessor | ViltImageProcessor
 PROCESSORS: dict[str, Callable[[dict], Processor]] = {
@@ -33,6 +35,20 @@ OF_MODELS = {  # by the model's type, where the file names no class
     "qwen3_vl": "Qwen2VLImageProcessor",
     "vilt": "ViltImageProcessor",
 }
+
+
+class VisionModel(Protocol):
+    """What is read of a model here and in ``image_features`` (``mint.models.llama.CausalLM``)."""
+
+    source_dir: Path
+
+    @property
+    def tower(self) -> nn.Module | None: ...
+    @property
+    def vision_is_frozen(self) -> bool: ...
+    @property
+    def head_weight(self) -> Tensor: ...
+    def encode_images(self, images: dict[str, Tensor] | None) -> dict[str, Tensor] | None: ...
 
 
 def load_processor(folder: str | Path, max_pixels: int | None = None) -> Processor:
@@ -65,7 +81,7 @@ def load_processor(folder: str | Path, max_pixels: int | None = None) -> Process
     return processor
 
 
-def processor_of(model: CausalLM, max_pixels: int | None = None) -> Processor | None:
+def processor_of(model: VisionModel, max_pixels: int | None = None) -> Processor | None:
     """The image processor of a loaded model; None if it reads no images.
 
     max_pixels: as for ``load_processor``. Raises InputError for a limit on a model that reads no images.

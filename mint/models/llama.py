@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,10 @@ from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
 from mint.models.cross_attention import CrossAttentionInputs
 from mint.models.lora import LoRALinear
-from mint.models.names import Pretrained
+from mint.models.names import PackedBatch, Pretrained
 from mint.models.recompute import run_layer
 from mint.models.rotary import check_scaling, cos_sin, rope_frequencies
 from mint.ops.elementwise import rms_norm, rotate, swiglu
-
-if TYPE_CHECKING:
-    from mint.data.batch import Batch
 
 QWEN = ("qwen2", "qwen3")
 MODEL_TYPES = ("llama", "mistral", *QWEN)
@@ -316,7 +313,7 @@ class CausalLM(Pretrained):
         rotary = self.rotary_positions(tokens, positions, images)
         return self.logits(self._run(x, positions, mask, rotary, vision=vision))
 
-    def hidden_states(self, batch: Batch) -> Tensor:
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
         """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""
         mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
         images = self.encode_images(batch.images)

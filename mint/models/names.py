@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class NetworkConfig(Protocol):
@@ -30,6 +30,19 @@ class Pretrained(nn.Module):
     source_name: str
     older_names: ClassVar[tuple[tuple[str, str], ...]] = ()  # pattern, replacement
     initial_values: ClassVar[dict[str, float]] = {}  # of parameters that are not drawn
+
+
+class PackedBatch(Protocol):
+    """What a decoder reads of a batch (``mint.data.batch.Batch``)."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def segments(self) -> Tensor: ...
+    @property
+    def images(self) -> dict[str, Tensor] | None: ...
 
 
 def current_name(model: nn.Module, name: str) -> str:

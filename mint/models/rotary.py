@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mint.errors import InputError
 
-if TYPE_CHECKING:
-    from mint.models.llama import LlamaConfig
-
 SCALINGS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
+
+
+class RotaryConfig(Protocol):
+    """The settings of the frequencies; ``rope_scaling`` as :func:`check_scaling` returns it."""
+
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def rope_theta(self) -> float: ...
+    @property
+    def rope_scaling(self) -> dict | None: ...
 
 
 def check_scaling(scaling: dict) -> dict | None:
@@ -31,7 +39,7 @@ def check_scaling(scaling: dict) -> dict | None:
     return None if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def rope_frequencies(config: LlamaConfig) -> Tensor:
+def rope_frequencies(config: RotaryConfig) -> Tensor:
     """[D / 2] float32: radians per position of each rotary pair, after scaling.
 
     ``llama3`` (Llama 3.1's long context): wavelengths beyond original / low_freq_factor are stretched by ``factor``,

@@ -105,7 +105,7 @@ def epoch_text(row: Mapping[str, float], epochs: int) -> str:
     """
     parts = [f"epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.3f}"]
     parts += [f"held-out loss {row['held_out_loss']:.3f}"] if "held_out_loss" in row else []
-    parts += [f"held-out top-1 {row['held_out_top_1']:.1%}"] if "held_out_top_1" in row else []
+    parts += [f"held-out top-1 {100 * row['held_out_top_1']:.1f} %"] if "held_out_top_1" in row else []
     return ", ".join(parts)
 
 

@@ -1,5 +1,7 @@
 """Directories and hub ids: what each failure tells the user."""
 
+# ruff: noqa: F811
+
 from fnmatch import fnmatch
 
 import pytest
@@ -8,6 +10,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from mint.data.preferences import read_preferences
 from mint.errors import InputError
 from mint.hub import MODEL_FILES, is_dataset_id, resolve_dir
+from tests.test_train import run, setting, settings  # noqa: F401 (a fixture)
 
 
 def refusal(kind):
@@ -108,6 +111,12 @@ def test_preferences_are_read_from_a_split_or_a_file_of_a_data_set(dataset, name
 def test_a_data_set_of_one_file_needs_no_split(dataset):
     dataset({"pairs.jsonl": RECORD * 2, "picture.png": ""})
     assert len(read_preferences("owner/name")) == 2
+
+
+def test_a_run_trains_on_a_data_set(dataset, setting, tmp_path):
+    dataset({"pairs.jsonl": (setting / "pairs.jsonl").read_text()})
+    run(*settings(setting, tmp_path / "run", "--steps", "1", "--data", "owner/name"))
+    assert "24 preference pairs of `owner/name`\n" in (tmp_path / "run" / "adapter" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

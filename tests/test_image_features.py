@@ -152,7 +152,7 @@ def test_the_store_takes_a_share_of_the_free_disk(tmp_path, monkeypatch, capsys)
             image = tmp_path / f"{number}.png"
             Image.new("RGB", (4, 4 + number + 10 * len(stored))).save(image)
             assert store.put(str(image), entry) == expected
-        assert capsys.readouterr().err.count("which is 50% of the free disk space; further images are encoded") == 1
+        assert capsys.readouterr().err.count("which is 50 % of the free disk space; further images are encoded") == 1
     assert len(list((tmp_path / "features").rglob("*"))) == 5  # two files and their folders
 
 

@@ -81,7 +81,7 @@ class FeatureStore:
         fits = self._bytes + size <= DISK_SHARE * (shutil.disk_usage(place).free + self._bytes)
         if not fits and not self._full:
             self._full = True
-            share = f"{self._bytes / 1e9:.1f} GB, which is {DISK_SHARE:.0%} of the free disk space"
+            share = f"{self._bytes / 1e9:.1f} GB, which is {100 * DISK_SHARE:.0f} % of the free disk space"
             message = f"image features: {self._root} holds {share}; further images are encoded each time"
             tqdm.write(message, file=sys.stderr)
         return fits

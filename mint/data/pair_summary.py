@@ -31,8 +31,9 @@ def summarize_pairs(pairs: Sequence[EncodedPair], report: EncodeReport | None = 
     if compared:
         gaps = np.array([len(pair.chosen) - len(pair.rejected) for pair in compared])
         lines.append(
-            f"length gap, chosen - rejected: mean {gaps.mean():+.1f} tokens; chosen longer in {(gaps > 0).mean():.0%}, "
-            f"rejected longer in {(gaps < 0).mean():.0%} of pairs"
+            f"length gap, chosen - rejected: mean {gaps.mean():+.1f} tokens; "
+            f"chosen longer in {100 * (gaps > 0).mean():.0f} %, "
+            f"rejected longer in {100 * (gaps < 0).mean():.0f} % of pairs"
         )
     prompts = [(tuple(pair.prompt), pair.images) for pair in pairs]
     answers = [(tuple(pair.chosen), tuple(pair.rejected)) for pair in pairs]
@@ -45,7 +46,7 @@ def summarize_pairs(pairs: Sequence[EncodedPair], report: EncodeReport | None = 
     if marked:
         inside = sum(sum(pair.chosen_span or ()) + sum(pair.rejected_span or ()) for pair in marked)
         total = sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
-        lines.append(f"spans: {inside / total:.0%} of answer tokens, in {len(marked)} of {len(pairs)} pairs")
+        lines.append(f"spans: {100 * inside / total:.0f} % of answer tokens, in {len(marked)} of {len(pairs)} pairs")
     return "\n".join(lines)
 
 

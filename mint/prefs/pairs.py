@@ -90,8 +90,8 @@ class PairReport:
         unknown = self.notes - self.known
         notes = f" of {self.notes} notes" if self.pairs != self.notes else ""
         return (
-            f"{self.pairs} pairs{notes}; the true {self.what} is first in {shares[0]:.1%}, "
-            f"in the chosen list in {shares[1]:.1%}, in the rejected list in {shares[2]:.1%}"
+            f"{self.pairs} pairs{notes}; the true {self.what} is first in {100 * shares[0]:.1f} %, "
+            f"in the chosen list in {100 * shares[1]:.1f} %, in the rejected list in {100 * shares[2]:.1f} %"
             + (f"; unknown to the teacher in {unknown}" if unknown else "")
         )
 

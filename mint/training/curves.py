@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mint.files import file_aside
 
 PANELS = (  # title, unit, metrics
@@ -21,10 +23,18 @@ WINDOW = 0.05  # of the smoothing, as a share of the points
 EXACT = ("lr",)  # metrics without noise
 
 
-def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """Moving averages over ``reach`` values on both sides, at the ends over those there are."""
-    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
+def smooth(values: Sequence[float], reach: int) -> np.ndarray:
+    """Means over ``reach`` values on both sides; nearer to an end, the line fitted to the last 2 * reach + 1 values.
+
+    At least that many values are needed. A straight line stays as it is, up to its ends (Savitzky-Golay, order 1).
+    """
+    array, offsets = np.asarray(values, dtype=float), np.arange(-reach, reach + 1)
+    means = np.convolve(array, np.full(len(offsets), 1 / len(offsets)), "valid")
+    slopes = [
+        offsets @ window / max(1, offsets @ offsets) for window in (array[: 2 * reach + 1], array[-2 * reach - 1 :])
+    ]
+    start, end = means[0] + slopes[0] * offsets[:reach], means[-1] + slopes[1] * offsets[reach + 1 :]
+    return np.concatenate([start, means, end])
 
 
 def plot_curves(rows: list[dict], path: Path) -> None:

@@ -74,6 +74,6 @@ def describe_order(forward: Forward, pairs: Sequence[EncodedPair]) -> str:
     compare = replace(forward, loss=Loss("order", _order, Needs(), {}), frozen=None, prompt_targets=False)
     share = evaluate(compare, plain)["eval/loss"]
     return (
-        f"before training, {share:.0%} of the first {len(plain)} pairs are in order: the chosen answer has the higher "
-        "mean log-probability per token"
+        f"before training, {100 * share:.0f} % of the first {len(plain)} pairs are in order: the chosen answer has "
+        "the higher mean log-probability per token"
     )

@@ -12,6 +12,7 @@ import mint
 from mint.config import TrainConfig, loss_settings, to_toml
 from mint.files import write_aside
 from mint.models.llama import CausalLM
+from mint.hub import is_dataset_id
 from mint.models.lora import lora_layers
 from mint.models.serving import vllm_command
 from mint.training.run_directory import RunDirectory, load_weights
@@ -57,7 +58,9 @@ def write_model_card(
     evaluation: Mapping = next((row for row in reversed(rows) if row["step"] == step and "eval/loss" in row), {})
     metrics = {name: value for name, value in evaluation.items() if name.startswith("eval/") and value is not None}
     tags = [*(["lora"] if adapter else []), "preference-optimization", Path(config.loss).stem]
-    data = f"{pairs} preference pairs of `{Path(config.data).name}`"
+    data, held_out = (
+        name if is_dataset_id(name) else Path(name).name for name in (config.data, config.eval_data or "")
+    )
     lines = [
         "---",
         f"base_model: {json.dumps(config.model)}",
@@ -69,7 +72,7 @@ def write_model_card(
         "",
         f"* base model: `{config.model}`",
         f"* loss: {loss}",
-        f"* data: {data}" + (f", evaluated on `{Path(config.eval_data).name}`" if config.eval_data else ""),
+        f"* data: {pairs} preference pairs of `{data}`" + (f", evaluated on `{held_out}`" if held_out else ""),
         f"* saved at step {step}; {summarize([row for row in rows if row['step'] <= step]) or 'no metrics'}",
         f"* versions: mint {mint.__version__}, PyTorch {torch.__version__}",
         *(["", "| metric | value |", "|---|---|"] if metrics else []),

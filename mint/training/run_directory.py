@@ -21,6 +21,7 @@ import torch
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
 from mint.files import check_paths, check_writable, folder_aside, write_aside
+from mint.hub import is_dataset_id
 from mint.models import load_model, save_model
 from mint.models.llama import CausalLM
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
@@ -38,7 +39,7 @@ def check_run(config: TrainConfig) -> Path | None:
     check_paths(config)
     check_tracker(config.track)
     for flag, path in (("--data", config.data), ("--eval-data", config.eval_data)):
-        if path and not Path(path).is_file():
+        if path and not Path(path).is_file() and not is_dataset_id(path):
             raise InputError(f"{flag} {path} is not a file")
     if config.adapter:
         real = adapter_settings(config.adapter)

@@ -24,9 +24,9 @@ def test_lengths_gaps_duplicates_and_spans():
         "prompt          10      46      50",  # 30 + 0.8 x 20
         "chosen           3       4       4",
         "rejected         2       5       6",  # 3 + 0.8 x 3 = 5.4
-        "length gap, chosen - rejected: mean -0.2 tokens; chosen longer in 40%, rejected longer in 20% of pairs",
+        "length gap, chosen - rejected: mean -0.2 tokens; chosen longer in 40 %, rejected longer in 20 % of pairs",
         "duplicates: 1 prompts, 1 pairs; 1 pairs with equal answers",
-        "spans: 7% of answer tokens, in 1 of 5 pairs",  # 2 of 27
+        "spans: 7 % of answer tokens, in 1 of 5 pairs",  # 2 of 27
     ]
 
 

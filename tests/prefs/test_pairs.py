@@ -66,7 +66,7 @@ def test_top_is_chosen_and_bottom_rejected_in_rank_order():
     assert parse_list(rows[0]["chosen"]) == ranking[:2] and parse_list(rows[0]["rejected"]) == ranking[-1:]
     assert rows[0]["teacher"]["truth_rank"] == 1 and rows[0]["id"] == "1"
     assert (report.notes, report.known, report.first) == (4, 4, 3)  # of A and B, both with a y, A is the commoner
-    assert "in the chosen list in 100.0%" in str(report)
+    assert "in the chosen list in 100.0 %" in str(report)
 
 
 def test_label_first_and_disease_only():

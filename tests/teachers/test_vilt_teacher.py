@@ -148,9 +148,9 @@ def test_every_epoch_is_printed_and_the_loss_in_between(cohort, tmp_path, monkey
     assert [int(step) for step, _ in steps] == list(range(1, total // 3 + 1))  # three epochs of nine
     epochs = re.findall(r"^teacher 2/5: epoch (.*)", printed.err, re.MULTILINE)
     assert [re.sub(r", loss [\d.]+,", ",", line) for line in epochs] == [
-        "1/9, held-out loss 0.500, held-out top-1 12.5%",
-        "2/9, held-out loss 0.250, held-out top-1 12.5%",
-        "3/9, held-out loss 0.750, held-out top-1 12.5%",
+        "1/9, held-out loss 0.500, held-out top-1 12.5 %",
+        "2/9, held-out loss 0.250, held-out top-1 12.5 %",
+        "3/9, held-out loss 0.750, held-out top-1 12.5 %",
     ]
     assert printed.out == f"teacher 2/5: kept the weights of epoch {epochs[1]}\n"
 

@@ -134,7 +134,7 @@ def test_the_order_of_pairs_by_hand(setting):
 
     share = sum(mean_logp(p.prompt, p.chosen) > mean_logp(p.prompt, p.rejected) for p in pairs) / len(pairs)
     assert 0 < share < 1
-    assert f"before training, {share:.0%} of the first 24 pairs" in monitor.describe_order(
+    assert f"before training, {100 * share:.0f} % of the first 24 pairs" in monitor.describe_order(
         Forward(model, load_loss("orpo"), 4), pairs
     )
 

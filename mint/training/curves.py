@@ -19,22 +19,14 @@ PANELS = (  # title, unit, metrics
     ("gradient norm, before clipping", "", ("grad_norm",)),
 )
 NOISY = 20  # points from which a smoothed line is drawn over the raw one
-WINDOW = 0.05  # of the smoothing, as a share of the points
+WINDOW = 0.05  # of the smoothing, on either side, as a share of the points
 EXACT = ("lr",)  # metrics without noise
 
 
 def smooth(values: Sequence[float], reach: int) -> np.ndarray:
-    """Means over ``reach`` values on both sides; nearer to an end, the line fitted to the last 2 * reach + 1 values.
-
-    At least that many values are needed. A straight line stays as it is, up to its ends (Savitzky-Golay, order 1).
-    """
-    array, offsets = np.asarray(values, dtype=float), np.arange(-reach, reach + 1)
-    means = np.convolve(array, np.full(len(offsets), 1 / len(offsets)), "valid")
-    slopes = [
-        offsets @ window / max(1, offsets @ offsets) for window in (array[: 2 * reach + 1], array[-2 * reach - 1 :])
-    ]
-    start, end = means[0] + slopes[0] * offsets[:reach], means[-1] + slopes[1] * offsets[reach + 1 :]
-    return np.concatenate([start, means, end])
+    """Means over 2 * reach + 1 values, [n - 2 * reach]: none within ``reach`` of an end, where they would be biased."""
+    width = 2 * reach + 1
+    return np.convolve(values, np.full(width, 1 / width), "valid")
 
 
 def plot_curves(rows: list[dict], path: Path) -> None:
@@ -61,7 +53,8 @@ def plot_curves(rows: list[dict], path: Path) -> None:
                 axis.plot(steps, values, marker="" if name in EXACT else "o", markersize=5, **line)
             else:
                 axis.plot(steps, values, color=f"C{colour}", alpha=0.3, linewidth=1)
-                axis.plot(steps, smooth(values, max(1, round(WINDOW * len(points)))), **line)
+                reach = max(1, round(WINDOW * len(points)))
+                axis.plot(steps[reach:-reach], smooth(values, reach), **line)
         axis.set_title(title, fontsize=14)
         axis.set_xlabel("step", fontsize=12)
         axis.set_ylabel(unit, fontsize=12)
@@ -73,7 +66,12 @@ def plot_curves(rows: list[dict], path: Path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     if len(rows) >= NOISY:
-        figure.suptitle("Pale: each step. Strong: moving average.", fontsize=11, x=0.01, ha="left")
+        figure.suptitle(
+            "Pale: each step. Strong: mean over the steps around, not drawn at the ends.",
+            fontsize=11,
+            x=0.01,
+            ha="left",
+        )
     with file_aside(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
     pyplot.close(figure)

@@ -76,7 +76,6 @@ def train(config: TrainConfig) -> RunDirectory:
     forward = Forward(model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast)
     step = first = load_checkpoint(checkpoint, model, optimizer) if checkpoint else 0
     run.start(config, first, record)
-    stalled = is_out_of_patience(run.rows(), config.best, config.patience)
     failures = 0
 
     with (
@@ -89,6 +88,7 @@ def train(config: TrainConfig) -> RunDirectory:
             print(describe_order(forward, data.pairs))
         if data.eval_pairs and evaluation_is_due(first, total, config.eval_every) and not run.has_evaluation(first):
             log_evaluation(run, forward, data, first, config.best, progress)
+        stalled = is_out_of_patience(run.rows(), config.best, config.patience)
         for step in range(first + 1, total + 1) if not stalled else ():
             started = time.perf_counter()
             lr = learning_rate(step - 1, total, config)
@@ -117,10 +117,10 @@ def train(config: TrainConfig) -> RunDirectory:
             ends = step == total or stop.number is not None or failures == FAILURES_IN_A_ROW
             evaluates = data.eval_pairs and evaluation_is_due(step, total, config.eval_every)
             saves = ends or config.best and evaluates or config.save_every and step % config.save_every == 0
+            if config.sample_every and step % config.sample_every == 0:  # first: a resumed run does not repeat it
+                log_samples(run, forward, data, step, progress)
             if saves:
                 run.save_checkpoint(step, model, optimizer, config.keep, config.best)
-            if config.sample_every and step % config.sample_every == 0:
-                log_samples(run, forward, data, step, progress)
             if evaluates:
                 log_evaluation(run, forward, data, step, config.best, progress)
                 stalled = is_out_of_patience(run.rows(), config.best, config.patience)

@@ -98,6 +98,15 @@ def folder_aside(folder: str | Path, sync: bool = False) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_leftovers(*folders: Path) -> None:
+    """Deletes what processes killed while writing have left directly in ``folders``."""
+    for path in (path for folder in folders for what in ("writing", "old") for path in folder.glob(f".{what}-*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _sync(*paths: Path) -> None:
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)

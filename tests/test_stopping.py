@@ -47,7 +47,9 @@ def test_resume_after_a_kill_gives_the_same_losses_to_the_bit(setting, tmp_path)
     killed.wait()
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "lo')  # a kill may cut the last line
-    (tmp_path / "killed" / "checkpoints" / ".writing-step-99").mkdir()  # or a checkpoint
+    (tmp_path / "killed" / "checkpoints" / ".writing-1-step-99").mkdir()  # or a checkpoint
+    (tmp_path / "killed" / ".old-1-adapter").mkdir()  # or the result
+    (tmp_path / "killed" / ".writing-1-config.toml").touch()  # or a file
     again = start(setting, tmp_path / "killed", *LONG, "--resume", "auto")
     output = again.communicate()[0]
     assert again.returncode == 0, output
@@ -55,7 +57,7 @@ def test_resume_after_a_kill_gives_the_same_losses_to_the_bit(setting, tmp_path)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert [row["step"] for row in rows(tmp_path / "killed")] == list(range(1, 41))
     saved = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
-    assert saved == ["step-35", "step-40"]
+    assert saved == ["step-35", "step-40"] and not list((tmp_path / "killed").glob(".*"))
 
 
 def test_sigterm_saves_the_run_and_gives_its_status(setting, tmp_path):

@@ -175,7 +175,7 @@ def build_model(raw: dict, where: str | Path) -> Pretrained:
     where: names the configuration in errors. Raises InputError for a family or setting that is not supported.
     """
     kind = raw.get("model_type") if isinstance(raw, dict) else None
-    if kind is None:
+    if not isinstance(kind, str):
         raise InputError(f"{where}: config.json names no model_type")
     if kind in OWN_FORMS:
         raise InputError(

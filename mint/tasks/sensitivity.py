@@ -238,4 +238,7 @@ class Sensitivity(PairTask):
 
 def contents(preferences: Sequence[Preference]) -> list:
     """What distinguishes records from others with the same ids."""
-    return [[one.prompt, one.chosen, one.rejected, one.images, one.extra] for one in preferences]
+    return [
+        [one.prompt, one.chosen.tagged, one.rejected and one.rejected.tagged, one.images, one.extra]
+        for one in preferences
+    ]

@@ -11,8 +11,8 @@ import torch
 import mint
 from mint.config import TrainConfig, loss_settings, to_toml
 from mint.files import write_aside
-from mint.models.llama import CausalLM
 from mint.hub import is_dataset_id
+from mint.models.llama import CausalLM
 from mint.models.lora import lora_layers
 from mint.models.serving import vllm_command
 from mint.training.run_directory import RunDirectory, load_weights

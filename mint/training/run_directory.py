@@ -20,7 +20,7 @@ import torch
 
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
-from mint.files import check_paths, check_writable, folder_aside, write_aside
+from mint.files import check_paths, check_writable, folder_aside, remove_leftovers, write_aside
 from mint.hub import is_dataset_id
 from mint.models import load_model, save_model
 from mint.models.llama import CausalLM
@@ -39,7 +39,7 @@ def check_run(config: TrainConfig) -> Path | None:
     check_paths(config)
     check_tracker(config.track)
     for flag, path in (("--data", config.data), ("--eval-data", config.eval_data)):
-        if path and not Path(path).is_file() and not is_dataset_id(path):
+        if path and not is_dataset_id(path) and not Path(path).is_file():
             raise InputError(f"{flag} {path} is not a file")
     if config.adapter:
         real = adapter_settings(config.adapter)
@@ -89,8 +89,7 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"the run directory {self.path} cannot be made: {error}") from None
-        for leftover in (*self.path.glob(".writing-*/"), *self.checkpoints.glob(".writing-*/")):  # killed while saving
-            shutil.rmtree(leftover)
+        remove_leftovers(self.path, self.checkpoints)
 
     def start(self, config: TrainConfig, resumed_step: int, record: dict) -> None:
         """Writes the settings, and drops metrics and samples past the step that the run continues from (0: all).

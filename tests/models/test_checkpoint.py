@@ -120,13 +120,19 @@ def test_a_published_directory_with_tied_embeddings(shared_data, tmp_path):
     assert "lm_head.weight" not in load_model(tmp_path / "m").state_dict()
 
 
-@pytest.mark.parametrize("kind", ["llava_next", "llava_onevision", "gemma3"])
+@pytest.mark.parametrize("kind", ["llava_next", "llava_onevision", "gemma3", "lora", "checkpoint", "__init__", "a.b"])
 def test_an_unsupported_family_is_named_with_those_that_are(folder, kind):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": kind}))
     with pytest.raises(InputError, match=f"model_type '{kind}' is not supported; .* llama, .* llava, .*vilt") as error:
         load_model(folder)
     assert "convert" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [None, 7, ["llama"]])
+def test_a_family_must_be_named(kind):
+    with pytest.raises(InputError, match="config.json names no model_type"):
+        init_model({"model_type": kind})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from mint.errors import InputError
 from mint.evaluation.answers import Answers
 from mint.models import load_model
 from mint.tasks.base import score_answers
-from mint.tasks.sensitivity import PairSensitivity, Sensitivity, corrupt_both, measure, move_mask
+from mint.tasks.sensitivity import PairSensitivity, Sensitivity, contents, corrupt_both, measure, move_mask
 from tests.test_train_images import arguments, setting  # noqa: F401
 
 
@@ -116,6 +116,12 @@ def test_a_model_that_looks_is_sensitive(halves, capsys):
     assert after["right"] == 1.0 and abs(before["difference"]) < 0.2 and after["difference"] > 1
     assert abs(after["drop_elsewhere"]) < 0.2
     assert after["flip_lesion"] > 0.2 > after["flip_elsewhere"]
+
+
+def test_what_distinguishes_records_is_plain_json(halves):
+    """So the hash of interrupted measurements does not depend on how a class is printed."""
+    first = contents(read_preferences(halves / "pairs.jsonl"))[0]
+    assert json.loads(json.dumps(first))[1:3] == ["It is <mask>red</mask>.", "It is <mask>green</mask>."]
 
 
 def test_an_interrupted_measurement_continues(halves, monkeypatch, capsys):

@@ -58,6 +58,10 @@ def test_bad_paths_are_named_before_the_model_is_loaded(setting, config, monkeyp
         train.train(replace(config, **changes))
 
 
+def test_pairs_of_the_hub_need_no_file_here(config):
+    check_run(replace(config, data="owner/name", eval_data="owner/name:test"))
+
+
 def test_a_folder_with_a_run_is_not_written_over(setting, tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         run(*settings(setting, tmp_path / name, "--steps", "1"))

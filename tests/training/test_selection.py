@@ -100,6 +100,23 @@ def test_a_resumed_run_knows_its_best_step(setting, tmp_path, scripted, monkeypa
     assert all(map(lambda a, b: a.equal(b), saved_adapter(setting, tmp_path / "run" / "adapter"), scripted[2]))
 
 
+def test_patience_counts_an_evaluation_that_a_resume_makes_up_for(setting, tmp_path, capsys, scripted, monkeypatch):
+    more = (*BEST, "--eval-data", f"{setting}/eval.jsonl", "--steps", "9", "--patience", "2")
+    count, compute = [], monitor.evaluate
+
+    def evaluate(forward, pairs):
+        count.append(True)
+        if len(count) == 5:  # after step 4, whose checkpoint is there
+            raise KeyboardInterrupt
+        return compute(forward, pairs)
+
+    monkeypatch.setattr(monitor, "evaluate", evaluate)
+    assert train.main(settings(setting, tmp_path / "run", *more)) == 130
+    run(*settings(setting, tmp_path / "run", *more, "--resume", "auto"))
+    assert "step 4: 2 evaluations without a better eval/loss" in capsys.readouterr().out
+    assert max(row["step"] for row in rows(tmp_path / "run")) == 4
+
+
 def test_an_unknown_metric_is_named_before_the_first_step(setting, tmp_path, capsys):
     more = ("--eval-data", f"{setting}/eval.jsonl", "--eval-every", "1", "--best", "eval/accuracy", "--steps", "2")
     assert train.main(settings(setting, tmp_path / "run", *more)) == 2
@@ -157,3 +174,22 @@ def test_samples_are_written_shown_and_survive_a_resume(setting, tmp_path, monke
     run(*settings(setting, tmp_path / "run", *more, "--resume", f"{tmp_path}/run/checkpoints/step-2"))
     assert file.read_text() == whole
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path / "run"))
+
+
+def test_samples_of_a_step_are_complete_before_its_checkpoint(setting, tmp_path, monkeypatch):
+    """A run that is killed while it samples repeats the step."""
+    monkeypatch.setattr(monitor, "MAX_TOKENS", 6)
+    more = ("--steps", "4", "--sample-every", "2", "--save-every", "2", "--keep", "5")
+    run(*settings(setting, tmp_path / "whole", *more))
+    generate, calls = monitor.generate, []
+
+    def fail_once(*arguments, **named):
+        calls.append(True)
+        if len(calls) == 2:  # after step 4
+            raise KeyboardInterrupt
+        return generate(*arguments, **named)
+
+    monkeypatch.setattr(monitor, "generate", fail_once)
+    assert train.main(settings(setting, tmp_path / "run", *more)) == 130
+    run(*settings(setting, tmp_path / "run", *more, "--resume", "auto"))
+    assert (tmp_path / "run" / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from functools import partial
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -14,16 +15,8 @@ def command_file(name: str) -> Path:
     return installed if installed.is_file() else PACKAGE.parent / f"{name}.py"
 
 
-def train() -> None:
-    """Runs ``train.py`` with the arguments of the process."""
-    runpy.run_path(str(command_file("train")), run_name="__main__")
+def _run(name: str) -> None:
+    runpy.run_path(str(command_file(name)), run_name="__main__")
 
 
-def generate_prefs() -> None:
-    """Runs ``generate_prefs.py`` with the arguments of the process."""
-    runpy.run_path(str(command_file("generate_prefs")), run_name="__main__")
-
-
-def evaluate() -> None:
-    """Runs ``evaluate.py`` with the arguments of the process."""
-    runpy.run_path(str(command_file("evaluate")), run_name="__main__")
+train, generate_prefs, evaluate = (partial(_run, name) for name in ("train", "generate_prefs", "evaluate"))

@@ -146,10 +146,10 @@ def name_list(title: object, names: Sequence[str], hits: Sequence[bool], shared:
     return tag("div", tag("b", title), tag("ol", *items) if items else tag("p", "no list"), class_="list")
 
 
-def embed_picture(path: Path, alt: str, widest: int = WIDEST) -> Html:
-    """The image as a PNG in the page, reduced to ``widest`` pixels; nothing for a file that cannot be read."""
+def embed_picture(path: Path, alt: str) -> Html:
+    """The image as a PNG in the page, reduced to ``WIDEST`` pixels; nothing for a file that cannot be read."""
     try:
-        return embed_image(open_image(path), alt, widest)
+        return embed_image(open_image(path), alt)
     except InputError:
         return Html()
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 MATCH = 0.8  # similarity from which two names count as the same
-CAR_WEIGHT = 1.0  # L in CAR
 
 
 def normalize(name: str) -> str:
@@ -88,9 +87,9 @@ def avoidance(listed: Sequence[str], teacher_bottom: Sequence[str]) -> float:
     return max(0.0, 1 - bad / len(teacher_bottom))
 
 
-def car(c: float, a: float, weight: float = CAR_WEIGHT) -> float:
-    """Coverage-avoidance ratio (1 + L) C A / (L C + A): the harmonic mean for L = 1. 0 where both are 0."""
-    return 0.0 if weight * c + a == 0 else (1 + weight) * c * a / (weight * c + a)
+def car(c: float, a: float) -> float:
+    """Coverage-avoidance ratio (1 + L) C A / (L C + A) for L = 1: the harmonic mean. 0 where both are 0."""
+    return 0.0 if c + a == 0 else 2 * c * a / (c + a)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -102,11 +102,11 @@ class LoRALinear(nn.Linear):
         return folded < 6 * tokens * self.rank * (self.in_features + self.out_features)
 
     @torch.no_grad()
-    def fold(self, sign: int) -> None:
-        """Adds (sign 1) or subtracts (-1) the update s B A, computed in float32."""
+    def fold(self) -> None:
+        """Adds the update s B A to the weight, computed in float32."""
         update = self.scaling * (self.lora_B.weight.float() @ self.lora_A.weight.float())
-        self.weight.copy_((self.weight.to(update.dtype) + sign * update).to(self.weight.dtype))
-        self.merged = sign > 0
+        self.weight.copy_((self.weight.to(update.dtype) + update).to(self.weight.dtype))
+        self.merged = True
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}, alpha={self.alpha}, merged={self.merged}"
@@ -185,23 +185,15 @@ def _adapt(model: nn.Module, name: str, rank: int, alpha: float, dropout: float,
 def merge_lora(model: Model, drop: bool = False) -> Model:
     """Folds every adapter into its weight (in float32), in place; the model then runs at the base's cost.
 
-    drop: replace the adapted layers by plain linear layers, which cannot be unmerged.
+    drop: replace the adapted layers by plain linear layers.
     """
     for name, layer in lora_layers(model).items():
         if not layer.merged:
-            layer.fold(1)
+            layer.fold()
         if drop:
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
             plain.weight, plain.bias = layer.weight, layer.bias
             setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], plain)
-    return model
-
-
-def unmerge_lora(model: Model) -> Model:
-    """Undoes :func:`merge_lora`; exact up to the rounding of the weight's dtype."""
-    for layer in lora_layers(model).values():
-        if layer.merged:
-            layer.fold(-1)
     return model
 
 

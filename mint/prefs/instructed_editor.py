@@ -81,7 +81,12 @@ class ChatEndpoint:
         key_name: str = "OPENAI_API_KEY",
         client: InferenceClient | None = None,
     ):
-        """key_name: the environment variable that holds the key. Raises InputError if it is needed and not set."""
+        """key_name: the environment variable that holds the key.
+
+        Raises InputError if the key is needed and not set, and for a rate that is not positive.
+        """
+        if per_minute <= 0:
+            raise InputError(f"--per-minute must be above 0, not {per_minute:g}")
         key = os.environ.get(key_name)
         if client is None and not key and not re.match(r"https?://(localhost|127\.0\.0\.1|\[::1\])[:/]", f"{url}/"):
             raise InputError(f"{url} needs a key: set {key_name}")

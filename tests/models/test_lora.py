@@ -21,7 +21,6 @@ from mint.models.lora import (
     merge_lora,
     reference,
     save_adapter,
-    unmerge_lora,
 )
 from tests.reference.weights import TINY_LLAMA, reference_weights
 
@@ -215,14 +214,11 @@ def test_reference_is_the_base_under_a_fresh_adapter_and_the_start_under_a_loade
     assert not torch.allclose(model(TOKENS), start)
 
 
-def test_merge_and_unmerge():
+def test_merging_keeps_the_logits():
     model = disturb(add_lora(tiny_llama(), 4, 8))
     adapted = model(TOKENS)
     merge_lora(model)
     torch.testing.assert_close(model(TOKENS), adapted, rtol=1e-4, atol=1e-5)
-    unmerge_lora(model)
-    torch.testing.assert_close(model(TOKENS), adapted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.state_dict()["lm_head.weight"], tiny_llama().state_dict()["lm_head.weight"])
 
 
 def test_merge_adds_in_float32_before_rounding():
@@ -230,7 +226,7 @@ def test_merge_adds_in_float32_before_rounding():
     layer = LoRALinear(linear, 4, 4.0)
     torch.nn.init.normal_(layer.lora_B.weight, std=0.01)
     exact = layer.weight.double() + layer.lora_B.weight.double() @ layer.lora_A.weight.double()
-    layer.fold(1)
+    layer.fold()
     assert torch.equal(layer.weight, exact.float().bfloat16())
 
 

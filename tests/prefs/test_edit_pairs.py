@@ -263,6 +263,11 @@ def test_a_chat_model_that_refuses(asked, address, tmp_path):
     assert len(Server.bodies) == 1
 
 
+def test_a_rate_must_be_positive(address, tmp_path):
+    with pytest.raises(InputError, match="--per-minute must be above 0, not 0"):
+        ChatEndpoint(address, "m", tmp_path / "replies", per_minute=0)
+
+
 def test_requests_keep_their_distance(asked, address, tmp_path):
     endpoint = ChatEndpoint(address, "m", tmp_path / "replies", per_minute=600)
     started = time.monotonic()

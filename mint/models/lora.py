@@ -227,7 +227,7 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     if not layers:
         raise InputError("the model has no adapter to save")
     if any(layer.merged for layer in layers.values()):
-        raise InputError("the adapter is merged into the weights: unmerge it before saving it apart")
+        raise InputError("the adapter is merged into the weights: save it before merging, or save the model")
     factors = {name: {"lora_A": layer.lora_A.weight, "lora_B": layer.lora_B.weight} for name, layer in layers.items()}
     write_adapter(folder, _peft_config(model, layers), factors)
 

@@ -112,7 +112,7 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
         for side in ("chosen", "rejected"):
             alone = [replace(pair, chosen=getattr(pair, side), rejected=[]) for pair in pairs]
             batch = with_images(collate(alone))
-            sides[side] = answer_stats(batch, predicted_stats(model, batch, loss), FIRST)
+            sides[side] = answer_stats(batch, predicted_stats(model, batch, loss.needs), FIRST)
         return loss(**sides)
 
     def plain():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mint.data.batch import CHOSEN, PROMPT, SIDES, Batch
-from mint.losses import AnswerStats, Loss, LossOutput
+from mint.losses import AnswerStats, Loss, LossOutput, Needs
 from mint.losses.logprobs import TokenStats, token_stats
 from mint.models.llama import CausalLM
 from mint.models.lora import reference
@@ -33,7 +33,7 @@ def preference_loss(
     by their share of the pairs, then add up to the loss of all pairs at once. By default the batch is the whole.
     A side without tokens in this batch, such as a corrupted one where no pair has a twin, has an empty mask.
     """
-    stats = predicted_stats(model, batch, loss, frozen)
+    stats = predicted_stats(model, batch, loss.needs, frozen)
     with_prompt = bool((batch.side == PROMPT).any()) if tokens_per_pair is None else "prompt" in tokens_per_pair
     sides = {}
     for name in loss.needs.statistics:
@@ -45,9 +45,8 @@ def preference_loss(
     return loss(**sides, **batch.fields)
 
 
-def predicted_stats(model: CausalLM, batch: Batch, loss: Loss, frozen: CausalLM | None = None) -> TokenStats:
-    """Per-token numbers at the N predicted positions: what ``loss`` needs and nothing more."""
-    wants = loss.needs
+def predicted_stats(model: CausalLM, batch: Batch, wants: Needs, frozen: CausalLM | None = None) -> TokenStats:
+    """Per-token numbers at the N predicted positions: what a loss ``wants`` and nothing more."""
     if frozen is None and batch.images is not None and model.vision_is_frozen:
         with torch.no_grad():  # the same features for policy and reference
             batch = replace(batch, images=model.encode_images(batch.images))

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mint.errors import InputError, Stopped
 
@@ -28,7 +29,7 @@ class Answers:
         again: str = "run the same command again to continue",
     ):
         self.path, self.identities, self.field, self.again = Path(path), identities, field, again
-        self.known: dict[int, object] = {}  # place -> answer
+        self.known: dict[int, Any] = {}  # place -> answer
         self._before: Callable[[], None] | None = before
         self._cut = False  # whether the file ends in the middle of a line
         if self.path.is_file():

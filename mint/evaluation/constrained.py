@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mint.data.cases import HEADER, format_list
+from mint.data.chat import ChatTokenizer
 from mint.errors import InputError
 from mint.evaluation.metrics import normalize
 
@@ -29,7 +30,7 @@ class Node:
 class ListGrammar:
     """The lists of ``length`` different known names (of all, where fewer are known), as sequences of tokens."""
 
-    def __init__(self, tokenizer, names: Sequence[str], length: int = LENGTH):
+    def __init__(self, tokenizer: ChatTokenizer, names: Sequence[str], length: int = LENGTH):
         """names: of those that are the same after ``normalize``, the first is listed.
 
         Raises InputError for no names, and for one that is blank or holds a line break.
@@ -113,6 +114,7 @@ class ListState:
             self._node = self._node.children[token]
             return
         name = self._complete()
+        assert name is not None  # after an unfinished name, only tokens of the line are offered
         following = self._line_after(name)
         self.listed.append(self.grammar.names[name])
         self._used |= 1 << name

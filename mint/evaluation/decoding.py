@@ -6,20 +6,21 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
-
 from mint.cli import choose_device
 from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.image_features import ImageReader
-from mint.data.images import processor_of
+from mint.data.images import load_processor
 from mint.data.record_images import ImageSlots, encode_with_images
 from mint.errors import InputError
 from mint.files import read_json
 from mint.hub import TOKENIZER_FILES, resolve_dir
 from mint.models import load_language_model
-from mint.models.generate import generate
+from mint.models.generate import Prompt, generate
+from mint.models.llama import CausalLM
 from mint.models.lora import load_adapter, merge_lora
 
+Loaded = tuple[CausalLM, ChatTokenizer]
+LoadedVision = tuple[CausalLM, ChatTokenizer, ImageReader]
 GENERATION_CONFIG = "generation_config.json"
 # Its fields that are applied: the flag's name here, and transformers' default; without one the flag keeps its own.
 APPLIED = {
@@ -90,7 +91,7 @@ def add_image_options(parser) -> None:
     parser.add_argument("--max-pixels", type=int, metavar="N", help="most pixels of an image after resizing (Qwen-VL)")
 
 
-def load(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer]:
+def load(args: argparse.Namespace) -> Loaded:
     """The model with its adapter merged, and its tokenizer."""
     return load_merged(args, args.model, args.adapter)
 
@@ -131,7 +132,7 @@ def apply_generation_config(args: argparse.Namespace, given: Sequence[str], fold
     return f"{GENERATION_CONFIG}: {settings}; ignored: {', '.join(ignored) or 'nothing'}"
 
 
-def load_merged(args: argparse.Namespace, name: str, adapter: str | None = None) -> tuple[nn.Module, ChatTokenizer]:
+def load_merged(args: argparse.Namespace, name: str, adapter: str | None = None) -> Loaded:
     """Another model, on the same device."""
     device, dtype = choose_device(args.device, args.dtype)
     model = load_language_model(name, dtype=dtype, device=device)
@@ -149,26 +150,27 @@ def sampling(args: argparse.Namespace) -> dict:
     return settings
 
 
-def load_vision_model(args: argparse.Namespace) -> tuple[nn.Module, ChatTokenizer, ImageReader]:
+def load_vision_model(args: argparse.Namespace) -> LoadedVision:
     """:func:`load` for models that read images, and what reads their files."""
     model, tokenizer = load(args)
     if model.tower is None:
         raise InputError(f"{args.model} reads no images")
-    return model, tokenizer, ImageReader(processor_of(model, args.max_pixels))
+    return model, tokenizer, ImageReader(load_processor(model.source_dir, args.max_pixels))
 
 
 def answer_prompts(
-    loaded: tuple, prompts: Sequence[list[dict]], files: Sequence[Sequence[str]] = (), **decoding
+    loaded: Loaded | LoadedVision, prompts: Sequence[list[dict]], files: Sequence[Sequence[str]] = (), **decoding
 ) -> list[str]:
     """A model's answer to every prompt. loaded: model, tokenizer and, for prompts with images, their reader.
 
     files: the images of each prompt. decoding: as for :func:`mint.models.generate.generate`.
     """
     model, tokenizer, *reader = loaded
+    asked: Sequence[Prompt] = prompts
     if reader:
         slots = ImageSlots(*model.image_slots, reader[0].processor)
-        prompts = [
+        asked = [
             encode_with_images(tokenizer, messages, some, slots) for messages, some in zip(prompts, files, strict=True)
         ]
         decoding["images"] = lambda places: reader[0]([file for place in places for file in files[place]])
-    return generate(model, tokenizer, prompts, progress=True, **decoding)
+    return generate(model, tokenizer, asked, progress=True, **decoding)

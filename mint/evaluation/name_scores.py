@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mint.data.cases import HEADER
+from mint.data.chat import ChatTokenizer
 from mint.errors import InputError
 from mint.evaluation.constrained import ListGrammar
 from mint.evaluation.metrics import normalize
 from mint.losses.logprobs import token_stats
-from mint.models.llama import KeyValueCache
+from mint.models.llama import CausalLM, KeyValueCache
 from mint.progress import Progress
 
 NAMES = 64  # scored at a time
@@ -24,8 +25,8 @@ NAMES = 64  # scored at a time
 
 @torch.no_grad()
 def rank_names(
-    model: nn.Module,
-    tokenizer,
+    model: CausalLM,
+    tokenizer: ChatTokenizer,
     prompts: Sequence[list[dict]],
     names: Sequence[str],
     top: int,
@@ -87,7 +88,7 @@ def _shared(lines: Sequence[list[int]]) -> int:
     return next((i for i in range(least) if len({ids[i] for ids in lines}) > 1), least)
 
 
-def _score_names(model: nn.Module, prompt: list[int], paths: Sequence[Sequence[_Path]], top: int) -> Tensor:
+def _score_names(model: CausalLM, prompt: list[int], paths: Sequence[Sequence[_Path]], top: int) -> Tensor:
     """[names] log-probabilities of each name, written in any of its ``paths``, after the prompt; see rank_names."""
     device = model.head_weight.device
     cache = KeyValueCache(model.config, 1, len(prompt), model.head_weight)
@@ -107,7 +108,7 @@ def _score_names(model: nn.Module, prompt: list[int], paths: Sequence[Sequence[_
     return scores
 
 
-def _score(model: nn.Module, once: KeyValueCache, last: Tensor, paths: Sequence[_Path]) -> Tensor:
+def _score(model: CausalLM, once: KeyValueCache, last: Tensor, paths: Sequence[_Path]) -> Tensor:
     """[paths] log-probabilities of each path after the prompt whose keys and values are in ``once``.
 
     last: [1, H], the prompt's last state.
@@ -137,7 +138,7 @@ def _score(model: nn.Module, once: KeyValueCache, last: Tensor, paths: Sequence[
     return total + ended
 
 
-def _copy(once: KeyValueCache, model: nn.Module, rows: int, slots: int) -> KeyValueCache:
+def _copy(once: KeyValueCache, model: CausalLM, rows: int, slots: int) -> KeyValueCache:
     """The prompt's cache for many rows, with room after it."""
     cache = KeyValueCache(model.config, rows, slots, model.head_weight)
     for target, source in zip(cache.layers, once.layers, strict=True):

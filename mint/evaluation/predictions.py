@@ -44,8 +44,8 @@ def read_predictions(path: str | Path, ids: Sequence[str], header: str = HEADER)
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         problems.append(f"{path}: no prediction for {len(missing)} cases: {', '.join(missing[:5])}{more}")
     if problems:
-        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise InputError(f"{path} cannot be scored:\n  " + "\n  ".join(problems[:SHOWN] + more))
+        rest = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise InputError(f"{path} cannot be scored:\n  " + "\n  ".join(problems[:SHOWN] + rest))
     return [found[name] for name in ids]
 
 

@@ -26,7 +26,7 @@ class Score:
     """
 
     heading: str
-    summands: Callable[[Mapping], Sequence[float] | None]
+    summands: Callable[[Mapping], Sequence[float] | np.ndarray | None]
     value: Value = mean
     unit: str = "%"
     marked: bool = True
@@ -117,13 +117,7 @@ def summary(means: Mapping[str, Estimate], columns: Mapping[str, Score]) -> str:
 
 
 def save_scores(
-    folder: Path,
-    file: str,
-    records: Iterable[Mapping],
-    name: str,
-    means: Mapping[str, Estimate],
-    settings: dict,
-    **more,
+    folder: Path, file: str, records: Iterable[dict], name: str, means: Mapping[str, Estimate], settings: dict, **more
 ) -> None:
     """Writes the records of the cases to ``file``, and metrics.json last. more: further entries of metrics.json.
 

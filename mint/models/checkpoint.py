@@ -110,6 +110,14 @@ def load_language_model(
     return model
 
 
+def load_clip(name: str | Path, device: torch.device | str = "cpu") -> Clip:
+    """:func:`load_model` for CLIPs. Raises InputError for other models too."""
+    model = load_model(name, device=device)
+    if not isinstance(model, Clip):
+        raise InputError(f"{name} is no CLIP (model_type clip)")
+    return model
+
+
 def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pretrained:
     """A model of the given ``config.json`` content with random weights: matrices normal, biases 0, norms 1.
 

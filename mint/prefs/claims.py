@@ -153,7 +153,8 @@ class Claim:
 
 def read_words(text: str) -> list[Word]:
     """The words, each with the number of its clause."""
-    words, clause = [], 0
+    words: list[Word] = []
+    clause = 0
     for match in WORD.finditer(text):
         word = match.group().lower()
         opens = word == "not" and words and words[-1].text == ","  # "left, not right"
@@ -200,7 +201,7 @@ def _is_form(word: str, name: str) -> bool:
 
 def _negations(words: Sequence[Word], claim: Claim, claims: Sequence[Claim]) -> list[int]:
     """The words that deny a mention."""
-    found = []
+    found: list[int] = []
     inside = [i for i, word in enumerate(words) if word.clause == claim.clause]
     leads = (
         len(words) > 1 and words[0].text == "no" and words[1].text == ","
@@ -258,21 +259,23 @@ def _attributes(text: str, words: Sequence[Word], zones: Sequence[str]) -> list[
     for i, word in enumerate(words):
         if any(word.start < b and a < word.end for a, b in sizes):
             continue
-        value: tuple[str, str | int] | None = None
-        if _side(word.text):
-            value = "side", _side(word.text)
+        value: str | int
+        if side := _side(word.text):
+            facet, value = "side", side
         elif word.text in places:
-            value = "zone", places[word.text]
-        elif word.text in OTHER_NUMBERS or word.text in NUMBERS:
-            value = "count", OTHER_NUMBERS.get(word.text, NUMBERS.index(word.text) if word.text in NUMBERS else 0)
+            facet, value = "zone", places[word.text]
+        elif word.text in OTHER_NUMBERS:
+            facet, value = "count", OTHER_NUMBERS[word.text]
+        elif word.text in NUMBERS:
+            facet, value = "count", NUMBERS.index(word.text)
         elif word.text.isdigit():
-            value = "count", int(word.text)
+            facet, value = "count", int(word.text)
         else:
             try:
-                value = "degree", degree_of(word.text)
+                facet, value = "degree", degree_of(word.text)
             except ValueError:
                 continue
-        found.append((Attribute(*value, word.start, word.end), i))
+        found.append((Attribute(facet, value, word.start, word.end), i))
     return found
 
 

@@ -22,6 +22,8 @@ from mint.files import check_paths, check_unused, file_aside
 from mint.prefs.file_names import move_record, say_if_outside
 from mint.progress import Progress
 
+Shown = dict[str, list[tuple[Image.Image, np.ndarray | None, Image.Image]]]  # id -> clean, mask, corrupted
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 LESION_SIGMA, GLOBAL_SIGMA = 45.0, 12.0  # of the noise, on a scale of 0 to 255
 SMALLEST_CROP, LARGEST_CROP = 0.01, 0.2  # shares of the image's area
 SWEEPS = 50  # over a hole, at every size
@@ -80,7 +82,7 @@ def grow(mask: np.ndarray, margin: int) -> np.ndarray:
     """The mask, and what is at most ``margin`` rows and columns away from it."""
     for axis in (0, 1):
         width = [(margin, margin) if one == axis else (0, 0) for one in (0, 1)]
-        mask = np.lib.stride_tricks.sliding_window_view(np.pad(mask, width), 2 * margin + 1, axis=axis).any(-1)
+        mask = np.any(np.lib.stride_tricks.sliding_window_view(np.pad(mask, width), 2 * margin + 1, axis=axis), axis=-1)
     return mask
 
 
@@ -231,7 +233,7 @@ def corrupt_records(
     report: CorruptReport,
     seed: int = 0,
     saliency: Saliency | None = None,
-    shown: dict[str, list] | None = None,
+    shown: Shown | None = None,
     placed_only: bool = False,
 ) -> Iterator[tuple[Preference, list[str]]]:
     """(record, names of its corrupted images relative to ``out``'s folder); PNG files are written beside ``out``.
@@ -283,9 +285,7 @@ def _phrase(preference: Preference) -> str:
     return preference.prompt if isinstance(preference.prompt, str) else preference.prompt[-1]["content"]
 
 
-def contact_sheet(
-    shown: dict[str, list[tuple[Image.Image, np.ndarray | None, Image.Image]]], mode: str, side: int = 240
-) -> Image.Image:
+def contact_sheet(shown: Shown, mode: str, side: int = 240) -> Image.Image:
     """Rows of clean image, the same with its mask in red, and corrupted image, each row under the record's id.
 
     shown: see :func:`corrupt_records`. mode: how images with a mask were corrupted; the column says with what noise.
@@ -312,7 +312,7 @@ def contact_sheet(
     return sheet
 
 
-def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.ImageFont) -> str:
+def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:
     """The text, cut where it is wider than ``width`` pixels."""
     while draw.textlength(text, font) > width:
         text = f"{text[:-4]}..." if text.endswith("...") else f"{text[:-3]}..."
@@ -346,9 +346,8 @@ def run_corrupt(args: argparse.Namespace) -> None:
 
     saliency = ClipSaliency(args.clip, choose_device(args.device, "auto")[0]) if args.clip else None
     pictured = [preference.id for preference in preferences if preference.images]
-    shown = (
-        {name: [] for name in pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet]} if args.sheet > 0 else {}
-    )
+    chosen = pictured[:: max(1, len(pictured) // args.sheet)][: args.sheet] if args.sheet > 0 else []
+    shown: Shown = {name: [] for name in chosen}
     report = CorruptReport()
     changed = corrupt_records(preferences, file, out, args.mode, report, args.seed, saliency, shown, args.placed_only)
     bar = Progress(changed, total=len(preferences), desc="corrupting", unit="record")
@@ -361,7 +360,7 @@ def run_corrupt(args: argparse.Namespace) -> None:
 
 def _record(preference: Preference, corrupted: list[str], source: Path, folder: Path) -> dict:
     """A record of the file in ``source`` as it is written in ``folder``."""
-    record = {"id": preference.id, "prompt": preference.prompt, "images": preference.images}
+    record: dict = {"id": preference.id, "prompt": preference.prompt, "images": preference.images}
     record |= {"corrupted_images": corrupted, "chosen": preference.chosen.tagged}
     record |= {"rejected": preference.rejected.tagged} if preference.rejected else {}
     record = move_record(record | preference.extra, source, folder)

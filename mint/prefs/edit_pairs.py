@@ -99,7 +99,7 @@ def edit_pairs(
     pairs = list(zip(asked, answers, strict=True))
     for (question, answer), edit in zip(pairs, editor(pairs), strict=True):
         problem = "are not judged by the editor" if edit is None else verify(edit, question.truth)
-        if problem:
+        if edit is None or problem:
             report.outcomes[f"answers whose edits {problem}" if edit else f"answers that {problem}"] += 1
             rejects.append({"id": question.id, "answer": answer, "edited": edit and edit.edited, "why": problem})
             continue
@@ -162,7 +162,8 @@ def run_edit(args: argparse.Namespace) -> None:
     ]
     with Answers(f"{out}.answers.jsonl", identities) as kept:
         answers = kept.complete(lambda **state: answer_questions(args, asked, files, **state))
-    report, rejects = EditReport(), []
+    report = EditReport()
+    rejects: list[dict] = []
     records = edit_pairs(asked, answers, editor, name, report, rejects)
     count = write_jsonl(out, (move_record(record, source.parent, out.parent) for record in records))
     write_jsonl(f"{out}.rejected.jsonl", rejects)

@@ -69,7 +69,7 @@ def read_lesions(path: str | Path) -> list[Lesion]:
             image, mask = (open_image(file) for file in files)
             if image.size != mask.size:
                 raise InputError(f"the mask is {mask.size}, its image {image.size}")
-            found.append(Lesion(*files, row["label"], np.asarray(mask.convert("L")) > 127))
+            found.append(Lesion(files[0], files[1], row["label"], np.asarray(mask.convert("L")) > 127))
         except InputError as error:
             problems.append(f"{path}:{line}: {error}")
     if problems:
@@ -88,13 +88,15 @@ def draw_lesion_views(lesions: Sequence[Lesion], count: int, folder: Path, seed:
         folder.mkdir(parents=True, exist_ok=True)
         for lesion in lesions:
             views.append(lesion)
-            image = open_image(lesion.image) if count > 1 else None
+            if count == 1:
+                continue
+            image = open_image(lesion.image)
             for number in range(1, count):
                 files = [folder / f"{lesion.image.stem}-view-{number}{end}.png" for end in ("", "-mask")]
                 view, mask = _view(image, lesion.mask, random.Random(f"{seed}/{lesion.image.name}/{number}"))
                 view.save(files[0])
                 Image.fromarray(mask).save(files[1])
-                views.append(Lesion(*files, lesion.label, mask))
+                views.append(Lesion(files[0], files[1], lesion.label, mask))
     except OSError as error:
         raise InputError(f"views cannot be written to {folder}: {error}") from None
     return views
@@ -141,8 +143,8 @@ def ask(lesion: Lesion, kinds: Sequence[str], folder: Path) -> list[dict]:
         truths.append(asked)
     records = []
     name, mask = (os.path.relpath(file, folder) for file in (lesion.image, lesion.mask_file))
-    for place, ((question, answer), truth) in enumerate(zip(answers, truths, strict=True)):
-        record = {"id": f"{lesion.image.stem}-{place}", "images": [name], "question": question, "answer": answer}
+    for number, ((question, answer), truth) in enumerate(zip(answers, truths, strict=True)):
+        record = {"id": f"{lesion.image.stem}-{number}", "images": [name], "question": question, "answer": answer}
         records.append(record | {"answer_type": "open", "truth": truth} | ({"mask": mask} if there else {}))
     return records
 

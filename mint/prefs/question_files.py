@@ -113,7 +113,7 @@ def ask_again(questions: Sequence[Question], folder: Path) -> Iterator[dict]:
         files = [Path(file).resolve() for file in question.images]
         if not all(file.is_relative_to(folder.resolve()) for file in files):
             raise InputError(f"the images do not lie in {folder}: write the questions to their folder, or one above it")
-        record = {"id": question.id, "images": [os.path.relpath(file, folder.resolve()) for file in files]}
+        record: dict = {"id": question.id, "images": [os.path.relpath(file, folder.resolve()) for file in files]}
         record |= {"question": question.text, "answer": question.answer, "answer_type": question.kind}
         lead = yes_or_no(question.answer) if question.kind == "closed" else None
         record["truth"] = question.truth or ({"answer": lead} if lead else {})

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mint.data.questions import yes_or_no
 from mint.prefs.claims import BACKWARD, DEGREES, NUMBERS, Attribute, Claim, Finding, Truth, Word, read_claims
@@ -108,26 +109,26 @@ def mutations(truth: Truth, claims: Sequence[Claim], rng: random.Random) -> list
     properties, presence = [], []
     spoken = {claim.finding for claim in claims}
     asked = {finding for finding in spoken if set(finding.names).intersection(truth.about)} or spoken
-    turns = truth.answer in ("yes", "no")
-    opposite = {"answer": "no" if truth.answer == "yes" else "yes"} if turns else {}
+    opposite = {"yes": "no", "no": "yes"}.get(truth.answer or "", truth.answer)
+    turns = opposite != truth.answer
     for place, finding in enumerate(truth.findings):
 
-        def put(changed: Finding, place=place, **also) -> Truth:
+        def put(changed: Finding, place: int = place, answer: str | None = truth.answer) -> Truth:
             findings = (*truth.findings[:place], changed, *truth.findings[place + 1 :])
-            return dataclasses.replace(truth, findings=findings, **also)
+            return dataclasses.replace(truth, findings=findings, answer=answer)
 
         if finding.present:
             for facet, values in _alternatives(finding, truth).items():
                 properties += [put(dataclasses.replace(finding, **{facet: value})) for value in values]
         if finding in asked:
-            presence.append(put(dataclasses.replace(finding, present=not finding.present), **opposite))
+            presence.append(put(dataclasses.replace(finding, present=not finding.present), answer=opposite))
     for kind, name in truth.terms.items():
         others = [other for other in truth.kinds[kind] if other.lower() != name.lower()]
         properties += [dataclasses.replace(truth, terms={**truth.terms, kind: other}) for other in others]
     rng.shuffle(properties)
     rng.shuffle(presence)
     if turns and not presence:  # a bare yes or no
-        presence = [dataclasses.replace(truth, **opposite)]
+        presence = [dataclasses.replace(truth, answer=opposite)]
     return [*presence, *properties] if turns and rng.random() < 0.5 else [*properties, *presence]
 
 
@@ -245,7 +246,7 @@ def _set(words: Sequence[Word], answer: str, attribute: Attribute, claim: Claim)
     value = getattr(claim.finding, attribute.facet)
     old, place = answer[attribute.start : attribute.end], (attribute.start, attribute.end)
     if attribute.facet == "side" and not claim.present:
-        return [] if value is None or _agrees(claim) else [(*place, _side_word(old, OPPOSITE[attribute.value]))]
+        return [] if value is None or _agrees(claim) else [(*place, _side_word(old, OPPOSITE[str(attribute.value)]))]
     if value is None or _equal(attribute, claim.finding):
         return []
     if attribute.facet == "side":
@@ -254,16 +255,15 @@ def _set(words: Sequence[Word], answer: str, attribute: Attribute, claim: Claim)
         scale = next((scale for scale in DEGREES if old.lower() in scale), DEGREES[0])
         return [(*place, scale[value])]
     if attribute.facet == "count":
-        return _set_count(words, old, attribute, claim)
+        return _set_count(words, old, attribute, claim, value)
     if attribute.facet == "size":
         unit = answer[attribute.end :].lstrip(" -").lower()
         return [(*place, f"{value / 10 if unit.startswith('c') else value:g}")]
     return [(*place, str(value))]
 
 
-def _set_count(words: Sequence[Word], old: str, attribute: Attribute, claim: Claim) -> list[Change]:
+def _set_count(words: Sequence[Word], old: str, attribute: Attribute, claim: Claim, count: int) -> list[Change]:
     """Another number, and the noun's plural or singular with it."""
-    count = claim.finding.count
     first = next(i for i, word in enumerate(words) if word.start == attribute.start)
     if first and words[first - 1].text == "a" and count != 1:  # "a single"
         first -= 1
@@ -318,8 +318,8 @@ def _apply(answer: str, changes: Sequence[Change]) -> str:
                 rest = rest[:1].lower() + rest[1:] if start == end else rest
             elif capital:
                 rest = rest[:1].upper() + rest[1:]
-        text = ARTICLE.sub(lambda m, word=new or rest: _article(m, word), text) + new
-        text = ARTICLE.sub(lambda m, word=rest: _article(m, word.lstrip()), text) if new else text
+        text = ARTICLE.sub(partial(_article, word=new or rest), text) + new
+        text = ARTICLE.sub(partial(_article, word=rest.lstrip()), text) if new else text
         answer, last = answer[:end] + rest, end
     return text + answer[last:]
 

@@ -7,6 +7,7 @@ match with ``PLAIN``, a generic phrase, is subtracted.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from mint.data.images import load_processor
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.text_encoder import TextEncoder
 from mint.errors import InputError
-from mint.models import load_model
-from mint.models.clip import Clip
+from mint.models.checkpoint import load_clip
+from mint.models.clip import Clip, Layer
 
 PLAIN = "a medical image"
 SHARE = 0.1  # of the patches that make the mask
@@ -31,13 +32,12 @@ class ClipSaliency:
 
     def __init__(self, name: str | Path, device: torch.device | str = "cpu"):
         """name: a CLIP's directory or hub id. Raises InputError for another model or image processor."""
-        self.model = load_model(name, device=device)
-        if not isinstance(self.model, Clip):
-            raise InputError(f"{name} is no CLIP (model_type clip)")
+        self.model = load_clip(name, device)
         folder = self.model.source_dir
-        self.processor = load_processor(folder)
-        if not isinstance(self.processor, ClipImageProcessor):
+        processor = load_processor(folder)
+        if not isinstance(processor, ClipImageProcessor):
             raise InputError(f"{name} has no CLIP image processor")
+        self.processor = processor
         self._length = self.model.config.text.max_position_embeddings
         self._encoder = TextEncoder(folder, self._length)
         self._plain = self._text(PLAIN)
@@ -81,6 +81,6 @@ def patch_features(model: Clip, pixels: Tensor) -> Tensor:
     tower = model.vision_model
     layers = tower.encoder.layers
     hidden = tower.hidden_states(pixels, (len(layers) - 1,))[0][:, 1:]
-    last = layers[-1]
+    last = cast(Layer, layers[-1])
     values = last.self_attn["out_proj"](last.self_attn["v_proj"](last.layer_norm1(hidden)))
     return model.visual_projection(tower.post_layernorm(values))

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from mint.data.batch import EncodedPair, encode_pairs
+from mint.data.chat import ChatTokenizer
 from mint.data.image_features import ImageReader
 from mint.data.image_files import image_size, open_image
 from mint.data.images import Processor
@@ -30,6 +30,7 @@ from mint.evaluation.decoding import load_vision_model
 from mint.evaluation.folder import EvaluationFolder
 from mint.evaluation.scores import geometric_mean_score, mean_score
 from mint.models.attention_maps import attention_to
+from mint.models.llama import CausalLM
 from mint.prefs.corrupt import record_mask
 from mint.progress import Progress
 from mint.tasks.sensitivity import PairTask, contents
@@ -110,7 +111,7 @@ def _kl(p: np.ndarray, q: np.ndarray) -> float:
     return float((p[there] * np.log(p[there] / np.maximum(q[there], SMALL))).sum())
 
 
-def attention_map(model: nn.Module, reader: ImageReader, pair: EncodedPair, plain: EncodedPair) -> np.ndarray:
+def attention_map(model: CausalLM, reader: ImageReader, pair: EncodedPair, plain: EncodedPair) -> np.ndarray:
     """[image tokens of the first image]: attention of the positions that predict the chosen answer's marked words.
 
     Without marks, of all its words. plain: the same answer after a generic question; its attention divides the other.
@@ -118,7 +119,7 @@ def attention_map(model: nn.Module, reader: ImageReader, pair: EncodedPair, plai
     return _of_pair(model, reader, pair) / np.maximum(_of_pair(model, reader, plain), SMALL)
 
 
-def _of_pair(model: nn.Module, reader: ImageReader, pair: EncodedPair) -> np.ndarray:
+def _of_pair(model: CausalLM, reader: ImageReader, pair: EncodedPair) -> np.ndarray:
     device, (token, _) = model.head_weight.device, model.image_slots
     tokens = torch.tensor([*pair.prompt, *pair.chosen], device=device)
     keys = (tokens == token).nonzero().flatten()
@@ -130,7 +131,9 @@ def _of_pair(model: nn.Module, reader: ImageReader, pair: EncodedPair) -> np.nda
     return weights.mean((0, 1)).double().cpu().numpy()
 
 
-def encode_plain(preference: Preference, tokenizer, slots: ImageSlots, limit: int) -> tuple[EncodedPair, EncodedPair]:
+def encode_plain(
+    preference: Preference, tokenizer: ChatTokenizer, slots: ImageSlots, limit: int
+) -> tuple[EncodedPair, EncodedPair]:
     """(the record, the same answers after the prompt ``PLAIN``) as token ids.
 
     Raises InputError if it does not fit into the model.
@@ -141,8 +144,8 @@ def encode_plain(preference: Preference, tokenizer, slots: ImageSlots, limit: in
 
 
 def look(
-    model: nn.Module,
-    tokenizer,
+    model: CausalLM,
+    tokenizer: ChatTokenizer,
     reader: ImageReader,
     preferences: Sequence[Preference],
     file: Path,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from mint.errors import InputError
 from mint.evaluation.scores import estimate, summands
 from mint.evaluation.statistics import Estimate, bootstrap_sums, paired_p_sums, wilson
 from mint.tasks import TASKS, load_task
-from mint.tasks.base import Task, groups_of
+from mint.tasks.base import Lists, Task, groups_of
 
 COMMON = ((0, "none"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10-29"), (30, "30 or more"))  # training cases
 CONFUSIONS = 12
@@ -43,6 +44,11 @@ class System:
         """The records of the first run."""
         return self.runs[0]
 
+    @property
+    def lists(self) -> Lists:
+        """How answers are listed; only for tasks whose answers are lists."""
+        return cast(Lists, self.task.lists)
+
     def scores(self, metric: str) -> np.ndarray:
         """[runs, cases] of a field of the records."""
         return np.array([[record[metric] for record in run] for run in self.runs], dtype=float)
@@ -65,19 +71,18 @@ class System:
 
     def ranks(self) -> Counter:
         """The place of the truth in the lists (0: not among the places shown), counted over cases and runs."""
-        lists = self.task.lists
-        return Counter(lists.place(record["listed"], record) for run in self.runs for record in run)
+        return Counter(self.lists.place(record["listed"], record) for run in self.runs for record in run)
 
     def teacher_ranks(self) -> Counter | None:
         """The same for the teacher's lists, None where the records have none."""
         if not all(record.get("teacher") for record in self.cases):
             return None
-        return Counter(self.task.lists.place(record["teacher"], record) for record in self.cases)
+        return Counter(self.lists.place(record["teacher"], record) for record in self.cases)
 
     def by_commonness(self) -> list[tuple[str, int, float, float]]:
         """(training cases of the truth, cases, share first, share listed) of every bin that holds a case."""
         counts = np.array([record["disease_count"] for record in self.cases])
-        first, listed = self.scores("top_1").mean(0), self.scores(self.task.lists.listed).mean(0)
+        first, listed = self.scores("top_1").mean(0), self.scores(self.lists.listed).mean(0)
         edges = [least for least, _ in COMMON] + [np.inf]
         rows = []
         for (least, words), above in zip(COMMON, edges[1:], strict=True):
@@ -89,7 +94,7 @@ class System:
     def confusions(self) -> list[tuple[str, str, int]]:
         """(the truth, what was listed first instead, how often), the most frequent first."""
         pairs = Counter(
-            (record[self.task.lists.truth], record["listed"][0])
+            (record[self.lists.truth], record["listed"][0])
             for run in self.runs
             for record in run
             if record["listed"] and not record["top_1"]

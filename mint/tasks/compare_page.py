@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from itertools import accumulate, groupby
 from pathlib import Path
 
@@ -68,15 +70,15 @@ def save_comparison(
     case_pages: cases shown one by one.
     Raises InputError if ``out`` holds a comparison of other evaluations, and as ``load_systems`` does.
     """
-    runs = list(map(str, runs))
-    if (out / "comparison.json").exists() and _compared(out / "comparison.json") != runs:
+    given = list(map(str, runs))
+    if (out / "comparison.json").exists() and _compared(out / "comparison.json") != given:
         raise InputError(f"{out} holds a comparison of other evaluations already: give another --out")
-    systems = compare.load_systems(runs, task)
+    systems = compare.load_systems(given, task)
     base, tests = compare.find_baseline(systems, baseline), compare.paired_tests(systems)
     files = {
         "md": compare.markdown(systems, tests),
         "csv": compare.table(systems),
-        "json": json.dumps({"runs": runs, "baseline": base.name, **compare.as_json(systems, tests)}, indent=2) + "\n",
+        "json": json.dumps({"runs": given, "baseline": base.name, **compare.as_json(systems, tests)}, indent=2) + "\n",
         "html": write_html(systems, tests, base, max(0, case_pages)),
     }
     make_folder(out)
@@ -187,12 +189,13 @@ def _notes(systems: Sequence[System]) -> str:
 
 def _top_k(systems: Sequence[System]) -> list[Html]:
     """The cumulative curve: share of the lists that hold the truth among the first k places."""
-    lists, ranks = systems[0].task.lists, {i: system.ranks() for i, system in enumerate(systems)}
+    lists = systems[0].lists
+    ranks: dict[int | None, Counter] = {i: system.ranks() for i, system in enumerate(systems)}
     teacher = systems[0].teacher_ranks() if compare.same_teacher(systems) else None
     if teacher is not None and teacher not in ranks.values():
         ranks[None] = teacher
     places = range(1, lists.length + 1)
-    names = {None: "teacher", **{i: system.name for i, system in enumerate(systems)}}
+    names = {None: "teacher"} | dict(enumerate(system.name for system in systems))
     curves = {i: list(accumulate(found[k] / found.total() for k in places)) for i, found in ranks.items()}
     title = f"k: share of cases whose true {lists.truth} is among the first k names"
     chart = line_chart([(i, names[i], curve) for i, curve in curves.items()], places, title)
@@ -205,9 +208,9 @@ def _top_k(systems: Sequence[System]) -> list[Html]:
 
 
 def _commonness(systems: Sequence[System]) -> Html:
-    tables, task = [system.by_commonness() for system in systems], systems[0].task
-    shown = f"top-1 / {task.columns[task.lists.listed].heading}"
-    head = [f"training cases of the {task.lists.truth}", "cases"]
+    tables, lists = [system.by_commonness() for system in systems], systems[0].lists
+    shown = f"top-1 / {systems[0].task.columns[lists.listed].heading}"
+    head = [f"training cases of the {lists.truth}", "cases"]
     head += [join([system_name(i, system.name), tag("br"), tag("small", shown)]) for i, system in enumerate(systems)]
     rows = [
         [words, str(count), *(f"{100 * found[k][2]:.1f} / {100 * found[k][3]:.1f}" for found in tables)]
@@ -227,15 +230,15 @@ def _differences(systems: Sequence[System], tests: Sequence[dict], baseline: Sys
         )
     ]
     rows = sorted(compare.gaps_to(baseline, tests), key=lambda row: list(UNITS).index(scores[row[0]].unit))
-    for _, some in groupby(rows, key=lambda row: scores[row[0]].unit):
-        some = list(some)
+    for _, group in groupby(rows, key=lambda row: scores[row[0]].unit):
+        some = list(group)
         limit = nice_ticks(max(0.01, *(abs(end) for _, _, e, _ in some for end in (e.low, e.high))), 4)[-1]
         lines = []
         for metric, other, e, p in some:
             text = _gap(scores[metric], e)
             plot = forest_cell(e, limit, number[other], f"{scores[metric].heading}, {other}: {text}")
             lines.append([scores[metric].heading, system_name(number[other], other), plot, text, f"{p:.4f}"])
-        axis = forest_axis(limit, lambda value, score=scores[some[0][0]]: score.number(value, "+" * (value != 0)))
+        axis = forest_axis(limit, partial(_signed, scores[some[0][0]]))
         lines.append(["", "", axis, "", ""])
         parts.append(
             html_table(["score", "system", "difference to the baseline", "value (interval)", "p"], lines, texts=3)
@@ -249,12 +252,16 @@ def _differences(systems: Sequence[System], tests: Sequence[dict], baseline: Sys
     return [*parts, details("All pairs", html_table(head, pairs, texts=3))]
 
 
+def _signed(score: Score, value: float) -> str:
+    return score.number(value, "+" * (value != 0))
+
+
 def _gap(score: Score, e: Estimate) -> str:
     return f"{score.number(e.value, '+')} ({score.interval(e, '+')})"
 
 
 def _confusions(systems: Sequence[System]) -> list[Html]:
-    head = [f"true {systems[0].task.lists.truth}", "listed first", "times"]
+    head = [f"true {systems[0].lists.truth}", "listed first", "times"]
     return [
         details(system_name(i, system.name), html_table(head, rows, texts=2) if rows else tag("p", "none"))
         for i, system in enumerate(systems)
@@ -268,7 +275,7 @@ def _cases(systems: Sequence[System], count: int) -> list[Html]:
     order = np.argsort(-spread, kind="stable")
     differ = int((spread > 0).sum())
     split = min(differ, max(count - count // 4, count - (len(order) - differ)))
-    order = [*order[:split], *order[differ : differ + count - split]]
+    order = np.concatenate((order[:split], order[differ : differ + count - split]))
     note = f"{len(order)} of {len(spread)}, those on which the systems differ most first; they differ on {differ}."
     if task.lists:
         note += f" Beside a system's letter: the place of the true {task.lists.truth}, – if it is not listed."
@@ -305,7 +312,7 @@ def _case(systems: Sequence[System], place: int, class_: str | None) -> Html:
     parts += [tag("div", tag("b", title), tag("br"), text, class_="note") for title, text in texts.items() if text]
     if task.lists:
         heading = own[0][task.lists.truth]
-        teacher = next((found["teacher"] for found in own if "teacher" in found), [])
+        teacher: list[str] = next((found["teacher"] for found in own if "teacher" in found), [])
         entries = [("Teacher", teacher)] * bool(teacher)
         entries += [(system_name(i, s.name), found["listed"]) for i, (s, found) in enumerate(named)]
         for title, names in entries:

@@ -19,7 +19,7 @@ from mint.data.cases import Case, diagnosis_messages, write_note
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.errors import InputError
 from mint.evaluation.constrained import LENGTH, ListGrammar
-from mint.evaluation.decoding import load
+from mint.evaluation.decoding import Loaded, load
 from mint.evaluation.folder import EvaluationFolder
 from mint.evaluation.metrics import KnownDiseases, matches, score_list
 from mint.evaluation.name_scores import rank_names
@@ -117,7 +117,7 @@ class Disease(RankedTask):
         if args.view != "both" and not (args.teacher and args.teacher_only):
             raise InputError("--view goes with --teacher and --teacher-only")
 
-    def teacher_parts(self, args: argparse.Namespace) -> list[str]:
+    def teacher_parts(self, args: argparse.Namespace) -> list[str | None]:
         return ["teacher", *(args.teacher or ["naive-bayes"]), args.view]
 
     def folder_parts(self, args: argparse.Namespace) -> list[str | None]:
@@ -163,18 +163,18 @@ class Disease(RankedTask):
         lists = rank_lists(cases, teacher, args.top_k, args.bottom_q, held_out=False)
         return [self.format(names) for names in lists.top]
 
-    def decode(self, args: argparse.Namespace, cases: Sequence[Case], **state) -> list[str]:
-        if args.decode != "rank":
-            return super().decode(args, cases, **state)
-        return self.rank_names(load(args), cases, self.held_to, **state)
+    def decode(self, args: argparse.Namespace, examples: Sequence[Case], **state) -> list[str]:
+        if args.decode != "rank" or self.held_to is None:
+            return super().decode(args, examples, **state)
+        return self.rank_names(load(args), examples, self.held_to, **state)
 
-    def ask(self, loaded: tuple, cases: Sequence[Case], **decoding) -> list[str]:
+    def ask(self, loaded: tuple, examples: Sequence[Case], **decoding) -> list[str]:
         grammar = ListGrammar(loaded[1], self.held_to) if self.held_to else None
-        return super().ask(loaded, cases, grammar=grammar, **decoding)
+        return super().ask(loaded, examples, grammar=grammar, **decoding)
 
     def rank_names(
         self,
-        loaded: tuple,
+        loaded: Loaded,
         cases: Sequence[Case],
         names: Sequence[str],
         known: Mapping[int, str] | None = None,
@@ -229,13 +229,13 @@ class Disease(RankedTask):
         add("--fit-cases", metavar="PATH", help="cases to fit the teacher on (default: --cases)")
         add("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small new one)")
         self.add_pair_flags(parser, top_k=PairSettings.top_k, bottom_q=PairSettings.bottom_q)
-        for flag, kind, default, text in (
+        for flag, kind, value, text in (
             ("--variants", int, 1, "notes per case, all but the first shuffled and thinned"),
             ("--drop-terms", float, PairSettings.drop_terms, "mean share of findings left out of these"),
             ("--rejected-samples", int, 1, "records per note, each with another rejected list"),
             ("--seed", int, 0, "of variants, samples and --fit"),
         ):
-            add(flag, type=kind, default=default, help=f"{text} (default {default})")
+            add(flag, type=kind, default=value, help=f"{text} (default {value})")
 
     def check_pairs(self, args: argparse.Namespace) -> None:
         if not args.out and not args.fit:

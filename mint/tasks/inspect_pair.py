@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from mint.cli import choose_device
 from mint.config import TrainConfig, parse
 from mint.data.batch import CHOSEN, REJECTED, collate, encode_pairs
-from mint.data.chat import load_tokenizer
+from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.image_features import ImageReader
 from mint.data.image_files import open_image
 from mint.data.images import processor_of
@@ -30,6 +30,7 @@ from mint.evaluation.html import Html, details, embed_image, html_page, html_tab
 from mint.files import check_paths, check_unused, make_folder, write_aside
 from mint.losses import AnswerStats, Loss, LossOutput, Needs, load_loss
 from mint.models import load_language_model
+from mint.models.llama import CausalLM
 from mint.models.lora import load_adapter
 from mint.objective import answer_stats, predicted_stats, preference_loss
 from mint.prefs.corrupt import grow, record_mask
@@ -97,8 +98,8 @@ def loss_of_run(adapter: str | None, given: dict) -> tuple[Loss, str]:
 
 @torch.no_grad()
 def inspect(
-    model: nn.Module,
-    tokenizer,
+    model: CausalLM,
+    tokenizer: ChatTokenizer,
     reader: ImageReader | None,
     preference: Preference,
     loss: Loss,
@@ -112,13 +113,14 @@ def inspect(
     """
     slots = ImageSlots(*model.image_slots, reader.processor) if reader else None
     corrupted = ("chosen", "rejected") if preference.corrupted_images else ()
-    more = {"slots": slots, "corrupted": corrupted, "fields": loss.needs.fields}
-    (pair,), _ = encode_pairs([preference], tokenizer, max_length, "error", **more)
+    (pair,), _ = encode_pairs(
+        [preference], tokenizer, max_length, "error", slots=slots, corrupted=corrupted, fields=loss.needs.fields
+    )
     batch = collate([pair], prompt_targets=loss.requires("prompt"))
-    if batch.image_files:
+    if reader and batch.image_files:
         batch = replace(batch, images=reader(batch.image_files))
     batch = batch.to(model.head_weight.device)
-    stats = predicted_stats(model.eval(), batch, Loss("inspect", lambda **_: None, EVERYTHING, {}))
+    stats = predicted_stats(model.eval(), batch, EVERYTHING)
     sides = {"chosen": answer_stats(batch, stats, CHOSEN), "rejected": answer_stats(batch, stats, REJECTED)}
     if pair.twin is not None:
         sides["corrupted_chosen"] = answer_stats(batch, stats, CHOSEN, corrupted=True)
@@ -130,13 +132,13 @@ def inspect(
         side: _pieces(tokenizer, getattr(preference, side).text, len(getattr(pair, side)), chat)
         for side in ("chosen", "rejected")
     }
-    pictures = _pictures(model, tokenizer, reader, preference, slots, max_length, root) if reader else []
+    pictures = _pictures(model, tokenizer, reader, preference, slots, max_length, root) if reader and slots else []
     return Inspection(preference, pieces, sides, loss, preference_loss(model, batch, loss), pictures)
 
 
 def _pictures(
-    model: nn.Module,
-    tokenizer,
+    model: CausalLM,
+    tokenizer: ChatTokenizer,
     reader: ImageReader,
     preference: Preference,
     slots: ImageSlots,
@@ -169,7 +171,7 @@ def _pictures(
 def _outline(picture: Image.Image, mask: np.ndarray | None) -> Image.Image:
     """The picture at ``WIDEST`` pixels with a line around the mask."""
     scale = WIDEST / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     picture = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     if mask is None:
         return picture
@@ -180,7 +182,7 @@ def _outline(picture: Image.Image, mask: np.ndarray | None) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _pieces(tokenizer, text: str, count: int, chat: bool) -> list[str]:
+def _pieces(tokenizer: ChatTokenizer, text: str, count: int, chat: bool) -> list[str]:
     """The characters of each token; what has none, as the end of the turn, is shown by a mark."""
     _, offsets = tokenizer.answer_offsets(text, chat=chat)
     pieces = [text[start:end] or "·" for start, end in offsets]
@@ -226,9 +228,9 @@ def page(found: Inspection) -> str:
         image = " under the corrupted image" if name.startswith("corrupted") else ""
         parts.append(tag("h2", f"{name.removeprefix('corrupted_').capitalize()}{image}"))
         parts.append(_line("log pi - log ref", pieces, side.log_ratio[0], side, LOG_RATIO))
-        if name == "chosen":
-            parts.append(_line("KL(ref || pi)", pieces, side.kl_forward[0], side, DIVERGENCE))
-            parts.append(_line("KL(pi || ref)", pieces, side.kl_reverse[0], side, DIVERGENCE))
+        for title, values in (("KL(ref || pi)", side.kl_forward), ("KL(pi || ref)", side.kl_reverse)):
+            if name == "chosen" and values is not None:
+                parts.append(_line(title, pieces, values[0], side, DIVERGENCE))
     return html_page(f"Pair {record.id}", *parts)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mint.data.batch import CHOSEN, REJECTED, Batch, encode_pairs, make_batches
+from mint.data.chat import ChatTokenizer
 from mint.data.image_features import ImageReader
 from mint.data.image_files import open_image
 from mint.data.preferences import Preference, read_preferences
@@ -23,8 +24,9 @@ from mint.evaluation.decoding import load_vision_model
 from mint.evaluation.folder import EvaluationFolder, take_first
 from mint.evaluation.scores import mean_score
 from mint.files import make_folder
-from mint.losses import Loss, Needs
+from mint.losses import Needs
 from mint.losses.logprobs import TokenStats
+from mint.models.llama import CausalLM
 from mint.objective import answer_stats, predicted_stats
 from mint.prefs.corrupt import INSIDE, corrupt_image, grow, lesion_margin, record_mask
 from mint.progress import Progress
@@ -32,7 +34,7 @@ from mint.tasks.base import Task, first_image
 
 PLACES = ("lesion", "elsewhere")
 TRIES = 400  # to find a place that is free
-COLLECT = Loss("sensitivity", lambda **_: None, Needs(corrupted_image=True), {})
+COLLECT = Needs(corrupted_image=True)
 SCORES = {  # score -> heading, unit, meaning
     "drop_lesion": ("drop, lesion (nats)", "nats", "Fall of log p(chosen answer) when the lesion is corrupted."),
     "drop_elsewhere": ("drop, elsewhere (nats)", "nats", "The same for a control region of equal area."),
@@ -101,7 +103,8 @@ def corrupt_both(preferences: Sequence[Preference], file: Path, folder: Path, mo
     The images are written to ``folder``. Raises FileProblems naming every record whose fields cannot be used,
     InputError if none says where its lesion is.
     """
-    root, problems, found = file.resolve().parent, [], {place: [] for place in PLACES}
+    root, problems = file.resolve().parent, []
+    found: dict[str, list[Preference]] = {place: [] for place in PLACES}
     make_folder(folder)
     for number, preference in enumerate(Progress(preferences, desc="corrupting", unit="record", leave=False)):
         if not preference.images or preference.rejected is None:
@@ -128,8 +131,8 @@ def corrupt_both(preferences: Sequence[Preference], file: Path, folder: Path, mo
 
 @torch.no_grad()
 def measure(
-    model: nn.Module,
-    tokenizer,
+    model: CausalLM,
+    tokenizer: ChatTokenizer,
     reader: ImageReader,
     records: dict[str, list[Preference]],
     max_length: int = 2048,

@@ -149,9 +149,9 @@ class Tissue(RankedTask):
         self.choose_among(tissues, args.top_k, args.bottom_q)
         templates, (device, _) = read_templates(args), choose_device(args.device, "auto")
         if args.fit:
-            settings = ClipSettings(epochs=args.teacher_epochs, seed=args.seed)
+            fit = ClipSettings(epochs=args.teacher_epochs, seed=args.seed)
             shown = read_tile_options(args, args.fit_cases)[0] if args.fit_cases else tiles
-            teacher = fit_clip(shown, args.fit, settings, tissues, templates, device)
+            teacher = fit_clip(shown, args.fit, fit, tissues, templates, device)
         else:
             teacher = load_zero_shot(args.teacher, tissues, templates, device)
         out = Path(args.out)

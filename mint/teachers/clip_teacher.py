@@ -15,7 +15,7 @@ from mint.data.images import load_processor
 from mint.data.text_encoder import TextEncoder
 from mint.data.tiles import Tile
 from mint.errors import InputError
-from mint.models import load_model
+from mint.models.checkpoint import load_clip
 from mint.models.clip import Clip
 
 TEMPLATES = (
@@ -67,7 +67,5 @@ def load_zero_shot(
     name: str | Path, tissues: Sequence[str], templates: Sequence[str] = TEMPLATES, device: torch.device | str = "cpu"
 ) -> ZeroShotTeacher:
     """A CLIP directory or hub id as a teacher. Raises InputError if it is no CLIP."""
-    model = load_model(name, device=device)
-    if not isinstance(model, Clip):
-        raise InputError(f"{name} is no CLIP (model_type clip)")
+    model = load_clip(name, device)
     return ZeroShotTeacher(model, model.source_dir, tissues, templates)

@@ -23,7 +23,8 @@ from mint.data.text_encoder import MARKS, TextEncoder
 from mint.data.tiles import Tile
 from mint.errors import InputError
 from mint.files import write_aside
-from mint.models import init_model, load_model, save_model
+from mint.models import init_model, save_model
+from mint.models.checkpoint import load_clip
 from mint.models.clip import Clip
 from mint.progress import Progress, epoch_text
 from mint.teachers.clip_teacher import TEMPLATES, ZeroShotTeacher
@@ -82,7 +83,7 @@ def fit_clip(
     with blank_folder(folder) as blank:
         captions = [template.format(tissue.lower()) for tissue in tissues for template in templates]
         _write_blank(blank, captions, settings.seed)
-        model = load_model(blank, device=device)
+        model = load_clip(blank, device)
         epochs = _train(model, train, held_out, blank, settings, tissues, templates)
         counts = {"tiles": len(train), "held_out": len(held_out), "tissues": list(tissues)}
         save_fit(model, folder, settings, epochs, **counts)

@@ -55,7 +55,7 @@ class NaiveBayesTeacher:
 
         own: for each, the training case that it is (a variant of); that case's own counts are then taken out.
         """
-        return np.stack([self._score(case, own and own[i]) for i, case in enumerate(cases)])
+        return np.stack([self._score(case, own[i] if own else None) for i, case in enumerate(cases)])
 
     def _score(self, case: Case, own: Case | None) -> np.ndarray:
         terms = self._known(case)

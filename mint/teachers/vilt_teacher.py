@@ -19,6 +19,7 @@ from torch import Tensor
 from mint.data.cases import EXCLUDED_LIMIT, Case
 from mint.data.image_files import open_image
 from mint.data.images import load_processor
+from mint.data.processors.vilt import ViltImageProcessor
 from mint.data.text_encoder import TextEncoder
 from mint.errors import InputError
 from mint.models import load_model
@@ -55,9 +56,12 @@ class FusionInputs:
 
     def __init__(self, folder: str | Path, text_limit: int):
         self.text = TextEncoder(folder, text_limit)
-        self.processor = load_processor(folder)
+        processor = load_processor(folder)
+        if not isinstance(processor, ViltImageProcessor):
+            raise InputError(f"{folder} has no ViLT image processor")
+        self.processor = processor
         # The image of a case seen through its text: one grey patch, so that the network has little to read.
-        self.no_image = torch.full((3, self.processor.divisor, self.processor.divisor), 128, dtype=torch.uint8)
+        self.no_image = torch.full((3, processor.divisor, processor.divisor), 128, dtype=torch.uint8)
         self.cut = 0
 
     def read_image(self, case: Case) -> Tensor | None:
@@ -126,7 +130,7 @@ class FoldedTeacher:
                 (np.flatnonzero(folds == fold), 1),
                 (np.flatnonzero(folds < 0), 1 / len(self.teachers)),
             ):
-                result[members] += weight * teacher.scores([cases[i] for i in members])
+                result[members] += weight * teacher.scores([cases[int(i)] for i in members])
         return result
 
 

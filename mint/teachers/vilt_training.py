@@ -113,9 +113,10 @@ def fit_teacher(
         else:
             source, new = resolve_dir(base, MODEL_FILES), label_settings(diseases)
             model = load_model(source, device=device, settings=new, fresh=HEADS, seed=settings.seed)
-            if not isinstance(model, Vilt):
-                raise InputError(f"{base} is no ViLT")
-        torch.nn.init.constant_(model.classifier[3].bias, -float(np.log(len(diseases))))  # one in that many is true
+        if not isinstance(model, Vilt):
+            raise InputError(f"{base} is no ViLT")
+        bias = model.classifier.get_parameter("3.bias")
+        torch.nn.init.constant_(bias, -float(np.log(len(diseases))))  # one in that many is true
         inputs = FusionInputs(model.source_dir, model.config.max_position_embeddings)
         epochs = _Fit(model, inputs, cases, settings, title, labels_of).run()
         save_fit(model, folder, settings, epochs, base=base, **count(cases), texts_cut=inputs.cut)
@@ -223,8 +224,8 @@ class _Fit:
         truth = torch.zeros(len(views), len(self.label))
         for row, view in enumerate(views):
             case = cases[view.case]
-            thinned = rng is not None and self.settings.drop_terms and case.observed
-            case = vary(case, rng, self.settings.drop_terms) if thinned else case
+            if rng is not None and self.settings.drop_terms and case.observed:
+                case = vary(case, rng, self.settings.drop_terms)
             texts.append(describe(case) if view.text else None)
             images.append(self.images[case.id] if view.image else None)
             truth[row, [self.label[name] for name in self.labels_of(case)]] = 1

@@ -203,9 +203,7 @@ def _negations(words: Sequence[Word], claim: Claim, claims: Sequence[Claim]) -> 
     """The words that deny a mention."""
     found: list[int] = []
     inside = [i for i, word in enumerate(words) if word.clause == claim.clause]
-    leads = (
-        len(words) > 1 and words[0].text == "no" and words[1].text == ","
-    )  # an answer of its own, no denial of what follows
+    leads = len(words) > 1 and words[0].text == "no" and words[1].text == ","  # an answer, no denial of the rest
     before = [i for i in inside if leads <= i < claim.first]
     for i in before:
         pair = (words[i].text, words[i + 1].text)

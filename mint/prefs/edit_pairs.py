@@ -57,10 +57,8 @@ class EditReport:
         kept = self.outcomes["right"] + self.outcomes["wrong"]
         right, words = 100 * self.outcomes["right"] / max(1, kept), 100 * self.kept_words / max(1, self.words)
         share = f" ({right:.1f} % right as they stood; {words:.1f} % of their words kept)" if kept else ""
-        others = [
-            f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if outcome not in ("right", "wrong")
-        ]
-        return f"{kept} pairs{share}" + "".join(f"; {other}" for other in others)
+        others = (f"; {n} {name}" for name, n in self.outcomes.most_common() if name not in ("right", "wrong"))
+        return f"{kept} pairs{share}" + "".join(others)
 
 
 def rules_editor(pairs: Sequence[tuple[QuestionRecord, str]]) -> Iterator[Edit | None]:
@@ -109,6 +107,7 @@ def edit_pairs(
         report.kept_words += stays * len(edit.answer.split())
         sides = (edit.answer, edit.edited) if edit.right else (edit.edited, edit.answer)
         chosen, rejected = mark_changes(*sides)
+        how = {"answer": edit.answer, "edited": edit.edited, "editor": name, "right": edit.right}
         yield {
             "id": question.id,
             "prompt": [{"role": "user", "content": question.question}],
@@ -116,13 +115,7 @@ def edit_pairs(
             "chosen": chosen.tagged,
             "rejected": rejected.tagged,
             **{key: question.raw[key] for key in CARRIED if question.raw.get(key)},
-            "edit": {
-                "answer": edit.answer,
-                "edited": edit.edited,
-                "editor": name,
-                "right": edit.right,
-                "kept": round(stays, 4),
-            },
+            "edit": how | {"kept": round(stays, 4)},
         }
 
 

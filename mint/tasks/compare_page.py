@@ -222,13 +222,10 @@ def _commonness(systems: Sequence[System]) -> Html:
 def _differences(systems: Sequence[System], tests: Sequence[dict], baseline: System) -> list[Html]:
     """A forest plot for each unit of the scores, and the table of all pairs."""
     scores, number = systems[0].task.columns, {system.name: i for i, system in enumerate(systems)}
-    parts = [
-        tag(
-            "p",
-            "Each system minus the baseline, paired by case, with 95 % bootstrap intervals; right of the line the "
-            "system scores higher. p: two-sided permutation test, not corrected for the number of tests.",
-        )
-    ]
+    note = "Each system minus the baseline, paired by case, with 95 % bootstrap intervals; right of the line the "
+    note += "system scores higher. p: two-sided permutation test, not corrected for the number of tests."
+    parts = [tag("p", note)]
+    columns = ["score", "system", "difference to the baseline", "value (interval)", "p"]
     rows = sorted(compare.gaps_to(baseline, tests), key=lambda row: list(UNITS).index(scores[row[0]].unit))
     for _, group in groupby(rows, key=lambda row: scores[row[0]].unit):
         some = list(group)
@@ -240,9 +237,7 @@ def _differences(systems: Sequence[System], tests: Sequence[dict], baseline: Sys
             lines.append([scores[metric].heading, system_name(number[other], other), plot, text, f"{p:.4f}"])
         axis = forest_axis(limit, partial(_signed, scores[some[0][0]]))
         lines.append(["", "", axis, "", ""])
-        parts.append(
-            html_table(["score", "system", "difference to the baseline", "value (interval)", "p"], lines, texts=3)
-        )
+        parts.append(html_table(columns, lines, texts=3))
     pairs = [
         [row["first"], row["second"], scores[row["metric"]].heading]
         + [_gap(scores[row["metric"]], Estimate(row["value"], row["low"], row["high"])), f"{row['p']:.4f}"]

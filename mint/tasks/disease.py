@@ -98,11 +98,7 @@ class Disease(RankedTask):
         add = parser.add_argument_group("teacher").add_argument
         add("--teacher", nargs="+", metavar="DIR", help="a multimodal one; several: their mean (default: naive Bayes)")
         add("--view", choices=VIEWS, default="both", help="--teacher-only: what the teacher sees (default both)")
-        add(
-            "--teacher-cases",
-            metavar="PATH",
-            help="cases it was fitted on (default: --cases, each ranked without itself)",
-        )
+        add("--teacher-cases", metavar="PATH", help="cases it was fitted on (default: --cases, each without itself)")
         add("--top-k", type=int, default=10, help="length of the teacher's best list (default 10)")
         add("--bottom-q", type=int, default=15, help="length of its worst list (default 15)")
         add = parser.add_argument_group("retrieval").add_argument

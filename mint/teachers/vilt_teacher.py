@@ -103,9 +103,8 @@ class FusionTeacher:
             images = [None if self.view == "text" else self.inputs.read_image(case) for case in some]
             tokens, pictures, mask = self.inputs.batch(texts, images)
             pictures = {name: value.to(device) for name, value in pictures.items()}
-            rows.append(
-                self.model(tokens.to(device), pictures, None if mask is None else mask.to(device)).float().cpu()
-            )
+            mask = None if mask is None else mask.to(device)
+            rows.append(self.model(tokens.to(device), pictures, mask).float().cpu())
         return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.classes)))
 
 
@@ -126,11 +125,8 @@ class FoldedTeacher:
         folds = np.array([self.fold_of.get(case.id, -1) for case in own] if own else [-1] * len(cases))
         result = np.zeros((len(cases), len(self.classes)), dtype=np.float32)
         for fold, teacher in enumerate(self.teachers):
-            for members, weight in (
-                (np.flatnonzero(folds == fold), 1),
-                (np.flatnonzero(folds < 0), 1 / len(self.teachers)),
-            ):
-                result[members] += weight * teacher.scores([cases[int(i)] for i in members])
+            for members, weight in ((folds == fold, 1), (folds < 0, 1 / len(self.teachers))):
+                result[members] += weight * teacher.scores([cases[i] for i in range(len(cases)) if members[i]])
         return result
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -239,6 +240,10 @@ def test_what_cannot_be_used(cohort, teacher, tmp_path):
     save_model(init_model(TINY_LLAMA), tmp_path / "llama")
     with pytest.raises(InputError, match="holds no fusion classifier"):
         load_teacher(tmp_path / "llama")
+    other = shutil.copytree(teacher, tmp_path / "other")
+    (other / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPImageProcessor"}')
+    with pytest.raises(InputError, match="other has no ViLT image processor"):
+        load_teacher(other)
     (tmp_path / "folds.json").write_text("{}")
     with pytest.raises(InputError, match="folds.json cannot be read"):
         load_teacher(tmp_path)

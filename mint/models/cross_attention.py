@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.ops.pair_attention import pair_layout
+from mint.ops.uncompiled import uncompiled
 
 Range = tuple[int, int]  # tiles [start, stop) of the F tiles
 
@@ -121,7 +122,7 @@ def _divide_sample(
         yield Run(stops[index] - column, tuple(adjacent), True)
 
 
-@torch.compiler.disable  # the runs differ from batch to batch; compiled code that read them would be compiled each time
+@uncompiled  # the runs differ from batch to batch; compiled code that read them would be compiled each time
 def attend_to_tiles(q: Tensor, k: Tensor, v: Tensor, vision: CrossAttentionInputs) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over the tiles of each run: [B, T, N, D], zero where a run has none.
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.ops.bfloat16 import has_bfloat16
+from mint.ops.uncompiled import uncompiled
 
 
 class PairLayout(NamedTuple):
@@ -38,7 +39,7 @@ def pair_layout(segments: Tensor) -> PairLayout:
     return PairLayout(torch.tensor(list(bounds.values()), dtype=torch.int64).view(-1, 5))
 
 
-@torch.compiler.disable  # bounds differ from batch to batch; compiled code would be specialised to each
+@uncompiled  # bounds differ from batch to batch; compiled code would be specialised to each
 def pair_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tensor:
     """Attention within each pair; rejected tokens do not attend to chosen ones. Zero at padding.
 

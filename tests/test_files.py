@@ -64,7 +64,7 @@ def test_no_model_is_loaded_for_a_wrong_path(folder, monkeypatch, capsys, flag, 
     def load(*_, **__):
         raise AssertionError("a model is loaded")
 
-    for module, name in ((decoding, "load_language_model"), (vilt_teacher, "load_model"), (clip_teacher, "load_model")):
+    for module, name in ((decoding, "load_language_model"), (vilt_teacher, "load_model"), (clip_teacher, "load_clip")):
         monkeypatch.setattr(module, name, load)
     (folder / "questions.json").write_text(json.dumps([]))
     command = [

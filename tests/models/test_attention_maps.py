@@ -66,5 +66,5 @@ def test_heads_that_share_keys_are_averaged():
 
 
 def test_images_beside_the_tokens(mllama):  # noqa: F811
-    with pytest.raises(InputError, match="mllama reads images by cross-attention"):
+    with pytest.raises(InputError, match="those of mllama do not"):
         attention_to(mllama, torch.tensor([[1, 2]]), torch.tensor([1]), torch.tensor([0]))

@@ -106,7 +106,7 @@ def test_the_command_fits_and_ranks(tiles, small, tmp_path, capsys):
     assert generate_prefs.main([*arguments, "--out", str(out), "--top-k", "1", "--bottom-q", "2"]) == 0
     said = capsys.readouterr()
     assert "36 pairs; the true tissue is first in" in said.out and "train.py needs --images-anywhere" in said.out
-    assert re.search(r"clip: saved in .*clip after epoch 2/2, loss \d\.\d{3}, held-out top-1 \d+\.\d%\n", said.out)
+    assert re.search(r"clip: saved in .*clip after epoch 2/2, loss \d\.\d{3}, held-out top-1 \d+\.\d %\n", said.out)
     epochs = re.findall(r"^clip: epoch (\d)/2, loss \d\.\d{3}, held-out top-1 ", said.err, re.MULTILINE)
     assert epochs == ["1", "2"] and re.search(r"clip: 2/2 steps, .*, loss \d\.\d{3}", said.err)
     assert generate_prefs.main([*arguments, "--out", f"{tmp_path}/again.jsonl"]) == 2

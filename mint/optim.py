@@ -12,16 +12,11 @@ from torch import Tensor, nn
 class Settings(Protocol):
     """Settings of the optimiser: ``TrainConfig``, or any object with these fields."""
 
-    @property
-    def lr(self) -> float: ...
-    @property
-    def warmup(self) -> float: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def adam_beta2(self) -> float: ...
+    lr: float
+    warmup: float
+    schedule: str
+    weight_decay: float
+    adam_beta2: float
 
 
 def make_optimizer(model: nn.Module, config: Settings) -> torch.optim.AdamW:

@@ -22,14 +22,12 @@ from mint.data.cases import Case, diagnosis_messages, format_list, write_note
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.cache import cached
-from mint.demo.stages import Train, align, aligned, load_student, teach
+from mint.demo.stages import Train, align, aligned, compare_systems, load_student, teach
 from mint.demo.tiny_model import write_base
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.cohort import load_syndromes, sample_cohort
 from mint.synthetic.cohort_folder import draw_cohort
 from mint.synthetic.faces import fit_faces
-from mint.tasks.base import save_results, score_answers
-from mint.tasks.compare_page import save_comparison
 from mint.tasks.disease import Disease
 from mint.tasks.ranked import rank_lists
 from mint.teachers.naive_bayes import NaiveBayesTeacher
@@ -127,13 +125,7 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
         "student before (text only)": (folder / "before", decode(task, config.model, None, cases)),
         "student after (text only)": (folder, decode(task, *aligned(config, folder), cases)),
     }
-    results, settings = [], {"cohort": "unseen patients of the demo", "loss": config.loss}
-    for name, (place, some) in answers.items():
-        results.append(score_answers(task, name, cases, some, place))
-        save_results(task, place, results, settings)
-    print(f"\n{len(cases)} unseen patients, scores in per cent\n\n{task.text(results)}\n")
-    save_comparison([folder / "before", folder, folder / "teacher-both", folder / "teacher-text"], folder)
-    print(f"page: {folder / 'comparison.html'}")
+    compare_systems(task, cases, answers, folder, config.loss)
 
 
 def decode(task: Disease, model_dir: str, adapter: Path | None, cases: Sequence[Case]) -> list[str]:

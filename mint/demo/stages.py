@@ -1,16 +1,18 @@
-"""The stages that the demos share: teaching a blank model, aligning it, loading it to be scored."""
+"""The stages that the demos share: teaching a blank model, aligning it, scoring it."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mint.config import TrainConfig
 from mint.models import load_language_model
 from mint.models.llama import CausalLM
 from mint.models.lora import load_adapter, merge_lora
+from mint.tasks.base import Result, Task, save_results, score_answers
+from mint.tasks.compare_page import save_comparison
 from mint.training.run_directory import RunDirectory
 
 Train = Callable[[TrainConfig], RunDirectory]
@@ -55,3 +57,20 @@ def load_student(model_dir: str, adapter: Path | None) -> CausalLM:
     """A model with its adapter, if any, merged."""
     model = load_language_model(model_dir)
     return model if adapter is None else merge_lora(load_adapter(model, adapter), drop=True)
+
+
+def compare_systems(
+    task: Task, examples: Sequence, answers: Mapping[str, tuple[Path, Sequence[str]]], folder: Path, loss: str
+) -> None:
+    """Scores, prints and saves systems, each in its own folder, and writes the page that compares them to ``folder``.
+
+    answers: name -> (folder, answer to every example); the page shows differences to the system before the last.
+    """
+    results: list[Result] = []
+    for name, (place, some) in answers.items():
+        results.append(score_answers(task, name, examples, some, place))
+        save_results(task, place, results, {"cohort": f"unseen {task.noun} of the demo", "loss": loss})
+    print(f"\n{len(examples)} unseen {task.noun}, scores in per cent\n\n{task.text(results)}\n")
+    *others, before, after = (place for place, _ in answers.values())
+    save_comparison([before, after, *others], folder)
+    print(f"page: {folder / 'comparison.html'}")

@@ -24,13 +24,11 @@ from mint.data.images import load_processor
 from mint.data.preferences import write_jsonl
 from mint.data.tiles import HEADER, LISTED, Tile, tissue_messages
 from mint.demo.cache import cached
-from mint.demo.stages import Train, align, aligned, load_student, teach
+from mint.demo.stages import Train, align, aligned, compare_systems, load_student, teach
 from mint.demo.tiny_model import TOWER, write_base
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.tiles_folder import draw_tiles
 from mint.synthetic.tissue_tiles import load_tissues
-from mint.tasks.base import save_results, score_answers
-from mint.tasks.compare_page import save_comparison
 from mint.tasks.tissue import Tissue
 from mint.teachers.clip_teacher import load_zero_shot
 from mint.teachers.clip_training import ClipSettings, fit_clip
@@ -112,13 +110,8 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
         "student before": (folder / "before", decode(task, config.model, None, tiles)),
         "student after": (folder, decode(task, *aligned(config, folder), tiles)),
     }
-    results, settings = [], {"cohort": "unseen tiles of the demo", "loss": config.loss}
-    for name, (place, some) in answers.items():
-        results.append(score_answers(task, name, tiles, some, place))
-        save_results(task, place, results, settings)
-    print(f"\n{len(tiles)} unseen tiles, scores in per cent\n\n{task.text(results)}\n")
-    save_comparison([folder / "before", folder, folder / "teacher"], folder)
-    print(f"page: {folder / 'comparison.html'}\npage: {folder / 'report.html'}")
+    compare_systems(task, tiles, answers, folder, config.loss)
+    print(f"page: {folder / 'report.html'}")
 
 
 def decode(task: Tissue, model_dir: str, adapter: Path | None, tiles: Sequence[Tile]) -> list[str]:

@@ -37,7 +37,7 @@ TOWERS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class ClipSettings(FitSettings):
     """How the CLIP is trained; the accuracy on the tiles held out is reported."""
 

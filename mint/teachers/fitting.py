@@ -21,7 +21,7 @@ from mint.progress import Progress, epoch_text
 FOLDS = "folds.json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class FitSettings:
     """Settings of the optimiser. held_out: share of the cases, by patient or slide, that is not trained on."""
 

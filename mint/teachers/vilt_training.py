@@ -37,7 +37,7 @@ IMAGE_SIZE, PATCH_SIZE, TEXT_LENGTH, VOCABULARY = 112, 28, 64, 8000
 LabelsOf = Callable[[Case], Sequence[str]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class FusionSettings(FitSettings):
     """How the teacher is trained. The defaults are the recipe's for a pretrained network, ``from_scratch`` ours.
 

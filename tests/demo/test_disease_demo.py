@@ -27,7 +27,7 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     disease_demo.run(TrainConfig(loss="orpo", out=str(out), device="cpu"), train.train)
     printed = capsys.readouterr().out
     assert "building the demo data" in printed and "a few minutes on two CPU cores" in printed
-    steps = ["1/4 ", "2/4 ", "3/4 ", "4/4 ", "aligning the model of", "10 unseen patients"]
+    steps = ["1/4 ", "2/4 ", "3/4 ", "4/4 ", "aligning the model of", "10 unseen cases"]
     places = [printed.find(step) for step in steps]
     assert -1 not in places and places == sorted(places)
     table = json.loads((out / "metrics.json").read_text())["rows"]

@@ -15,9 +15,9 @@ from mint.errors import Stopped
 
 def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(disease_demo, "SHOWN", (200, 10))
-    monkeypatch.setattr(disease_demo, "TAUGHT", (100, 11))
-    monkeypatch.setattr(disease_demo, "RANKED", (40, 12))
+    monkeypatch.setattr(disease_demo, "SHOWN", (100, 10))
+    monkeypatch.setattr(disease_demo, "TAUGHT", (50, 11))
+    monkeypatch.setattr(disease_demo, "RANKED", (20, 12))
     monkeypatch.setattr(disease_demo, "UNSEEN", (10, 13))
     monkeypatch.setattr(disease_demo, "FACES", {"count": 100, "epochs": 1})
     monkeypatch.setattr(disease_demo, "TEACHER", dataclasses.replace(disease_demo.TEACHER, epochs=1))
@@ -51,6 +51,7 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     assert {path.name for path in folder.iterdir()} == made
 
     second = TrainConfig(loss="dpo", steps=2, out=str(tmp_path / "second"), device="cpu")
+    monkeypatch.setattr(disease_demo, "compare", lambda *_: None)
     disease_demo.run(second, train.train)
     assert "building" not in capsys.readouterr().out
     steps = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
-Function = TypeVar("Function", bound=Callable)
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
-def uncompiled(function: Function) -> Function:
+def uncompiled(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """``torch.compiler.disable``, which imports the compiler (two seconds) only in code that is compiled."""
 
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         if torch.compiler.is_compiling():
             return torch.compiler.disable(function)(*args, **kwargs)
         return function(*args, **kwargs)
 
-    return call  # type: ignore[return-value]
+    return call

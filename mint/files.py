@@ -29,7 +29,8 @@ EXISTING: tuple[str, ...] = (
 )
 EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images", "lesions", "vqa", "pairs")
 DATA = ("data", "eval_data")  # those that may also name a data set of the hub
-MODELS = ("model", "teacher", "base", "clip")
+MODELS = ("model", "teacher", "base", "clip", "policy")
+ADAPTERS = ("adapter", "policy_adapter")
 CONFIGS = ("config.json", "folds.json")  # of a model, of a cross-fitted teacher
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -168,9 +169,10 @@ def check_paths(args: object) -> None:
             folder = local_dir(one)
             if folder is not None and not any((folder / file).is_file() for file in CONFIGS):
                 raise InputError(f"{_flag(name)}: {one} is not a model directory: config.json is missing")
-    adapter = getattr(args, "adapter", None)
-    if adapter and (missing := [file for file in ADAPTER if not Path(adapter, file).is_file()]):
-        raise InputError(f"--adapter {adapter} holds no adapter: {missing[0]} is missing")
+    for name in ADAPTERS:
+        adapter = getattr(args, name, None)
+        if adapter and (missing := [file for file in ADAPTER if not Path(adapter, file).is_file()]):
+            raise InputError(f"{_flag(name)} {adapter} holds no adapter: {missing[0]} is missing")
     if out := getattr(args, "out", None):
         check_writable("--out", out)
 

@@ -224,16 +224,20 @@ class Disease(RankedTask):
             add(flag, type=kind, default=default, metavar="N" if kind is int else "X", help=text)
         add("--fit-cases", metavar="PATH", help="cases to fit the teacher on (default: --cases)")
         add("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small new one)")
+        add("--view", choices=VIEWS, default="both", help="--fit, --teacher: what the teacher sees (default both)")
         self.add_pair_flags(parser, top_k=PairSettings.top_k, bottom_q=PairSettings.bottom_q)
         for flag, kind, value, text in (
             ("--variants", int, 1, "notes per case, all but the first shuffled and thinned"),
             ("--drop-terms", float, PairSettings.drop_terms, "mean share of findings left out of these"),
             ("--rejected-samples", int, 1, "records per note, each with another rejected list"),
-            ("--seed", int, 0, "of variants, samples and --fit"),
+            ("--seed", int, 0, "of variants, samples, --reject and --fit"),
         ):
             add(flag, type=kind, default=value, help=f"{text} (default {value})")
 
     def check_pairs(self, args: argparse.Namespace) -> None:
+        super().check_pairs(args)
+        if args.view != "both" and not (args.teacher or args.fit):
+            raise InputError("--view goes with --teacher or --fit")
         if not args.out and not args.fit:
             raise InputError("nothing to do: give --out for pairs, or --fit for a teacher")
         if args.folds and not args.fit:
@@ -259,7 +263,7 @@ def make_teacher(args: argparse.Namespace, cases: Sequence[Case]) -> Teacher:
     """The teacher that the flags name, fitted on ``cases`` or loaded."""
     device, _ = choose_device(args.device, "auto")
     if args.teacher:
-        return load_teachers(args.teacher, device)
+        return load_teachers(args.teacher, device, args.view)
     if not args.fit:
         return NaiveBayesTeacher(cases)
     print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in count(cases).items()))
@@ -274,8 +278,10 @@ def make_teacher(args: argparse.Namespace, cases: Sequence[Case]) -> Teacher:
             base = f"{place}/faces"
             fit_faces(cases, base, args.faces, seed=args.seed, device=device)
         if args.folds:
-            return fit_folds(cases, args.fit, args.folds, settings, base=base, device=device)
-        return fit_teacher(cases, args.fit, settings, base=base, device=device)
+            fit_folds(cases, args.fit, args.folds, settings, base=base, device=device)
+        else:
+            fit_teacher(cases, args.fit, settings, base=base, device=device)
+    return load_teachers([args.fit], device, args.view)
 
 
 def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> dict[Case, list[str]]:

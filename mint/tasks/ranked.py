@@ -15,15 +15,22 @@ from pathlib import Path
 
 from mint.data.cases import HEADER, format_list, parse_list
 from mint.data.preferences import write_jsonl
+from mint.errors import InputError
 from mint.evaluation.folder import EvaluationFolder
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.scores import means_table
 from mint.files import check_paths, check_unused, write_aside
 from mint.prefs.file_names import say_if_outside
-from mint.prefs.pairs import ANSWERS, PairReport, PairSettings, make_pairs
+from mint.prefs.pairs import ANSWERS, REJECTED, PairReport, PairSettings, make_pairs
+from mint.prefs.policy_lists import ON_POLICY, Policy, add_policy_options, check_policy
 from mint.progress import Progress
 from mint.tasks.base import Result, Task, score_answers
 from mint.teachers.ranking import Teacher, rank
+
+REJECT_HELP = (
+    "bottom: the ranking's last names (default); random: names drawn from those not chosen; policy: of sampled answers "
+    "of --policy the one that the teacher scores lowest; edit: the policy's own list, for its minimal edit, with spans"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +140,8 @@ class RankedTask(Task):
         add("--label-first", action="store_true", help=f"move the true {self.field} to the front of the chosen list")
         add("--answer", choices=ANSWERS, default="ranking", help=f"disease: chosen names the true {self.field} alone")
         add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        add("--reject", choices=REJECTED, default="bottom", help=REJECT_HELP)
+        add_policy_options(parser, self.decoding["max_new_tokens"])
 
     def rank_examples(self, args: argparse.Namespace) -> tuple[list, Teacher, PairSettings, bool]:
         """(the examples, the teacher, the settings of pairs, whether the teacher has not seen the examples)."""
@@ -156,9 +165,12 @@ class RankedTask(Task):
         if not args.out:
             return
         report, out = PairReport(), Path(args.out)
-        records = make_pairs(self, examples, teacher, settings, report, held_out, out.parent)
+        policy = Policy(args, self.vision) if args.reject in ON_POLICY else None
+        records = make_pairs(self, examples, teacher, settings, report, held_out, out.parent, policy)
         total = len(examples) * settings.variants * settings.rejected_samples
-        write_jsonl(out, Progress(records, total=total, desc="ranking", unit="pair"))
+        if not write_jsonl(out, Progress(records, total=total, desc="ranking", unit="pair")):
+            out.unlink()
+            raise InputError(f"no note gave a pair: {report}")
         print(f"{out}: {report}")
         say_if_outside([Path(file) for example in examples for file in self.images(example)], out)
         flags = {name: value for name, value in vars(args).items() if name != "run"}
@@ -167,3 +179,4 @@ class RankedTask(Task):
 
     def check_pairs(self, args: argparse.Namespace) -> None:
         """Raises InputError for flags that do not fit together."""
+        check_policy(args)

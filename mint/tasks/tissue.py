@@ -138,7 +138,7 @@ class Tissue(RankedTask):
         )
         add("--fit-cases", metavar="PATH", help="tiles to train it on (default: --cases)")
         add("--teacher-epochs", type=int, default=ClipSettings.epochs, help="of --fit (default 15)")
-        add("--seed", type=int, default=0, help="of --fit and --views")
+        add("--seed", type=int, default=0, help="of --fit, --views and --reject")
         add("--views", type=int, default=1, help="pairs of every tile: itself, then rotated crops of it (default 1)")
         self.add_pair_flags(parser, top_k=None, bottom_q=None)
 
@@ -156,7 +156,9 @@ class Tissue(RankedTask):
             teacher = load_zero_shot(args.teacher, tissues, templates, device)
         out = Path(args.out)
         tiles = draw_views(tiles, args.views, out.with_name(f"{out.stem}.views"), args.seed)
-        settings = PairSettings(self.top_k, self.bottom_q, args.label_first, answer=args.answer)
+        settings = PairSettings(
+            self.top_k, self.bottom_q, args.label_first, answer=args.answer, reject=args.reject, seed=args.seed
+        )
         return tiles, teacher, settings, True
 
 

@@ -85,11 +85,10 @@ class FusionTeacher:
     view: ``both`` modalities, the ``image`` alone or the ``text`` alone; a case that lacks one is seen by the other.
     """
 
-    name = "fusion"
-
     def __init__(self, model: Vilt, inputs: FusionInputs, view: str = "both"):
         self.model, self.inputs, self.view = model, inputs, view
         self.classes = model.config.labels
+        self.name = "fusion" if view == "both" else f"fusion, {view} only"
 
     @torch.no_grad()
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
@@ -114,11 +113,10 @@ class FoldedTeacher:
     fold_of: case id -> the fold that left it out.
     """
 
-    name = "fusion, cross-fitted"
-
     def __init__(self, teachers: Sequence[FusionTeacher], fold_of: dict[str, int]):
         self.teachers, self.fold_of = teachers, fold_of
         self.classes = teachers[0].classes
+        self.name = f"{teachers[0].name}, cross-fitted"
 
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
         """[cases, diseases] logits; the mean over the folds for cases of no ``own``, or of one that no fold knows."""
@@ -138,7 +136,7 @@ class MeanTeacher:
         if any(teacher.classes != teachers[0].classes for teacher in teachers):
             raise InputError("teachers that rank together must have been fitted on the same diseases")
         self.teachers, self.classes = teachers, teachers[0].classes
-        self.name = f"{len(teachers)} x fusion"
+        self.name = f"{len(teachers)} x {teachers[0].name}"
 
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
         """[cases, diseases] logits; ``own`` as for each of the teachers."""

@@ -49,6 +49,9 @@ class Case:
     disease: the name, aliases separated by ";".   observed, excluded: findings present and looked for but absent.
     facial: findings that a photograph of the face shows, which the note therefore omits.
     subject: the patient's id, where a patient may have several cases.   image: a portrait.   text: an existing note.
+    ethnicity: for the teacher; notes leave it out.   genes: candidates, for prompts that list them.
+    summary: what the disease looks like, for the teacher alone, where the case has no findings. It gives the disease
+    away.
     """
 
     id: str
@@ -63,6 +66,9 @@ class Case:
     split: str = ""
     image: Path | None = None
     text: str | None = None
+    ethnicity: str | None = None
+    genes: tuple[str, ...] = ()
+    summary: str = ""
 
 
 def vary(case: Case, rng: random.Random, drop: float = 0.2) -> Case:

@@ -14,7 +14,7 @@ from pathlib import Path
 from mint.data.cases import Case, read_term_ids
 from mint.data.gmdb import read_gmdb
 from mint.data.phenopackets import read_phenopackets
-from mint.data.splits import split_by_patient
+from mint.data.splits import take_split
 from mint.errors import InputError
 from mint.progress import Progress
 
@@ -30,12 +30,11 @@ def add_cohort_options(parser: argparse.ArgumentParser) -> None:
     add("--cases", required=True, metavar="PATH", help=forms)
     add("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
     add("--portraits", metavar="DIR", help="draw a portrait of each case's facial findings, instead of a photograph")
-    add("--images", metavar="DIR", help="folder of a table's images (default: the table's own)")
+    add("--images", metavar="DIR", help="folder of a table's images or aligned crops (default: the table's own)")
     add("--missing-images", choices=("error", "skip"), default="error", help="skip: keep the case without one")
     add("--hpo-terms", metavar="FILE.tsv[.gz]", help="labels (columns id, label) of findings given by id alone")
-    add(
-        "--split", choices=("train", "test"), help="part of the cohort, by patient: the table's own, or a tenth as test"
-    )
+    parts = "part of the cohort, by patient: as the table or its files' names say, or a tenth as test"
+    add("--split", choices=("train", "val", "test"), help=parts)
 
 
 def read_cohort(path: str, args: argparse.Namespace, split: str | None = None, draw: bool = True) -> list[Case]:
@@ -54,7 +53,7 @@ def read_cohort(path: str, args: argparse.Namespace, split: str | None = None, d
         cases, report = read_phenopackets(place, facial)
     print(f"{path}: {report}")
     if split := split or args.split:
-        cases = split_by_patient(cases)[split == "test"]
+        cases = take_split(cases, split)
         print(f"{path}: {len(cases)} cases of the {split} split")
         if not cases:
             raise InputError(f"{path}: the {split} split is empty")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mint.cli import choose_device
-from mint.data.splits import split_by_patient
+from mint.data.splits import take_split
 from mint.data.tiles import HEADER, LISTED, Tile, list_lengths, read_tiles, tissue_messages
 from mint.data.views import draw_views
 from mint.errors import InputError
@@ -168,7 +168,8 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
     add("--tiles", metavar="DIR", help="where PanNuke's arrays are written as images")
     add("--tissues", metavar="FILE", help="the tissues to rank, one a line (default: those of the tiles)")
     add("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
-    add("--split", choices=("train", "test"), help="part of the tiles, by slide: the table's own, or a tenth as test")
+    parts = "part of the tiles, by slide: the table's own, or a tenth as test"
+    add("--split", choices=("train", "val", "test"), help=parts)
 
 
 def read_templates(args: argparse.Namespace) -> Sequence[str]:
@@ -189,7 +190,7 @@ def read_tile_options(args: argparse.Namespace, path: str | None = None) -> tupl
     if missing := [tissue for tissue in found if tissue not in tissues]:
         raise InputError(f"{args.tissues} lacks the tissue {missing[0]!r} of some tiles")
     if args.split:
-        tiles = split_by_patient(tiles, label=lambda tile: tile.tissue)[args.split == "test"]
+        tiles = take_split(tiles, args.split, label=lambda tile: tile.tissue)
         print(f"{path}: {len(tiles)} tiles of the {args.split} split")
         if not tiles:
             raise InputError(f"{path}: the {args.split} split is empty")

@@ -25,6 +25,7 @@ def packet(name, disease, *terms):
     }
 
 
+SPLITS = ("train", "val", "test")
 PTOSIS, SEIZURE, STRANGE = ("HP:0000508", "Ptosis"), ("HP:0001250", "Seizure"), ("HP:0011245", "Strange ear")
 
 
@@ -101,3 +102,13 @@ def test_what_cannot_be_read(packets, table, tmp_path):
             face.write_text("a\tb\n")
         with pytest.raises(InputError, match=message):
             read_cohort(str(path), options(*arguments))
+
+
+def test_splits_in_separate_tables(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "7_aligned.jpg")
+    for name, split in enumerate(("train", "val", "test")):
+        row = f"{name},7_aligned.jpg,A,Ptosis"
+        (tmp_path / f"gmdb_{split}_v1.csv").write_text(f"image_id,filename,disease,texts\n{row}\n")
+    found = {split: [case.id for case in read_cohort(str(tmp_path), options("--split", split))] for split in SPLITS}
+    assert found == {"train": ["0"], "val": ["1"], "test": ["2"]}
+    assert [case.id for case in read_cohort(str(tmp_path), options("--split", "test"), "train")] == ["0"]

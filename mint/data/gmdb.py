@@ -178,7 +178,7 @@ def _listed_splits(lists: Mapping[Path, Table]) -> dict[str, str]:
         for line, cells in table.rows:
             try:
                 table.check(cells)
-                identity, split = (_value(table.header, cells, table.columns[name]) for name in ("id", "split"))
+                identity, split = (cell_value(table.header, cells, table.columns[name]) for name in ("id", "split"))
                 split = split or _split_of(file)
                 if not (identity and split):
                     raise InputError("no split" if identity else "no image_id")
@@ -200,7 +200,7 @@ def _read(
 
     def parse(cells: list[str], line: int) -> Case | None:
         table.check(cells)
-        row = {name: _value(table.header, cells, columns) for name, columns in table.columns.items()}
+        row = {name: cell_value(table.header, cells, columns) for name, columns in table.columns.items()}
         if listed is not None and row["id"] and row["id"] not in listed:
             report.skipped["in no list of a split"] += 1
             return None
@@ -213,7 +213,7 @@ def _read(
     return cases
 
 
-def _value(header: list[str], cells: list[str], columns: list[int]) -> str:
+def cell_value(header: list[str], cells: list[str], columns: list[int]) -> str:
     """One line of text: the first of the columns that says something."""
     for column in columns:
         value = " ".join(cells[column].split())
@@ -263,12 +263,12 @@ def _case(row: dict[str, str], labels: Mapping[str, str], report: ReadReport) ->
         subject=row["subject"],
         split=row["split"].lower(),
         text=row["text"] or None,
-        ethnicity=" ".join(_names(row["ethnicity"])) or text.ethnicity,
-        genes=tuple(_names(row["genes"])),
+        ethnicity=" ".join(list_names(row["ethnicity"])) or text.ethnicity,
+        genes=tuple(list_names(row["genes"])),
     )
 
 
-def _names(cell: str) -> list[str]:
+def list_names(cell: str) -> list[str]:
     """The names in a cell, separated by ";", "," or "|"; a list in Python's form ("['A', 'B']") too."""
     parts = (part.strip(" []'\"") for part in re.split("[;,|]", cell))
     return [part for part in dict.fromkeys(parts) if part.lower() not in EMPTY]

@@ -118,7 +118,7 @@ def add_summaries(cases: Sequence[Case], path: str) -> list[Case]:
     path: a table (.csv, .tsv) with the columns disease_id or disease, and summary. Raises FileProblems for two
     summaries of a disease, InputError for a file that cannot be used.
     """
-    columns = {"id": COLUMNS["disease_id"], "name": COLUMNS["disease"], "summary": ("summary", "text")}
+    columns = {"id": COLUMNS["disease_id"], "name": COLUMNS["disease"], "summary": ("summary",)}
     table = read_table(Path(path), columns, (("id", "name"), ("summary",)))
     summaries: dict[str, str] = {}
 

@@ -28,6 +28,7 @@ EXISTING: tuple[str, ...] = (
     "eval_data",
 )
 EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images", "lesions", "vqa", "pairs")
+EXISTING += ("summaries", "prompt", "genes")
 DATA = ("data", "eval_data")  # those that may also name a data set of the hub
 MODELS = ("model", "teacher", "base", "clip", "policy")
 ADAPTERS = ("adapter", "policy_adapter")

@@ -29,6 +29,21 @@ def commands(path):
     return [(" ".join(words[:2]) if words[0] == "-m" else words[0], words) for words in found]
 
 
+def check_command(program, words, monkeypatch, capsys):
+    """Parses a call of one of the programs; fails with what it prints if its flags do not exist."""
+    parsed = []
+    monkeypatch.setattr(mint.cli, "guard", lambda job: parsed.append(job) or 0)  # parsed, not run
+    try:
+        if program == "train.py":
+            parse(TrainConfig, words[1:], "")
+            return
+        main = {"g": generate_prefs.main, "e": evaluate.main, "-": demo.main}[program[0]]
+        assert main(words[1 if program[0] != "-" else 2 :]) == 0
+    except SystemExit:
+        pytest.fail(f"{' '.join(words)}: {capsys.readouterr().err}")
+    assert len(parsed) == 1
+
+
 UNCHECKED = ("benchmarks/", "llama.cpp/", "-m benchmarks.", "-m pytest")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks" / "README.md"]
@@ -36,19 +51,9 @@ PAGES += [ROOT / "benchmarks" / "README.md"]
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_parse(page, monkeypatch, capsys):
-    parsed = []
-    monkeypatch.setattr(mint.cli, "guard", lambda job: parsed.append(job) or 0)  # parsed, not run
     for program, words in commands(page):
-        if program == "train.py":
-            parse(TrainConfig, words[1:], "")
-        elif program in ("generate_prefs.py", "evaluate.py", "-m mint.demo"):
-            main = {"g": generate_prefs.main, "e": evaluate.main, "-": demo.main}[program[0]]
-            before = len(parsed)
-            try:
-                assert main(words[1 if program[0] != "-" else 2 :]) == 0
-            except SystemExit:
-                pytest.fail(f"{' '.join(words)}: {capsys.readouterr().err}")
-            assert len(parsed) == before + 1
+        if program in ("train.py", "generate_prefs.py", "evaluate.py", "-m mint.demo"):
+            check_command(program, words, monkeypatch, capsys)
         elif program in ("-m mint.convert", "-m mint.merge"):
             (convert if program.endswith("convert") else merge).make_parser().parse_args(words[2:])
         else:

@@ -1,15 +1,20 @@
-"""recipes/: every file is a valid configuration with the values that the papers state."""
+"""recipes/: every file is a valid configuration with the values that the papers state, its commands have real flags."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from mint.config import TrainConfig, parse
+from mint.data.cases import HEADER, SYSTEM, diagnosis_messages
+from mint.data.prompts import read_prompt
 from mint.losses import load_loss
 from mint.models import init_model
 from mint.models.lora import add_lora, lora_layers
 from tests.reference import mllama_inputs
+from tests.test_docs import check_command
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 COSINE = {"schedule": "cosine"}
@@ -24,7 +29,7 @@ PAPERS = {
     "mint_disease": DISEASE | MINT_LORA | {"loss": "orpo", "beta": 0.1, "grad_accum": 1, "nll_over": "sequence"},
     "mint_disease_sft": DISEASE | MINT_LORA | {"loss": "sft", "grad_accum": 2},
     "mint_disease_dpo": DISEASE | {"loss": "dpo", "beta": 0.1, "grad_accum": 4},
-    "mint_tissue": MINT | MINT_LORA | {"loss": "orpo", "beta": 0.1, "grad_accum": 8},
+    "mint_tissue": MINT | MINT_LORA | {"loss": "orpo", "beta": 0.1, "grad_accum": 8, "nll_over": "sequence"},
     "fire_slake": FULL,
     "fire_vqa_rad": FULL,
     "fire_iu_xray": FULL,
@@ -67,6 +72,42 @@ def test_the_header_has_source_data_and_command(name):
     assert max(map(len, text.splitlines())) <= 120
 
 
+FILES = sorted(FOLDER.rglob("*.toml"))
+
+
+def comment_commands(path):
+    """The calls of Python in a file's comments, as words; a backslash continues a line."""
+    lines = [
+        line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"
+    ]
+    text = re.sub(r"\\\n", "", "\n".join(lines))
+    return [shlex.split(found) for found in re.findall(r"(?m)^(?:[A-Z][a-z]+: )?python (.+)$", text)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_commands_in_comments_parse(path, monkeypatch, capsys):
+    found = comment_commands(path)
+    text = "".join(line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#")
+    assert len(found) == len(re.findall(r"\w+\.py\b", text)) >= 1  # no program is named without a complete command
+    for words in found:
+        check_command(words[0], words, monkeypatch, capsys)
+
+
+def test_lists_are_as_long_as_the_papers():
+    """Ten likely and fifteen unlikely diseases, five and five tissues, for pairs and scores alike."""
+    for name, lengths in (("mint_disease", ["10", "15"]), ("mint_tissue", ["5", "5"])):
+        pairs, _, scores = comment_commands(FOLDER / f"{name}.toml")
+        for words in (pairs, scores):
+            assert [words[words.index(flag) + 1] for flag in ("--top-k", "--bottom-q")] == lengths
+
+
+def test_the_prompt_of_the_paper():
+    prompt = read_prompt(FOLDER / "prompts" / "mint_disease.toml", "", ("note", "genes", "passages"), ("note",))
+    system, user = diagnosis_messages("A note.", prompt=prompt)
+    assert system == {"role": "system", "content": SYSTEM} and prompt.header == HEADER
+    assert user["content"].startswith("A note.\n\n") and f"\n\n{HEADER}\n1. 'Disease1'\n2. " in user["content"]
+
+
 def test_a_rate_given_on_the_command_line_wins():
     argv = ["--config", str(FOLDER / "rrpo.toml"), "--lr", "2e-5", "--beta", "0.9", "--model", "M"]
     config = parse(TrainConfig, argv, "")
@@ -76,13 +117,15 @@ def test_a_rate_given_on_the_command_line_wins():
 def test_the_tissue_adapter_covers_decoder_tower_projector_and_head():
     """As the names of the paper's targets do: the tower's attention as well as its feed-forward layers."""
     config = recipe("mint_tissue")
-    model = add_lora(init_model(mllama_inputs.TINY), rank=2, targets=config.lora_targets)
-    covered = set(lora_layers(model))
-    parts = (
-        "vision_model.*self_attn.q_proj",
-        "vision_model.*mlp.fc1",
-        "vision_model.*mlp.fc2",
-        "language_model.*q_proj",
-    )
-    for part in (*parts, "cross_attn.o_proj", "mlp.down_proj", "multi_modal_projector", "lm_head"):
-        assert any(re.search(part, layer) for layer in covered), part
+    model = init_model(mllama_inputs.TINY)
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    covered = set(lora_layers(add_lora(model, rank=2, targets=config.lora_targets)))
+    assert covered == linear
+    tower = [name.removeprefix("model.vision_model.") for name in covered if "vision_model" in name]
+    depths = {"transformer": range(mllama_inputs.VISION["num_hidden_layers"])}
+    depths["global_transformer"] = range(mllama_inputs.VISION["num_global_layers"])
+    layers = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.fc1", "mlp.fc2")
+    blocks = [f"{part}.layers.{depth}" for part, found in depths.items() for depth in found]
+    assert sorted(tower) == sorted(f"{block}.{layer}" for block in blocks for layer in layers)
+    for part in ("cross_attn.o_proj", "mlp.down_proj", "multi_modal_projector", "lm_head"):
+        assert any(name.endswith(part) for name in covered), part

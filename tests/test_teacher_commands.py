@@ -8,6 +8,7 @@ import evaluate
 import generate_prefs
 from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
+from mint.tasks import cohorts
 from mint.tasks import disease as disease_task
 
 
@@ -107,6 +108,84 @@ def test_cross_fitting_with_drawn_faces(setting, tmp_path, capsys):
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "pairs.jsonl").read_bytes()
 
 
+def write_prompt(folder, user):
+    path = folder / "prompt.toml"
+    path.write_text(f'system = "Be brief."\nuser = """{user}"""\nheader = "LIKELY:"\n')
+    return str(path)
+
+
+def test_pairs_and_scores_with_another_prompt(setting, tmp_path, capsys):
+    """The wording, the candidate genes and the header reach the pairs, what is decoded, and what is read of it."""
+    cases = [row.split(",")[0] for row in (setting / "cohort" / "cohort.csv").read_text().splitlines()[1:]]
+    genes, prompt = tmp_path / "genes.tsv", write_prompt(tmp_path, "{note} Genes: {genes}. {{note}}")
+    genes.write_text("\n".join(["id\tgenes", *(f"{case}\tG{i};H{i}" for i, case in enumerate(cases))]))
+    flags = ["--cases", f"{setting}/cohort", "--prompt", prompt]
+    assert generate_prefs.main(["disease", *flags, "--out", f"{tmp_path}/x.jsonl"]) == 2
+    assert "212 of 212 cases have no value for {genes}" in capsys.readouterr().err
+    command = ["disease", *flags, "--genes", str(genes), "--split", "train", "--out", f"{tmp_path}/pairs.jsonl"]
+    assert generate_prefs.main(command) == 0
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    plain = [json.loads(line) for line in (setting / "pairs.jsonl").read_text().splitlines()]
+    assert len(pairs) == len(plain) == 200
+    for i, (pair, before) in enumerate(zip(pairs, plain, strict=True)):
+        note = before["prompt"][1]["content"].split("\n\n")[0]
+        assert pair["prompt"][0] == {"role": "system", "content": "Be brief."}
+        assert pair["prompt"][1]["content"] == f"{note} Genes: G{i}, H{i}. {{note}}"
+        assert pair["chosen"].startswith("LIKELY:\n1. ") and pair["rejected"].startswith("LIKELY:\n1. ")
+    more = (
+        "--model",
+        f"{setting}/model",
+        "--name",
+        "student",
+        "--limit",
+        "2",
+        "--prompt",
+        prompt,
+        "--genes",
+        str(genes),
+    )
+    for decode in ("constrained", "rank"):
+        rows, records = disease(setting, tmp_path / decode, *more, "--decode", decode)
+        assert all(record["answer"].startswith("LIKELY:\n1. ") for record in records)
+        assert rows["student"]["hallucination_free"] == 1 and all(len(record["listed"]) == 10 for record in records)
+
+
+def test_a_prompt_says_where_passages_stand(setting, tmp_path, capsys):
+    command = ["disease", "--cases", f"{setting}/cohort", "--split", "test", "--model", f"{setting}/model"]
+    for user, more in (("{note}", ["--retrieve", f"{setting}/cohort"]), ("{note} {passages}", [])):
+        flags = ["--prompt", write_prompt(tmp_path, user), *more, "--out", f"{tmp_path}/scores"]
+        assert evaluate.main([*command, *flags]) == 2
+        assert "{passages} and --retrieve of evaluate.py go together" in capsys.readouterr().err
+
+
+def test_summaries_reach_the_teacher_and_not_the_student(setting, tmp_path, capsys):
+    """Patients without findings: the teacher ranks by the summary, the note says nothing of it."""
+    rows = (setting / "cohort" / "cohort.csv").read_text().splitlines()
+    names = rows[0].split(",")
+    (tmp_path / "bare").mkdir()
+    diseases = [row.split(",")[names.index("disease")] for row in rows[1:4]]
+    lines = [f"{i},{name},Sex male Age 3 years 6 months Ethnicity European" for i, name in enumerate(diseases)]
+    (tmp_path / "bare" / "cases.csv").write_text("\n".join(["image_id,disease,texts", *lines]))
+    known = json.loads((setting / "pairs.jsonl").read_text().splitlines()[0])["prompt"][1]["content"].split(". ")[0]
+    (tmp_path / "summaries.csv").write_text("disease,summary\n" + "\n".join(f'{name},"{known}"' for name in diseases))
+    records = {}
+    for name, more in (("without", []), ("with", ["--summaries", f"{tmp_path}/summaries.csv"])):
+        command = [
+            "disease",
+            "--cases",
+            f"{tmp_path}/bare",
+            "--missing-images",
+            "skip",
+            "--teacher",
+            f"{setting}/teacher",
+        ]
+        assert generate_prefs.main([*command, *more, "--out", f"{tmp_path}/{name}.jsonl"]) == 0
+        records[name] = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+    assert "summaries for 3 of 3 cases without findings" in capsys.readouterr().out
+    for bare, told in zip(*records.values(), strict=True):
+        assert bare["prompt"] == told["prompt"] and bare["teacher"]["chosen_scores"] != told["teacher"]["chosen_scores"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -117,11 +196,13 @@ def test_cross_fitting_with_drawn_faces(setting, tmp_path, capsys):
         (["--fit", "{torn}"], "holds folds of a cross-fit that did not finish"),
         (["--out", "{pairs}"], "exists already"),
         (["--fit-cases", "missing", "--out", "x.jsonl"], "missing does not exist"),
+        (["--prompt", "missing", "--out", "x.jsonl"], "--prompt missing does not exist"),
     ],
 )
 def test_paths_are_checked_before_cases_are_read(setting, tmp_path, monkeypatch, capsys, arguments, message):
     (tmp_path / "torn" / "fold-1").mkdir(parents=True)
-    monkeypatch.setattr(disease_task, "read_cohort", lambda *_: pytest.fail("read before the paths were checked"))
+    for module in (cohorts, disease_task):
+        monkeypatch.setattr(module, "read_cohort", lambda *_: pytest.fail("read before the paths were checked"))
     names = {"teacher": "teacher", "cohort": "cohort", "pairs": "pairs.jsonl"}
     places = {name: setting / file for name, file in names.items()} | {"torn": tmp_path / "torn"}
     command = ["mml", "--cases", f"{setting}/cohort", *(a.format(**places) for a in arguments)]
@@ -139,6 +220,10 @@ def test_paths_are_checked_before_cases_are_read(setting, tmp_path, monkeypatch,
         (["--fit", "t", "--faces", "99"], "at least 100 faces"),
         (["--out", "{pairs}"], "pairs.jsonl exists already: delete it, or give another --out"),
         (["--fit", "t", "--folds", "2", "--fit-cases", "{cohort}"], "does not go with --fit-cases"),
+        (["--summaries", "{pairs}", "--out", "x.jsonl"], "--summaries goes with --fit or --teacher"),
+        (["--summaries", "none.tsv", "--fit", "t"], "--summaries none.tsv does not exist"),
+        (["--genes", "{pairs}", "--out", "x.jsonl"], "--genes goes with a --prompt that has {genes}"),
+        (["--prompt", "{pairs}", "--out", "x.jsonl"], "pairs.jsonl cannot be read"),
         (["--teacher", "{cohort}", "--out", "x.jsonl"], "cohort"),
     ],
 )

@@ -55,6 +55,21 @@ def tissue(setting, out, *arguments):
     return evaluate.main([*command, "--out", str(out), *arguments])
 
 
+def test_another_prompt_of_pairs_and_scores(setting, tmp_path):
+    prompt = tmp_path / "prompt.toml"
+    prompt.write_text('user = "Which {count} of {tissues}?"\nheader = "ORGANS:"\n')
+    command = ["tissue", "--cases", f"{setting}/tiles", "--split", "test", "--teacher", f"{setting}/clip"]
+    assert generate_prefs.main([*command, "--prompt", str(prompt), "--out", f"{tmp_path}/pairs.jsonl"]) == 0
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert all(pair["prompt"] == pairs[0]["prompt"] and pair["chosen"].startswith("ORGANS:\n1. ") for pair in pairs)
+    assert pairs[0]["prompt"] == [{"role": "user", "content": f"Which 5 of {', '.join(PANNUKE_TISSUES)}?"}]
+    lines = [json.dumps({"id": pair["id"], "answer": f"1. Lung\nORGANS:\n1. {pair['tissue']}"}) for pair in pairs]
+    (tmp_path / "theirs.jsonl").write_text("\n".join(lines))
+    scored = ("--predictions", f"{tmp_path}/theirs.jsonl", "--prompt", str(prompt), "--name", "theirs")
+    assert tissue(setting, tmp_path / "scores", *scored) == 0
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["rows"]["theirs"]["top_1"] == 1
+
+
 def test_a_student_that_has_learned_the_form(setting, tmp_path, capsys):
     assert tissue(setting, tmp_path / "s", "--model", f"{setting}/run/model", "--name", "student") == 0
     *_, summary, saved_in = capsys.readouterr().out.splitlines()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mint.data.prompts import Prompt
 from mint.errors import InputError
 
 SYSTEM = (
@@ -22,8 +23,9 @@ REQUEST = (
     "Name exactly 10 potential rare diseases for this patient, the most likely first. Answer in this format and "
     "write nothing else:\n\nPOTENTIAL_DISEASES:\n1. 'Disease1'\n2. 'Disease2'\n...\n10. 'Disease10'"
 )
-RETRIEVED = "Passages that may help:"
 HEADER = "POTENTIAL_DISEASES:"
+DIAGNOSIS = Prompt("{note}\n\n" + REQUEST, HEADER, SYSTEM)
+DIAGNOSIS_PASSAGES = replace(DIAGNOSIS, user="{note}\n\nPassages that may help:\n{passages}\n\n" + REQUEST)
 EXCLUDED_LIMIT = 6  # absent findings a note mentions: reports list dozens, and a short note does not
 # First words of HPO labels that keep their capital inside a sentence, as they come from a name.
 EPONYMS = frozenset(
@@ -49,6 +51,9 @@ class Case:
     disease: the name, aliases separated by ";".   observed, excluded: findings present and looked for but absent.
     facial: findings that a photograph of the face shows, which the note therefore omits.
     subject: the patient's id, where a patient may have several cases.   image: a portrait.   text: an existing note.
+    ethnicity: for the teacher; notes leave it out.   genes: candidates, for prompts that list them.
+    summary: what the disease looks like, for the teacher alone, where the case has no findings. It gives the disease
+    away.
     """
 
     id: str
@@ -63,6 +68,9 @@ class Case:
     split: str = ""
     image: Path | None = None
     text: str | None = None
+    ethnicity: str | None = None
+    genes: tuple[str, ...] = ()
+    summary: str = ""
 
 
 def vary(case: Case, rng: random.Random, drop: float = 0.2) -> Case:
@@ -129,11 +137,17 @@ def in_prose(label: str) -> str:
     return label if keeps else label[:1].lower() + label[1:]
 
 
-def diagnosis_messages(note: str, passages: Sequence[str] = ()) -> list[dict]:
-    """The prompt of MINT's first task: system and user message. passages: those retrieved for the note."""
-    listed = [f"[{number}] {text}" for number, text in enumerate(passages, 1)]
-    found = ["\n".join([RETRIEVED, *listed])] if listed else []
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n\n".join([note, *found, REQUEST])}]
+def diagnosis_messages(
+    note: str, passages: Sequence[str] = (), genes: Sequence[str] = (), prompt: Prompt | None = None
+) -> list[dict]:
+    """The prompt of MINT's first task: system and user message.
+
+    passages: those retrieved for the note. genes: candidates, for a ``prompt`` that lists them. prompt: another
+    wording, with {note} and, where they are given, {passages} and {genes}.
+    """
+    prompt = prompt or (DIAGNOSIS_PASSAGES if passages else DIAGNOSIS)
+    listed = "\n".join(f"[{number}] {text}" for number, text in enumerate(passages, 1))
+    return prompt.messages(note=note, passages=listed, genes=", ".join(genes))
 
 
 def format_list(names: Sequence[str], header: str = HEADER) -> str:

@@ -131,6 +131,7 @@ def _case(content: bytes, stem: str, facial_terms: set[str], report: ReadReport)
         excluded=excluded,
         facial=facial,
         subject=_text(subject.get("id")),
+        genes=_genes(packet),
     )
 
 
@@ -144,6 +145,17 @@ def _disease(packet: dict) -> tuple[str, str]:
         if label := _text(candidate.get("label")):
             return _text(candidate.get("id")), label
     raise _Unusable("no disease")
+
+
+def _genes(packet: dict) -> tuple[str, ...]:
+    """Symbols of the genes that the interpretations name: of a gene, or of a variant's gene."""
+    found: dict[str, None] = {}
+    for interpretation in map(_dict, _list(packet.get("interpretations"))):
+        for genomic in map(_dict, _list(_dict(interpretation.get("diagnosis")).get("genomicInterpretations"))):
+            variant = _dict(_dict(genomic.get("variantInterpretation")).get("variationDescriptor"))
+            for gene in (genomic.get("gene"), variant.get("geneContext")):
+                found[_text(_dict(gene).get("symbol"))] = None
+    return tuple(filter(None, found))
 
 
 def _terms(packet: dict, report: ReadReport) -> tuple[tuple[Term, ...], tuple[Term, ...]]:

@@ -69,11 +69,26 @@ def split_by_patient(
     return train, test
 
 
+def take_split(cases: Sequence[S], split: str, label: Callable[[S], str] = attrgetter("disease")) -> list[S]:
+    """The cases of one split: train, val (those of dev too) or test, by patient as :func:`split_by_patient` does.
+
+    test is all that is held out, but for the patients of dev and val where others are held out besides.
+    """
+    train, held_out = split_by_patient(cases, label=label)
+    if split == "train":
+        return train
+    tuning = {_patient(case) for case in held_out if case.split in ("dev", "val")}
+    of_val = [case for case in held_out if _patient(case) in tuning]
+    if split == "val":
+        return of_val
+    return [case for case in held_out if _patient(case) not in tuning] or of_val
+
+
 def hold_out(
     samples: Sequence[S], share: float, seed: int, label: Callable[[S], str] = attrgetter("disease")
 ) -> tuple[list[S], list[S]]:
-    """(train, early-stopping set): by the samples' own splits, or a ``share`` drawn if all of them are for training."""
-    if all(sample.split in ("", "train") for sample in samples):
+    """(train, early-stopping set): by the samples' own splits, or a ``share`` drawn if all of them have the same."""
+    if len({sample.split or "train" for sample in samples}) == 1:
         samples = [dataclasses.replace(sample, split="") for sample in samples]
     return split_by_patient(samples, share, seed, label)
 

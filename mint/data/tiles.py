@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mint.data.image_files import image_problem
+from mint.data.prompts import Prompt
 from mint.data.records import parse_rows
 from mint.data.splits import SPLITS
 from mint.data.tables import SUFFIXES, read_table
@@ -166,12 +167,14 @@ def list_lengths(tissues: Sequence[str], top_k: int | None = None, bottom_q: int
     return top_k, bottom_q
 
 
-def tissue_messages(tissues: Sequence[str], count: int) -> list[dict]:
+def tissue_messages(tissues: Sequence[str], count: int, prompt: Prompt | None = None) -> list[dict]:
     """The prompt of MINT's second task, without its image: one message, as some templates refuse a system message
     beside images.
 
-    tissues: those to choose from; count: how many to name.
+    tissues: those to choose from; count: how many to name. prompt: another wording, with {tissues} and {count}.
     """
+    if prompt:
+        return prompt.messages(tissues=", ".join(tissues), count=str(count))
     form = "\n".join(
         [HEADER, "1. 'Tissue1'"] + (["..."] if count > 2 else []) + [f"{count}. 'Tissue{count}'"] * (count > 1)
     )

@@ -30,12 +30,12 @@ class Node:
 class ListGrammar:
     """The lists of ``length`` different known names (of all, where fewer are known), as sequences of tokens."""
 
-    def __init__(self, tokenizer: ChatTokenizer, names: Sequence[str], length: int = LENGTH):
-        """names: of those that are the same after ``normalize``, the first is listed.
+    def __init__(self, tokenizer: ChatTokenizer, names: Sequence[str], length: int = LENGTH, header: str = HEADER):
+        """names: of those that are the same after ``normalize``, the first is listed. header: the first line.
 
         Raises InputError for no names, and for one that is blank or holds a line break.
         """
-        self.tokenizer = tokenizer
+        self.tokenizer, self.header = tokenizer, header
         self.names = tuple({normalize(name): name for name in reversed(names)}.values())[::-1]
         self.length = min(length, len(self.names))
         if not self.names:
@@ -73,7 +73,7 @@ class ListGrammar:
 
     def _line(self, number: int, name: str, before: str | None = None) -> list[int]:
         """The tokens of ``name`` as line ``number``; the header belongs to the first line."""
-        opening = HEADER if before is None else f"{HEADER}\n{number - 1}. {before}"
+        opening = self.header if before is None else f"{self.header}\n{number - 1}. {before}"
         text = f"{opening}\n{number}. {name}"
         following = "" if number == self.length else f"\n{number + 1}. "
         ids, offsets = self.tokenizer.answer_offsets(text + following)
@@ -81,7 +81,7 @@ class ListGrammar:
         return ids[begin : _first_from(offsets, len(text))]
 
     def _holds_break(self, name: str) -> bool:
-        text = f"{HEADER}\n1. {name}"
+        text = f"{self.header}\n1. {name}"
         _, offsets = self.tokenizer.answer_offsets(f"{text}\n2. ")
         return self.length > 1 and offsets[_first_from(offsets, len(text)) - 1][1] > len(text)
 
@@ -122,7 +122,7 @@ class ListState:
 
     def text(self) -> str:
         """The answer so far, without a name that is not complete."""
-        return format_list(self.listed)
+        return format_list(self.listed, self.grammar.header)
 
     def _complete(self) -> int | None:
         end = self._node.end

@@ -32,15 +32,17 @@ def rank_names(
     top: int,
     progress: bool = False,
     done: Callable[[int, Tensor], None] = lambda *_: None,
+    header: str = HEADER,
 ) -> Tensor:
     """[prompts, names] float32: log p(the list begins with this name | prompt), and the name ends there.
 
     The ``top`` best names of every prompt have their score. Of the others, those whose first token alone is less
     likely than the ``top`` best names have -inf: they need not be asked for. A name ends with the line break, or with
     the answer. The prompt is run once; the names go on from its keys and values. done: called with each prompt's place
-    and its row. Raises InputError where a prompt and the longest name do not fit in the model's context.
+    and its row. header: the first line of a list. Raises InputError where a prompt and the longest name do not fit in
+    the model's context.
     """
-    grammar = ListGrammar(tokenizer, names)
+    grammar = ListGrammar(tokenizer, names, header=header)
     places = {normalize(name): place for place, name in enumerate(grammar.names)}
     paths = [_paths(grammar, place) for place in range(len(grammar.names))]
     shared = _shared([path.ids for ways in paths for path in ways])
@@ -78,7 +80,7 @@ def _paths(grammar: ListGrammar, place: int) -> list[_Path]:
         return [_Path(ids, ends)]
     if not grammar.holds_break[place]:
         return [_Path(ids, [next(iter(grammar.tree(2, False).children)), *ends])]
-    alone = grammar.tokenizer.answer_offsets(f"{HEADER}\n1. {grammar.names[place]}")[0]
+    alone = grammar.tokenizer.answer_offsets(f"{grammar.header}\n1. {grammar.names[place]}")[0]
     return [_Path(ids, []), *([_Path(alone, ends)] if ends else [])]
 
 

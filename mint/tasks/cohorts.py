@@ -11,10 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint.data.cases import Case, read_term_ids
-from mint.data.gmdb import read_gmdb
+from mint.data.cases import HEADER, Case, read_term_ids
+from mint.data.gmdb import COLUMNS, cell_value, list_names, parse_texts, read_gmdb
 from mint.data.phenopackets import read_phenopackets
-from mint.data.splits import split_by_patient
+from mint.data.prompts import Prompt, read_prompt
+from mint.data.records import parse_rows
+from mint.data.splits import take_split
+from mint.data.tables import read_table
 from mint.errors import InputError
 from mint.progress import Progress
 
@@ -30,12 +33,11 @@ def add_cohort_options(parser: argparse.ArgumentParser) -> None:
     add("--cases", required=True, metavar="PATH", help=forms)
     add("--face-terms", metavar="FILE", help="HPO ids (first column) of what the face shows, left out of notes")
     add("--portraits", metavar="DIR", help="draw a portrait of each case's facial findings, instead of a photograph")
-    add("--images", metavar="DIR", help="folder of a table's images (default: the table's own)")
+    add("--images", metavar="DIR", help="folder of a table's images or aligned crops (default: the table's own)")
     add("--missing-images", choices=("error", "skip"), default="error", help="skip: keep the case without one")
     add("--hpo-terms", metavar="FILE.tsv[.gz]", help="labels (columns id, label) of findings given by id alone")
-    add(
-        "--split", choices=("train", "test"), help="part of the cohort, by patient: the table's own, or a tenth as test"
-    )
+    parts = "part of the cohort, by patient: as the table or its files' names say, or a tenth as test"
+    add("--split", choices=("train", "val", "test"), help=parts)
 
 
 def read_cohort(path: str, args: argparse.Namespace, split: str | None = None, draw: bool = True) -> list[Case]:
@@ -53,12 +55,50 @@ def read_cohort(path: str, args: argparse.Namespace, split: str | None = None, d
     else:
         cases, report = read_phenopackets(place, facial)
     print(f"{path}: {report}")
+    if summaries := getattr(args, "summaries", None):
+        cases = add_summaries(cases, summaries)
     if split := split or args.split:
-        cases = split_by_patient(cases)[split == "test"]
+        cases = take_split(cases, split)
         print(f"{path}: {len(cases)} cases of the {split} split")
         if not cases:
             raise InputError(f"{path}: the {split} split is empty")
     return draw_portraits(cases, Path(args.portraits)) if args.portraits and draw else cases
+
+
+def add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    """``--prompt`` and ``--genes``; read by :func:`read_with_prompt`."""
+    add = parser.add_argument
+    add(
+        "--prompt", metavar="FILE.toml", help="another wording (user, system, header), with {note}, {genes}, {passages}"
+    )
+    add(
+        "--genes",
+        metavar="FILE",
+        help="image_id or id, genes: candidates for {genes} of --prompt (default: the cases')",
+    )
+
+
+def read_with_prompt(args: argparse.Namespace) -> tuple[Prompt | None, list[Case]]:
+    """(the wording of ``--prompt``, or None; the cases of ``--cases``, with what it shows of them).
+
+    Raises InputError for a placeholder that has no value, and for values that no placeholder shows.
+    """
+    prompt = None
+    if args.prompt:
+        prompt = read_prompt(args.prompt, HEADER, ("note", "genes", "passages"), ("note",))
+    shown = prompt.placeholders if prompt else set()
+    if args.genes and "genes" not in shown:
+        raise InputError("--genes goes with a --prompt that has {genes}")
+    if prompt and bool(getattr(args, "retrieve", None)) != ("passages" in shown):
+        raise InputError(f"{args.prompt}: {{passages}} and --retrieve of evaluate.py go together")
+    cases = read_cohort(args.cases, args)
+    cases = add_genes(cases, args.genes) if args.genes else cases
+    if "genes" in shown and (without := [case.id for case in cases if not case.genes]):
+        raise InputError(
+            f"{len(without)} of {len(cases)} cases have no value for {{genes}} ({', '.join(without[:5])}): give "
+            "--genes FILE, or a prompt without it"
+        )
+    return prompt, cases
 
 
 def move_facial(case: Case, facial: set[str]) -> Case:
@@ -70,6 +110,54 @@ def move_facial(case: Case, facial: set[str]) -> Case:
         excluded=tuple(term for term in case.excluded if term.id not in facial),
         facial=case.facial + seen,
     )
+
+
+def add_summaries(cases: Sequence[Case], path: str) -> list[Case]:
+    """The cases, those without findings with the summary of their disease; for the teacher alone. Prints how many.
+
+    path: a table (.csv, .tsv) with the columns disease_id or disease, and summary. Raises FileProblems for two
+    summaries of a disease, InputError for a file that cannot be used.
+    """
+    columns = {"id": COLUMNS["disease_id"], "name": COLUMNS["disease"], "summary": ("summary",)}
+    table = read_table(Path(path), columns, (("id", "name"), ("summary",)))
+    summaries: dict[str, str] = {}
+
+    def parse(cells: list[str], line: int) -> int:
+        table.check(cells)
+        row = {name: cell_value(table.header, cells, found) for name, found in table.columns.items()}
+        for key in filter(None, (row["id"].lower(), row["name"].lower())):
+            if row["summary"] and summaries.setdefault(key, row["summary"]) != row["summary"]:
+                raise InputError(f"a second summary of {key}")
+        return line
+
+    parse_rows(Path(path), table.rows, parse, key=str)
+    lacking = [case for case in cases if not has_findings(case)]
+    found = {case: summaries.get(case.disease_id.lower()) or summaries.get(case.disease.lower()) for case in lacking}
+    print(f"{path}: summaries for {sum(map(bool, found.values()))} of {len(lacking)} cases without findings")
+    return [dataclasses.replace(case, summary=found.get(case) or "") for case in cases]
+
+
+def has_findings(case: Case) -> bool:
+    """Whether a finding is known to be present, in the case's text or apart from it."""
+    return bool(case.observed or case.facial or (case.text and parse_texts(case.text).findings))
+
+
+def add_genes(cases: Sequence[Case], path: str) -> list[Case]:
+    """The cases with the candidate genes of a table (.csv, .tsv) with the columns image_id or id, and genes.
+
+    Prints how many it holds. Raises FileProblems for a case given twice, InputError for a file that cannot be used.
+    """
+    columns = {"id": ("image_id", "id"), "genes": COLUMNS["genes"]}
+    table = read_table(Path(path), columns, (("id",), ("genes",)))
+
+    def parse(cells: list[str], line: int) -> tuple[str, tuple[str, ...]]:
+        table.check(cells)
+        identity, genes = (cell_value(table.header, cells, table.columns[name]) for name in ("id", "genes"))
+        return identity, tuple(list_names(genes))
+
+    genes = dict(parse_rows(Path(path), table.rows, parse, key=lambda row: row[0]))
+    print(f"{path}: genes for {sum(case.id in genes for case in cases)} of {len(cases)} cases")
+    return [dataclasses.replace(case, genes=genes[case.id]) if case.id in genes else case for case in cases]
 
 
 def draw_portraits(cases: Sequence[Case], folder: Path) -> list[Case]:

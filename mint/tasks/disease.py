@@ -15,7 +15,8 @@ from pathlib import Path
 from torch import Tensor
 
 from mint.cli import choose_device
-from mint.data.cases import Case, diagnosis_messages, write_note
+from mint.data.cases import HEADER, Case, diagnosis_messages, write_note
+from mint.data.prompts import Prompt
 from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.errors import InputError
 from mint.evaluation.constrained import LENGTH, ListGrammar
@@ -27,7 +28,7 @@ from mint.evaluation.scores import mean_score
 from mint.files import read_lines
 from mint.prefs.pairs import PairSettings
 from mint.tasks.base import Lists, Result
-from mint.tasks.cohorts import add_cohort_options, read_cohort
+from mint.tasks.cohorts import add_cohort_options, add_prompt_options, read_cohort, read_with_prompt
 from mint.tasks.ranked import RankedTask, rank_lists
 from mint.teachers.fitting import check_folder
 from mint.teachers.naive_bayes import NaiveBayesTeacher
@@ -62,6 +63,7 @@ class Disease(RankedTask):
         "ways_help": "constrained: known names only, each once; rank: score every known name as the first, and sort",
     }  # fmt: skip
     out_required = False
+    prompt: Prompt | None = None  # another wording than that of ``diagnosis_messages``
 
     def __init__(self, names: Sequence[str] = (), training: Sequence[Case] = ()):
         """names: of the known diseases. training: cases that say how common each disease is."""
@@ -72,7 +74,13 @@ class Disease(RankedTask):
         self._unknown = 0  # cases whose disease the teacher does not know
 
     def messages(self, case: Case, rng: random.Random | None = None) -> list[dict]:
-        return diagnosis_messages(write_note(case, rng), self.passages.get(case, ()))
+        return diagnosis_messages(write_note(case, rng), self.passages.get(case, ()), case.genes, self.prompt)
+
+    def read_asked(self, args: argparse.Namespace) -> list[Case]:
+        """The cases of ``--cases``; takes the wording of ``--prompt``."""
+        self.prompt, cases = read_with_prompt(args)
+        self.header = self.prompt.header if self.prompt else HEADER
+        return cases
 
     def score(self, listed: Sequence[str], case: Case) -> dict:
         scores = dataclasses.asdict(score_list(listed, case.disease, self.known, *self.teacher_lists(case)))
@@ -94,6 +102,7 @@ class Disease(RankedTask):
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         add_cohort_options(parser)
+        add_prompt_options(parser)
         parser.add_argument("--known-diseases", metavar="FILE", help="known names, one a line (default: the cases')")
         add = parser.add_argument_group("teacher").add_argument
         add("--teacher", nargs="+", metavar="DIR", help="a multimodal one; several: their mean (default: naive Bayes)")
@@ -125,7 +134,7 @@ class Disease(RankedTask):
         return " + ".join(filter(None, (super().row_name(args), args.retrieve and "retrieval")))
 
     def read(self, args: argparse.Namespace) -> list[Case]:
-        self._pool = read_cohort(args.cases, args)
+        self._pool = self.read_asked(args)
         return self._pool
 
     def prepare(self, args: argparse.Namespace, cases: Sequence[Case]) -> None:
@@ -165,7 +174,7 @@ class Disease(RankedTask):
         return self.rank_names(load(args), examples, self.held_to, **state)
 
     def ask(self, loaded: tuple, examples: Sequence[Case], **decoding) -> list[str]:
-        grammar = ListGrammar(loaded[1], self.held_to) if self.held_to else None
+        grammar = ListGrammar(loaded[1], self.held_to, header=self.header) if self.held_to else None
         return super().ask(loaded, examples, grammar=grammar, **decoding)
 
     def rank_names(
@@ -189,7 +198,7 @@ class Disease(RankedTask):
             save({left[row]: answers[left[row]]})
 
         prompts = [self.messages(cases[place]) for place in left]
-        rank_names(*loaded, prompts, names, top=LENGTH, progress=True, done=keep)
+        rank_names(*loaded, prompts, names, top=LENGTH, progress=True, done=keep, header=self.header)
         return [answers[place] for place in range(len(cases))]
 
     def save_more(self, folder: Path, results: Sequence[Result], settings: dict) -> dict:
@@ -210,6 +219,7 @@ class Disease(RankedTask):
 
     def add_pair_options(self, parser: argparse.ArgumentParser) -> None:
         add_cohort_options(parser)
+        add_prompt_options(parser)
         add = parser.add_argument_group("teacher").add_mutually_exclusive_group().add_argument
         add("--ranker", choices=("naive-bayes",), help="a statistical ranking of the findings (the default)")
         add("--fit", metavar="DIR", help="train a multimodal teacher, save it there, and rank with it")
@@ -225,6 +235,7 @@ class Disease(RankedTask):
         add("--fit-cases", metavar="PATH", help="cases to fit the teacher on (default: --cases)")
         add("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small new one)")
         add("--view", choices=VIEWS, default="both", help="--fit, --teacher: what the teacher sees (default both)")
+        add("--summaries", metavar="FILE", help="the teacher's text of cases without findings; gives the disease away")
         self.add_pair_flags(parser, top_k=PairSettings.top_k, bottom_q=PairSettings.bottom_q)
         for flag, kind, value, text in (
             ("--variants", int, 1, "notes per case, all but the first shuffled and thinned"),
@@ -244,13 +255,15 @@ class Disease(RankedTask):
             raise InputError("--folds goes with --fit")
         if args.faces and (not args.fit or args.base):
             raise InputError("--faces goes with --fit, and not with --base")
+        if args.summaries and not (args.fit or args.teacher):
+            raise InputError("--summaries goes with --fit or --teacher: naive Bayes reads no text")
         if args.folds and args.fit_cases:
             raise InputError("--folds cross-fits --cases themselves: it does not go with --fit-cases")
 
     def rank_examples(self, args: argparse.Namespace) -> tuple[list[Case], Teacher, PairSettings, bool]:
         if args.fit:
             check_folder(args.fit)
-        cases = read_cohort(args.cases, args)
+        cases = self.read_asked(args)
         teacher = make_teacher(args, read_cohort(args.fit_cases, args) if args.fit_cases else cases)
         if args.fit:
             known = len(teacher.classes)

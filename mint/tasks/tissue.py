@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from mint.cli import choose_device
-from mint.data.splits import split_by_patient
+from mint.data.prompts import Prompt, read_prompt
+from mint.data.splits import take_split
 from mint.data.tiles import HEADER, LISTED, Tile, list_lengths, read_tiles, tissue_messages
 from mint.data.views import draw_views
 from mint.errors import InputError
@@ -39,6 +40,7 @@ class Tissue(RankedTask):
     header = HEADER
     lists = Lists("tissue", LISTED, "top_5", lambda a, b: normalize(a) == normalize(b))
     vision = True
+    prompt: Prompt | None = None  # another wording than that of ``tissue_messages``
     decoding = {"temperature": 0.7, "top_p": 0.6, "top_k": 10, "max_new_tokens": 100, "batch_size": 32}
 
     def __init__(self, tissues: Sequence[str] = (), top_k: int | None = None, bottom_q: int | None = None):
@@ -55,6 +57,12 @@ class Tissue(RankedTask):
         columns = {**type(self).columns, "macro_f1": f1}  # of all tiles, not of one: comparisons leave it out
         self.columns = {name: columns[name] for name in SCORES}
 
+    def use_prompt(self, args: argparse.Namespace) -> None:
+        """Takes the wording of ``--prompt``. Raises InputError for a file that cannot be used."""
+        if args.prompt:
+            self.prompt = read_prompt(args.prompt, HEADER, ("tissues", "count"))
+            self.header = self.prompt.header
+
     def _cell(self, record: Mapping) -> np.ndarray:
         return confusion([record["tissue"]], [record["listed"]], self.tissues).flatten()
 
@@ -65,7 +73,7 @@ class Tissue(RankedTask):
         return np.where(there, f1_scores(counts), 0.0).sum(-1) / there.sum(-1)
 
     def messages(self, tile: Tile, rng: random.Random | None = None) -> list[dict]:
-        return tissue_messages(self.tissues, self.top_k)
+        return tissue_messages(self.tissues, self.top_k, self.prompt)
 
     def images(self, tile: Tile) -> list[str]:
         return [str(tile.image)]
@@ -92,6 +100,7 @@ class Tissue(RankedTask):
         add("--bottom-q", type=int, help="length of the teacher's worst list (default the same)")
 
     def read(self, args: argparse.Namespace) -> list[Tile]:
+        self.use_prompt(args)
         tiles, tissues = read_tile_options(args)
         self.choose_among(tissues, args.top_k, args.bottom_q)
         return tiles
@@ -145,6 +154,7 @@ class Tissue(RankedTask):
     def rank_examples(self, args: argparse.Namespace) -> tuple[list[Tile], Teacher, PairSettings, bool]:
         if args.fit:
             check_folder(args.fit)
+        self.use_prompt(args)
         tiles, tissues = read_tile_options(args)
         self.choose_among(tissues, args.top_k, args.bottom_q)
         templates, (device, _) = read_templates(args), choose_device(args.device, "auto")
@@ -169,8 +179,10 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
     add("--cases", required=True, metavar="PATH", help=forms)
     add("--tiles", metavar="DIR", help="where PanNuke's arrays are written as images")
     add("--tissues", metavar="FILE", help="the tissues to rank, one a line (default: those of the tiles)")
+    add("--prompt", metavar="FILE.toml", help="another wording (user, system, header), with {tissues} and {count}")
     add("--templates", metavar="FILE", help="descriptions of a tissue, one a line, with {} for its name")
-    add("--split", choices=("train", "test"), help="part of the tiles, by slide: the table's own, or a tenth as test")
+    parts = "part of the tiles, by slide: the table's own, or a tenth as test"
+    add("--split", choices=("train", "val", "test"), help=parts)
 
 
 def read_templates(args: argparse.Namespace) -> Sequence[str]:
@@ -191,7 +203,7 @@ def read_tile_options(args: argparse.Namespace, path: str | None = None) -> tupl
     if missing := [tissue for tissue in found if tissue not in tissues]:
         raise InputError(f"{args.tissues} lacks the tissue {missing[0]!r} of some tiles")
     if args.split:
-        tiles = split_by_patient(tiles, label=lambda tile: tile.tissue)[args.split == "test"]
+        tiles = take_split(tiles, args.split, label=lambda tile: tile.tissue)
         print(f"{path}: {len(tiles)} tiles of the {args.split} split")
         if not tiles:
             raise InputError(f"{path}: the {args.split} split is empty")

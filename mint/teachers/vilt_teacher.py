@@ -32,17 +32,20 @@ BATCH = 64  # cases scored at a time
 
 
 def describe(case: Case) -> str:
-    """The line of text a case is seen by: sex, age, findings present, findings absent; ``case.text`` where it has one.
+    """The line of text a case is seen by: sex, age, ethnicity, findings present, findings absent.
 
-    Labels lose commas, full stops, brackets and the word "and", as in GestaltMML; a comma then sets them apart.
+    ``case.text`` where it has one. ``case.summary`` stands where a case without findings has none to show. Labels lose
+    commas, full stops, brackets and the word "and", as in GestaltMML; a comma then sets them apart.
     """
+    summary = [_plain(case.summary)] if case.summary else []
     if case.text is not None:
-        return case.text
+        return " ".join([case.text, *summary])
     parts = [f"Sex {case.sex}"] if case.sex else []
     if case.age_years is not None:
         years, months = divmod(round(case.age_years * 12), 12)
         parts.append(f"Age {years} years {months} months")
-    parts += [_plain(term.label) for term in case.observed]
+    parts += [f"Ethnicity {_plain(case.ethnicity)}"] if case.ethnicity else []
+    parts += [_plain(term.label) for term in case.observed] + summary
     parts += [f"no {_plain(term.label)}" for term in case.excluded[:EXCLUDED_LIMIT]]
     return ", ".join(parts) or NO_TEXT
 

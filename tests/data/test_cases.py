@@ -1,6 +1,7 @@
 """Notes, prompts and lists."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,17 @@ def test_a_note_survives_any_missing_field():
     assert write_note(Case("1", "x", age_years=0.5)).startswith("A 6-month-old patient")
     assert write_note(Case("1", "x", age_years=80, sex="male")).startswith("An 80-year-old man")
     assert write_note(Case("1", "x", text="As it was written.")) == "As it was written."
+
+
+def test_what_is_for_the_teacher_alone_is_not_in_the_note():
+    more = {
+        "ethnicity": "European",
+        "genes": ("ELN",),
+        "summary": "A disorder of elastin.",
+        "facial": (Term("", "Ptosis"),),
+    }
+    assert write_note(replace(CASE, **more)) == write_note(CASE)
+    assert write_note(Case("1", "x", text="As it was.", **more)) == "As it was."
 
 
 def test_wording_varies_but_every_label_stays_verbatim():

@@ -50,7 +50,9 @@ def test_a_row_with_text(tmp_path):
         "test",
     )
     assert (case.age_years, case.sex, case.observed, case.excluded) == (3.5, "male", (), ())
-    assert write_note(case) == case.text == LINE
+    assert write_note(case) == case.text == LINE and case.ethnicity == "European"
+    assert read_one(tmp_path, ethnicity="African")[0].ethnicity == "African"
+    assert read_one(tmp_path, ethnicity="[]", texts="Ptosis")[0].ethnicity is None
     assert case.image == tmp_path / "1.png" and case.image.is_file()
     assert str(report) == "1 cases"
 
@@ -68,7 +70,8 @@ def test_a_row_of_the_database(tmp_path):
         "age_year": "12.0",
         "age_month": "3.0",
         "gender": "female",
-        "ethnicity": "[]",
+        "ethnicity": "['American - Native', 'European']",
+        "gene_names": "['ELN', 'LIMK1']",
         "internal_syndrome_name": "WILLIAMS-BEUREN SYNDROME; WBS",
         "pmid": "nan",
     }
@@ -82,9 +85,8 @@ def test_a_row_of_the_database(tmp_path):
     )
     assert case.observed == (Term("HP:0000293", "Full cheeks"), Term("HP:0000343", "HP:0000343"))
     assert case.excluded == (Term("HP:0001250", "Seizure"),) and case.text is None
-    assert str(report) == (
-        "1 cases; 1 findings known by id alone (the id stands for the label); columns not used: ethnicity, pmid"
-    )
+    assert case.ethnicity == "American - Native European" and case.genes == ("ELN", "LIMK1")
+    assert str(report) == "1 cases; 1 findings known by id alone (the id stands for the label); columns not used: pmid"
 
 
 @pytest.mark.parametrize(
@@ -152,8 +154,10 @@ def test_a_folder_with_one_table_and_images_elsewhere(tmp_path):
     path = write(tmp_path, ROW, image="faces/1.png")
     [case], _ = read_gmdb(tmp_path, images=faces)
     assert case.image == faces / "1.png"
-    (tmp_path / "second.tsv").write_bytes(path.read_bytes())
-    with pytest.raises(InputError, match="one .csv or .tsv file .found: second.tsv, table.csv."):
+    (tmp_path / "second.tsv").write_bytes(path.read_bytes().replace(b",", b"\t"))
+    with pytest.raises(
+        InputError, match="one .csv or .tsv file of cases .found: second.tsv, table.csv.*the file's own"
+    ):
         read_gmdb(tmp_path, images=faces)
     with pytest.raises(InputError, match="found: none"):
         read_gmdb(faces)
@@ -170,7 +174,7 @@ def test_byte_order_mark_blank_lines_and_quoted_lines_are_tolerated(tmp_path):
     )
     with pytest.raises(FileProblems) as caught:
         read_gmdb(path)
-    assert caught.value.problems == [f"{path}:6: no filename"]
+    assert caught.value.problems == [f"{path}:6: no filename, and no 2_aligned.jpg in {tmp_path}"]
     assert read_gmdb(path, missing_images="skip")[0][0].disease == "Noonan syndrome"
 
 
@@ -181,6 +185,99 @@ def test_a_missing_image_may_be_allowed(tmp_path):
     cases, report = read_gmdb(path, missing_images="skip")
     assert [case.image for case in cases] == [tmp_path / "1.png", None]
     assert str(report) == "2 cases; 1 without an image (kept)"
+
+
+def test_aligned_crops_stand_in_for_files_that_are_not_there(tmp_path):
+    rows = [ROW | {"image_id": name, "filename": file} for name, file in (("1", "1.png"), ("2", "/a/2.jpg"), ("3", ""))]
+    for name in ("1_aligned.jpg", "2_aligned.jpg", "3_aligned.png"):
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    cases, report = read_gmdb(write(tmp_path, *rows))
+    assert [case.image.name for case in cases] == ["1.png", "2_aligned.jpg", "3_aligned.png"]
+    assert report.notes["with their aligned crop (ID_aligned.jpg) as the image"] == 1
+    bare = [{name: value for name, value in row.items() if name != "filename"} for row in rows[1:]]
+    cases, _ = read_gmdb(write(tmp_path, *bare, name="bare.csv"))
+    assert [case.image.name for case in cases] == ["2_aligned.jpg", "3_aligned.png"]
+    Image.new("RGB", (2, 2)).save(tmp_path / "3_aligned.jpeg")
+    with pytest.raises(FileProblems, match="table.csv:4: 3_aligned.jpeg and 3_aligned.png are both in .* keep one"):
+        read_gmdb(tmp_path / "table.csv")
+
+
+# -- splits -----------------------------------------------------------------------------------------------------
+
+
+def split_tables(folder, **tables):
+    """Tables of ROW with the given ids, named by their keys."""
+    for name, ids in tables.items():
+        write(folder, *(ROW | {"image_id": identity} for identity in ids), name=f"{name}.csv")
+
+
+def test_the_split_is_in_the_names_of_the_tables(tmp_path):
+    split_tables(tmp_path, gmdb_train_v1=["1", "2"], gmdb_val_v1=["3"], gmdb_test_v1=["4"])
+    cases, report = read_gmdb(tmp_path)
+    assert {case.id: case.split for case in cases} == {"1": "train", "2": "train", "3": "val", "4": "test"}
+    assert str(report) == "4 cases"
+    assert [case.split for case in read_gmdb(tmp_path / "gmdb_test_v1.csv")[0]] == ["test"]
+    write(tmp_path, ROW | {"image_id": "5", "split": "train"}, name="more_test.csv")
+    assert read_gmdb(tmp_path / "more_test.csv")[0][0].split == "train"  # a column counts before the name
+    split_tables(tmp_path, train_and_test=["6"])
+    assert read_gmdb(tmp_path / "train_and_test.csv")[0][0].split == ""
+    with pytest.raises(InputError, match="one file for each split with train, val or test in its name"):
+        read_gmdb(tmp_path)
+
+
+def test_problems_of_all_tables_are_reported_at_once(tmp_path):
+    split_tables(tmp_path, train=["1", ""], test=["1", "2"], validation=[""])
+    with pytest.raises(FileProblems) as caught:
+        read_gmdb(tmp_path)
+    assert caught.value.problems == [
+        f"{tmp_path}/train.csv:3: no image_id",
+        f"{tmp_path}/validation.csv:2: no image_id",
+    ]
+    split_tables(tmp_path, train=["1"], validation=["3"])
+    with pytest.raises(FileProblems, match="train.csv: id '1' is also in test.csv"):
+        read_gmdb(tmp_path)
+
+
+def database(folder, **lists):
+    """The Database's form: one table of everything, lists of ids and class numbers, a table of syndromes."""
+    for name, ids in lists.items():
+        lines = ["image_id,subject,label", *(f"{identity},{identity},0" for identity in ids)]
+        (folder / f"gmdb_{name}_images_v1.1.0.csv").write_text("\n".join(lines))
+    (folder / "gmdb_syndromes_v1.1.0.tsv").write_text("syndrome_id\tsyndrome_name\n0\tNoonan syndrome\n")
+    return write(folder, *(ROW | {"image_id": str(i)} for i in range(1, 6)), name="image_metadata_v1.1.0.tsv")
+
+
+def test_the_split_is_in_lists_of_images(tmp_path):
+    database(tmp_path, train=[1, 2], val=[3], test=[4, 9])
+    cases, report = read_gmdb(tmp_path)
+    assert {case.id: case.split for case in cases} == {"1": "train", "2": "train", "3": "val", "4": "test"}
+    assert str(report) == (
+        "4 cases; 1 skipped: in no list of a split; 1 images of the splits' lists are not in image_metadata_v1.1.0.tsv "
+        "(left out); 1 tables without a column image_id (passed over: gmdb_syndromes_v1.1.0.tsv)"
+    )
+
+
+@pytest.mark.parametrize(
+    "lists, message",
+    [
+        ({"train": [1], "gallery": [1]}, "gmdb_gallery_images_v1.1.0.csv lists images without .* rename it or move it"),
+        ({"train": [1, 2], "test": [3, 2]}, "gmdb_train_images_v1.1.0.csv:3: the image 2 is also listed as test"),
+        ({"train": [""]}, "gmdb_train_images_v1.1.0.csv:2: no image_id"),
+    ],
+)
+def test_lists_that_do_not_say_the_split(tmp_path, lists, message):
+    database(tmp_path, **lists)
+    with pytest.raises(InputError, match=message):
+        read_gmdb(tmp_path)
+
+
+def test_a_table_with_splits_and_lists_of_others(tmp_path):
+    database(tmp_path, train=[1])
+    write(tmp_path, ROW | {"split": "train"}, name="image_metadata_v1.1.0.tsv")
+    with pytest.raises(InputError, match="and no column split; or give the file's own path"):
+        read_gmdb(tmp_path)
+    (tmp_path / "gmdb_train_images_v1.1.0.csv").unlink()
+    assert read_gmdb(tmp_path)[0][0].split == "train"
 
 
 # -- bad rows ---------------------------------------------------------------------------------------------------
@@ -274,7 +371,7 @@ def test_fifty_problems_are_listed_and_the_rest_counted(tmp_path):
         (["image_id,filename,disease,texts"], "holds no cases"),
         (["", "filename,texts"], "table.csv:2: missing columns: image_id; disease or .* .found: filename, texts"),
         (["image_id,filename,label"], "missing columns: texts or text or present_features"),
-        (["image_id;filename;disease;texts"], "missing columns: image_id; filename"),
+        (["image_id;filename;disease;texts"], "missing columns: image_id; disease or"),
         (["image_id,filename,disease,texts,Disease"], "table.csv:1: the column 'disease' is given twice"),
         (["image_id,filename,disease,texts", b"1,1.png,Beh\xe7et,x"], "table.csv:2: not UTF-8; save the table in that"),
     ],
@@ -304,6 +401,7 @@ def test_the_published_sample(shared_data, tmp_path):
     with sample.open(encoding="utf-8", newline="") as file:
         rows = [row | {"disease": "Noonan syndrome"} for row in csv.DictReader(file)]
     cases, report = read_gmdb(write(tmp_path, *rows, image="461_aligned.jpg"), missing_images="skip")
+    assert {case.ethnicity for case in cases} == {"European"}
     assert [(case.id, case.sex, case.age_years) for case in cases] == [
         ("461", "male", 3.5),
         ("477", "male", 8),

@@ -45,6 +45,14 @@ def test_a_case(tmp_path):
     assert str(report) == "1 cases"
 
 
+def test_genes_of_interpretations(tmp_path):
+    variant = {"variantInterpretation": {"variationDescriptor": {"geneContext": {"symbol": "ELN"}}}}
+    found = [variant, {"gene": {"symbol": "LIMK1"}}, variant, {"gene": "x"}, 3]
+    diagnosis = {"disease": {"id": "OMIM:1", "label": "Disease one"}, "genomicInterpretations": found}
+    folder = write(tmp_path, a=packet(interpretations=[{"diagnosis": diagnosis}]), b=packet("p2"))
+    assert [case.genes for case in read_phenopackets(folder)[0]] == [("ELN", "LIMK1"), ()]
+
+
 def test_facial_terms_stand_apart(tmp_path):
     [case], report = read_phenopackets(write(tmp_path, a=packet()), facial_terms={"HP:1"})
     assert case.observed == () and [t.label for t in case.facial] == ["Seizure"]

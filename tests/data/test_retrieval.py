@@ -5,6 +5,7 @@ import gzip
 import pytest
 
 from mint.data.cases import Case, Term, diagnosis_messages
+from mint.data.prompts import Prompt
 from mint.data.retrieval import (
     Passage,
     Retriever,
@@ -64,6 +65,8 @@ def test_passages_stand_in_the_prompt():
     content = diagnosis_messages("NOTE", ["one", "two"])[1]["content"]
     assert content.startswith("NOTE\n\nPassages that may help:\n[1] one\n[2] two\n\nName exactly 10")
     assert "Passages" not in diagnosis_messages("NOTE")[1]["content"]
+    other = Prompt("{passages} and {note}", "HEAD:")
+    assert diagnosis_messages("NOTE", ["one"], prompt=other) == [{"role": "user", "content": "[1] one and NOTE"}]
 
 
 def test_what_cannot_be_read(folder):

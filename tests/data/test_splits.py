@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mint.data.cases import Case
-from mint.data.splits import hold_out, split_by_patient
+from mint.data.splits import hold_out, split_by_patient, take_split
 from mint.errors import InputError
 
 
@@ -96,3 +96,21 @@ def test_what_stops_training_is_drawn_where_all_is_for_training():
     assert ids(hold_out(marked, 0.25, 0)[1]) == ids(split_by_patient(cases, 0.25, 0)[1]) != []
     own = [replace(case, split="dev" if case.subject == "patient 3" else "train") for case in cases]
     assert {case.subject for case in hold_out(own, 0.25, 0)[1]} == {"patient 3"}
+
+
+def test_one_split_at_a_time():
+    names = ["train", "val", "test", "", "dev"]
+    cases = [Case(f"{i}", "d", subject=f"p{i}", split=name) for i, name in enumerate(names)]
+    cases += [Case("again", "d", subject="p1")]  # the patient's other case says val
+    assert [ids(take_split(cases, name)) for name in ("train", "val", "test")] == [
+        ["0", "3"],
+        ["1", "4", "again"],
+        ["2"],
+    ]
+    assert ids(take_split(cases[:2], "test")) == ["1"]  # nothing else is held out
+    assert take_split([cases[0], cases[2]], "val") == []
+
+
+def test_early_stopping_draws_where_all_have_one_split():
+    cases = [replace(case, split="test") for case in cohort()]
+    assert ids(hold_out(cases, 0.25, 0)[1]) == ids(split_by_patient(cohort(), 0.25, 0)[1]) != []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mint.data.cases import diagnosis_messages, format_list, parse_list
+from mint.data.cases import HEADER, diagnosis_messages, format_list, parse_list
 from mint.data.chat import load_tokenizer
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
@@ -93,15 +93,15 @@ def test_greedy_among_what_is_allowed(setting):
     assert parse_list(answer)[0] == state.listed[0]
 
 
-def test_names_are_ranked_by_their_probability(setting):
+@pytest.mark.parametrize("header, names, count", [(HEADER, [*NAMES[:5], *AWKWARD[:3]], 2), ("Likely", NAMES[:2], 1)])
+def test_names_are_ranked_by_their_probability(setting, header, names, count):
     """p(name) = p(name, then another line) + p(name, then the end), by whole answers without a cache, in float64."""
     model, tokenizer = setting
-    names = [*NAMES[:5], *AWKWARD[:3]]
-    scores = rank_names(model, tokenizer, PROMPTS[:2], names, top=len(names))
-    grammar = ListGrammar(tokenizer, names)
+    scores = rank_names(model, tokenizer, PROMPTS[:count], names, top=len(names), header=header)
+    grammar = ListGrammar(tokenizer, names, header=header)
     shared = next(i for i in range(99) if len({tuple(ids[: i + 1]) for ids in grammar.first}) > 1)
     reference = copy.deepcopy(model).double()
-    for row, messages in enumerate(PROMPTS[:2]):
+    for row, messages in enumerate(PROMPTS[:count]):
         prompt = tokenizer.encode_prompt(messages)
         for column, name in enumerate(names):
             other = next(n for n in names if n != name)
@@ -110,7 +110,7 @@ def test_names_are_ranked_by_their_probability(setting):
                 ([name, other], len(grammar.first[column]) + (not grammar.holds_break[column])),
                 ([name], None),
             ):
-                answer = tokenizer.encode_answer(format_list(listed))[:cut]
+                answer = tokenizer.encode_answer(format_list(listed, header))[:cut]
                 ids = torch.tensor([prompt + answer])
                 with torch.no_grad():
                     steps = reference(ids)[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]

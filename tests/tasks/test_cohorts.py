@@ -6,8 +6,9 @@ import json
 import pytest
 from PIL import Image
 
+from mint.data.cases import Case, Term
 from mint.errors import InputError
-from mint.tasks.cohorts import add_cohort_options, read_cohort
+from mint.tasks.cohorts import add_cohort_options, add_genes, add_summaries, read_cohort
 
 
 def options(*arguments):
@@ -25,6 +26,7 @@ def packet(name, disease, *terms):
     }
 
 
+SPLITS = ("train", "val", "test")
 PTOSIS, SEIZURE, STRANGE = ("HP:0000508", "Ptosis"), ("HP:0001250", "Seizure"), ("HP:0011245", "Strange ear")
 
 
@@ -101,3 +103,62 @@ def test_what_cannot_be_read(packets, table, tmp_path):
             face.write_text("a\tb\n")
         with pytest.raises(InputError, match=message):
             read_cohort(str(path), options(*arguments))
+
+
+def test_splits_in_separate_tables(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "7_aligned.jpg")
+    for name, split in enumerate(("train", "val", "test")):
+        row = f"{name},7_aligned.jpg,A,Ptosis"
+        (tmp_path / f"gmdb_{split}_v1.csv").write_text(f"image_id,filename,disease,texts\n{row}\n")
+    found = {split: [case.id for case in read_cohort(str(tmp_path), options("--split", split))] for split in SPLITS}
+    assert found == {"train": ["0"], "val": ["1"], "test": ["2"]}
+    assert [case.id for case in read_cohort(str(tmp_path), options("--split", "test"), "train")] == ["0"]
+
+
+LINE = "Sex male Age 3 years 6 months Ethnicity European"
+PTOSIS_TERM = (Term("", "Ptosis"),)
+
+
+@pytest.mark.parametrize(
+    "case, summary",
+    [
+        (Case("a", "Noonan syndrome", "OMIM:1"), "Of the first."),
+        (Case("a", "noonan syndrome"), "Of the first."),
+        (Case("a", "Second", excluded=PTOSIS_TERM, text=LINE), "Of the second."),
+        (Case("a", "Second", text=f"{LINE} Ptosis"), ""),
+        (Case("a", "Second", text="A note."), ""),
+        (Case("a", "Second", observed=PTOSIS_TERM), ""),
+        (Case("a", "Second", facial=PTOSIS_TERM), ""),
+        (Case("a", "Third"), ""),
+        (Case("a", "Fourth"), ""),
+    ],
+)
+def test_a_summary_is_for_cases_without_findings(tmp_path, case, summary):
+    path = tmp_path / "summaries.tsv"
+    rows = ["OMIM:1\tNoonan syndrome\tOf the  first.", "\tSecond\tOf the second.", "\tsecond\tOf the second."]
+    path.write_text("\n".join(["disease_id\tdisease\tsummary", *rows, "OMIM:3\tThird\tnan"]))
+    assert [found.summary for found in add_summaries([case], str(path))] == [summary]
+
+
+def test_summaries_are_counted_and_must_agree(tmp_path, capsys):
+    path = tmp_path / "summaries.csv"
+    path.write_text("disease,summary\nA,one\n")
+    add_summaries([Case("a", "A"), Case("b", "B"), Case("c", "B", observed=PTOSIS_TERM)], str(path))
+    assert capsys.readouterr().out == f"{path}: summaries for 1 of 2 cases without findings\n"
+    path.write_text("disease,summary\nA,one\na,two\n")
+    with pytest.raises(InputError, match="summaries.csv:3: a second summary of a"):
+        add_summaries([], str(path))
+    path.write_text("name,summary\nA,one\n")
+    with pytest.raises(InputError, match="missing columns: disease_id or omim_id or disease"):
+        add_summaries([], str(path))
+
+
+def test_genes_of_a_file(tmp_path, capsys):
+    path = tmp_path / "genes.tsv"
+    path.write_text("id\tgenes\na\tELN; LIMK1\nx\tTP53\n")
+    cases = add_genes([Case("a", "A", genes=("OLD",)), Case("b", "B", genes=("KEPT",))], str(path))
+    assert [case.genes for case in cases] == [("ELN", "LIMK1"), ("KEPT",)]
+    assert capsys.readouterr().out == f"{path}: genes for 1 of 2 cases\n"
+    path.write_text("id\tgenes\na\tELN\na\tTP53\n")
+    with pytest.raises(InputError, match="genes.tsv:3: id 'a' is also that of"):
+        add_genes(cases, str(path))

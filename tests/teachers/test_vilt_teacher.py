@@ -81,6 +81,16 @@ def test_the_text_of_a_case():
     assert describe(Case("x", "d", excluded=absent)) == ", ".join(f"no Sign {i}" for i in range(6))
     assert describe(Case("x", "d")) == "*"
     assert describe(replace(case, text="as it is, and so")) == "as it is, and so"
+    european = Case("x", "d", age_years=3.5, sex="male", ethnicity="European", observed=(term("Ptosis"),))
+    assert describe(european) == "Sex male, Age 3 years 6 months, Ethnicity European, Ptosis"
+    summary = {"summary": "A rare disorder of the face, and bones."}
+    bare = replace(european, observed=(), excluded=(term("Seizure"),), **summary)
+    assert (
+        describe(bare)
+        == "Sex male, Age 3 years 6 months, Ethnicity European, A rare disorder of the face bones, no Seizure"
+    )
+    line = "Sex male Age 3 years 6 months Ethnicity European"
+    assert describe(replace(case, observed=(), text=line, **summary)) == f"{line} A rare disorder of the face bones"
 
 
 def test_text_never_becomes_a_control_token(tmp_path):

@@ -6,6 +6,7 @@ python -m mint.demo cohort --out DIR                                       its p
 python -m mint.demo tiles --out DIR                                        microscope tiles of 19 tissues, as a table
 python -m mint.demo radiographs --out DIR                                  radiographs, questions about them, and masks
 python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
+python -m mint.demo scarce --out DIR                                       MINT with few diagnosed patients, in tables
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from mint.cli import run_command
 from mint.data.preferences import read_preferences
+from mint.demo.scarce_table import run_scarce
 from mint.demo.tiny_model import SHAPES, TOWER, write_base
 from mint.files import check_unused
 from mint.synthetic.cohort_folder import write_cohort
@@ -91,8 +93,17 @@ def run_gallery(args) -> None:
     print(f"{args.out}: {args.patients} portraits of each syndrome")
 
 
+def add_scarce(commands) -> None:
+    parser = commands.add_parser("scarce", help="the experiment of the disease demo over seeds and diagnosed patients")
+    parser.add_argument("--out", required=True, metavar="DIR", help="may hold a part: what is finished is kept")
+    parser.add_argument("--diagnosed", type=int, nargs="+", default=[200], metavar="T", help="default 200")
+    parser.add_argument("--seeds", type=int, default=5, help="draws of patients and trainings for each T (default 5)")
+    parser.set_defaults(run=run_scarce)
+
+
 COMMANDS = (
     add_base,
+    add_scarce,
     add_drawn(
         "cohort",
         "synthetic patients with notes and portraits, as a table and images",

@@ -13,8 +13,9 @@ from mint.models import init_model, save_model
 BOS, END_OF_TEXT, EOT, IMAGE = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|image|>"
 CONTROL = (BOS, END_OF_TEXT, "<|start_header_id|>", "<|end_header_id|>", EOT)
 
-# Decoder shapes: "demo" trains in a minute on two cores, "small" (5 M with 10,000 tokens) is for real cohorts.
+# Decoder shapes: "shallow" reads notes of phrases, "demo" images too, "small" (5 M parameters) real cohorts.
 SHAPES = {
+    "shallow": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 1, "num_attention_heads": 4},
     "demo": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4},
     "small": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 4},
 }

@@ -155,7 +155,8 @@ def _write_model(model: Pretrained, aside: Path, max_shard_bytes: int) -> None:
     first = next(iter(tensors.values()))
     config = {**model.config.raw, "torch_dtype": str(first.dtype).removeprefix("torch.")}
     config.pop("dtype", None)  # the newer spelling of the same
-    config.setdefault("architectures", [FAMILIES[config["model_type"]][2]])
+    if "architectures" not in config:
+        config["architectures"] = [FAMILIES[config["model_type"]][2]]
     (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     source = getattr(model, "source_dir", None)
     if source is not None:

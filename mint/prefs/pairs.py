@@ -16,6 +16,7 @@ from mint.prefs.policy_lists import ON_POLICY, ListPair, Policy, edited_pair, sa
 from mint.teachers.ranking import CHUNK, Teacher, rank
 
 ANSWERS = ("ranking", "disease")
+RANKED_BY = ("note", "case")
 REJECTED = ("bottom", "random", *ON_POLICY)
 
 
@@ -49,7 +50,8 @@ class PairSettings:
 
     top_k, bottom_q: names listed by the chosen and the rejected answer. label_first: the true name is moved to the
     front of the chosen list, and never in the rejected one. variants: notes per case; all but the first are shuffled
-    and have a share ``drop_terms`` of their findings left out, and each is ranked by the findings that are left.
+    and have a share ``drop_terms`` of their findings left out. rank_by: each is ranked by the ``note``, the findings
+    that are left, or by the whole ``case``: the teacher then knows more than the student is told.
     reject: ``bottom``, the last q of the ranking; ``random``, q drawn from the names that are not chosen; ``policy``
     and ``edit``, lists of the policy (:mod:`mint.prefs.policy_lists`). rejected_samples: records per note; the first
     rejects as ``reject`` says, each other q names drawn from the ranking's lower half, or at random. answer:
@@ -61,6 +63,7 @@ class PairSettings:
     label_first: bool = False
     variants: int = 1
     drop_terms: float = 0.2
+    rank_by: str = "note"
     rejected_samples: int = 1
     answer: str = "ranking"
     reject: str = "bottom"
@@ -178,7 +181,8 @@ def _records(
 ) -> Iterator[dict]:
     while chunk := list(islice(notes, CHUNK)):
         own = None if held_out else [note.example for note in chunk]
-        for note, ranking in zip(chunk, rank(teacher, [note.case for note in chunk], own), strict=True):
+        ranked = [note.case if settings.rank_by == "note" else note.example for note in chunk]
+        for note, ranking in zip(chunk, rank(teacher, ranked, own), strict=True):
             fields: dict[str, Any] = {"prompt": note.prompt}
             if files := task.images(note.example):
                 fields["images"] = [relative_name(file, folder) for file in files]

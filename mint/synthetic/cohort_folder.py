@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mint.data.cases import Case, Term
+from mint.files import file_aside
 from mint.progress import Progress
 from mint.synthetic.cohort import sample_cohort
 from mint.synthetic.package_tables import new_set, write_table
@@ -16,17 +17,29 @@ COLUMNS = ["image_id", "filename", "disease", "disease_id", "present_features", 
 COLUMNS += ["age_year", "sex", "patient_id", "split"]
 
 
-def draw_cohort(patients: int, seed: int, folder: str | Path, split: str = "") -> list[Case]:
-    """``sample_cohort`` with a portrait of each patient in ``folder``. Ids contain the seed."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def place_cohort(patients: int, seed: int, folder: str | Path, split: str = "") -> list[Case]:
+    """``sample_cohort`` with ids that contain the seed, and a place in ``folder`` for each portrait, not drawn yet."""
     cases = []
-    for case in Progress(sample_cohort(patients, seed), desc="portraits", unit="case", leave=False):
+    for case in sample_cohort(patients, seed):
         name = f"{seed}-{case.id}"
-        path = folder / f"{name}.png"
-        draw_portrait([term.id for term in case.facial], name, case.age_years, case.sex).save(path)
+        path = Path(folder) / f"{name}.png"
         cases.append(dataclasses.replace(case, id=name, subject=name, image=path, split=split))
     return cases
+
+
+def draw_portraits(cases: Sequence[Case]) -> list[Case]:
+    """Draws the portraits of cases with a place for one, unless they are there; returns the cases."""
+    missing = [case for case in cases if case.image is not None and not case.image.is_file()]
+    for case in Progress(missing, desc="portraits", unit="case", leave=False):
+        assert case.image is not None
+        with file_aside(case.image) as aside:
+            draw_portrait([term.id for term in case.facial], case.id, case.age_years, case.sex).save(aside)
+    return list(cases)
+
+
+def draw_cohort(patients: int, seed: int, folder: str | Path, split: str = "") -> list[Case]:
+    """:func:`place_cohort` with its portraits."""
+    return draw_portraits(place_cohort(patients, seed, folder, split))
 
 
 def write_cohort(folder: str | Path, train: int, test: int, seed: int = 0) -> None:

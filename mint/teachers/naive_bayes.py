@@ -11,7 +11,7 @@ Absent findings are left out: as log(1 - p) they make the ranking of unseen case
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,23 +29,47 @@ class NaiveBayesTeacher:
 
     def __init__(self, cases: Sequence[Case]):
         """Counts the cohort. Raises InputError if it names fewer than two diseases."""
-        self.classes = sorted({case.disease for case in cases})
-        if len(self.classes) < 2:
+        classes = sorted({case.disease for case in cases})
+        if len(classes) < 2:
             raise InputError("ranking needs cases of at least two diseases")
-        self._disease = {name: i for i, name in enumerate(self.classes)}
         labels = sorted({term.label for case in cases for term in case.observed})
-        self._term = {label: i for i, label in enumerate(labels)}
-        self._cases = np.zeros(len(self.classes))
-        self._with = np.zeros((len(labels), len(self.classes)))  # [terms, diseases]
+        self._set(classes, labels, np.zeros(len(classes)), np.zeros((len(labels), len(classes))))
         for case in cases:
             column = self._disease[case.disease]
             self._cases[column] += 1
             self._with[self._known(case), column] += 1
-        self._share = (self._with.sum(1) + 0.5) / (len(cases) + 1)
+        self._estimate()
+
+    def _set(self, classes: list[str], labels: list[str], cases: np.ndarray, with_term: np.ndarray) -> None:
+        """cases: [diseases]; with_term: [terms, diseases], how many of them have the term."""
+        self.classes, self._cases, self._with = classes, cases, with_term
+        self._disease = {name: i for i, name in enumerate(classes)}
+        self._term = {label: i for i, label in enumerate(labels)}
+
+    def _estimate(self) -> None:
+        self._share = (self._with.sum(1) + 0.5) / (self._cases.sum() + 1)
         self._log_p = np.log((self._with + STRENGTH * self._share[:, None]) / (self._cases + STRENGTH))
         prior = self._cases + PRIOR_CASES
         self._prior_total = prior.sum()
         self._log_prior = np.log(prior / self._prior_total)
+
+    def counts(self) -> dict:
+        """What the teacher has counted, for a JSON file; :meth:`from_counts` restores it."""
+        findings = {label: self._with[row].astype(int).tolist() for label, row in self._term.items()}
+        return {"classes": self.classes, "cases": self._cases.astype(int).tolist(), "findings": findings}
+
+    @classmethod
+    def from_counts(cls, counts: Mapping) -> NaiveBayesTeacher:
+        """The teacher with these counts. Raises InputError for counts of another form."""
+        teacher = cls.__new__(cls)
+        try:
+            cases, rows = np.array(counts["cases"], float), list(counts["findings"].values())
+            table = np.array(rows, float).reshape(len(rows), len(cases))
+            teacher._set(list(counts["classes"]), list(counts["findings"]), cases, table)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the counts of naive Bayes have another form than expected ({error})") from None
+        teacher._estimate()
+        return teacher
 
     def _known(self, case: Case) -> list[int]:
         return [self._term[label] for label in {t.label: None for t in case.observed} if label in self._term]

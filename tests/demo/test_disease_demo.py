@@ -1,6 +1,5 @@
 """The disease demo from nothing to its table, made small."""
 
-import dataclasses
 import json
 import signal
 
@@ -8,47 +7,53 @@ import pytest
 
 import train
 from mint.config import TrainConfig
-from mint.demo import disease_demo, stages
-from mint.demo.cache import cache_folder, cached
+from mint.demo import arms, disease_demo, scarce, stages
+from mint.demo.cache import cache_folder
 from mint.errors import Stopped
+from mint.teachers import findings_teacher
+from tests.demo.test_arms import InThisProcess
+
+STUDENTS = ["student before", "student after"]
 
 
-def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def small(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(disease_demo, "SHOWN", (100, 10))
-    monkeypatch.setattr(disease_demo, "TAUGHT", (50, 11))
-    monkeypatch.setattr(disease_demo, "RANKED", (20, 12))
-    monkeypatch.setattr(disease_demo, "UNSEEN", (10, 13))
-    monkeypatch.setattr(disease_demo, "FACES", {"count": 100, "epochs": 1})
-    monkeypatch.setattr(disease_demo, "TEACHER", dataclasses.replace(disease_demo.TEACHER, epochs=1))
-    monkeypatch.setattr(disease_demo, "TEACH", disease_demo.TEACH | {"steps": 6, "batch_size": 16})
-    monkeypatch.setattr(disease_demo, "ALIGN", disease_demo.ALIGN | {"steps": 3, "batch_size": 4})
+    monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(disease_demo, "DIAGNOSED", 60)
+    monkeypatch.setattr(disease_demo, "FACES", 40)
+    for name, value in (("UNDIAGNOSED", 40), ("UNSEEN", (10, 13)), ("READ", (30, 11))):
+        monkeypatch.setattr(scarce, name, value)
+    monkeypatch.setattr(findings_teacher.READING, "epochs", 1)
+    for recipe in (scarce.BASE, scarce.ALIGN):
+        monkeypatch.setitem(recipe, "steps", 3)
+        monkeypatch.setitem(recipe, "batch_size", 4)
+
+
+def test_first_start_builds_once_trains_and_prints_the_table(small, tmp_path, monkeypatch, capsys):
     out = tmp_path / "run"
     disease_demo.run(TrainConfig(loss="orpo", out=str(out), device="cpu"), train.train)
     printed = capsys.readouterr().out
-    assert "building the demo data" in printed and "a few minutes on two CPU cores" in printed
-    steps = ["1/4 ", "2/4 ", "3/4 ", "4/4 ", "aligning the model of", "10 unseen cases"]
+    assert "Does a model that reads notes" in printed and "minutes on two CPU cores" in printed
+    steps = ["building the demo data", "1/3 ", "2/3 ", "3/3 ", "aligning the model of", "10 unseen cases"]
     places = [printed.find(step) for step in steps]
     assert -1 not in places and places == sorted(places)
     table = json.loads((out / "metrics.json").read_text())["rows"]
-    teachers, students = (
-        ["teacher, image + text", "teacher, text only"],
-        ["student before (text only)", "student after (text only)"],
-    )
-    assert list(table) == teachers + students and all(row["cases"] == 10 for row in table.values())
-    assert table["teacher, image + text"]["coverage"] == 1
+    assert list(table) == [disease_demo.BOTH, disease_demo.TEXT, *disease_demo.COMPARED, *STUDENTS]
+    assert all(row["cases"] == 10 for row in table.values())
+    assert table[disease_demo.BOTH]["coverage"] == 1
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 10
     assert f"page: {out}/comparison.html" in printed.splitlines()[-1]
     compared = json.loads((out / "comparison.json").read_text())["systems"]
-    assert list(compared) == [*students, *teachers]
+    assert list(compared)[:2] == STUDENTS and set(compared) == set(table)
     assert all(
         compared[name]["metrics"][score]["value"] == pytest.approx(table[name][score])
         for name in compared
         for score in ("top_1", "car")
     )
     folder = cache_folder("demo", disease_demo.SOURCES)
-    made = {"blank", "done", "lessons.jsonl", "model", "pairs.jsonl", "portraits", "teacher", "unseen.jsonl"}
-    assert {path.name for path in folder.iterdir()} == made
+    assert len((folder / "pairs.jsonl").read_text().splitlines()) == 40 * scarce.PAIRS.variants
+    assert len((folder / "unseen.jsonl").read_text().splitlines()) == 10
 
     second = TrainConfig(loss="dpo", steps=2, out=str(tmp_path / "second"), device="cpu")
     monkeypatch.setattr(disease_demo, "compare", lambda *_: None)
@@ -58,15 +63,14 @@ def test_first_start_builds_once_trains_and_prints_the_table(tmp_path, monkeypat
     assert [row["step"] for row in steps if "loss" in row] == [1, 2]  # the user's settings win
 
 
+def test_a_build_that_is_stopped_leaves_nothing_and_says_so(small, tmp_path):
+    with pytest.raises(Stopped, match="stopped while the demo data were being built") as stop:
+        disease_demo.run(TrainConfig(), stopped)
+    assert stop.value.number == signal.SIGTERM and not list((tmp_path / "cache" / "mint").iterdir())
+
+
 def stopped(config):
     raise Stopped(signal.SIGTERM, "stopped after step 3 of 6")
-
-
-def test_a_build_that_is_stopped_leaves_nothing_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(Stopped, match="stopped while the demo data were being built") as stop:
-        cached("demo", disease_demo.SOURCES, lambda folder: disease_demo.build_base(folder, stopped), "no time")
-    assert stop.value.number == signal.SIGTERM and not list((tmp_path / "cache" / "mint").iterdir())
 
 
 def test_a_run_that_is_stopped_is_not_evaluated(tmp_path):
@@ -74,7 +78,8 @@ def test_a_run_that_is_stopped_is_not_evaluated(tmp_path):
         stages.align(TrainConfig(), stopped, disease_demo.ALIGN, tmp_path, lambda *_: pytest.fail("evaluated"))
 
 
-def test_an_adapter_keeps_its_own_rank(tmp_path):
-    config = stages.complete(TrainConfig(adapter="runs/sft/adapter"), disease_demo.ALIGN, tmp_path)
-    assert config.lora_rank is None and config.lr == disease_demo.ALIGN["lr"]
-    assert stages.complete(TrainConfig(), disease_demo.ALIGN, tmp_path).lora_rank == disease_demo.ALIGN["lora_rank"]
+def test_flags_of_an_adapter_turn_full_training_off(tmp_path):
+    assert stages.complete(TrainConfig(), scarce.ALIGN, tmp_path).full
+    for given in (TrainConfig(adapter="runs/sft/adapter"), TrainConfig(lora_rank=8)):
+        config = stages.complete(given, scarce.ALIGN, tmp_path)
+        assert not config.full and config.lora_rank == given.lora_rank and config.lr == scarce.ALIGN["lr"]

@@ -1,0 +1,151 @@
+"""Arms of an experiment: one model trained in several ways, each asked about the same unseen cases.
+
+Arms run side by side, a process and a thread each. One that is finished is not run again, so an experiment that was
+stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import runpy
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mint.config import TrainConfig
+from mint.data.cases import Case
+from mint.data.chat import load_tokenizer
+from mint.data.preferences import write_jsonl
+from mint.demo.stages import Train, aligned, load_student
+from mint.evaluation.predictions import read_predictions
+from mint.files import write_aside
+from mint.progress import duration
+from mint.scripts import command_file
+from mint.tasks.disease import Disease
+
+SAMPLING = {"temperature": 0.8, "top_p": 0.8, "top_k": 10}  # the paper's
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every arm is asked: cases, unseen patients; names, of all diseases.
+
+    ways: of decoding: ``rank`` ranks the names, ``greedy`` and ``sample`` write lists, the latter as in the paper.
+    """
+
+    cases: Sequence[Case]
+    names: Sequence[str]
+    ways: tuple[str, ...] = ("rank",)
+
+    def ask(self, way: str, model_dir: str, adapter: Path | None, seed: int = 0) -> list[str]:
+        """A model's answers to all cases."""
+        task, loaded = Disease(self.names), (load_student(model_dir, adapter), load_tokenizer(model_dir))
+        if way == "rank":
+            return task.rank_names(loaded, self.cases, self.names)
+        sampling = {**SAMPLING, "seed": seed} if way == "sample" else {}
+        return task.ask(loaded, self.cases, max_new_tokens=160, batch_size=64, **sampling)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the experiment's table.
+
+    name: the row. folder: of its run and answers. model: the directory that it starts from. settings: of
+    ``TrainConfig`` beside model and folder; empty for a model that is asked as it is.
+    """
+
+    name: str
+    folder: Path
+    model: Path
+    settings: Mapping = field(default_factory=dict)
+
+    @property
+    def config(self) -> TrainConfig:
+        paths = {"out": str(self.folder / "run"), "model": str(self.model)}
+        return TrainConfig(**{"device": "cpu", **paths, **self.settings})
+
+    def file(self, way: str) -> Path:
+        """Where the answers of a way of decoding are."""
+        return self.folder / f"{way}.jsonl"
+
+    def answers(self, exam: Exam, way: str = "rank") -> list[str]:
+        """The answers of a finished arm. Raises InputError for answers to other cases."""
+        return read_predictions(self.file(way), [case.id for case in exam.cases])
+
+
+Job = tuple[str, Callable[..., object], tuple]  # name, function, its arguments
+
+
+def arm_jobs(arms: Sequence[Arm], exam: Exam) -> list[Job]:
+    """The jobs of the arms that are not finished."""
+    left = [arm for arm in arms if not all(arm.file(way).is_file() for way in exam.ways)]
+    return [(arm.name, run_arm, (arm, exam)) for arm in left]
+
+
+def side_by_side(jobs: Sequence[Job], workers: int | None = None) -> None:
+    """Runs jobs in as many processes as there are cores (``workers``), and prints each when it is finished.
+
+    The first exception of a job ends all of them and is raised.
+    """
+    with _processes(min(len(jobs), workers or len(os.sched_getaffinity(0)))) as pool:
+        start = time.monotonic()
+        futures = {pool.submit(function, *arguments): name for name, function, arguments in jobs}
+        for number, future in enumerate(as_completed(futures), 1):
+            future.result()
+            print(f"{number}/{len(jobs)} {futures[future]}, after {duration(time.monotonic() - start)}", flush=True)
+
+
+@contextlib.contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes end with it, whatever ends it."""
+    pool = ProcessPoolExecutor(max(1, count), multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def run_arm(arm: Arm, exam: Exam) -> None:
+    """Trains one arm and asks it; what it prints goes to ``log.txt``."""
+    with logged(arm.folder / "log.txt"):
+        config, model, adapter = arm.config, str(arm.model), None
+        if arm.settings:
+            done = arm.folder / "trained"
+            if not done.is_file():
+                shutil.rmtree(arm.folder / "run", ignore_errors=True)  # of an interrupted run
+                load_train()(config)
+                write_aside(done, "")
+            model, adapter = aligned(config, arm.folder / "run")
+        for way in exam.ways:
+            answers = exam.ask(way, model, adapter, config.seed)
+            records = [{"id": case.id, "answer": answer} for case, answer in zip(exam.cases, answers, strict=True)]
+            write_jsonl(arm.file(way), records)
+
+
+@contextlib.contextmanager
+def logged(file: Path) -> Iterator[None]:
+    """Standard output and error go to ``file`` in the block."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", encoding="utf-8", buffering=1) as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+
+
+def load_train() -> Train:
+    """``train`` of ``train.py``: the package imports no command, and finds it beside itself."""
+    return runpy.run_path(str(command_file("train")))["train"]

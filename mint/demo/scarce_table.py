@@ -1,0 +1,115 @@
+"""The experiment of :mod:`mint.demo.scarce` over seeds and numbers of diagnosed patients, with its tables and curve.
+
+python -m mint.demo scarce --out DIR --diagnosed 50 100 200 400 1200 --seeds 5
+
+A command that was stopped goes on with the arms that are not finished.
+
+``diagnosed-T/comparison.*`` compare the arms at
+each T, ``curve.png`` and ``curve.csv`` show them over T.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mint.demo.arms import arm_jobs, load_train, side_by_side
+from mint.demo.scarce import BOTH, ROWS, Study, find_reader, teach_form
+from mint.errors import InputError
+from mint.evaluation.scores import means_table
+from mint.evaluation.statistics import Estimate
+from mint.files import file_aside, write_aside
+from mint.tasks.base import save_results, score_answers
+from mint.tasks.compare import load_systems
+from mint.tasks.compare_page import save_comparison
+from mint.tasks.disease import Disease
+from mint.tasks.ranked import rank_lists
+
+FACES = 12_000  # drawn to learn from
+BASELINE = "SFT on the T diagnoses"
+LENGTHS = 10, 15  # of the teacher's best and worst lists, to which coverage and avoidance refer
+SHOWN = {"top_1": "true disease first, per cent", "top_10": "true disease among ten, per cent"}  # panels of the curve
+
+
+def run_scarce(args: argparse.Namespace) -> None:
+    """Draws, trains and asks what is missing; writes the tables and the curve.
+
+    Raises InputError for numbers out of range, or a folder that cannot be written.
+    """
+    if args.seeds < 1 or min(args.diagnosed) < 50:
+        raise InputError("--seeds must be at least 1, and --diagnosed at least 50")
+    root = Path(args.out)
+    find_reader(root, FACES)
+    if not (root / "model").is_dir():
+        teach_form(root, load_train())
+    studies = {count: [Study(root, count, seed) for seed in range(args.seeds)] for count in args.diagnosed}
+    jobs = [job for group in studies.values() for study in group for job in arm_jobs(study.arms(), study.exam)]
+    if jobs:
+        side_by_side(jobs)
+    write_curve(root, {count: compare_rows(root / f"diagnosed-{count}", group) for count, group in studies.items()})
+
+
+def compare_rows(folder: Path, studies: Sequence[Study]) -> dict[str, dict[str, Estimate]]:
+    """Writes the comparison of all rows over the seeds to ``folder``; returns row -> score -> mean and interval."""
+    rows: dict[str, list[Path]] = {}
+    for study in studies:
+        for name, place in score_study(study).items():
+            rows.setdefault(name, []).append(place)
+    runs = [f"{name}={','.join(map(str, places))}" for name, places in rows.items()]
+    save_comparison(runs, folder, baseline=BASELINE)
+    systems = load_systems(runs)
+    print(f"{folder}:\n{means_table({s.name: s.estimates for s in systems}, systems[0].task.columns)}\n")
+    return {system.name: system.estimates for system in systems}
+
+
+def score_study(study: Study) -> dict[str, Path]:
+    """Saves the scores of every row, teachers first; returns row -> folder."""
+    task, cases = Disease(study.exam.names), study.exam.cases
+    lists = {name: rank_lists(cases, teacher, *LENGTHS) for name, teacher in study.teachers().items()}
+    task.refer_to(BOTH, cases, lists[BOTH])
+    answers = {name: (study.folder / name.replace(" ", "-"), list(map(task.format, lists[name].top))) for name in lists}
+    answers |= {arm.name: (arm.folder / "scores", arm.answers(study.exam)) for arm in study.arms()}
+    for name, (place, some) in answers.items():
+        save_results(task, place, [score_answers(task, name, cases, some, place)], {"diagnosed": study.diagnosed})
+    return {name: place for name, (place, _) in answers.items()}
+
+
+def write_curve(folder: Path, found: Mapping[int, Mapping[str, Mapping[str, Estimate]]]) -> None:
+    """``curve.csv`` and ``curve.png``: every row over the number of diagnosed patients. found: T -> row -> scores."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("row", "diagnosed", "score", "value", "low", "high"))
+    for count, rows in found.items():
+        for name, scores in rows.items():
+            for score, e in scores.items():
+                writer.writerow((name, count, score, e.value, e.low, e.high))
+    write_aside(folder / "curve.csv", text.getvalue())
+    with file_aside(folder / "curve.png") as aside:
+        _draw(found).savefig(aside, dpi=150, bbox_inches="tight")
+
+
+def _draw(found: Mapping[int, Mapping[str, Mapping[str, Estimate]]]) -> Figure:
+    """A panel for each of ``SHOWN``; bars are 95 % intervals."""
+    figure = Figure(figsize=(6 * len(SHOWN), 5))
+    counts, names = sorted(found), list(found[min(found)])
+    for panel, (score, title) in enumerate(SHOWN.items(), 1):
+        axes = figure.add_subplot(1, len(SHOWN), panel)
+        for place, name in enumerate(names):
+            there = [count for count in counts if name in found[count]]
+            values = [found[count][name][score] for count in there]
+            middle = [100 * e.value for e in values]
+            reach = [[100 * (e.value - e.low) for e in values], [100 * (e.high - e.value) for e in values]]
+            style = "-" if name in ROWS else "--"
+            shifted = [count * 1.015 ** (place - len(names) / 2) for count in there]
+            axes.errorbar(shifted, middle, reach, marker="o", markersize=4, capsize=2, linestyle=style, label=name)
+        axes.set(xscale="log", xlabel="patients with a diagnosis", title=title, ylim=(0, 100))
+        axes.set_xticks(counts, list(map(str, counts)))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    return figure

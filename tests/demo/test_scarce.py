@@ -1,0 +1,60 @@
+"""The experiment with few diagnosed patients: its parts at the smallest size, and that a stopped one goes on."""
+
+import csv
+
+import pytest
+
+from mint.data.preferences import read_preferences
+from mint.demo import arms, scarce, scarce_table
+from mint.demo.__main__ import main
+from mint.teachers import findings_teacher
+from tests.demo.test_arms import InThisProcess
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A few faces, patients and steps."""
+    monkeypatch.setattr(scarce, "UNDIAGNOSED", 60)
+    monkeypatch.setattr(scarce, "UNSEEN", (12, 13))
+    monkeypatch.setattr(scarce, "READ", (40, 11))
+    monkeypatch.setattr(scarce_table, "FACES", 40)
+    monkeypatch.setattr(findings_teacher.READING, "epochs", 1)
+    monkeypatch.setitem(scarce.BASE, "steps", 2)
+    monkeypatch.setitem(scarce.ALIGN, "steps", 2)
+    monkeypatch.setitem(scarce.ALIGN, "batch_size", 8)
+
+
+def test_the_experiment_writes_tables_and_a_curve_and_does_nothing_twice(small, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
+    out = tmp_path / "scarce"
+    assert main(["scarce", "--out", str(out), "--diagnosed", "60", "--seeds", "1"]) == 0
+    with open(out / "curve.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["score"] == "top_1"]
+    assert {row["row"] for row in rows} >= {scarce_table.BOTH, *scarce.ROWS}
+    assert {row["diagnosed"] for row in rows} == {"60"}
+    assert (out / "curve.png").is_file() and (out / "diagnosed-60" / "comparison.html").is_file()
+    study = out / "seed-0" / "diagnosed-60"
+    pairs = read_preferences(study / "both.jsonl")
+    assert len(pairs) == 60 * scarce.PAIRS.variants
+    assert len(read_preferences(study / "diagnoses.jsonl")) == 60 * scarce.PAIRS.variants
+    capfd.readouterr()
+    monkeypatch.setattr(arms, "run_arm", lambda *_: pytest.fail("ran again"))
+    assert main(["scarce", "--out", str(out), "--diagnosed", "60", "--seeds", "1"]) == 0
+
+
+def test_numbers_out_of_range(tmp_path, capsys):
+    assert main(["scarce", "--out", str(tmp_path), "--diagnosed", "10"]) == 2
+    assert "--diagnosed at least 50" in capsys.readouterr().err
+
+
+def test_the_base_lists_diseases_at_random(small, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def train(config):
+        raise Stop
+
+    with pytest.raises(Stop):
+        scarce.teach_form(tmp_path, train, k=3)
+    first = [str(pair.chosen.text).split("\n")[1] for pair in read_preferences(tmp_path / "form.jsonl")]
+    assert len(first) == 40 and len(set(first)) > 20

@@ -66,6 +66,11 @@ class DiseaseIds:
         """The id of a listed name, or the entry itself where none is known."""
         return read_id(entry) or next(iter(self._ids.get(normalize(entry), {})), entry)
 
+    def mondo(self, entry: str) -> str:
+        """The Mondo id of a listed name or id, or its own id where none is known."""
+        identity = self.identity(entry)
+        return min(self._mondo.get(identity, ()), default=identity)
+
     def name(self, entry: str) -> str:
         """The cohort's name of a disease that is listed by its id; any other entry as it is."""
         identity = read_id(entry)

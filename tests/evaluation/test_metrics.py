@@ -154,4 +154,9 @@ def test_averages_and_table():
     result = score_answers(task, "model", cases, [task.format(["Alpha disease"]), "no list"])
     mean = task.row(result)
     assert (mean["top_1"], mean["cases"], mean["without_list"], mean["listed"]) == (0.5, 2, 1, 0.5)
+    public = {"top_1", "top_10", "top_1_exact", "top_10_exact", "hallucination_free", "coverage", "avoidance", "car"}
+    assert public < set(mean) and {"top_1_id", "top_3_id", "top_10_id", "mrr", "found"} < set(mean)
+    head = task.text([result]).splitlines()[0].split(" | ")
+    assert head[1:8] == ["top-1", "top-3", "top-10", "MRR", "top-1 (0.8)", "top-10 (0.8)", "hallucination-free"]
+    assert len(head) <= 13
     assert task.text([result]).splitlines()[2].startswith("| model | 50.0 | 50.0 | 50.0 |")

@@ -27,6 +27,7 @@ EXISTING: tuple[str, ...] = (
     "data",
     "eval_data",
 )
+EXISTING += ("mondo",)
 EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images", "lesions", "vqa", "pairs")
 EXISTING += ("summaries", "prompt", "genes")
 DATA = ("data", "eval_data")  # those that may also name a data set of the hub

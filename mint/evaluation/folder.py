@@ -27,6 +27,9 @@ FREE_TO_CHANGE = {
     "key_name",
     "per_minute",
     "findings",
+    "mondo",
+    "pheval",
+    "car_weight",
 }
 SHOWN = 60  # characters of a setting in a message
 

@@ -22,7 +22,8 @@ class Score:
     """summands: record of a case -> what is summed over the cases, None for a case without this score.
 
     value: from the sums to the score. unit: "%" (a share, stored in 0 to 1), "nats" or "ratio". marked: whether the
-    highest is marked as the best. meaning: what the score is, in a sentence for the page.
+    highest is marked as the best. meaning: what the score is, in a sentence for the page. printed: it is in the tables
+    that are read; the others are saved, and under "All scores" of a page.
     """
 
     heading: str
@@ -31,6 +32,7 @@ class Score:
     unit: str = "%"
     marked: bool = True
     meaning: str = ""
+    printed: bool = True
 
     def number(self, value: float, sign: str = "") -> str:
         """A value in the score's unit; sign: "+" writes the sign of positive numbers too."""
@@ -43,9 +45,11 @@ class Score:
         return f"{self.number(e.low, sign)}{between}{self.number(e.high, sign)}"
 
 
-def mean_score(field: str, heading: str, unit: str = "%", marked: bool = True, meaning: str = "") -> Score:
+def mean_score(
+    field: str, heading: str, unit: str = "%", marked: bool = True, meaning: str = "", printed: bool = True
+) -> Score:
     """The mean of a field over the records in which it is not None."""
-    return Score(heading, partial(_with_count, field), mean, unit, marked, meaning)
+    return Score(heading, partial(_with_count, field), mean, unit, marked, meaning, printed)
 
 
 def geometric_mean_score(field: str, heading: str, meaning: str = "") -> Score:
@@ -97,8 +101,8 @@ def estimate(
 def means_table(
     rows: Mapping[str, Mapping[str, Estimate]], columns: Mapping[str, Score], intervals: bool = True
 ) -> str:
-    """A Markdown table: the scores of every system that any of them has, with or without their intervals."""
-    shown = [name for name in columns if any(name in means for means in rows.values())]
+    """A Markdown table: the printed scores that any of the systems has, with or without their intervals."""
+    shown = [name for name in columns if columns[name].printed and any(name in means for means in rows.values())]
     lines = ["| | " + " | ".join(columns[name].heading for name in shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for system, means in rows.items():
         cells = []

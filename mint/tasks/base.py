@@ -25,6 +25,7 @@ from mint.evaluation.decoding import (
     settle_decoding,
 )
 from mint.evaluation.folder import EvaluationFolder, add_folder_options, take_first
+from mint.evaluation.metrics import worst_ranks
 from mint.evaluation.predictions import read_predictions
 from mint.evaluation.scores import Score, estimate, means_table, save_scores, summary
 from mint.evaluation.statistics import Estimate
@@ -39,19 +40,28 @@ Record = Mapping  # of one case, as the evaluation saved it
 class Lists:
     """Of evaluations whose answers are ranked lists of names.
 
-    truth: the field of the true name. length: places shown. listed: the score that says whether the truth is in the
-    list. same: whether a listed name is another one.
+    truth: the field of the true name. length: places shown. same: whether a listed name is another one.
+    true: whether a listed name is the truth of a record (default: the same as its name).
     """
 
     truth: str
     length: int
-    listed: str
     same: Callable[[str, str], bool]
+    true: Callable[[str, Record], bool] | None = None
 
-    def place(self, names: Sequence[str], record: Record) -> int:
-        """The place of the record's truth among the listed names, from 1; 0 if it is not among those shown."""
-        listed = enumerate(names[: self.length], 1)
-        return next((i for i, name in listed if self.same(name, record[self.truth])), 0)
+    def is_true(self, name: str, record: Record) -> bool:
+        """Whether a listed name is the record's truth."""
+        return self.true(name, record) if self.true else self.same(name, record[self.truth])
+
+    def place(self, names: Sequence[str], record: Record, scores: Sequence[float] | None = None) -> int:
+        """The place of the record's truth among the listed names, from 1; 0 if it is not among those shown.
+
+        scores: of the names; equal ones share the worst of their places.
+        """
+        places = worst_ranks(scores) if scores else range(1, len(names) + 1)
+        found = (place for place, name in zip(places, names, strict=True) if self.is_true(name, record))
+        place = next(found, 0)
+        return place if place <= self.length else 0
 
 
 @dataclass(frozen=True)

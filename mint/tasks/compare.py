@@ -69,9 +69,15 @@ class System:
         rows, had = summands(score, self.runs)
         return score.value(rows[:, had].sum(1)).tolist()
 
+    @cached_property
+    def places(self) -> np.ndarray:
+        """[runs, cases] int: the place of the truth in the lists, 0 if it is not among the places shown."""
+        place = self.lists.place
+        return np.array([[place(found["listed"], found, found.get("scores")) for found in run] for run in self.runs])
+
     def ranks(self) -> Counter:
-        """The place of the truth in the lists (0: not among the places shown), counted over cases and runs."""
-        return Counter(self.lists.place(record["listed"], record) for run in self.runs for record in run)
+        """The places of the truth, counted over cases and runs."""
+        return Counter(self.places.flatten().tolist())
 
     def teacher_ranks(self) -> Counter | None:
         """The same for the teacher's lists, None where the records have none."""
@@ -82,7 +88,7 @@ class System:
     def by_commonness(self) -> list[tuple[str, int, float, float]]:
         """(training cases of the truth, cases, share first, share listed) of every bin that holds a case."""
         counts = np.array([record["disease_count"] for record in self.cases])
-        first, listed = self.scores("top_1").mean(0), self.scores(self.lists.listed).mean(0)
+        first, listed = (self.places == 1).mean(0), (self.places > 0).mean(0)
         edges = [least for least, _ in COMMON] + [np.inf]
         rows = []
         for (least, words), above in zip(COMMON, edges[1:], strict=True):
@@ -97,7 +103,7 @@ class System:
             (record[self.lists.truth], record["listed"][0])
             for run in self.runs
             for record in run
-            if record["listed"] and not record["top_1"]
+            if record["listed"] and not self.lists.is_true(record["listed"][0], record)
         )
         return [(truth, other, count) for (truth, other), count in pairs.most_common(CONFUSIONS)]
 
@@ -171,7 +177,7 @@ def _read_run(folder: Path, tasks: Sequence[Task]) -> System:
                 raise ValueError("listed is no list")
             _ = record["id"], record[task.field], [score.summands(record) for score in task.columns.values()]
             if task.lists:
-                _ = [float(record[metric]) for metric in task.columns]
+                _ = [float(record[metric]) for metric in task.columns if metric in record]
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -255,9 +261,10 @@ def gaps_to(baseline: System, tests: Sequence[dict]) -> list[tuple[str, str, Est
     return sorted(found, key=lambda row: baseline.task.tested.index(row[0]))
 
 
-def columns_of(systems: Sequence[System]) -> list[str]:
-    """The scores that any of the systems has."""
-    return [metric for metric in systems[0].task.columns if any(metric in system.estimates for system in systems)]
+def columns_of(systems: Sequence[System], printed: bool = True) -> list[str]:
+    """The scores that any of the systems has. printed: without those that tables leave out."""
+    found = [name for name in systems[0].task.columns if any(name in system.estimates for system in systems)]
+    return [name for name in found if systems[0].task.columns[name].printed or not printed]
 
 
 def markdown(systems: Sequence[System], tests: Sequence[dict]) -> str:

@@ -144,7 +144,23 @@ def _setting(value: object) -> str:
 
 
 def _scores(systems: Sequence[System], baseline: System) -> list[Html]:
-    scores, columns = systems[0].task.columns, compare.columns_of(systems)
+    """The table of the printed scores; all scores, and what they mean, on a click."""
+    scores, columns = systems[0].task.columns, compare.columns_of(systems, printed=False)
+    kinds = {n: {s.estimates[n].method for s in systems if n in s.estimates} for n in columns}
+    meanings = [
+        [scores[n].heading, scores[n].meaning, " or ".join(sorted(kinds[n])).replace("w", "W")] for n in columns
+    ]
+    lists = html_table(["column", "meaning", "interval"], meanings, texts=3)
+    printed = compare.columns_of(systems)
+    parts = [_score_table(systems, baseline, printed)]
+    parts += [] if compare.same_teacher(systems) else [tag("p", compare.OTHER_TEACHER, class_="warn")]
+    parts += [tag("p", _notes(systems))]
+    parts += [details("All scores", _score_table(systems, baseline, columns))] * (columns != printed)
+    return [*parts, details("What the columns mean", lists)]
+
+
+def _score_table(systems: Sequence[System], baseline: System, columns: Sequence[str]) -> Html:
+    scores = systems[0].task.columns
     found = {name: [system.estimates[name].value for system in systems if name in system.estimates] for name in columns}
     best = {name: round(max(values), 6) for name, values in found.items() if scores[name].marked}
     rows = [
@@ -155,14 +171,7 @@ def _scores(systems: Sequence[System], baseline: System) -> list[Html]:
         name = system_name(i, system.name + " (baseline)" * (system is baseline and len(systems) > 1))
         cells = [_score(scores[n], system.estimates.get(n), best.get(n)) for n in columns]
         rows.append([name, str(len(system.runs)), *cells])
-    kinds = {n: {s.estimates[n].method for s in systems if n in s.estimates} for n in columns}
-    meanings = [
-        [scores[n].heading, scores[n].meaning, " or ".join(sorted(kinds[n])).replace("w", "W")] for n in columns
-    ]
-    lists = html_table(["column", "meaning", "interval"], meanings, texts=3)
-    head = ["system", "runs", *(scores[name].heading for name in columns)]
-    warning = [] if compare.same_teacher(systems) else [tag("p", compare.OTHER_TEACHER, class_="warn")]
-    return [html_table(head, rows), *warning, tag("p", _notes(systems)), details("What the columns mean", lists)]
+    return html_table(["system", "runs", *(scores[name].heading for name in columns)], rows)
 
 
 def _score(score: Score, e: Estimate | None, best: float | None) -> Html:
@@ -209,7 +218,7 @@ def _top_k(systems: Sequence[System]) -> list[Html]:
 
 def _commonness(systems: Sequence[System]) -> Html:
     tables, lists = [system.by_commonness() for system in systems], systems[0].lists
-    shown = f"top-1 / {systems[0].task.columns[lists.listed].heading}"
+    shown = f"top-1 / top-{lists.length}"
     head = [f"training cases of the {lists.truth}", "cases"]
     head += [join([system_name(i, system.name), tag("br"), tag("small", shown)]) for i, system in enumerate(systems)]
     rows = [
@@ -286,7 +295,7 @@ def _spread(systems: Sequence[System]) -> np.ndarray:
     """[cases]: how far the systems differ: of lists in the place of the truth, else in the tested scores."""
     task = systems[0].task
     if task.lists:
-        ranks = np.array([(system.scores("top_1") + system.scores(task.lists.listed)).mean(0) for system in systems])
+        ranks = np.array([((s.places == 1) + (s.places > 0).astype(int)).mean(0) for s in systems])
         return np.ptp(ranks, axis=0)
     total = np.zeros(len(systems[0].cases))
     shared = [name for name in task.tested if all(name in system.estimates for system in systems)]
@@ -307,15 +316,16 @@ def _case(systems: Sequence[System], place: int, class_: str | None) -> Html:
     parts += [tag("div", tag("b", title), tag("br"), text, class_="note") for title, text in texts.items() if text]
     if task.lists:
         heading = own[0][task.lists.truth]
-        teacher: list[str] = next((found["teacher"] for found in own if "teacher" in found), [])
-        entries = [("Teacher", teacher)] * bool(teacher)
-        entries += [(system_name(i, s.name), found["listed"]) for i, (s, found) in enumerate(named)]
-        for title, names in entries:
+        taught = next((found for found in own if found.get("teacher")), own[0])
+        teacher: list[str] = taught.get("teacher", [])
+        entries = [("Teacher", teacher, taught)] * bool(teacher)
+        entries += [(system_name(i, s.name), found["listed"], found) for i, (s, found) in enumerate(named)]
+        for title, names, record in entries:
             names = names[: task.lists.length]
-            hits = [task.lists.same(name, heading) for name in names]
+            hits = [task.lists.is_true(name, record) for name in names]
             both = [title != "Teacher" and any(task.lists.same(name, t) for t in teacher) for name in names]
             parts.append(name_list(title, names, hits, both))
-        marks = [str(task.lists.place(found["listed"], found) or "–") for found in own]
+        marks = [str(system.places[0, place] or "–") for system in systems]
     else:
         heading = str(next(filter(None, texts.values()), ""))
         heading = heading if len(heading) <= TITLE else f"{heading[:TITLE]}..."

@@ -21,14 +21,16 @@ from mint.data.retrieval import Retriever, describe_cases, is_description_folder
 from mint.errors import InputError
 from mint.evaluation.constrained import LENGTH, ListGrammar
 from mint.evaluation.decoding import Loaded, load
+from mint.evaluation.disease_ids import DiseaseIds, read_mondo
 from mint.evaluation.folder import EvaluationFolder
-from mint.evaluation.metrics import KnownDiseases, matches, score_list
+from mint.evaluation.metrics import KnownDiseases, normalize
 from mint.evaluation.name_scores import rank_names
-from mint.evaluation.scores import mean_score
+from mint.evaluation.pheval import FORMS, check_pheval, file_stems, write_pheval
 from mint.files import read_lines
 from mint.prefs.pairs import PairSettings
 from mint.tasks.base import Lists, Result
 from mint.tasks.cohorts import add_cohort_options, add_prompt_options, read_cohort, read_with_prompt
+from mint.tasks.disease_scores import COLUMNS, is_true, pheval_case, score_diseases
 from mint.tasks.ranked import RankedTask, rank_lists
 from mint.teachers.fitting import check_folder
 from mint.teachers.naive_bayes import NaiveBayesTeacher
@@ -36,27 +38,16 @@ from mint.teachers.ranking import Teacher
 from mint.teachers.vilt_teacher import VIEWS, load_teachers
 from mint.teachers.vilt_training import FusionSettings, count, fit_folds, fit_teacher
 
-SCORES = {  # score -> heading, meaning
-    "top_1": ("top-1", "The true disease is listed first; a name counts from a similarity of 0.8."),
-    "top_10": ("top-10", "The true disease is among the first ten names; a name counts from a similarity of 0.8."),
-    "top_1_exact": ("top-1 exact", "The true disease is listed first, with every letter right."),
-    "top_10_exact": ("top-10 exact", "The true disease is among the first ten names, with every letter right."),
-    "hallucination_free": ("hallucination-free", "The share of listed names that are known diseases."),
-    "coverage": ("coverage C", "C: the share of the teacher's best names that the list holds."),
-    "avoidance": ("avoidance A", "A: the share of the teacher's worst names that the list leaves out."),
-    "car": ("CAR", "CAR: the harmonic mean of coverage C and avoidance A."),
-}
-
 
 class Disease(RankedTask):
     """Disease lists for cases. The prompt is the note, and passages where some were retrieved."""
 
     name, noun, field = "diseases", "cases", "disease"
-    columns = {name: mean_score(name, heading, meaning=meaning) for name, (heading, meaning) in SCORES.items()}
-    tested = ("top_1", "top_10", "car")
-    shown = ("top_1", "top_10", "car")
+    columns = COLUMNS
+    tested = ("top_1_id", "top_10_id", "mrr", "top_1", "top_10", "car", "car_listed")
+    shown = ("top_1_id", "top_10_id", "mrr", "car")
     texts = {"note": "Note"}
-    lists = Lists("disease", LENGTH, "top_10", matches)
+    lists = Lists("disease", LENGTH, lambda a, b: normalize(a) == normalize(b), is_true)
     decoding = {
         "temperature": 0.8, "top_p": 0.8, "top_k": 10, "max_new_tokens": 512, "batch_size": 64,
         "ways": ("greedy", "sample", "constrained", "rank"),
@@ -68,7 +59,7 @@ class Disease(RankedTask):
     def __init__(self, names: Sequence[str] = (), training: Sequence[Case] = ()):
         """names: of the known diseases. training: cases that say how common each disease is."""
         super().__init__()
-        self.known, self.training = KnownDiseases(names), training
+        self.known, self.training, self.ids = KnownDiseases(names), training, DiseaseIds(training)
         self.passages: Mapping[Case, Sequence[str]] = {}
         self._pool: list[Case] = []  # the cases that were read, also those beyond --limit
         self._unknown = 0  # cases whose disease the teacher does not know
@@ -83,11 +74,12 @@ class Disease(RankedTask):
         return cases
 
     def score(self, listed: Sequence[str], case: Case) -> dict:
-        scores = dataclasses.asdict(score_list(listed, case.disease, self.known, *self.teacher_lists(case)))
-        return scores | {"listed": list(listed)}
+        given, lists = self.given_scores(case, listed), self.teacher_lists(case)
+        return score_diseases(listed, case, self.ids, self.known, lists, given, self.car_weight)
 
     def record(self, case: Case, folder: Path) -> dict:
         record = super().record(case, folder) | {"note": write_note(case)}
+        record |= {"disease_id": case.disease_id} if case.disease_id else {}
         if case.image is not None:
             record["portrait"] = os.path.relpath(case.image, folder)
         if self.training:
@@ -104,12 +96,15 @@ class Disease(RankedTask):
         add_cohort_options(parser)
         add_prompt_options(parser)
         parser.add_argument("--known-diseases", metavar="FILE", help="known names, one a line (default: the cases')")
+        parser.add_argument("--mondo", metavar="FILE.tsv", help="SSSOM table: ids with one Mondo id are one disease")
+        parser.add_argument("--pheval", choices=FORMS, help="write the lists as PhEval reads them (parquet: from 0.5)")
         add = parser.add_argument_group("teacher").add_argument
         add("--teacher", nargs="+", metavar="DIR", help="a multimodal one; several: their mean (default: naive Bayes)")
         add("--view", choices=VIEWS, default="both", help="--teacher-only: what the teacher sees (default both)")
         add("--teacher-cases", metavar="PATH", help="cases it was fitted on (default: --cases, each without itself)")
         add("--top-k", type=int, default=10, help="length of the teacher's best list (default 10)")
         add("--bottom-q", type=int, default=15, help="length of its worst list (default 15)")
+        self.add_car_weight(parser)
         add = parser.add_argument_group("retrieval").add_argument
         tables = "disease_features.tsv, diseases.tsv, terms.tsv"
         add("--retrieve", metavar="PATH", help=f"add passages to the prompt: from cases, or a folder of HPO's {tables}")
@@ -118,6 +113,7 @@ class Disease(RankedTask):
     def check(self, args: argparse.Namespace) -> None:
         if min(args.top_k, args.bottom_q) < 1:
             raise InputError("--top-k and --bottom-q must be at least 1")
+        check_pheval(args.pheval)
         super().check(args)
         if args.view != "both" and not (args.teacher and args.teacher_only):
             raise InputError("--view goes with --teacher and --teacher-only")
@@ -138,7 +134,7 @@ class Disease(RankedTask):
         return self._pool
 
     def prepare(self, args: argparse.Namespace, cases: Sequence[Case]) -> None:
-        """Ranks the cases by the teacher; sets the known names and the passages."""
+        """Ranks the cases by the teacher; sets the known names and ids, and the passages."""
         part = "train" if args.split else None
         self.training = read_cohort(args.teacher_cases, args, part, draw=False) if args.teacher_cases else []
         device = choose_device(args.device, "auto")[0]
@@ -157,6 +153,9 @@ class Disease(RankedTask):
         found = {case.disease for case in [*cases, *self.training]} | set(teacher.classes)
         names = read_lines(args.known_diseases) if args.known_diseases else sorted(found)
         self.known = KnownDiseases(names)
+        self.ids = DiseaseIds([*self._pool, *self.training], read_mondo(args.mondo) if args.mondo else None)
+        if args.pheval:
+            file_stems([case.id for case in cases])
         self.held_to = names if args.decode in ("constrained", "rank") else None
         if args.retrieve:
             self.passages = retrieve(args, cases)
@@ -203,6 +202,8 @@ class Disease(RankedTask):
 
     def save_more(self, folder: Path, results: Sequence[Result], settings: dict) -> dict:
         settings["unknown_to_teacher"] = self._unknown
+        if form := settings.get("pheval"):
+            write_pheval(folder, [pheval_case(record, self.ids) for record in results[-1].records], form)
         return super().save_more(folder, results, settings)
 
     def text(self, results: Sequence[Result]) -> str:

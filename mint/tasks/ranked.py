@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mint.data.cases import HEADER, format_list, parse_list
 from mint.data.preferences import write_jsonl
 from mint.errors import InputError
 from mint.evaluation.folder import EvaluationFolder
-from mint.evaluation.predictions import read_predictions
+from mint.evaluation.predictions import read_rankings
 from mint.evaluation.scores import means_table
 from mint.files import check_paths, check_unused, write_aside
 from mint.prefs.file_names import say_if_outside
@@ -48,13 +49,15 @@ def rank_lists(examples: Sequence, teacher: Teacher, top_k: int, bottom_q: int, 
 
 
 class RankedTask(Task):
-    """header: the first line of an answer. shown: scores of the summary line."""
+    """header: the first line of an answer. shown: scores of the summary line. car_weight: L of CAR."""
 
     header = HEADER
     shown: tuple[str, ...] = ()
+    car_weight = 1.0
 
     def __init__(self) -> None:
         self.teacher_name = ""
+        self._given: dict[tuple, tuple[float, ...] | None] = {}  # (id, names of a file's answer) -> their scores
         self._lists: dict = {}  # example -> (best, worst) names
 
     def refer_to(self, name: str, examples: Sequence, lists: TeacherLists) -> None:
@@ -89,6 +92,21 @@ class RankedTask(Task):
         best = self.teacher_lists(example)[0]
         return super().record(example, folder) | ({"teacher": best} if best else {})
 
+    def add_car_weight(self, parser: argparse._ActionsContainer) -> None:
+        """``--car-weight``; read by :meth:`check`."""
+        text = f"L of CAR = (1 + L) C A / (L C + A) (default {self.car_weight:g})"
+        parser.add_argument("--car-weight", type=float, default=self.car_weight, metavar="L", help=text)
+
+    def check(self, args: argparse.Namespace) -> None:
+        self.car_weight = getattr(args, "car_weight", self.car_weight)
+        if not 0 < self.car_weight < math.inf:
+            raise InputError(f"--car-weight must be a positive number, not {self.car_weight}")
+        super().check(args)
+
+    def given_scores(self, example, listed: Sequence[str]) -> Sequence[float] | None:
+        """The scores that ``--predictions`` gives the names of an answer, the highest first; None without any."""
+        return self._given.get((example.id, *listed))
+
     def folder_parts(self, args: argparse.Namespace) -> list[str | None]:
         return self.teacher_parts(args) if args.teacher_only else super().folder_parts(args)
 
@@ -103,7 +121,9 @@ class RankedTask(Task):
         if args.teacher_only:
             return self.teacher_answers(examples)
         if args.predictions:
-            return read_predictions(args.predictions, [example.id for example in examples], self.header)
+            found = read_rankings(args.predictions, [example.id for example in examples], self.header)
+            self._given = {(name, *self.parse(one.answer)): one.scores for name, one in found.items()}
+            return [found[example.id].answer for example in examples]
         return super().answers(args, folder, examples)
 
     def baselines(self, examples: Sequence, folder: Path) -> list[Result]:

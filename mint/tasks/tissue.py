@@ -23,7 +23,16 @@ from mint.prefs.pairs import PairSettings
 from mint.tasks import tissue_page
 from mint.tasks.base import Lists, Result
 from mint.tasks.ranked import RankedTask, TeacherLists, rank_lists
-from mint.tasks.tissue_scores import COLUMNS, MEANINGS, SCORES, confusion, f1_scores, score_tissues
+from mint.tasks.tissue_scores import (
+    CAR_WEIGHT,
+    COLUMNS,
+    MEANINGS,
+    SCORES,
+    TissueScore,
+    confusion,
+    f1_scores,
+    score_tissues,
+)
 from mint.teachers.clip_teacher import TEMPLATES, load_zero_shot
 from mint.teachers.clip_training import ClipSettings, fit_clip
 from mint.teachers.fitting import check_folder
@@ -38,7 +47,8 @@ class Tissue(RankedTask):
     tested = ("top_1", "top_5", "car")
     shown = ("top_1", "top_5", "macro_f1", "car")
     header = HEADER
-    lists = Lists("tissue", LISTED, "top_5", lambda a, b: normalize(a) == normalize(b))
+    lists = Lists("tissue", LISTED, lambda a, b: normalize(a) == normalize(b))
+    car_weight = CAR_WEIGHT
     vision = True
     prompt: Prompt | None = None  # another wording than that of ``tissue_messages``
     decoding = {"temperature": 0.7, "top_p": 0.6, "top_k": 10, "max_new_tokens": 100, "batch_size": 32}
@@ -79,8 +89,10 @@ class Tissue(RankedTask):
         return [str(tile.image)]
 
     def score(self, listed: Sequence[str], tile: Tile) -> dict:
-        scores = score_tissues(listed, tile.tissue, self.tissues, *self.teacher_lists(tile))
-        return dataclasses.asdict(scores) | {"listed": list(listed)}
+        return dataclasses.asdict(self._scores(listed, tile)) | {"listed": list(listed)}
+
+    def _scores(self, listed: Sequence[str], tile: Tile) -> TissueScore:
+        return score_tissues(listed, tile.tissue, self.tissues, *self.teacher_lists(tile), car_weight=self.car_weight)
 
     def record(self, tile: Tile, folder: Path) -> dict:
         return super().record(tile, folder) | ({"subject": tile.subject} if tile.subject else {})
@@ -98,6 +110,7 @@ class Tissue(RankedTask):
         add("--teacher", required=True, metavar="DIR|ID", help="the teacher (a CLIP), to which C, A and CAR refer")
         add("--top-k", type=int, help="tissues to ask for, and of the teacher's best list (default 5)")
         add("--bottom-q", type=int, help="length of the teacher's worst list (default the same)")
+        self.add_car_weight(parser)
 
     def read(self, args: argparse.Namespace) -> list[Tile]:
         self.use_prompt(args)
@@ -117,10 +130,7 @@ class Tissue(RankedTask):
         tiles, lists = result.examples, [record["listed"] for record in result.records]
         counts = confusion([tile.tissue for tile in tiles], lists, self.tissues)
         best, worst = zip(*map(self.teacher_lists, tiles), strict=True)
-        scores = [
-            score_tissues(listed, tile.tissue, self.tissues, *self.teacher_lists(tile))
-            for listed, tile in zip(lists, tiles, strict=True)
-        ]
+        scores = [self._scores(listed, tile) for listed, tile in zip(lists, tiles, strict=True)]
         more = super().save_more(folder, results, settings)
         teacher = TeacherLists(list(best), list(worst))
         tissue_page.plot_confusion(counts, self.tissues, folder / "confusion.png")

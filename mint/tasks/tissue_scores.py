@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mint.data.tiles import LISTED
-from mint.evaluation.metrics import avoidance, car, coverage, normalize
+from mint.evaluation.metrics import avoidance, car, coverage, coverage_listed, normalize
+
+CAR_WEIGHT = 0.5  # L of CAR in the authors' scripts for tissues
 
 SCORES = {  # score -> heading, meaning
     "top_1": ("top-1", "The true tissue is listed first."),
@@ -17,7 +19,9 @@ SCORES = {  # score -> heading, meaning
     "known": ("known names", "The share of listed names that are tissues of the data set."),
     "coverage": ("coverage C", "C: the share of the teacher's best names that the list holds."),
     "avoidance": ("avoidance A", "A: the share of the teacher's worst names that the list leaves out."),
-    "car": ("CAR", "CAR: the harmonic mean of coverage C and avoidance A."),
+    "car": ("CAR", "(1 + L) C A / (L C + A), with L = 0.5 as in the authors' scripts, or --car-weight."),
+    "coverage_listed": ("C / listed", "The share of listed names that are among the teacher's best."),
+    "car_listed": ("CAR / listed", "CAR with C / listed in place of C."),
 }
 COLUMNS = {name: heading for name, (heading, _) in SCORES.items()}
 MEANINGS = {name: meaning for name, (_, meaning) in SCORES.items()}
@@ -34,18 +38,25 @@ class TissueScore:
     coverage: float
     avoidance: float
     car: float
+    coverage_listed: float
+    car_listed: float
 
 
 def score_tissues(
-    listed: Sequence[str], truth: str, tissues: Sequence[str], best: Sequence[str], worst: Sequence[str]
+    listed: Sequence[str],
+    truth: str,
+    tissues: Sequence[str],
+    best: Sequence[str],
+    worst: Sequence[str],
+    car_weight: float = CAR_WEIGHT,
 ) -> TissueScore:
-    """All scores of one list; the first five names count. best, worst: the teacher's lists.
+    """All scores of one list; the first five names count. best, worst: the teacher's lists. car_weight: L of CAR.
 
     Names count as equal if they are the same in lower case without punctuation.
     """
     names = [normalize(name) for name in listed]
     real = {normalize(tissue) for tissue in tissues}
-    c, a = coverage(listed, best), avoidance(listed, worst)
+    c, c_listed, a = coverage(listed, best), coverage_listed(listed, best), avoidance(listed, worst)
     return TissueScore(
         top_1=float(names[:1] == [normalize(truth)]),
         top_5=float(normalize(truth) in names[:LISTED]),
@@ -53,7 +64,9 @@ def score_tissues(
         listed=len(names),
         coverage=c,
         avoidance=a,
-        car=car(c, a),
+        car=car(c, a, car_weight),
+        coverage_listed=c_listed,
+        car_listed=car(c_listed, a, car_weight),
     )
 
 

@@ -62,6 +62,34 @@ def test_the_tables_by_hand(runs):
     assert tests["top_1"]["value"] == 0.5 and tests["top_1"]["p"] == pytest.approx(2 / 16, abs=0.02)
 
 
+def test_a_similar_name_of_another_disease_is_no_hit(tmp_path):
+    """The paper's rule accepts it; place, confusions, commonness and marks go by the id."""
+    case = Case("c", "Spastic paraplegia 4, autosomal dominant", "OMIM:182601")
+    other = "Spastic paraplegia 8, autosomal dominant"
+    task = Disease([case.disease], [Case("t", other, "OMIM:603563")])
+    task.refer_to("teacher", [case], TeacherLists([[case.disease]], [["Z"]]))
+    result = score_answers(task, "model", [case], [task.format([other, case.disease])])
+    save_results(task, tmp_path / "run", [result], {})
+    (system,) = load_systems([str(tmp_path / "run")])
+    values = {name: e.value for name, e in system.estimates.items()}
+    assert (values["top_1"], values["top_1_id"], values["top_3_id"], values["mrr"]) == (1, 0, 1, 0.5)
+    assert system.ranks() == {2: 1} and system.confusions() == [(case.disease, other, 1)]
+    assert system.by_commonness() == [("none", 1, 0.0, 1.0)] and system.teacher_ranks() == {1: 1}
+
+
+def test_an_evaluation_that_was_saved_without_ids(runs, tmp_path):
+    """Its own scores are compared; places go by the exact name."""
+    path = tmp_path / "half" / "predictions.jsonl"
+    new = {"matched", "mrr", "found", "coverage_listed", "car_listed", "hallucination_free_case"}
+    new |= {"top_1_id", "top_3_id", "top_10_id"}
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    old = [{key: value for key, value in record.items() if key not in new} for record in records]
+    path.write_text("".join(json.dumps(record) + "\n" for record in old))
+    good, half = load_systems([runs["good"], runs["half"]])
+    assert "top_1_id" not in half.estimates and half.ranks() == {1: 4, 2: 1, 3: 1, 0: 2}
+    assert {row["metric"] for row in paired_tests([good, half])} == {"top_1", "top_10", "car"}
+
+
 def test_seeds_of_one_system_are_averaged(runs):
     (system,) = load_systems([f"both={runs['half']},{runs['other']}"])
     assert system.name == "both" and system.scores("top_1").mean(1).tolist() == [0.5, 0.625]
@@ -127,7 +155,9 @@ def test_what_the_page_tells(runs, tmp_path):
     assert "<title>half, 2: 62.5 %</title>" in text and "<title>half, 3: 75.0 %</title>" in text  # 4, 5, 6 of 8
     assert all(score.meaning and escape(score.meaning) in text for score in Disease.columns.values())
     assert '<details class="plain">' in text and text.count("<details><summary><span><span") == 4  # differ on four
-    assert "Differences to good" in text and "top-1, half: -50.0 (" in text
+    assert "Differences to good" in text and "top-1, half: -50.0 (" in text and "top-1 (0.8), half: -50.0 (" in text
+    assert text.index(">top-1</th>") < text.index(">MRR</th>") < text.index(">top-1 (0.8)</th>")
+    assert text.index("All scores</summary>") < text.index(">found</th>")  # in the second table alone
     other = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert evaluate.main([*command, "--baseline", "half"]) == 0
     text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")

@@ -16,15 +16,22 @@ TISSUES = ["Colon", "Head & Neck", "Liver", "Lung"]
 
 
 def test_scores_by_hand():
-    """Two of the teacher's three best, one of its two worst: C = 2/3, A = 1/2, CAR = 2 C A / (C + A) = 4/7."""
+    """Two of the teacher's three best, one of its two worst: C = 2/3, A = 1/2.
+
+    CAR with L = 0.5 is 1.5 C A / (0.5 C + A) = 1/2 / (5/6) = 3/5, with L = 1 2 C A / (C + A) = 4/7. Of the four names
+    listed half are covered: 1.5 / 4 / (3/4) = 1/2.
+    """
     listed = ["head neck", "Colon", "Lung", "Spleen"]
     score = score_tissues(listed, "Colon", TISSUES, ["Colon", "Head & Neck", "x"], ["Lung", "y"])
     assert (score.top_1, score.top_5, score.known, score.listed) == (0.0, 1.0, 0.75, 4)
-    assert (score.coverage, score.avoidance) == (pytest.approx(2 / 3), 0.5) and score.car == pytest.approx(4 / 7)
+    assert (score.coverage, score.avoidance) == (pytest.approx(2 / 3), 0.5) and score.car == pytest.approx(3 / 5)
+    assert (score.coverage_listed, score.car_listed) == (0.5, pytest.approx(0.5))
+    harmonic = score_tissues(listed, "Colon", TISSUES, ["Colon", "Head & Neck", "x"], ["Lung", "y"], car_weight=1)
+    assert harmonic.car == pytest.approx(4 / 7)
     assert score_tissues(["HEAD & NECK"], "Head & Neck", TISSUES, ["Liver"], ["Lung"]).top_1 == 1.0
     late = score_tissues(["a", "b", "c", "d", "e", "Colon"], "Colon", TISSUES, ["Liver"], ["Lung"])
     assert (late.top_5, late.known) == (0.0, pytest.approx(1 / 6))
-    assert score_tissues([], "Colon", TISSUES, ["Liver"], ["Lung"]) == TissueScore(0, 0, 0, 0, 0, 1, 0)
+    assert score_tissues([], "Colon", TISSUES, ["Liver"], ["Lung"]) == TissueScore(0, 0, 0, 0, 0, 1, 0, 0, 0)
 
 
 def test_confusion_and_f1_by_hand():

@@ -88,7 +88,7 @@ def learn_to_see(study: Study) -> None:
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     """Scores all systems on the unseen patients; prints the table, saves it and a page with the run."""
     study = Study(cache, DIAGNOSED)
-    exam, task = study.exam, Disease(study.exam.names)
+    exam, task = study.exam, Disease(study.exam.names, training=study.others)
     lists = {name: rank_lists(exam.cases, teacher, *LENGTHS) for name, teacher in study.teachers().items()}
     task.refer_to(BOTH, exam.cases, lists[BOTH])
     assert config.model is not None  # ``align`` sets it

@@ -40,7 +40,7 @@ UNDIAGNOSED, UNSEEN, READ = 1200, (600, 13), (3000, 11)  # patients; of the last
 FINDINGS = (12, 4)  # of a drawn face, mean and deviation
 PAIRS = PairSettings(top_k=3, bottom_q=3, variants=12, drop_terms=0.5, rank_by="case")
 BASE = {"nll_over": "sequence", "steps": 150, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
-ALIGN = {"steps": 400, "batch_size": 64, "lr": 2e-3, "full": True, "weight_decay": 0.1, "adam_beta2": 0.95}
+ALIGN = {"steps": 250, "batch_size": 64, "lr": 3e-3, "full": True, "weight_decay": 0.1, "adam_beta2": 0.95}
 SHAPE, VOCABULARY = "shallow", 3000
 TEXT, BOTH = "text-only teacher", "image + text teacher"
 ROWS = {  # row -> loss, pairs

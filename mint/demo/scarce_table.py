@@ -33,7 +33,10 @@ from mint.tasks.ranked import rank_lists
 FACES = 12_000  # drawn to learn from
 BASELINE = "SFT on the T diagnoses"
 LENGTHS = 10, 15  # of the teacher's best and worst lists, to which coverage and avoidance refer
-SHOWN = {"top_1": "true disease first, per cent", "top_10": "true disease among ten, per cent"}  # panels of the curve
+SHOWN = {  # panels of the curve
+    "top_1_id": "true disease first, per cent",
+    "top_10_id": "true disease among ten, per cent",
+}
 
 
 def run_scarce(args: argparse.Namespace) -> None:
@@ -69,7 +72,7 @@ def compare_rows(folder: Path, studies: Sequence[Study]) -> dict[str, dict[str, 
 
 def score_study(study: Study) -> dict[str, Path]:
     """Saves the scores of every row, teachers first; returns row -> folder."""
-    task, cases = Disease(study.exam.names), study.exam.cases
+    task, cases = Disease(study.exam.names, training=study.others), study.exam.cases
     lists = {name: rank_lists(cases, teacher, *LENGTHS) for name, teacher in study.teachers().items()}
     task.refer_to(BOTH, cases, lists[BOTH])
     answers = {name: (study.folder / name.replace(" ", "-"), list(map(task.format, lists[name].top))) for name in lists}

@@ -29,7 +29,7 @@ def test_the_experiment_writes_tables_and_a_curve_and_does_nothing_twice(small, 
     out = tmp_path / "scarce"
     assert main(["scarce", "--out", str(out), "--diagnosed", "60", "--seeds", "1"]) == 0
     with open(out / "curve.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["score"] == "top_1"]
+        rows = [row for row in csv.DictReader(file) if row["score"] == "top_1_id"]
     assert {row["row"] for row in rows} >= {scarce_table.BOTH, *scarce.ROWS}
     assert {row["diagnosed"] for row in rows} == {"60"}
     assert (out / "curve.png").is_file() and (out / "diagnosed-60" / "comparison.html").is_file()

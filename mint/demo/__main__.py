@@ -6,6 +6,7 @@ python -m mint.demo cohort --out DIR                                       its p
 python -m mint.demo tiles --out DIR                                        microscope tiles of 19 tissues, as a table
 python -m mint.demo radiographs --out DIR                                  radiographs, questions about them, and masks
 python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
+python -m mint.demo reader --out DIR                                       a network that names the findings of faces
 python -m mint.demo scarce --out DIR                                       MINT with few diagnosed patients, in tables
 """
 
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from mint.cli import run_command
 from mint.data.preferences import read_preferences
-from mint.demo.scarce_table import run_scarce
+from mint.demo.scarce import write_reader
+from mint.demo.scarce_table import FACES, run_scarce
 from mint.demo.tiny_model import SHAPES, TOWER, write_base
 from mint.files import check_unused
 from mint.synthetic.cohort_folder import write_cohort
@@ -87,6 +90,12 @@ def run_radiographs(args) -> None:
     print(f"{args.out}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
 
 
+def run_reader(args) -> None:
+    check_unused(args.out)
+    write_reader(Path(args.out), args.faces, args.seed)
+    print(f"{args.out}: a face reader; generate_prefs.py disease --fit DIR --reader {args.out} makes a teacher of it")
+
+
 def run_gallery(args) -> None:
     check_unused(args.out)
     write_gallery(args.out, args.patients, args.seed)
@@ -125,6 +134,12 @@ COMMANDS = (
         taught=(2000, "images of the lessons"),
         asked=(600, "images of the questions to answer"),
         unseen=(200, "images of the test questions"),
+    ),
+    add_drawn(
+        "reader",
+        "a network that names the findings of faces, trained on drawn ones",
+        run_reader,
+        faces=(FACES, "faces to learn from"),
     ),
     add_drawn(
         "gallery",

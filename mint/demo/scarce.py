@@ -24,15 +24,14 @@ from mint.data.preferences import write_jsonl
 from mint.demo.arms import Arm, Exam
 from mint.demo.stages import Train, teach
 from mint.demo.tiny_model import write_base
-from mint.errors import InputError
-from mint.models import load_model, save_model
+from mint.models import save_model
 from mint.models.face_reader import FaceReader
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.synthetic.cohort import load_syndromes, sample_cohort
 from mint.synthetic.cohort_folder import draw_portraits, place_cohort
 from mint.synthetic.faces import draw_faces
 from mint.tasks.disease import Disease
-from mint.teachers.findings_teacher import FindingsTeacher, fit_reader
+from mint.teachers.findings_teacher import READING, FindingsTeacher, fit_reader, load_reader
 from mint.teachers.naive_bayes import NaiveBayesTeacher
 from mint.teachers.ranking import Teacher
 
@@ -64,14 +63,15 @@ def random_faces(count: int, folder: Path, seed: int = 0) -> list[Case]:
 
 def find_reader(root: Path, count: int = 0) -> FaceReader:
     """The network that names findings of faces, in ``root/reader``; trained on ``count`` faces unless it is there."""
-    folder = root / "reader"
-    if not folder.is_dir():
-        with TemporaryDirectory() as faces:
-            save_model(fit_reader(random_faces(count, Path(faces))), folder)
-    reader = load_model(folder)
-    if not isinstance(reader, FaceReader):
-        raise InputError(f"{folder} holds no face reader (model_type face_reader)")
-    return reader
+    if not (root / "reader").is_dir():
+        write_reader(root / "reader", count)
+    return load_reader(root / "reader")
+
+
+def write_reader(folder: Path, count: int, seed: int = 0) -> None:
+    """Draws ``count`` faces, and trains a network to name their findings."""
+    with TemporaryDirectory() as faces:
+        save_model(fit_reader(random_faces(count, Path(faces), seed), replace(READING, seed=seed)), folder)
 
 
 def teach_form(folder: Path, train: Train, k: int = PAIRS.top_k) -> Path:

@@ -33,9 +33,10 @@ from mint.tasks.cohorts import add_cohort_options, add_prompt_options, read_coho
 from mint.tasks.disease_scores import COLUMNS, is_true, pheval_case, score_diseases
 from mint.tasks.ranked import RankedTask, rank_lists
 from mint.teachers.fitting import check_folder
+from mint.teachers.loading import load_teachers
 from mint.teachers.naive_bayes import NaiveBayesTeacher
 from mint.teachers.ranking import Teacher
-from mint.teachers.vilt_teacher import VIEWS, load_teachers
+from mint.teachers.vilt_teacher import VIEWS
 from mint.teachers.vilt_training import FusionSettings, count, fit_folds, fit_teacher
 
 

@@ -25,6 +25,7 @@ from mint.models import load_model, save_model
 from mint.models.face_reader import FaceReader, FaceReaderConfig
 from mint.teachers.fitting import FitSettings, train_epochs
 from mint.teachers.naive_bayes import NaiveBayesTeacher
+from mint.teachers.vilt_teacher import VIEWS
 
 SHAPE = {"image_size": 112, "widths": [16, 32, 64, 96], "hidden_size": 256}
 READING = FitSettings(epochs=10, batch_size=32, lr=1e-3, warmup=0.2, weight_decay=0.01, held_out=0.0)
@@ -32,7 +33,6 @@ SHIFT = 4  # pixels by which a face is moved at most, in every epoch anew
 NAMED = 0.3  # probability from which a finding counts as seen
 BATCH = 256  # portraits read at a time
 COUNTS = "counts.json"
-VIEWS = ("both", "image", "text")
 
 
 def fit_reader(
@@ -150,14 +150,20 @@ class FindingsTeacher:
         write_aside(Path(folder) / COUNTS, json.dumps({view: nb.counts() for view, nb in self.counts.items()}) + "\n")
 
 
+def load_reader(folder: str | Path, device: torch.device | str = "cpu") -> FaceReader:
+    """The network in a model directory. Raises InputError for another kind of model."""
+    reader = load_model(folder, device=device)
+    if not isinstance(reader, FaceReader):
+        raise InputError(f"{folder} holds no face reader (model_type face_reader)")
+    return reader
+
+
 def load_findings_teacher(
     folder: str | Path, device: torch.device | str = "cpu", view: str = "both"
 ) -> FindingsTeacher:
     """The teacher that :meth:`FindingsTeacher.save` wrote. Raises InputError if a part is missing or damaged."""
-    reader = load_model(folder, device=device)
-    if not isinstance(reader, FaceReader):
-        raise InputError(f"{folder} holds no face reader (model_type face_reader)")
     counts = read_json(Path(folder) / COUNTS)
     if not set(VIEWS) <= counts.keys():
         raise InputError(f"{Path(folder) / COUNTS} lacks the counts of a view ({', '.join(VIEWS)})")
-    return FindingsTeacher(reader, {view: NaiveBayesTeacher.from_counts(counts[view]) for view in VIEWS}, view)
+    tables = {view: NaiveBayesTeacher.from_counts(counts[view]) for view in VIEWS}
+    return FindingsTeacher(load_reader(folder, device), tables, view)

@@ -131,29 +131,6 @@ class FoldedTeacher:
         return result
 
 
-class MeanTeacher:
-    """Several teachers of the same diseases as one: the mean of their scores."""
-
-    def __init__(self, teachers: Sequence[FusionTeacher | FoldedTeacher]):
-        """Raises InputError if the teachers do not know the same diseases in the same order."""
-        if any(teacher.classes != teachers[0].classes for teacher in teachers):
-            raise InputError("teachers that rank together must have been fitted on the same diseases")
-        self.teachers, self.classes = teachers, teachers[0].classes
-        self.name = f"{len(teachers)} x {teachers[0].name}"
-
-    def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
-        """[cases, diseases] logits; ``own`` as for each of the teachers."""
-        return np.mean([teacher.scores(cases, own) for teacher in self.teachers], axis=0)
-
-
-def load_teachers(
-    folders: Sequence[str | Path], device: torch.device | str = "cpu", view: str = "both"
-) -> FusionTeacher | FoldedTeacher | MeanTeacher:
-    """The teacher in a directory, or those of several as one; see :func:`load_teacher`."""
-    teachers = [load_teacher(folder, device, view) for folder in folders]
-    return teachers[0] if len(teachers) == 1 else MeanTeacher(teachers)
-
-
 def load_teacher(
     folder: str | Path, device: torch.device | str = "cpu", view: str = "both"
 ) -> FusionTeacher | FoldedTeacher:

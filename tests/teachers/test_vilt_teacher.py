@@ -16,7 +16,8 @@ from mint.data.text_encoder import TextEncoder
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
 from mint.teachers import vilt_training
-from mint.teachers.vilt_teacher import FoldedTeacher, FusionInputs, FusionTeacher, describe, load_teacher, load_teachers
+from mint.teachers.loading import load_teachers
+from mint.teachers.vilt_teacher import FoldedTeacher, FusionInputs, FusionTeacher, describe, load_teacher
 from mint.teachers.vilt_training import CONTROL, FusionSettings, count, fit_folds, fit_teacher
 from tests.reference.weights import TINY_LLAMA
 

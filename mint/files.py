@@ -29,7 +29,7 @@ EXISTING: tuple[str, ...] = (
 )
 EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images", "lesions", "vqa", "pairs")
 DATA = ("data", "eval_data")  # those that may also name a data set of the hub
-MODELS = ("model", "teacher", "base", "clip", "policy")
+MODELS = ("model", "teacher", "base", "clip", "policy", "retrieve_encoder")
 ADAPTERS = ("adapter", "policy_adapter")
 CONFIGS = ("config.json", "folds.json")  # of a model, of a cross-fitted teacher
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")

@@ -3,6 +3,7 @@
 python generate_prefs.py disease --cases PATH --ranker naive-bayes --out prefs.jsonl
 python generate_prefs.py disease --cases PATH --fit TEACHER --folds 5 --out prefs.jsonl
 python generate_prefs.py disease --cases PATH --teacher TEACHER --out prefs.jsonl
+python generate_prefs.py disease --cases PATH --teacher TEACHER --reject policy --policy MODEL --out prefs.jsonl
 python generate_prefs.py tissue --cases PATH --teacher vinid/plip --out prefs.jsonl
 python generate_prefs.py FILE.py:CLASS ... --out prefs.jsonl
 python generate_prefs.py questions --lesions TABLE --out DIR

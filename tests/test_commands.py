@@ -9,8 +9,10 @@ import pytest
 
 import evaluate
 import generate_prefs
-from mint.data.cases import parse_list
+from mint.data.cases import RETRIEVED, parse_list
+from mint.data.phenopackets import read_phenopackets
 from mint.data.preferences import read_preferences
+from mint.data.retrieval import describe_cases
 from mint.demo import __main__ as demo
 from mint.evaluation import decoding
 from mint.evaluation.answers import Answers
@@ -42,6 +44,35 @@ def setting(tmp_path_factory):
     command = f"base --pairs {folder}/pairs.jsonl --out {folder}/model --shape demo --vocabulary 900"
     assert demo.main(command.split()) == 0
     return folder
+
+
+def test_pairs_with_passages_of_other_cases(setting, tmp_path):
+    command = f"disease --cases {setting}/dev --fit-cases {setting}/train --retrieve {setting}/dev --passages 2"
+    assert generate_prefs.main([*command.split(), "--variants", "2", "--out", f"{tmp_path}/pairs.jsonl"]) == 0
+    pairs = read_preferences(tmp_path / "pairs.jsonl")
+    own = {one.id: one.text for one in describe_cases(read_phenopackets(setting / "dev")[0])}
+    assert len(pairs) == 24 and len(set(own.values())) == 12
+    for pair in pairs:
+        header, *passages = pair.prompt[1]["content"].split("\n\n")[1].splitlines()
+        texts = [line.split(" ", 1)[1] for line in passages]
+        assert header == RETRIEVED and len(texts) == 2 and set(texts) <= set(own.values())
+        assert own[pair.id.split("#")[0]] not in texts
+    command = [*command.split()[:-1], "0", "--out", f"{tmp_path}/none.jsonl"]
+    assert generate_prefs.main(command) == 2
+
+
+def test_neighbours_rank_pairs_and_are_scored(setting, tmp_path, capsys):
+    command = ["disease", "--cases", f"{setting}/train", "--ranker", "neighbours", "--out", f"{tmp_path}/pairs.jsonl"]
+    assert generate_prefs.main(command) == 0
+    record = json.loads((tmp_path / "pairs.jsonl").read_text().splitlines()[0])
+    assert record["teacher"]["ranker"] == "neighbours"
+    command = ["disease", "--cases", f"{setting}/dev", "--teacher-cases", f"{setting}/train", "--teacher-only"]
+    assert evaluate.main([*command, "--ranker", "neighbours", "--out", f"{tmp_path}/scores"]) == 0
+    rows = json.loads((tmp_path / "scores" / "metrics.json").read_text())["rows"]
+    assert list(rows) == ["teacher (neighbours)"] and rows["teacher (neighbours)"]["coverage"] == 1
+    with pytest.raises(SystemExit):
+        evaluate.main([*command, "--ranker", "neighbours", "--teacher", "x"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_pairs_of_the_recipe(setting, capsys):

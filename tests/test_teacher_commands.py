@@ -6,6 +6,7 @@ import pytest
 
 import evaluate
 import generate_prefs
+from mint.data.cases import parse_list
 from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
 from mint.tasks import cohorts
@@ -56,6 +57,17 @@ def test_each_view_of_the_teacher_is_scored(setting, tmp_path):
             record["portrait"].endswith(".png") and record["note"] and "disease_count" in record for record in records
         )
     assert len({json.dumps(found) for found in lists.values()}) == 3
+
+
+def test_pairs_of_one_view(setting, tmp_path):
+    """The chosen lists are those that the evaluation gives the same view."""
+    for view in ("image", "text"):
+        command = f"disease --cases {setting}/cohort --split test --teacher {setting}/teacher --view {view}"
+        assert generate_prefs.main([*command.split(), "--out", f"{tmp_path}/{view}.jsonl"]) == 0
+        _, scored = disease(setting, tmp_path / view, *command.split()[5:], "--teacher-only")
+        pairs = [json.loads(line) for line in (tmp_path / f"{view}.jsonl").read_text().splitlines()]
+        assert [parse_list(pair["chosen"]) for pair in pairs] == [record["listed"] for record in scored]
+        assert pairs[0]["teacher"]["ranker"] == f"fusion, {view} only"
 
 
 def test_decoding_within_the_known_names(setting, tmp_path):

@@ -70,6 +70,17 @@ def test_another_prompt_of_pairs_and_scores(setting, tmp_path):
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["rows"]["theirs"]["top_1"] == 1
 
 
+def test_pairs_of_a_students_own_lists(setting, tmp_path):
+    command = f"tissue --cases {setting}/tiles --split test --teacher {setting}/clip --device cpu --reject policy"
+    policy = f"--policy {setting}/run/model --policy-samples 2 --policy-tokens 40 --out {tmp_path}/pairs.jsonl"
+    assert generate_prefs.main([*command.split(), *policy.split()]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    report = json.loads((tmp_path / "pairs.jsonl.report.json").read_text())["pairs"]
+    assert report["notes"] == len(PANNUKE_TISSUES) == len(rows) + report["same"] + report["without_list"]
+    assert rows and all(len(row["teacher"]["list_scores"]) == 2 and row["images"] for row in rows)
+    assert any(row["rejected"].startswith("MOST_LIKELY_TISSUE:") for row in rows)
+
+
 def test_a_student_that_has_learned_the_form(setting, tmp_path, capsys):
     assert tissue(setting, tmp_path / "s", "--model", f"{setting}/run/model", "--name", "student") == 0
     *_, summary, saved_in = capsys.readouterr().out.splitlines()

@@ -10,10 +10,12 @@ import csv
 import gzip
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import bm25s
+import numpy as np
 
 from mint.data.cases import Case, in_prose, write_note
 from mint.errors import InputError
@@ -81,7 +83,34 @@ def describe_cases(cases: Sequence[Case]) -> list[Passage]:
     return [Passage(case.id, f"{write_note(case)} Diagnosis: {case.disease}.") for case in cases]
 
 
-class Retriever:
+class Index:
+    """Passages and how well each fits a note. least: the score below which a passage is not retrieved."""
+
+    passages: Sequence[Passage]
+    least = -np.inf
+
+    def scores(self, note: str) -> np.ndarray:
+        """[passages]: a score for every passage, higher for a better fit."""
+        raise NotImplementedError
+
+    def retrieve(self, notes: Sequence[str], count: int, own: Sequence[str] | None = None) -> list[list[str]]:
+        """For each note the texts of the ``count`` best passages, the best first.
+
+        own: for each note the id of passages that must not be among them: its own. Raises InputError for count < 1.
+        """
+        if count < 1:
+            raise InputError(f"at least one passage has to be retrieved, not {count}")
+        result = []
+        for place, note in enumerate(notes):
+            scores = self.scores(note)
+            order = (i for i in np.argsort(-scores, kind="stable") if scores[i] >= self.least)
+            best = (self.passages[i] for i in order)
+            found = (passage.text for passage in best if own is None or passage.id != own[place])
+            result.append(list(islice(found, count)))
+        return result
+
+
+class Retriever(Index):
     """BM25 over the passages of a collection."""
 
     def __init__(self, passages: Sequence[Passage]):
@@ -93,20 +122,10 @@ class Retriever:
         self._index = bm25s.BM25()
         self._index.index(words, show_progress=False)
 
-    def retrieve(self, notes: Sequence[str], count: int, own: Sequence[str] | None = None) -> list[list[str]]:
-        """For each note the texts of the ``count`` best passages, the best first.
-
-        own: for each note the id of a passage that must not be among them: its own. Raises InputError for count < 1.
-        """
-        if count < 1:
-            raise InputError(f"at least one passage has to be retrieved, not {count}")
-        wanted = min(len(self.passages), count + 1)
-        result = []
-        for place, note in enumerate(notes):
-            found, _ = self._index.retrieve(_words([note]), k=wanted, show_progress=False)
-            best = [self.passages[i] for i in found[0]]
-            result.append([passage.text for passage in best if own is None or passage.id != own[place]][:count])
-        return result
+    def scores(self, note: str) -> np.ndarray:
+        """[passages]: the BM25 score of every passage for a note, 0 for those that share no word with it."""
+        words = _words([note])[0]
+        return self._index.get_scores(words) if words else np.zeros(len(self.passages), dtype=np.float32)
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:

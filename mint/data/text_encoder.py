@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -42,6 +43,26 @@ class TextEncoder:
         """(ids, whether the text was cut)."""
         ids = self._plain.encode(text, add_special_tokens=False).ids
         return [self.first, *ids[: self.limit - 2], self.last], len(ids) > self.limit - 2
+
+    def pieces(self, text: str, size: int, overlap: int = 0) -> list[str]:
+        """The text in pieces of whole words, of at most ``size`` ids each; a longer word is a piece of its own.
+
+        A piece begins with the last words of the one before, of at most ``overlap`` ids together.
+        """
+        encoded = self._plain.encode(text, add_special_tokens=False)
+        words: list[tuple[int, int, int]] = []  # ids, first character, the one after the last
+        for _, ids in groupby(range(len(encoded.ids)), key=encoded.word_ids.__getitem__):
+            places = list(ids)
+            words.append((len(places), encoded.offsets[places[0]][0], encoded.offsets[places[-1]][1]))
+        found, piece = [], list[tuple[int, int, int]]()
+        for word in words:
+            if piece and sum(ids for ids, *_ in piece) + word[0] > size:
+                found.append(text[piece[0][1] : piece[-1][2]])
+                room = min(overlap, size - word[0])
+                while piece and sum(ids for ids, *_ in piece) > room:
+                    del piece[0]
+            piece.append(word)
+        return found + ([text[piece[0][1] : piece[-1][2]]] if piece else [])
 
     def batch(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor | None]:
         """([B, L] tokens, [B, L] mask; None where no row is padded)."""

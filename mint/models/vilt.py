@@ -10,6 +10,7 @@ Legend: B rows, L words, P patches, H width, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,7 @@ class _Encoder(nn.Module):
         self.embeddings = _Embeddings(config)
         self.encoder = _Layers(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.pooler = _Dense(config.hidden_size, config.hidden_size)
+        self.pooler = Dense(config.hidden_size, config.hidden_size)
 
     def forward(self, tokens: Tensor, pixels: Tensor, pixel_mask: Tensor | None, text_mask: Tensor | None) -> Tensor:
         hidden, seen = self.embeddings(tokens, pixels, pixel_mask, text_mask)
@@ -109,7 +110,7 @@ class _Embeddings(nn.Module):
     def __init__(self, config: ViltConfig):
         super().__init__()
         width = config.hidden_size
-        self.text_embeddings = _TextEmbeddings(config)
+        self.text_embeddings = TextEmbeddings(config)
         self.side = config.image_size // config.patch_size  # patches along an edge of the grid that was trained on
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.position_embeddings = nn.Parameter(torch.zeros(1, self.side**2 + 1, width))
@@ -162,8 +163,27 @@ class _Embeddings(nn.Module):
         return torch.cat([first.expand(len(stretched), -1, -1), stretched.flatten(2).mT], 1)
 
 
-class _TextEmbeddings(nn.Module):
-    def __init__(self, config: ViltConfig):
+class TextSettings(Protocol):
+    """The settings of embedded words: ViLT's and BERT's."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def type_vocab_size(self) -> int: ...
+    @property
+    def layer_norm_eps(self) -> float: ...
+    @property
+    def hidden_dropout_prob(self) -> float: ...
+
+
+class TextEmbeddings(nn.Module):
+    """[B, L] tokens -> [B, L, H]: the sum of word, place and type 0, normed."""
+
+    def __init__(self, config: TextSettings):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -187,8 +207,8 @@ class _Layer(nn.Module):
         self.heads = config.num_attention_heads
         self.drop_weights = config.attention_probs_dropout_prob
         self.attention = _Attention(width)
-        self.intermediate = _Dense(width, inner)
-        self.output = _Dense(inner, width)
+        self.intermediate = Dense(width, inner)
+        self.output = Dense(inner, width)
         self.layernorm_before = nn.LayerNorm(width, config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(width, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -214,7 +234,7 @@ class _Layer(nn.Module):
         return hidden + self.dropout(self.output.dense(inner))
 
 
-class _Dense(nn.Module):
+class Dense(nn.Module):
     """A linear layer called ``dense`` in a module of its own, as the checkpoint has it."""
 
     def __init__(self, inputs: int, outputs: int):
@@ -228,7 +248,7 @@ class _Attention(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.attention = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
-        self.output = _Dense(width, width)
+        self.output = Dense(width, width)
 
 
 class _Layers(nn.Module):

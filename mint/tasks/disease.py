@@ -17,7 +17,6 @@ from torch import Tensor
 from mint.cli import choose_device
 from mint.data.cases import HEADER, Case, diagnosis_messages, write_note
 from mint.data.prompts import Prompt
-from mint.data.retrieval import Retriever, describe_cases, is_description_folder, read_descriptions
 from mint.errors import InputError
 from mint.evaluation.constrained import LENGTH, ListGrammar
 from mint.evaluation.decoding import Loaded, load
@@ -31,13 +30,21 @@ from mint.prefs.pairs import PairSettings
 from mint.tasks.base import Lists, Result
 from mint.tasks.cohorts import add_cohort_options, add_prompt_options, read_cohort, read_with_prompt
 from mint.tasks.disease_scores import COLUMNS, is_true, pheval_case, score_diseases
+from mint.tasks.passages import Passages, add_retrieval_options, retrieval_name
 from mint.tasks.ranked import RankedTask, rank_lists
 from mint.teachers.fitting import check_folder
 from mint.teachers.loading import load_teachers
 from mint.teachers.naive_bayes import NaiveBayesTeacher
+from mint.teachers.neighbours import NeighbourTeacher
 from mint.teachers.ranking import Teacher
 from mint.teachers.vilt_teacher import VIEWS
 from mint.teachers.vilt_training import FusionSettings, count, fit_folds, fit_teacher
+
+RANKERS: Mapping[str, Callable[[Sequence[Case]], Teacher]] = {  # teachers that are fitted in a moment
+    "naive-bayes": NaiveBayesTeacher,
+    "neighbours": NeighbourTeacher,
+}
+RANKER_HELP = "without --teacher: naive Bayes over the findings (default), or the most similar note by BM25"
 
 
 class Disease(RankedTask):
@@ -61,7 +68,7 @@ class Disease(RankedTask):
         """names: of the known diseases. training: cases that say how common each disease is."""
         super().__init__()
         self.known, self.training, self.ids = KnownDiseases(names), training, DiseaseIds(training)
-        self.passages: Mapping[Case, Sequence[str]] = {}
+        self.passages: Mapping[Case, Sequence[str]] | Passages = {}
         self._pool: list[Case] = []  # the cases that were read, also those beyond --limit
         self._unknown = 0  # cases whose disease the teacher does not know
 
@@ -99,17 +106,17 @@ class Disease(RankedTask):
         parser.add_argument("--known-diseases", metavar="FILE", help="known names, one a line (default: the cases')")
         parser.add_argument("--mondo", metavar="FILE.tsv", help="SSSOM table: ids with one Mondo id are one disease")
         parser.add_argument("--pheval", choices=FORMS, help="write the lists as PhEval reads them (parquet: from 0.5)")
-        add = parser.add_argument_group("teacher").add_argument
-        add("--teacher", nargs="+", metavar="DIR", help="a multimodal one; several: their mean (default: naive Bayes)")
+        group = parser.add_argument_group("teacher")
+        add = group.add_mutually_exclusive_group().add_argument
+        add("--teacher", nargs="+", metavar="DIR", help="a multimodal one; several: their mean (default: --ranker)")
+        add("--ranker", choices=RANKERS, default="naive-bayes", help=RANKER_HELP)
+        add = group.add_argument
         add("--view", choices=VIEWS, default="both", help="--teacher-only: what the teacher sees (default both)")
         add("--teacher-cases", metavar="PATH", help="cases it was fitted on (default: --cases, each without itself)")
         add("--top-k", type=int, default=10, help="length of the teacher's best list (default 10)")
         add("--bottom-q", type=int, default=15, help="length of its worst list (default 15)")
         self.add_car_weight(parser)
-        add = parser.add_argument_group("retrieval").add_argument
-        tables = "disease_features.tsv, diseases.tsv, terms.tsv"
-        add("--retrieve", metavar="PATH", help=f"add passages to the prompt: from cases, or a folder of HPO's {tables}")
-        add("--passages", type=int, default=3, help="of --retrieve: the best by BM25 for each note (default 3)")
+        add_retrieval_options(parser)
 
     def check(self, args: argparse.Namespace) -> None:
         if min(args.top_k, args.bottom_q) < 1:
@@ -120,15 +127,15 @@ class Disease(RankedTask):
             raise InputError("--view goes with --teacher and --teacher-only")
 
     def teacher_parts(self, args: argparse.Namespace) -> list[str | None]:
-        return ["teacher", *(args.teacher or ["naive-bayes"]), args.view]
+        return ["teacher", *(args.teacher or [args.ranker]), args.view]
 
     def folder_parts(self, args: argparse.Namespace) -> list[str | None]:
-        return [*super().folder_parts(args), "retrieval" if args.retrieve else None]
+        return [*super().folder_parts(args), retrieval_name(args)]
 
     def row_name(self, args: argparse.Namespace) -> str:
         if args.view != "both":
             return f"{self.teacher_name.removesuffix(')')}, {args.view} only)"
-        return " + ".join(filter(None, (super().row_name(args), args.retrieve and "retrieval")))
+        return " + ".join(filter(None, (super().row_name(args), retrieval_name(args))))
 
     def read(self, args: argparse.Namespace) -> list[Case]:
         self._pool = self.read_asked(args)
@@ -140,7 +147,7 @@ class Disease(RankedTask):
         self.training = read_cohort(args.teacher_cases, args, part, draw=False) if args.teacher_cases else []
         device = choose_device(args.device, "auto")[0]
         teacher = (
-            load_teachers(args.teacher, device) if args.teacher else NaiveBayesTeacher(self.training or self._pool)
+            load_teachers(args.teacher, device) if args.teacher else RANKERS[args.ranker](self.training or self._pool)
         )
         held_out = bool(self.training) and not args.teacher
         lengths = args.top_k, args.bottom_q
@@ -159,7 +166,7 @@ class Disease(RankedTask):
             file_stems([case.id for case in cases])
         self.held_to = names if args.decode in ("constrained", "rank") else None
         if args.retrieve:
-            self.passages = retrieve(args, cases)
+            self.passages = Passages(args)
 
     def answers(self, args: argparse.Namespace, folder: EvaluationFolder, cases: Sequence[Case]) -> list[str]:
         if args.view == "both":
@@ -223,7 +230,7 @@ class Disease(RankedTask):
         add_cohort_options(parser)
         add_prompt_options(parser)
         add = parser.add_argument_group("teacher").add_mutually_exclusive_group().add_argument
-        add("--ranker", choices=("naive-bayes",), help="a statistical ranking of the findings (the default)")
+        add("--ranker", choices=RANKERS, default="naive-bayes", help=RANKER_HELP)
         add("--fit", metavar="DIR", help="train a multimodal teacher, save it there, and rank with it")
         add("--teacher", nargs="+", metavar="DIR", help="a saved teacher or another ViLT; several: their mean")
         add = parser.add_argument
@@ -238,6 +245,7 @@ class Disease(RankedTask):
         add("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small new one)")
         add("--view", choices=VIEWS, default="both", help="--fit, --teacher: what the teacher sees (default both)")
         add("--summaries", metavar="FILE", help="the teacher's text of cases without findings; gives the disease away")
+        add_retrieval_options(parser)
         self.add_pair_flags(parser, top_k=PairSettings.top_k, bottom_q=PairSettings.bottom_q)
         for flag, kind, value, text in (
             ("--variants", int, 1, "notes per case, all but the first shuffled and thinned"),
@@ -266,6 +274,8 @@ class Disease(RankedTask):
         if args.fit:
             check_folder(args.fit)
         cases = self.read_asked(args)
+        if args.retrieve:
+            self.passages = Passages(args)
         teacher = make_teacher(args, read_cohort(args.fit_cases, args) if args.fit_cases else cases)
         if args.fit:
             known = len(teacher.classes)
@@ -280,7 +290,7 @@ def make_teacher(args: argparse.Namespace, cases: Sequence[Case]) -> Teacher:
     if args.teacher:
         return load_teachers(args.teacher, device, args.view)
     if not args.fit:
-        return NaiveBayesTeacher(cases)
+        return RANKERS[args.ranker](cases)
     print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in count(cases).items()))
     changes = {"epochs": args.teacher_epochs, "lr": args.teacher_lr, "seed": args.seed}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -297,14 +307,3 @@ def make_teacher(args: argparse.Namespace, cases: Sequence[Case]) -> Teacher:
         else:
             fit_teacher(cases, args.fit, settings, base=base, device=device)
     return load_teachers([args.fit], device, args.view)
-
-
-def retrieve(args: argparse.Namespace, cases: Sequence[Case]) -> dict[Case, list[str]]:
-    """The passages of every case; a case is never shown itself."""
-    if is_description_folder(args.retrieve):
-        collection = read_descriptions(args.retrieve)
-    else:
-        collection = describe_cases(read_cohort(args.retrieve, args, "train" if args.split else None, draw=False))
-    notes = [write_note(case) for case in cases]
-    found = Retriever(collection).retrieve(notes, args.passages, [case.id for case in cases])
-    return dict(zip(cases, found, strict=True))

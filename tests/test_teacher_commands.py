@@ -70,6 +70,32 @@ def test_pairs_of_one_view(setting, tmp_path):
         assert pairs[0]["teacher"]["ranker"] == f"fusion, {view} only"
 
 
+def test_a_face_reader_becomes_a_teacher_of_diagnosed_patients(setting, tmp_path, capsys):
+    reader, cohort = tmp_path / "reader", f"{setting}/cohort"
+    assert demo.main(["reader", "--out", str(reader), "--faces", "64"]) == 0
+    fitted = f"disease --cases {cohort} --fit-cases {cohort} --fit {tmp_path}/teacher --base {reader}"
+    variants = "--variants 3 --drop-terms 0.5 --rank-by case"
+    assert generate_prefs.main([*fitted.split(), *variants.split(), "--out", f"{tmp_path}/pairs.jsonl"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert rows[0]["teacher"]["ranker"] == "findings"
+    lists = {}
+    for row in rows:
+        lists.setdefault(row["id"].partition("#")[0], set()).add(row["chosen"])
+    assert all(len(found) == 1 for found in lists.values())  # one ranking for all notes of a case
+    again = f"disease --cases {cohort} --teacher {tmp_path}/teacher --out {tmp_path}/again.jsonl"
+    assert generate_prefs.main(again.split()) == 0
+    same = [json.loads(line)["chosen"] for line in (tmp_path / "again.jsonl").read_text().splitlines()]
+    assert same == [row["chosen"] for row in rows if "#" not in row["id"]]
+    capsys.readouterr()
+    assert (
+        generate_prefs.main(
+            [*fitted.replace(f"{tmp_path}/teacher", f"{tmp_path}/other").split(), "--teacher-epochs", "2"]
+        )
+        == 2
+    )
+    assert "is a face reader: no --folds" in capsys.readouterr().err
+
+
 def test_decoding_within_the_known_names(setting, tmp_path):
     model = ("--model", f"{setting}/model", "--name", "student", "--limit", "3")
     for decode in ("constrained", "rank"):

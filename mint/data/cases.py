@@ -25,7 +25,8 @@ REQUEST = (
 )
 HEADER = "POTENTIAL_DISEASES:"
 DIAGNOSIS = Prompt("{note}\n\n" + REQUEST, HEADER, SYSTEM)
-DIAGNOSIS_PASSAGES = replace(DIAGNOSIS, user="{note}\n\nPassages that may help:\n{passages}\n\n" + REQUEST)
+RETRIEVED = "Passages that may help:"
+DIAGNOSIS_PASSAGES = replace(DIAGNOSIS, user="{note}\n\n" + RETRIEVED + "\n{passages}\n\n" + REQUEST)
 EXCLUDED_LIMIT = 6  # absent findings a note mentions: reports list dozens, and a short note does not
 # First words of HPO labels that keep their capital inside a sentence, as they come from a name.
 EPONYMS = frozenset(

@@ -7,7 +7,6 @@ python -m mint.demo tiles --out DIR                                        micro
 python -m mint.demo radiographs --out DIR                                  radiographs, questions about them, and masks
 python -m mint.demo gallery --out FILE.png                                 the syndromes as they are drawn
 python -m mint.demo reader --out DIR                                       a network that names the findings of faces
-python -m mint.demo scarce --out DIR                                       MINT with few diagnosed patients, in tables
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from pathlib import Path
 from mint.cli import run_command
 from mint.data.preferences import read_preferences
 from mint.demo.scarce import write_reader
-from mint.demo.scarce_table import FACES, run_scarce
 from mint.demo.tiny_model import SHAPES, TOWER, write_base
 from mint.files import check_unused
 from mint.synthetic.cohort_folder import write_cohort
@@ -93,7 +91,7 @@ def run_radiographs(args) -> None:
 def run_reader(args) -> None:
     check_unused(args.out)
     write_reader(Path(args.out), args.faces, args.seed)
-    print(f"{args.out}: a face reader; generate_prefs.py disease --fit DIR --reader {args.out} makes a teacher of it")
+    print(f"{args.out}: a face reader; generate_prefs.py disease --fit DIR --base {args.out} makes a teacher of it")
 
 
 def run_gallery(args) -> None:
@@ -102,17 +100,8 @@ def run_gallery(args) -> None:
     print(f"{args.out}: {args.patients} portraits of each syndrome")
 
 
-def add_scarce(commands) -> None:
-    parser = commands.add_parser("scarce", help="the experiment of the disease demo over seeds and diagnosed patients")
-    parser.add_argument("--out", required=True, metavar="DIR", help="may hold a part: what is finished is kept")
-    parser.add_argument("--diagnosed", type=int, nargs="+", default=[200], metavar="T", help="default 200")
-    parser.add_argument("--seeds", type=int, default=5, help="draws of patients and trainings for each T (default 5)")
-    parser.set_defaults(run=run_scarce)
-
-
 COMMANDS = (
     add_base,
-    add_scarce,
     add_drawn(
         "cohort",
         "synthetic patients with notes and portraits, as a table and images",
@@ -139,7 +128,7 @@ COMMANDS = (
         "reader",
         "a network that names the findings of faces, trained on drawn ones",
         run_reader,
-        faces=(FACES, "faces to learn from"),
+        faces=(12_000, "faces to learn from"),
     ),
     add_drawn(
         "gallery",

@@ -92,6 +92,8 @@ def side_by_side(jobs: Sequence[Job], workers: int | None = None) -> None:
 
     The first exception of a job ends all of them and is raised.
     """
+    if not jobs:
+        return
     with _processes(min(len(jobs), workers or len(os.sched_getaffinity(0)))) as pool:
         start = time.monotonic()
         futures = {pool.submit(function, *arguments): name for name, function, arguments in jobs}

@@ -50,20 +50,25 @@ def check_policy(args: argparse.Namespace) -> None:
 class Policy:
     """The model to be aligned, and how its lists are decoded: ``samples`` for each prompt, or one greedy list."""
 
-    def __init__(self, args: argparse.Namespace, vision: bool):
-        """Loads the model. args: flags of :func:`add_policy_options`, ``device``, ``reject`` and ``seed``.
+    def __init__(self, loaded: tuple, samples: int = 1, **decoding):
+        """loaded: model, tokenizer and, for images, their reader. decoding: of ``mint.models.generate.generate``."""
+        self.loaded, self.samples, self.decoding = loaded, samples, decoding
+
+    @classmethod
+    def load(cls, args: argparse.Namespace, vision: bool) -> Policy:
+        """The policy of the flags of :func:`add_policy_options`, ``device``, ``reject`` and ``seed``.
 
         vision: it reads images. Raises InputError for a model that cannot be loaded.
         """
         named = argparse.Namespace(**vars(args) | {"model": args.policy, "adapter": args.policy_adapter})
         named.max_pixels = None
-        self.loaded = load_vision_model(named) if vision else load(named)
-        self.decoding = {"max_new_tokens": args.policy_tokens, "batch_size": args.policy_batch}
-        self.decoding["seed"] = getattr(args, "seed", 0)  # not every task has the flag
-        self.samples = 1
-        if args.reject == "policy":
-            self.samples = args.policy_samples
-            self.decoding |= {"temperature": args.policy_temperature, "top_p": args.policy_top_p}
+        loaded = load_vision_model(named) if vision else load(named)
+        decoding = {"max_new_tokens": args.policy_tokens, "batch_size": args.policy_batch}
+        decoding["seed"] = getattr(args, "seed", 0)  # not every task has the flag
+        if args.reject == "edit":
+            return cls(loaded, **decoding)
+        sampling = {"temperature": args.policy_temperature, "top_p": args.policy_top_p}
+        return cls(loaded, args.policy_samples, **decoding, **sampling)
 
     def answers(self, prompts: Sequence[list[dict]], files: Sequence[Sequence[str]]) -> list[list[str]]:
         """The answers to every prompt, without span tags. files: the images of each prompt."""

@@ -26,12 +26,13 @@ from mint.evaluation.metrics import KnownDiseases, normalize
 from mint.evaluation.name_scores import rank_names
 from mint.evaluation.pheval import FORMS, check_pheval, file_stems, write_pheval
 from mint.files import read_lines
-from mint.prefs.pairs import PairSettings
+from mint.prefs.pairs import RANKED_BY, PairSettings
 from mint.tasks.base import Lists, Result
 from mint.tasks.cohorts import add_cohort_options, add_prompt_options, read_cohort, read_with_prompt
 from mint.tasks.disease_scores import COLUMNS, is_true, pheval_case, score_diseases
 from mint.tasks.passages import Passages, add_retrieval_options, retrieval_name
 from mint.tasks.ranked import RankedTask, rank_lists
+from mint.teachers.findings_teacher import FindingsTeacher, is_face_reader, load_reader
 from mint.teachers.fitting import check_folder
 from mint.teachers.loading import load_teachers
 from mint.teachers.naive_bayes import NaiveBayesTeacher
@@ -44,6 +45,7 @@ RANKERS: Mapping[str, Callable[[Sequence[Case]], Teacher]] = {  # teachers that 
     "naive-bayes": NaiveBayesTeacher,
     "neighbours": NeighbourTeacher,
 }
+BASE_HELP = "--fit: a ViLT (default: a small new one), or a face reader: naive Bayes over what it sees and the note"
 RANKER_HELP = "without --teacher: naive Bayes over the findings (default), or the most similar note by BM25"
 
 
@@ -242,7 +244,7 @@ class Disease(RankedTask):
         ):
             add(flag, type=kind, default=default, metavar="N" if kind is int else "X", help=text)
         add("--fit-cases", metavar="PATH", help="cases to fit the teacher on (default: --cases)")
-        add("--base", metavar="DIR|ID", help="--fit: a ViLT to start from (default: a small new one)")
+        add("--base", metavar="DIR|ID", help=BASE_HELP)
         add("--view", choices=VIEWS, default="both", help="--fit, --teacher: what the teacher sees (default both)")
         add("--summaries", metavar="FILE", help="the teacher's text of cases without findings; gives the disease away")
         add_retrieval_options(parser)
@@ -254,6 +256,8 @@ class Disease(RankedTask):
             ("--seed", int, 0, "of variants, samples, --reject and --fit"),
         ):
             add(flag, type=kind, default=value, help=f"{text} (default {value})")
+        by = "what the teacher ranks: the findings left in each note (default), or the whole case"
+        add("--rank-by", choices=RANKED_BY, default=PairSettings.rank_by, help=f"--variants: {by}")
 
     def check_pairs(self, args: argparse.Namespace) -> None:
         super().check_pairs(args)
@@ -292,6 +296,11 @@ def make_teacher(args: argparse.Namespace, cases: Sequence[Case]) -> Teacher:
     if not args.fit:
         return RANKERS[args.ranker](cases)
     print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in count(cases).items()))
+    if args.base and is_face_reader(args.base):
+        if args.folds or args.teacher_epochs or args.teacher_lr:
+            raise InputError(f"--base {args.base} is a face reader: no --folds, --teacher-epochs or --teacher-lr")
+        FindingsTeacher.fit(load_reader(args.base, device), cases).save(args.fit)
+        return load_teachers([args.fit], device, args.view)
     changes = {"epochs": args.teacher_epochs, "lr": args.teacher_lr, "seed": args.seed}
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = FusionSettings(**changes) if args.base else FusionSettings.from_scratch(**changes)

@@ -185,7 +185,7 @@ class RankedTask(Task):
         if not args.out:
             return
         report, out = PairReport(), Path(args.out)
-        policy = Policy(args, self.vision) if args.reject in ON_POLICY else None
+        policy = Policy.load(args, self.vision) if args.reject in ON_POLICY else None
         records = make_pairs(self, examples, teacher, settings, report, held_out, out.parent, policy)
         total = len(examples) * settings.variants * settings.rejected_samples
         if not write_jsonl(out, Progress(records, total=total, desc="ranking", unit="pair")):

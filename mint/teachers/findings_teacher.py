@@ -119,9 +119,8 @@ class FindingsTeacher:
         return teacher
 
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
-        """[cases, diseases] log scores; ``own`` as for :class:`NaiveBayesTeacher`."""
-        looked = None if own is None else self.look(own, self.view)
-        return self.counts[self.view].scores(self.look(cases, self.view), looked)
+        """[cases, diseases] log scores. ``own`` makes no difference: counts do not say which patients are in them."""
+        return self.counts[self.view].scores(self.look(cases, self.view))
 
     def look(self, cases: Sequence[Case], view: str) -> list[Case]:
         """The cases with what the view shows as their observed findings."""
@@ -148,6 +147,11 @@ class FindingsTeacher:
         """Writes the network as a model directory, and ``counts.json``: sums over the patients, no single patient."""
         save_model(self.reader, folder)
         write_aside(Path(folder) / COUNTS, json.dumps({view: nb.counts() for view, nb in self.counts.items()}) + "\n")
+
+
+def is_face_reader(folder: str | Path) -> bool:
+    """Whether a directory holds a face reader, alone or as a part of a teacher."""
+    return read_json(Path(folder) / "config.json", optional=True).get("model_type") == "face_reader"
 
 
 def load_reader(folder: str | Path, device: torch.device | str = "cpu") -> FaceReader:

@@ -10,8 +10,7 @@ import torch
 
 from mint.data.cases import Case
 from mint.errors import InputError
-from mint.files import read_json
-from mint.teachers.findings_teacher import load_findings_teacher
+from mint.teachers.findings_teacher import is_face_reader, load_findings_teacher
 from mint.teachers.ranking import Teacher
 from mint.teachers.vilt_teacher import load_teacher
 
@@ -41,6 +40,5 @@ def load_teachers(folders: Sequence[str | Path], device: torch.device | str = "c
 
 
 def _load(folder: str | Path, device: torch.device | str, view: str) -> Teacher:
-    config = read_json(Path(folder) / "config.json", optional=True)
-    load = load_findings_teacher if config.get("model_type") == "face_reader" else load_teacher
+    load = load_findings_teacher if is_face_reader(folder) else load_teacher
     return load(folder, device, view)

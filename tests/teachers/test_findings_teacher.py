@@ -63,7 +63,7 @@ def test_scores_are_those_of_naive_bayes_over_note_and_seen_findings(reader, pat
     seen = [dataclasses.replace(case, observed=(COUGH, shown[case.disease])) for case in patients]
     assert [case.observed for case in teacher.look(patients, "both")] == [case.observed for case in seen]
     expected = NaiveBayesTeacher(seen)
-    assert np.array_equal(teacher.scores(patients, own=patients), expected.scores(seen, own=seen))
+    assert np.array_equal(teacher.scores(patients, own=patients), expected.scores(seen))
 
 
 def test_a_case_without_a_portrait_is_ranked_by_its_note(reader, patients):

@@ -1,12 +1,15 @@
 """The experiment with few diagnosed patients: its parts at the smallest size, and that a stopped one goes on."""
 
+import argparse
 import csv
 
 import pytest
 
+from benchmarks import scarce_diagnoses
+from benchmarks.scarce_diagnoses import run_studies
 from mint.data.preferences import read_preferences
-from mint.demo import arms, scarce, scarce_table
-from mint.demo.__main__ import main
+from mint.demo import arms, scarce
+from mint.errors import InputError
 from mint.teachers import findings_teacher
 from tests.demo.test_arms import InThisProcess
 
@@ -17,34 +20,34 @@ def small(monkeypatch):
     monkeypatch.setattr(scarce, "UNDIAGNOSED", 60)
     monkeypatch.setattr(scarce, "UNSEEN", (12, 13))
     monkeypatch.setattr(scarce, "READ", (40, 11))
-    monkeypatch.setattr(scarce_table, "FACES", 40)
+    monkeypatch.setattr(scarce_diagnoses, "FACES", 40)
     monkeypatch.setattr(findings_teacher.READING, "epochs", 1)
     monkeypatch.setitem(scarce.BASE, "steps", 2)
     monkeypatch.setitem(scarce.ALIGN, "steps", 2)
     monkeypatch.setitem(scarce.ALIGN, "batch_size", 8)
 
 
-def test_the_experiment_writes_tables_and_a_curve_and_does_nothing_twice(small, tmp_path, monkeypatch, capfd):
+def test_the_experiment_writes_tables_and_a_curve_and_does_nothing_twice(small, tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
     out = tmp_path / "scarce"
-    assert main(["scarce", "--out", str(out), "--diagnosed", "60", "--seeds", "1"]) == 0
+    tables = run_studies(argparse.Namespace(out=str(out), diagnosed=[60], seeds=1))
+    assert tables.startswith("60 diagnosed patients\n\n| | top-1 |")
     with open(out / "curve.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["score"] == "top_1_id"]
-    assert {row["row"] for row in rows} >= {scarce_table.BOTH, *scarce.ROWS}
+    assert {row["row"] for row in rows} >= {scarce.BOTH, *scarce.ROWS}
     assert {row["diagnosed"] for row in rows} == {"60"}
     assert (out / "curve.png").is_file() and (out / "diagnosed-60" / "comparison.html").is_file()
     study = out / "seed-0" / "diagnosed-60"
     pairs = read_preferences(study / "both.jsonl")
     assert len(pairs) == 60 * scarce.PAIRS.variants
     assert len(read_preferences(study / "diagnoses.jsonl")) == 60 * scarce.PAIRS.variants
-    capfd.readouterr()
     monkeypatch.setattr(arms, "run_arm", lambda *_: pytest.fail("ran again"))
-    assert main(["scarce", "--out", str(out), "--diagnosed", "60", "--seeds", "1"]) == 0
+    assert run_studies(argparse.Namespace(out=str(out), diagnosed=[60], seeds=1)) == tables
 
 
-def test_numbers_out_of_range(tmp_path, capsys):
-    assert main(["scarce", "--out", str(tmp_path), "--diagnosed", "10"]) == 2
-    assert "--diagnosed at least 50" in capsys.readouterr().err
+def test_numbers_out_of_range(tmp_path):
+    with pytest.raises(InputError, match="--diagnosed at least 50"):
+        run_studies(argparse.Namespace(out=str(tmp_path), diagnosed=[10], seeds=1))
 
 
 def test_the_base_lists_diseases_at_random(small, tmp_path):

@@ -1,6 +1,6 @@
-"""The experiment of :mod:`mint.demo.scarce` over seeds and numbers of diagnosed patients, with its tables and curve.
+"""Few diagnosed patients: the experiment of :mod:`mint.demo.scarce` over seeds and numbers of diagnosed patients.
 
-python -m mint.demo scarce --out DIR --diagnosed 50 100 200 400 1200 --seeds 5
+    python -m benchmarks.scarce_diagnoses --out DIR [--diagnosed 50 100 200 400 1200] [--seeds 5]
 
 A command that was stopped goes on with the arms that are not finished.
 
@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.command import make_parser, run
 from mint.demo.arms import arm_jobs, load_train, side_by_side
 from mint.demo.scarce import BOTH, ROWS, Study, find_reader, teach_form
 from mint.errors import InputError
@@ -25,7 +27,7 @@ from mint.evaluation.scores import means_table
 from mint.evaluation.statistics import Estimate
 from mint.files import file_aside, write_aside
 from mint.tasks.base import save_results, score_answers
-from mint.tasks.compare import load_systems
+from mint.tasks.compare import System, load_systems
 from mint.tasks.compare_page import save_comparison
 from mint.tasks.disease import Disease
 from mint.tasks.ranked import rank_lists
@@ -39,8 +41,8 @@ SHOWN = {  # panels of the curve
 }
 
 
-def run_scarce(args: argparse.Namespace) -> None:
-    """Draws, trains and asks what is missing; writes the tables and the curve.
+def run_studies(args: argparse.Namespace) -> str:
+    """Draws, trains and asks what is missing; writes the tables and the curve, and returns the tables.
 
     Raises InputError for numbers out of range, or a folder that cannot be written.
     """
@@ -52,22 +54,22 @@ def run_scarce(args: argparse.Namespace) -> None:
         teach_form(root, load_train())
     studies = {count: [Study(root, count, seed) for seed in range(args.seeds)] for count in args.diagnosed}
     jobs = [job for group in studies.values() for study in group for job in arm_jobs(study.arms(), study.exam)]
-    if jobs:
-        side_by_side(jobs)
-    write_curve(root, {count: compare_rows(root / f"diagnosed-{count}", group) for count, group in studies.items()})
+    side_by_side(jobs)
+    found = {count: compare_rows(root / f"diagnosed-{count}", group) for count, group in studies.items()}
+    rows = {count: {system.name: system.estimates for system in systems} for count, systems in found.items()}
+    write_curve(root, rows)
+    return "\n\n".join(f"{count} diagnosed patients\n\n{means_table(rows[count], Disease.columns)}" for count in rows)
 
 
-def compare_rows(folder: Path, studies: Sequence[Study]) -> dict[str, dict[str, Estimate]]:
-    """Writes the comparison of all rows over the seeds to ``folder``; returns row -> score -> mean and interval."""
+def compare_rows(folder: Path, studies: Sequence[Study]) -> list[System]:
+    """Writes the comparison of all rows over the seeds to ``folder``; returns the rows."""
     rows: dict[str, list[Path]] = {}
     for study in studies:
         for name, place in score_study(study).items():
             rows.setdefault(name, []).append(place)
     runs = [f"{name}={','.join(map(str, places))}" for name, places in rows.items()]
     save_comparison(runs, folder, baseline=BASELINE)
-    systems = load_systems(runs)
-    print(f"{folder}:\n{means_table({s.name: s.estimates for s in systems}, systems[0].task.columns)}\n")
-    return {system.name: system.estimates for system in systems}
+    return load_systems(runs)
 
 
 def score_study(study: Study) -> dict[str, Path]:
@@ -116,3 +118,13 @@ def _draw(found: Mapping[int, Mapping[str, Mapping[str, Estimate]]]) -> Figure:
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     return figure
+
+
+def main() -> int:
+    parser = make_parser(__doc__, seeds=5)
+    parser.add_argument("--diagnosed", type=int, nargs="+", default=[200], metavar="T", help="default 200")
+    return run(parser, run_studies)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

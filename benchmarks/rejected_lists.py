@@ -27,7 +27,7 @@ from benchmarks.scarce_diagnoses import FACES, LENGTHS
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.arms import SAMPLING, Arm, Exam, arm_jobs, load_train, logged, side_by_side
-from mint.demo.scarce import ALIGN, BOTH, PAIRS, Study, find_reader, teach_form
+from mint.demo.scarce import ALIGN, BOTH, PAIRS, Study, find_reader, teach_reading
 from mint.demo.stages import load_student
 from mint.errors import InputError
 from mint.evaluation.scores import means_table
@@ -68,7 +68,7 @@ def run_studies(args: argparse.Namespace) -> str:
     root = Path(args.out)
     find_reader(root, FACES)
     if not (root / "model").is_dir():
-        teach_form(root, load_train())
+        teach_reading(root, load_train())
     studies = [Study(root, DIAGNOSED, seed) for seed in range(args.seeds)]
     side_by_side([job for study in studies for job in arm_jobs([start(study)], study.exam)])
     side_by_side([(f"pairs of seed {study.seed}", write_pairs, (study, model_of(study))) for study in studies])

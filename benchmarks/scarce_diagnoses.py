@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.command import make_parser, run
 from mint.demo.arms import arm_jobs, load_train, side_by_side
-from mint.demo.scarce import BOTH, ROWS, Study, find_reader, teach_form
+from mint.demo.scarce import BOTH, ROWS, Study, find_reader, teach_reading
 from mint.errors import InputError
 from mint.evaluation.scores import means_table
 from mint.evaluation.statistics import Estimate
@@ -51,7 +51,7 @@ def run_studies(args: argparse.Namespace) -> str:
     root = Path(args.out)
     find_reader(root, FACES)
     if not (root / "model").is_dir():
-        teach_form(root, load_train())
+        teach_reading(root, load_train())
     studies = {count: [Study(root, count, seed) for seed in range(args.seeds)] for count in args.diagnosed}
     jobs = [job for group in studies.values() for study in group for job in arm_jobs(study.arms(), study.exam)]
     side_by_side(jobs)

@@ -50,7 +50,7 @@ def test_numbers_out_of_range(tmp_path):
         run_studies(argparse.Namespace(out=str(tmp_path), diagnosed=[10], seeds=1))
 
 
-def test_the_base_lists_diseases_at_random(small, tmp_path):
+def test_the_lessons_ask_for_findings_of_the_note_and_for_diseases_at_random(small, tmp_path):
     class Stop(Exception):
         pass
 
@@ -58,6 +58,12 @@ def test_the_base_lists_diseases_at_random(small, tmp_path):
         raise Stop
 
     with pytest.raises(Stop):
-        scarce.teach_form(tmp_path, train, k=3)
-    first = [str(pair.chosen.text).split("\n")[1] for pair in read_preferences(tmp_path / "form.jsonl")]
-    assert len(first) == 40 and len(set(first)) > 20
+        scarce.teach_reading(tmp_path, train, k=3)
+    lessons = read_preferences(tmp_path / "lessons.jsonl", require_rejected=False)
+    lists = [(lesson.prompt[1]["content"], lesson.chosen.text.split("\n")) for lesson in lessons]
+    assert len(lists) == 40
+    diseases = [lines for _, lines in lists[::2]]
+    assert all(lines[0] == "POTENTIAL_DISEASES:" and len(lines) == 4 for lines in diseases)
+    assert len({lines[1] for lines in diseases}) > 10
+    for note, lines in lists[1::2]:
+        assert lines[0] == "FINDINGS:" and all(line.split(". ", 1)[1] in note for line in lines[1:])

@@ -17,7 +17,7 @@ from mint.config import TrainConfig
 from mint.data.preferences import write_jsonl
 from mint.demo.arms import arm_jobs, logged, side_by_side
 from mint.demo.cache import cached
-from mint.demo.scarce import ALIGN, BOTH, PAIRS, TEXT, UNDIAGNOSED, Study, find_reader, teach_form
+from mint.demo.scarce import ALIGN, BOTH, PAIRS, TEXT, UNDIAGNOSED, Study, find_reader, teach_reading
 from mint.demo.stages import Train, align, aligned, compare_systems
 from mint.prefs.pairs import PairReport, make_pairs
 from mint.tasks.disease import Disease
@@ -62,9 +62,9 @@ def run(config: TrainConfig, train: Train) -> None:
 
 def build(folder: Path, train: Train) -> None:
     """The base, the teacher, its pairs, and the answers of the arms that the student is compared with."""
-    print("1/3 a tiny Llama learns the form of an answer, from random lists")
+    print("1/3 a tiny Llama learns to read notes and to answer, from random lists")
     with logged(folder / "base.log"):
-        teach_form(folder, train)
+        teach_reading(folder, train)
     print("2/3 a network learns to read faces; beside it, the arms that see none are trained")
     study = Study(folder, DIAGNOSED)
     seeing = ("a network that names the findings of faces", learn_to_see, (study,))

@@ -1,8 +1,8 @@
 """Scarce diagnoses: what a student learns from a teacher that sees more than the student's own data contain.
 
 T patients have a portrait, a note and a diagnosis; 1,200 others have a portrait and a note. A teacher is fitted on the
-T and ranks the diseases of the 1,200. The student reads notes alone. All arms start from one base, which has read notes
-without diagnoses and knows the form of an answer (random diseases), and are scored on the same 600 unseen patients:
+T and ranks the diseases of the 1,200. The student reads notes alone. All arms start from one base, which can list the
+findings of a note and knows the form of an answer (random diseases). They are scored on the same 600 unseen patients:
 
     SFT on the T diagnoses
     SFT and ORPO on the lists of a teacher that reads the notes alone (naive Bayes)
@@ -13,13 +13,13 @@ without diagnoses and knows the form of an answer (random diseases), and are sco
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mint.data.cases import Case, Term, diagnosis_messages, format_list, write_note
+from mint.data.cases import SYSTEM, Case, Term, diagnosis_messages, format_list, in_prose, write_note
 from mint.data.preferences import write_jsonl
 from mint.demo.arms import Arm, Exam
 from mint.demo.stages import Train, teach
@@ -38,9 +38,10 @@ from mint.teachers.ranking import Teacher
 UNDIAGNOSED, UNSEEN, READ = 1200, (600, 13), (3000, 11)  # patients; of the last two also the seed
 FINDINGS = (12, 4)  # of a drawn face, mean and deviation
 PAIRS = PairSettings(top_k=3, bottom_q=3, variants=12, drop_terms=0.5, rank_by="case")
-BASE = {"nll_over": "sequence", "steps": 150, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+BASE = {"nll_over": "sequence", "steps": 200, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 250, "batch_size": 64, "lr": 3e-3, "full": True, "weight_decay": 0.1, "adam_beta2": 0.95}
 SHAPE, VOCABULARY = "shallow", 3000
+LIST_FINDINGS, FINDINGS_HEADER = "List the findings of this patient.", "FINDINGS:"
 TEXT, BOTH = "text-only teacher", "image + text teacher"
 ROWS = {  # row -> loss, pairs
     "SFT on the T diagnoses": ("sft", "diagnoses"),
@@ -74,29 +75,37 @@ def write_reader(folder: Path, count: int, seed: int = 0) -> None:
         save_model(fit_reader(random_faces(count, Path(faces), seed), replace(READING, seed=seed)), folder)
 
 
-def teach_form(folder: Path, train: Train, k: int = PAIRS.top_k) -> Path:
-    """A tiny Llama that has learned to read notes, and to answer with ``k`` diseases at random: ``folder/model``.
+def teach_reading(folder: Path, train: Train, k: int = PAIRS.top_k) -> Path:
+    """A tiny Llama that can read notes and knows the form of an answer, in ``folder/model``.
 
-    Next-token training on notes without diagnoses, as a stand-in for the pretraining of a large model.
+    Half of its lessons ask for a note's findings, half for ``k`` diseases, which are answered at random. The loss is
+    that of every token, so that it learns the notes as well: a stand-in for the pretraining of a large model.
     """
-    names = [syndrome.name for syndrome in load_syndromes()]
-    cases, rng = sample_cohort(*READ), random.Random(0)
-    rows = []
-    for case in cases:
-        listed = rng.sample(names, 2 * k)
-        answers = {"chosen": format_list(listed[:k]), "rejected": format_list(listed[k:])}
-        rows.append({"id": case.id, "prompt": diagnosis_messages(write_note(case, rng)), **answers})
-    write_jsonl(folder / "form.jsonl", rows)
-    write_base(folder / "blank", texts(cases), SHAPE, VOCABULARY)
-    return teach(folder / "blank", folder / "form.jsonl", BASE, train, folder / "model")
+    names, rng = [syndrome.name for syndrome in load_syndromes()], random.Random(0)
+    lessons = []
+    for place, case in enumerate(sample_cohort(*READ)):
+        note = write_note(case, rng)
+        if place % 2:
+            findings = [in_prose(term.label) for term in rng.sample(case.observed, len(case.observed))]
+            messages, answer = ask_for_findings(note), format_list(findings, FINDINGS_HEADER)
+        else:
+            messages, answer = diagnosis_messages(note), format_list(rng.sample(names, k))
+        lessons.append({"id": case.id, "prompt": messages, "chosen": answer})
+    write_jsonl(folder / "lessons.jsonl", lessons)
+    write_base(folder / "blank", texts(lessons, names), SHAPE, VOCABULARY)
+    return teach(folder / "blank", folder / "lessons.jsonl", BASE, train, folder / "model")
 
 
-def texts(cases: Sequence[Case]) -> list[str]:
-    """What the tokenizer is trained on: prompts, and every syndrome as a list would name it."""
-    notes = [message["content"] for case in cases for message in diagnosis_messages(write_note(case))]
-    names = [syndrome.name for syndrome in load_syndromes()]
-    roles = ["system", "user", "assistant"]
-    return notes + [format_list(names)] * 50 + roles * len(notes)
+def ask_for_findings(note: str) -> list[dict]:
+    """The prompt of the other half of the lessons."""
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"{note}\n\n{LIST_FINDINGS}"}]
+
+
+def texts(lessons: Sequence[Mapping], names: Sequence[str]) -> list[str]:
+    """What the tokenizer is trained on: prompts and answers, every syndrome as a list would name it, and roles."""
+    found = [message["content"] for lesson in lessons for message in lesson["prompt"]]
+    found += [lesson["chosen"] for lesson in lessons]
+    return found + [format_list(names)] * 50 + ["system", "user", "assistant"] * len(lessons)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.command import make_parser, run
-from benchmarks.scarce_diagnoses import FACES, LENGTHS
+from benchmarks.scarce_diagnoses import FACES, LENGTHS, UNSEEN
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.arms import SAMPLING, Arm, Exam, arm_jobs, load_train, logged, side_by_side
@@ -69,7 +69,7 @@ def run_studies(args: argparse.Namespace) -> str:
     find_reader(root, FACES)
     if not (root / "model").is_dir():
         teach_reading(root, load_train())
-    studies = [Study(root, DIAGNOSED, seed) for seed in range(args.seeds)]
+    studies = [Study(root, DIAGNOSED, seed, UNSEEN) for seed in range(args.seeds)]
     side_by_side([job for study in studies for job in arm_jobs([start(study)], study.exam)])
     side_by_side([(f"pairs of seed {study.seed}", write_pairs, (study, model_of(study))) for study in studies])
     tuning = Exam(place_cohort(*TUNING, root / "portraits"), studies[0].exam.names)

@@ -32,7 +32,7 @@ from mint.tasks.compare_page import save_comparison
 from mint.tasks.disease import Disease
 from mint.tasks.ranked import rank_lists
 
-FACES = 12_000  # drawn to learn from
+FACES, UNSEEN = 12_000, 600  # faces to learn from; patients to score on
 BASELINE = "SFT on the T diagnoses"
 LENGTHS = 10, 15  # of the teacher's best and worst lists, to which coverage and avoidance refer
 SHOWN = {  # panels of the curve
@@ -52,7 +52,7 @@ def run_studies(args: argparse.Namespace) -> str:
     find_reader(root, FACES)
     if not (root / "model").is_dir():
         teach_reading(root, load_train())
-    studies = {count: [Study(root, count, seed) for seed in range(args.seeds)] for count in args.diagnosed}
+    studies = {count: [Study(root, count, seed, UNSEEN) for seed in range(args.seeds)] for count in args.diagnosed}
     jobs = [job for group in studies.values() for study in group for job in arm_jobs(study.arms(), study.exam)]
     side_by_side(jobs)
     found = {count: compare_rows(root / f"diagnosed-{count}", group) for count, group in studies.items()}

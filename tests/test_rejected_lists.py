@@ -21,9 +21,16 @@ ROWS = {
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
-    for name, value in (("UNDIAGNOSED", 20), ("UNSEEN", (8, 13)), ("READ", (40, 11))):
+    for name, value in (("UNDIAGNOSED", 20), ("READ", (40, 11))):
         monkeypatch.setattr(scarce, name, value)
-    for name, value in (("DIAGNOSED", 60), ("FACES", 40), ("STEPS", 1), ("TUNING", (6, 14)), ("ROWS", ROWS)):
+    for name, value in (
+        ("DIAGNOSED", 60),
+        ("UNSEEN", 8),
+        ("FACES", 40),
+        ("STEPS", 1),
+        ("TUNING", (6, 14)),
+        ("ROWS", ROWS),
+    ):
         monkeypatch.setattr(rejected_lists, name, value)
     monkeypatch.setattr(findings_teacher.READING, "epochs", 1)
     for recipe, steps in ((scarce.BASE, 40), (scarce.ALIGN, 2)):

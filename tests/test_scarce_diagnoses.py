@@ -18,7 +18,7 @@ from tests.demo.test_arms import InThisProcess
 def small(monkeypatch):
     """A few faces, patients and steps."""
     monkeypatch.setattr(scarce, "UNDIAGNOSED", 60)
-    monkeypatch.setattr(scarce, "UNSEEN", (12, 13))
+    monkeypatch.setattr(scarce_diagnoses, "UNSEEN", 12)
     monkeypatch.setattr(scarce, "READ", (40, 11))
     monkeypatch.setattr(scarce_diagnoses, "FACES", 40)
     monkeypatch.setattr(findings_teacher.READING, "epochs", 1)

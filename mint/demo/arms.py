@@ -94,12 +94,17 @@ def side_by_side(jobs: Sequence[Job], workers: int | None = None) -> None:
     """
     if not jobs:
         return
-    with _processes(min(len(jobs), workers or len(os.sched_getaffinity(0)))) as pool:
+    with _processes(min(len(jobs), workers or cores())) as pool:
         start = time.monotonic()
         futures = {pool.submit(function, *arguments): name for name, function, arguments in jobs}
         for number, future in enumerate(as_completed(futures), 1):
             future.result()
             print(f"{number}/{len(jobs)} {futures[future]}, after {duration(time.monotonic() - start)}", flush=True)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

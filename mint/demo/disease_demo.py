@@ -2,8 +2,7 @@
 
 1. A network learns to name the findings of drawn faces. With it, and the notes and diagnoses of 200 patients, a
    teacher ranks the diseases of 1,200 others from portrait and note. Meanwhile the arms that need no portrait are
-   trained: SFT on the 200 diagnoses, ORPO on the lists of a teacher that reads notes alone, SFT on all 1,200 diagnoses.
-   All of this is cached.
+   trained: SFT on the 200 diagnoses, and ORPO on the lists of a teacher that reads notes alone. All of this is cached.
 2. The chosen loss aligns the base on the lists of the teacher that sees. The student reads the notes alone; all are
    scored on the same unseen patients.
 """
@@ -23,13 +22,13 @@ from mint.prefs.pairs import PairReport, make_pairs
 from mint.tasks.disease import Disease
 from mint.tasks.ranked import rank_lists
 
-DIAGNOSED, FACES = 200, 4000
+DIAGNOSED, UNSEEN, FACES = 200, 400, 4000
 QUESTION = (
     f"{DIAGNOSED + UNDIAGNOSED:,} patients have a portrait and a note, and {DIAGNOSED} of them a diagnosis. Does a "
     f"model that reads notes\nlearn more from a teacher that sees the other {UNDIAGNOSED:,} portraits than from the "
     f"{DIAGNOSED} diagnoses themselves?\n"
 )
-COMPARED = ("SFT on the T diagnoses", f"ORPO, lists of the {TEXT}", "SFT on all diagnoses")
+COMPARED = ("SFT on the T diagnoses", f"ORPO, lists of the {TEXT}")
 LENGTHS = 10, 15  # of the teacher's best and worst lists, to which coverage and avoidance refer
 VISION, TIME = None, "about six minutes"
 SOURCES = tuple(
@@ -66,9 +65,10 @@ def build(folder: Path, train: Train) -> None:
     with logged(folder / "base.log"):
         teach_reading(folder, train)
     print("2/3 a network learns to read faces; beside it, the arms that see none are trained")
-    study = Study(folder, DIAGNOSED)
-    seeing = ("a network that names the findings of faces", learn_to_see, (study,))
-    side_by_side([seeing, *arm_jobs(study.arms(*COMPARED), study.exam)])
+    study = Study(folder, DIAGNOSED, unseen=UNSEEN)
+    faces = ("a network that names the findings of faces", learn_to_see, (folder,))
+    portraits = ("the patients' portraits", draw, (study,))
+    side_by_side([faces, *arm_jobs(study.arms(*COMPARED), study.exam), portraits])
     print(f"3/3 the teacher ranks the diseases of {UNDIAGNOSED:,} patients")
     teacher = study.teachers()[BOTH]
     form = dataclasses.replace(PAIRS, variants=1)
@@ -78,16 +78,21 @@ def build(folder: Path, train: Train) -> None:
         print(f"{name}: {report}")
 
 
-def learn_to_see(study: Study) -> None:
-    """A job of the build: the network, and the portraits that it will read."""
-    with logged(study.root / "reader.log"):
-        find_reader(study.root, FACES)
+def learn_to_see(folder: Path) -> None:
+    """A job of the build."""
+    with logged(folder / "reader.log"):
+        find_reader(folder, FACES)
+
+
+def draw(study: Study) -> None:
+    """Another: what the network will read."""
+    with logged(study.root / "portraits.log"):
         study.draw()
 
 
 def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     """Scores all systems on the unseen patients; prints the table, saves it and a page with the run."""
-    study = Study(cache, DIAGNOSED)
+    study = Study(cache, DIAGNOSED, unseen=UNSEEN)
     exam, task = study.exam, Disease(study.exam.names, training=study.others)
     lists = {name: rank_lists(exam.cases, teacher, *LENGTHS) for name, teacher in study.teachers().items()}
     task.refer_to(BOTH, exam.cases, lists[BOTH])

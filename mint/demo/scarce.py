@@ -35,10 +35,10 @@ from mint.teachers.findings_teacher import READING, FindingsTeacher, fit_reader,
 from mint.teachers.naive_bayes import NaiveBayesTeacher
 from mint.teachers.ranking import Teacher
 
-UNDIAGNOSED, UNSEEN, READ = 1200, (600, 13), (3000, 11)  # patients; of the last two also the seed
+UNDIAGNOSED, READ, UNSEEN = 1200, (3000, 11), 13  # patients, and seeds of those that all draws share
 FINDINGS = (12, 4)  # of a drawn face, mean and deviation
 PAIRS = PairSettings(top_k=3, bottom_q=3, variants=12, drop_terms=0.5, rank_by="case")
-BASE = {"nll_over": "sequence", "steps": 200, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+BASE = {"nll_over": "sequence", "steps": 300, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 250, "batch_size": 64, "lr": 3e-3, "full": True, "weight_decay": 0.1, "adam_beta2": 0.95}
 SHAPE, VOCABULARY = "shallow", 3000
 LIST_FINDINGS, FINDINGS_HEADER = "List the findings of this patient.", "FINDINGS:"
@@ -112,12 +112,14 @@ def texts(lessons: Sequence[Mapping], names: Sequence[str]) -> list[str]:
 class Study:
     """One draw of the experiment: the patients of a seed, T = ``diagnosed`` of them with a diagnosis.
 
-    root: the folder of the whole experiment; portraits and what is made already are found there.
+    root: the folder of the whole experiment; portraits and what is made already are found there. unseen: patients that
+    the arms are scored on, the same for all seeds.
     """
 
     root: Path
     diagnosed: int
     seed: int = 0
+    unseen: int = 600
 
     @property
     def folder(self) -> Path:
@@ -135,7 +137,7 @@ class Study:
 
     @cached_property
     def exam(self) -> Exam:
-        return Exam(place_cohort(*UNSEEN, self.root / "portraits"), [s.name for s in load_syndromes()])
+        return Exam(place_cohort(self.unseen, UNSEEN, self.root / "portraits"), [s.name for s in load_syndromes()])
 
     def draw(self) -> None:
         """Draws the portraits that are not there."""

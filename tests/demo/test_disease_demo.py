@@ -22,7 +22,8 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setattr(disease_demo, "DIAGNOSED", 60)
     monkeypatch.setattr(disease_demo, "FACES", 40)
-    for name, value in (("UNDIAGNOSED", 40), ("UNSEEN", (10, 13)), ("READ", (30, 11))):
+    monkeypatch.setattr(disease_demo, "UNSEEN", 10)
+    for name, value in (("UNDIAGNOSED", 40), ("READ", (30, 11))):
         monkeypatch.setattr(scarce, name, value)
     monkeypatch.setattr(findings_teacher.READING, "epochs", 1)
     for recipe in (scarce.BASE, scarce.ALIGN):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mint.errors import InputError
+from mint.cli import guard
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,14 +23,15 @@ def make_parser(description: str, seeds: int | None = None) -> argparse.Argument
 
 
 def run(parser: argparse.ArgumentParser, job: Callable[[argparse.Namespace], str | Sequence[str]]) -> int:
-    """Runs ``job`` and prints its text, or compares the rows that it returns; an InputError ends as a usage error."""
+    """Runs ``job`` and prints its text, or compares the rows that it returns; an InputError ends as one line."""
     args = parser.parse_args()
-    try:
+
+    def finish() -> None:
         found = job(args)
-    except InputError as error:
-        parser.error(str(error))
-    if isinstance(found, str):
-        print(found)
-        return 0
-    out = ["--out", f"{args.out}/comparison"]
-    return subprocess.call([sys.executable, str(ROOT / "evaluate.py"), "compare", *found, *out])
+        if isinstance(found, str):
+            print(found)
+        else:
+            out = ["--out", f"{args.out}/comparison"]
+            subprocess.check_call([sys.executable, str(ROOT / "evaluate.py"), "compare", *found, *out])
+
+    return guard(finish)

@@ -3,7 +3,8 @@
     python -m benchmarks.rejected_lists --out DIR [--seeds 3]
 
 DIR is that of ``scarce_diagnoses``, or a new one. All arms start from the student that SFT made of the lists of the
-teacher that sees, and train for the same number of steps on the same notes. Each has the learning rate that does best
+teacher that sees, and train for the same number of steps on the same notes (but those on which the student agrees
+with the teacher, for its own lists). Each has the learning rate that does best
 on a cohort of its own:
 
     SFT continued
@@ -115,7 +116,7 @@ def tried(study: Study, row: str) -> list[Arm]:
 def best_rate(arms: Sequence[Arm], exam: Exam) -> float:
     """The learning rate of the arm with the most true diseases ranked first."""
     task = Disease(exam.names)
-    scores = [score_answers(task, arm.name, exam.cases, arm.answers(exam)).means["top_1"].value for arm in arms]
+    scores = [score_answers(task, arm.name, exam.cases, arm.answers(exam)).means["top_1_id"].value for arm in arms]
     return float(arms[scores.index(max(scores))].settings["lr"])
 
 

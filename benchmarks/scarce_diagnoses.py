@@ -2,9 +2,7 @@
 
     python -m benchmarks.scarce_diagnoses --out DIR [--diagnosed 50 100 200 400 1200] [--seeds 5]
 
-A command that was stopped goes on with the arms that are not finished.
-
-``diagnosed-T/comparison.*`` compare the arms at
+A command that was stopped goes on with the arms that are not finished. ``diagnosed-T/comparison.*`` compare the arms at
 each T, ``curve.png`` and ``curve.csv`` show them over T.
 """
 

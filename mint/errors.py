@@ -23,7 +23,10 @@ class FileProblems(InputError):
     """All that is wrong with one file, as ``problems``: one "FILE:LINE: what is wrong" each."""
 
     def __init__(self, path, problems: list[str]):
-        self.problems = problems
+        self.path, self.problems = path, problems
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         super().__init__(f"{path} has {count}:\n  " + "\n  ".join(problems[:SHOWN] + more))
+
+    def __reduce__(self):  # as worker processes send it
+        return FileProblems, (self.path, self.problems)

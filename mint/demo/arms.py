@@ -7,10 +7,12 @@ stopped goes on where it was.
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import runpy
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,8 +24,9 @@ from mint.data.cases import Case
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.stages import Train, aligned, load_student
+from mint.errors import InputError
 from mint.evaluation.predictions import read_predictions
-from mint.files import write_aside
+from mint.files import read_json, write_aside
 from mint.progress import duration
 from mint.scripts import command_file
 from mint.tasks.disease import Disease
@@ -82,7 +85,11 @@ Job = tuple[str, Callable[..., object], tuple]  # name, function, its arguments
 
 
 def arm_jobs(arms: Sequence[Arm], exam: Exam) -> list[Job]:
-    """The jobs of the arms that are not finished."""
+    """The jobs of the arms that are not finished. Raises InputError for one that was trained with other settings."""
+    for arm in arms:
+        known = read_json(arm.folder / "trained.json", optional=True)
+        if known and {**known, "data": ""} != {**arm.settings, "data": ""}:  # the folder may have been moved
+            raise InputError(f"{arm.folder} was trained with other settings: delete it, or give another folder")
     left = [arm for arm in arms if not all(arm.file(way).is_file() for way in exam.ways)]
     return [(arm.name, run_arm, (arm, exam)) for arm in left]
 
@@ -110,21 +117,32 @@ def cores() -> int:
 @contextlib.contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes end with it, whatever ends it."""
-    pool = ProcessPoolExecutor(max(1, count), multiprocessing.get_context("spawn"), initializer=_use_one_thread)
+    pool = ProcessPoolExecutor(max(1, count), multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         yield pool
         pool.shutdown()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
+        children = multiprocessing.active_children()
+        for child in children:
             child.terminate()
+        for child in children:
+            child.join()
         raise
 
 
-def _use_one_thread() -> None:
+def _begin() -> None:
+    """One thread; and the process ends with its parent, also where that is killed."""
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run_arm(arm: Arm, exam: Exam) -> None:
@@ -132,11 +150,11 @@ def run_arm(arm: Arm, exam: Exam) -> None:
     with logged(arm.folder / "log.txt"):
         config, model, adapter = arm.config, str(arm.model), None
         if arm.settings:
-            done = arm.folder / "trained"
+            done = arm.folder / "trained.json"
             if not done.is_file():
                 shutil.rmtree(arm.folder / "run", ignore_errors=True)  # of an interrupted run
                 load_train()(config)
-                write_aside(done, "")
+                write_aside(done, json.dumps(dict(arm.settings)) + "\n")
             model, adapter = aligned(config, arm.folder / "run")
         for way in exam.ways:
             answers = exam.ask(way, model, adapter, config.seed)

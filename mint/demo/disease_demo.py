@@ -31,24 +31,13 @@ QUESTION = (
 COMPARED = ("SFT on the T diagnoses", f"ORPO, lists of the {TEXT}")
 LENGTHS = 10, 15  # of the teacher's best and worst lists, to which coverage and avoidance refer
 VISION, TIME = None, "about six minutes"
-SOURCES = tuple(
-    f"synthetic/{name}.py"
-    for name in (
-        *(
-            "canvas",
-            "cohort",
-            "cohort_folder",
-            "face",
-            "faces",
-            "features",
-            "head",
-            "package_tables",
-            "portrait",
-            "sketch",
-        ),
-    )
-) + ("synthetic/facial_terms.tsv", "synthetic/syndromes.tsv", "models/face_reader.py", "teachers/findings_teacher.py")
-SOURCES += tuple(f"demo/{name}.py" for name in ("arms", "disease_demo", "scarce", "stages", "tiny_model"))
+DRAWING = "canvas cohort cohort_folder face faces features head package_tables portrait sketch".split()
+SOURCES = (
+    *(f"synthetic/{name}.py" for name in DRAWING),
+    *("synthetic/facial_terms.tsv", "synthetic/syndromes.tsv", "models/face_reader.py", "prefs/pairs.py"),
+    *(f"teachers/{name}.py" for name in ("findings_teacher", "naive_bayes")),
+    *(f"demo/{name}.py" for name in ("arms", "disease_demo", "scarce", "stages", "tiny_model")),
+)
 
 
 def run(config: TrainConfig, train: Train) -> None:

@@ -57,7 +57,7 @@ def read_rankings(path: str | Path, ids: Sequence[str], header: str = HEADER) ->
 def _read_lines(path: Path, wanted: set[str], header: str, found: dict[str, Prediction]) -> list[str]:
     """Adds the predictions of a file to ``found``; returns what is wrong with it."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     problems = []
@@ -90,6 +90,8 @@ def _record(line: str, header: str) -> tuple[str, Prediction]:
     listed = record[given[0]] if given in (["listed"], ["ids"]) else None
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise ValueError('needs "answer", a text, or "listed", a list of names, or "ids", a list of ids')
+    if not all(name.strip() and name.isprintable() for name in listed):
+        raise ValueError(f'"{given[0]}" holds an entry that is blank, or has a line break')
     scores = record.get("scores")
     if scores is None:
         return record["id"], Prediction(format_list(listed, header))

@@ -21,12 +21,12 @@ KERNELS = 5, 3  # of the first convolution and the others
 
 @dataclass(frozen=True)
 class FaceReaderConfig:
-    """findings: the labels, in the order of the logits. image_size: side in pixels, a multiple of 2 per width.
+    """findings: (id, label), in the order of the logits. image_size: side in pixels, a multiple of 2 per width.
 
     widths: channels after each convolution. hidden_size: of the layer before the logits.
     """
 
-    findings: tuple[str, ...]
+    findings: tuple[tuple[str, str], ...]
     image_size: int
     widths: tuple[int, ...]
     hidden_size: int
@@ -38,7 +38,8 @@ class FaceReaderConfig:
         """Reads ``config.json``. Raises InputError for missing settings and a size that cannot be halved that often."""
         try:
             size, hidden = int(raw["image_size"]), int(raw["hidden_size"])
-            config = cls(tuple(raw["findings"]), size, tuple(map(int, raw["widths"])), hidden, raw)
+            findings = tuple((str(term), str(label)) for term, label in raw["findings"])
+            config = cls(findings, size, tuple(map(int, raw["widths"])), hidden, raw)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"config.json: a setting of the face reader is missing or no number ({error})") from None
         if not config.widths or config.image_size % 2 ** len(config.widths):

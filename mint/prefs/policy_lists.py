@@ -147,6 +147,7 @@ def edit_list(own: Sequence[str], top: Sequence[str]) -> tuple[list[str], list[b
     list lacks, the best first. Places after ``len(top)`` are removed; a shorter list keeps its length. Names are
     compared without case and punctuation.
     """
+    top = list({_key(name): name for name in reversed(top)}.values())[::-1]  # each name once
     names, best = [_key(name) for name in own[: len(top)]], [_key(name) for name in top]
     missing = iter([name for key, name in zip(best, top, strict=True) if key not in names])
     changed = [key not in best or key in names[:i] for i, key in enumerate(names)]

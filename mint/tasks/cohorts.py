@@ -90,7 +90,7 @@ def read_with_prompt(args: argparse.Namespace) -> tuple[Prompt | None, list[Case
     if args.genes and "genes" not in shown:
         raise InputError("--genes goes with a --prompt that has {genes}")
     if prompt and bool(getattr(args, "retrieve", None)) != ("passages" in shown):
-        raise InputError(f"{args.prompt}: {{passages}} and --retrieve of evaluate.py go together")
+        raise InputError(f"{args.prompt}: {{passages}} and --retrieve go together")
     cases = read_cohort(args.cases, args)
     cases = add_genes(cases, args.genes) if args.genes else cases
     if "genes" in shown and (without := [case.id for case in cases if not case.genes]):

@@ -269,6 +269,10 @@ class Disease(RankedTask):
             raise InputError("--folds goes with --fit")
         if args.faces and (not args.fit or args.base):
             raise InputError("--faces goes with --fit, and not with --base")
+        if args.base and not args.fit:
+            raise InputError("--base goes with --fit")
+        if args.base and is_face_reader(args.base) and not args.fit_cases:
+            raise InputError(f"--base {args.base} is a face reader: give --fit-cases, so that no case ranks itself")
         if args.summaries and not (args.fit or args.teacher):
             raise InputError("--summaries goes with --fit or --teacher: naive Bayes reads no text")
         if args.folds and args.fit_cases:

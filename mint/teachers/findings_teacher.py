@@ -166,6 +166,8 @@ def load_findings_teacher(
     folder: str | Path, device: torch.device | str = "cpu", view: str = "both"
 ) -> FindingsTeacher:
     """The teacher that :meth:`FindingsTeacher.save` wrote. Raises InputError if a part is missing or damaged."""
+    if not (Path(folder) / COUNTS).is_file():
+        raise InputError(f"{folder} holds a face reader, no teacher: make one with --fit DIR --base {folder}")
     counts = read_json(Path(folder) / COUNTS)
     if not set(VIEWS) <= counts.keys():
         raise InputError(f"{Path(folder) / COUNTS} lacks the counts of a view ({', '.join(VIEWS)})")

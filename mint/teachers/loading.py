@@ -22,6 +22,8 @@ class MeanTeacher:
         """Raises InputError if the teachers do not know the same diseases in the same order."""
         if any(teacher.classes != teachers[0].classes for teacher in teachers):
             raise InputError("teachers that rank together must have been fitted on the same diseases")
+        if len({type(teacher) for teacher in teachers}) > 1:
+            raise InputError("teachers that rank together must be of one kind: their scores have different scales")
         self.teachers, self.classes = teachers, teachers[0].classes
         self.name = f"{len(teachers)} x {teachers[0].name}"
 

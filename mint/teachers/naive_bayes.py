@@ -64,6 +64,8 @@ class NaiveBayesTeacher:
         teacher = cls.__new__(cls)
         try:
             cases, rows = np.array(counts["cases"], float), list(counts["findings"].values())
+            if len(counts["classes"]) != len(cases):
+                raise ValueError(f"{len(counts['classes'])} classes, {len(cases)} counts")
             table = np.array(rows, float).reshape(len(rows), len(cases))
             teacher._set(list(counts["classes"]), list(counts["findings"]), cases, table)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,5 +1,6 @@
 """Arms of an experiment: side by side, each once."""
 
+import json
 import math
 import os
 from concurrent.futures import Future
@@ -67,3 +68,12 @@ def test_an_arm_that_was_stopped_while_it_trained_starts_again_and_a_finished_on
     run_arm(arm, exam)
     assert len(runs) == 2 and runs[1].loss == "sft" and runs[1].model == str(tmp_path / "base")
     assert arm_jobs([arm], exam) == [] and arm.answers(exam) == []
+
+
+def test_an_arm_with_other_settings_is_not_taken_for_finished(tmp_path):
+    arm, exam = Arm("row", tmp_path, tmp_path / "base", {"loss": "sft", "steps": 3, "data": "a.jsonl"}), Exam([], [])
+    (tmp_path / "trained.json").write_text(json.dumps({"loss": "sft", "steps": 3, "data": "moved/a.jsonl"}))
+    assert len(arm_jobs([arm], exam)) == 1
+    (tmp_path / "trained.json").write_text(json.dumps({"loss": "sft", "steps": 2, "data": "a.jsonl"}))
+    with pytest.raises(InputError, match="trained with other settings"):
+        arm_jobs([arm], exam)

@@ -211,3 +211,7 @@ def test_pairs_of_a_model(setting, capsys):
 def test_mistakes_give_one_message(setting, capsys, more, message):
     out = generate(setting, "none.jsonl", *(part.format(setting=setting) for part in more), code=2)
     assert message.format(setting=setting) in capsys.readouterr().err and not out.exists()
+
+
+def test_an_edit_with_names_that_differ_in_case_alone():
+    assert edit_list(["a", "b"], ["A", "a.", "c"]) == (["a", "c"], [False, True])

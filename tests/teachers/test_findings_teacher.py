@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from mint.data.cases import Case, Term
 from mint.errors import InputError
+from mint.models import save_model
 from mint.models.face_reader import FaceReader, FaceReaderConfig
 from mint.teachers.findings_teacher import COUNTS, READING, FindingsTeacher, fit_reader, load_findings_teacher
 from mint.teachers.naive_bayes import NaiveBayesTeacher
@@ -111,3 +112,9 @@ def test_the_network_halves_the_image_with_every_convolution():
 def test_faces_without_findings_are_an_error(tmp_path):
     with pytest.raises(InputError, match="no face has a finding"):
         fit_reader([Case("a", "", image=face(tmp_path, 1))])
+
+
+def test_a_bare_reader_is_no_teacher(reader, tmp_path):
+    save_model(reader, tmp_path / "reader")
+    with pytest.raises(InputError, match="holds a face reader, no teacher"):
+        load_findings_teacher(tmp_path / "reader")

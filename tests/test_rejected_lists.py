@@ -25,15 +25,16 @@ def small(monkeypatch):
         monkeypatch.setattr(scarce, name, value)
     for name, value in (
         ("DIAGNOSED", 60),
-        ("UNSEEN", 8),
+        ("UNSEEN", 6),
         ("FACES", 40),
         ("STEPS", 1),
-        ("TUNING", (6, 14)),
+        ("TUNING", (4, 14)),
+        ("RATES", (1e-3,)),
         ("ROWS", ROWS),
     ):
         monkeypatch.setattr(rejected_lists, name, value)
     monkeypatch.setattr(findings_teacher.READING, "epochs", 1)
-    for recipe, steps in ((scarce.BASE, 40), (scarce.ALIGN, 2)):
+    for recipe, steps in ((scarce.BASE, 30), (scarce.ALIGN, 2)):
         monkeypatch.setitem(recipe, "steps", steps)
         monkeypatch.setitem(recipe, "batch_size", 8)
 

@@ -11,6 +11,7 @@ from mint.data.preferences import read_preferences
 from mint.demo import __main__ as demo
 from mint.tasks import cohorts
 from mint.tasks import disease as disease_task
+from mint.teachers.findings_teacher import READING
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,10 @@ def test_pairs_of_one_view(setting, tmp_path):
         assert pairs[0]["teacher"]["ranker"] == f"fusion, {view} only"
 
 
-def test_a_face_reader_becomes_a_teacher_of_diagnosed_patients(setting, tmp_path, capsys):
+def test_a_face_reader_becomes_a_teacher_of_diagnosed_patients(setting, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(READING, "epochs", 2)
     reader, cohort = tmp_path / "reader", f"{setting}/cohort"
-    assert demo.main(["reader", "--out", str(reader), "--faces", "64"]) == 0
+    assert demo.main(["reader", "--out", str(reader), "--faces", "40"]) == 0
     fitted = f"disease --cases {cohort} --fit-cases {cohort} --fit {tmp_path}/teacher --base {reader}"
     variants = "--variants 3 --drop-terms 0.5 --rank-by case"
     assert generate_prefs.main([*fitted.split(), *variants.split(), "--out", f"{tmp_path}/pairs.jsonl"]) == 0

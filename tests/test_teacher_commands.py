@@ -195,7 +195,7 @@ def test_a_prompt_says_where_passages_stand(setting, tmp_path, capsys):
     for user, more in (("{note}", ["--retrieve", f"{setting}/cohort"]), ("{note} {passages}", [])):
         flags = ["--prompt", write_prompt(tmp_path, user), *more, "--out", f"{tmp_path}/scores"]
         assert evaluate.main([*command, *flags]) == 2
-        assert "{passages} and --retrieve of evaluate.py go together" in capsys.readouterr().err
+        assert "{passages} and --retrieve go together" in capsys.readouterr().err
 
 
 def test_summaries_reach_the_teacher_and_not_the_student(setting, tmp_path, capsys):

@@ -24,11 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.command import make_parser, run
-from benchmarks.scarce_diagnoses import FACES, LENGTHS, UNSEEN
+from benchmarks.scarce_diagnoses import FACES, UNSEEN
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.demo.arms import SAMPLING, Arm, Exam, arm_jobs, load_train, logged, side_by_side
-from mint.demo.scarce import ALIGN, BOTH, PAIRS, Study, find_reader, teach_reading
+from mint.demo.scarce import ALIGN, BOTH, LENGTHS, PAIRS, Study, find_reader, teach_reading
 from mint.demo.stages import load_student
 from mint.errors import InputError
 from mint.evaluation.scores import means_table

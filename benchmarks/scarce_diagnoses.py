@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.command import make_parser, run
 from mint.demo.arms import arm_jobs, load_train, side_by_side
-from mint.demo.scarce import BOTH, ROWS, Study, find_reader, teach_reading
+from mint.demo.scarce import BOTH, LENGTHS, ROWS, Study, find_reader, teach_reading
 from mint.errors import InputError
 from mint.evaluation.scores import means_table
 from mint.evaluation.statistics import Estimate
@@ -32,7 +32,6 @@ from mint.tasks.ranked import rank_lists
 
 FACES, UNSEEN = 12_000, 600  # faces to learn from; patients to score on
 BASELINE = "SFT on the T diagnoses"
-LENGTHS = 10, 15  # of the teacher's best and worst lists, to which coverage and avoidance refer
 SHOWN = {  # panels of the curve
     "top_1_id": "true disease first, per cent",
     "top_10_id": "true disease among ten, per cent",

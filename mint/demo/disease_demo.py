@@ -16,7 +16,7 @@ from mint.config import TrainConfig
 from mint.data.preferences import write_jsonl
 from mint.demo.arms import arm_jobs, logged, side_by_side
 from mint.demo.cache import cached
-from mint.demo.scarce import ALIGN, BOTH, PAIRS, TEXT, UNDIAGNOSED, Study, find_reader, teach_reading
+from mint.demo.scarce import ALIGN, BOTH, LENGTHS, PAIRS, TEXT, UNDIAGNOSED, Study, find_reader, teach_reading
 from mint.demo.stages import Train, align, aligned, compare_systems
 from mint.prefs.pairs import PairReport, make_pairs
 from mint.tasks.disease import Disease
@@ -29,7 +29,6 @@ QUESTION = (
     f"{DIAGNOSED} diagnoses themselves?\n"
 )
 COMPARED = ("SFT on the T diagnoses", f"ORPO, lists of the {TEXT}")
-LENGTHS = 10, 15  # of the teacher's best and worst lists, to which coverage and avoidance refer
 VISION, TIME = None, "about six minutes"
 DRAWING = "canvas cohort cohort_folder face faces features head package_tables portrait sketch".split()
 SOURCES = (

@@ -40,6 +40,7 @@ FINDINGS = (12, 4)  # of a drawn face, mean and deviation
 PAIRS = PairSettings(top_k=3, bottom_q=3, variants=12, drop_terms=0.5, rank_by="case")
 BASE = {"nll_over": "sequence", "steps": 300, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 ALIGN = {"steps": 330, "batch_size": 48, "lr": 3e-3, "full": True, "weight_decay": 0.01, "adam_beta2": 0.95}
+LENGTHS = 10, 15  # of the teacher's best and worst lists, to which coverage and avoidance refer
 SHAPE, VOCABULARY = "shallow", 3000
 LIST_FINDINGS, FINDINGS_HEADER = "List the findings of this patient.", "FINDINGS:"
 TEXT, BOTH = "text-only teacher", "image + text teacher"

@@ -112,12 +112,6 @@ class FindingsTeacher:
         teacher.counts = {view: NaiveBayesTeacher(teacher.look(cases, view)) for view in VIEWS}
         return teacher
 
-    def with_view(self, view: str) -> FindingsTeacher:
-        """The same teacher with another view."""
-        teacher = FindingsTeacher(self.reader, self.counts, view)
-        teacher._seen = self._seen
-        return teacher
-
     def scores(self, cases: Sequence[Case], own: Sequence[Case] | None = None) -> np.ndarray:
         """[cases, diseases] log scores. ``own`` makes no difference: counts do not say which patients are in them."""
         return self.counts[self.view].scores(self.look(cases, self.view))

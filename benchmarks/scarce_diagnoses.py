@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,13 +50,24 @@ def run_studies(args: argparse.Namespace) -> str:
     find_reader(root, FACES)
     if not (root / "model").is_dir():
         teach_reading(root, load_train())
-    studies = {count: [Study(root, count, seed, UNSEEN) for seed in range(args.seeds)] for count in args.diagnosed}
-    jobs = [job for group in studies.values() for study in group for job in arm_jobs(study.arms(), study.exam)]
-    side_by_side(jobs)
+    seeds = range(args.seeds)
+    studies = {count: [Study(root, count, seed, UNSEEN) for seed in seeds] for count in args.diagnosed}
+    by_seed = [[group[seed] for group in studies.values()] for seed in seeds]
+    by_seed[0][0].draw()  # the unseen patients among them
+    side_by_side([(f"pairs of seed {seed}", write_pairs, (group,)) for seed, group in enumerate(by_seed)])
+    arms = {arm.folder: arm for group in by_seed for study in group for arm in study.arms()}
+    side_by_side(arm_jobs(list(arms.values()), by_seed[0][0].exam))
     found = {count: compare_rows(root / f"diagnosed-{count}", group) for count, group in studies.items()}
     rows = {count: {system.name: system.estimates for system in systems} for count, systems in found.items()}
     write_curve(root, rows)
     return "\n\n".join(f"{count} diagnosed patients\n\n{means_table(rows[count], Disease.columns)}" for count in rows)
+
+
+def write_pairs(studies: Sequence[Study]) -> None:
+    """A job: draws the patients of ``studies``, and writes the pairs of all arms."""
+    for study in studies:
+        study.draw()
+        study.arms()
 
 
 def compare_rows(folder: Path, studies: Sequence[Study]) -> list[System]:
@@ -74,11 +86,13 @@ def score_study(study: Study) -> dict[str, Path]:
     task, cases = Disease(study.exam.names, training=study.others), study.exam.cases
     lists = {name: rank_lists(cases, teacher, *LENGTHS) for name, teacher in study.teachers().items()}
     task.refer_to(BOTH, cases, lists[BOTH])
-    answers = {name: (study.folder / name.replace(" ", "-"), list(map(task.format, lists[name].top))) for name in lists}
-    answers |= {arm.name: (arm.folder / "scores", arm.answers(study.exam)) for arm in study.arms()}
-    for name, (place, some) in answers.items():
-        save_results(task, place, [score_answers(task, name, cases, some, place)], {"diagnosed": study.diagnosed})
-    return {name: place for name, (place, _) in answers.items()}
+    answers = {name: list(map(task.format, lists[name].top)) for name in lists}
+    answers |= {arm.name: arm.answers(study.exam) for arm in study.arms()}
+    places = {name: study.folder / "scores" / re.sub(r"\W+", "-", name) for name in answers}
+    for name, place in places.items():
+        result = score_answers(task, name, cases, answers[name], place)
+        save_results(task, place, [result], {"diagnosed": study.diagnosed})
+    return places
 
 
 def write_curve(folder: Path, found: Mapping[int, Mapping[str, Mapping[str, Estimate]]]) -> None:

@@ -35,7 +35,7 @@ from mint.teachers.findings_teacher import READING, FindingsTeacher, fit_reader,
 from mint.teachers.naive_bayes import NaiveBayesTeacher
 from mint.teachers.ranking import Teacher
 
-UNDIAGNOSED, READ, UNSEEN = 1200, (3000, 11), 13  # patients, and seeds of those that all draws share
+UNDIAGNOSED, READ, UNSEEN = 1200, (3000, 11), 17  # patients, and seeds of those that all draws share
 FINDINGS = (12, 4)  # of a drawn face, mean and deviation
 PAIRS = PairSettings(top_k=3, bottom_q=3, variants=12, drop_terms=0.5, rank_by="case")
 BASE = {"nll_over": "sequence", "steps": 300, "batch_size": 32, "lr": 2e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
@@ -157,11 +157,12 @@ class Study:
         made = []
         for row in rows or ROWS:
             loss, data = ROWS[row]
-            pairs = self.folder / f"{data}.jsonl"
+            folder = self.folder.parent if data == "all" else self.folder  # which is the same for every T
+            pairs = folder / f"{data}.jsonl"
             if not pairs.is_file():
                 self._write_pairs(data, pairs)
             settings = {"loss": loss, "data": str(pairs), "seed": self.seed, **ALIGN}
-            made.append(Arm(row, self.folder / f"{loss}-{data}", self.root / "model", settings))
+            made.append(Arm(row, folder / f"{loss}-{data}", self.root / "model", settings))
         return made
 
     def _write_pairs(self, data: str, file: Path) -> None:

@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mint.config import TrainConfig
 from mint.data.cases import Case
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
+from mint.data.prompts import Prompt
 from mint.demo.stages import Train, aligned, load_student
 from mint.errors import InputError
 from mint.evaluation.predictions import read_predictions
@@ -31,6 +32,8 @@ from mint.progress import duration
 from mint.scripts import command_file
 from mint.tasks.disease import Disease
 
+MOVABLE = dict.fromkeys(("data", "eval_data", "adapter"), "")  # settings that name files; their folder may be moved
+TOKENS = 160  # of an answer at most
 SAMPLING = {"temperature": 0.8, "top_p": 0.8, "top_k": 10}  # the paper's
 
 
@@ -39,19 +42,29 @@ class Exam:
     """What every arm is asked: cases, unseen patients; names, of all diseases.
 
     ways: of decoding: ``rank`` ranks the names, ``greedy`` and ``sample`` write lists, the latter as in the paper.
+    prompt: another wording. passages: in the prompt of each case. name: where an arm is asked in several exams.
     """
 
     cases: Sequence[Case]
     names: Sequence[str]
     ways: tuple[str, ...] = ("rank",)
+    prompt: Prompt | None = None
+    passages: Mapping[Case, Sequence[str]] = field(default_factory=dict)
+    name: str = ""
+
+    def task(self) -> Disease:
+        """What asks, and reads the answers."""
+        task = Disease(self.names)
+        task.prompt, task.passages = self.prompt, self.passages
+        return task
 
     def ask(self, way: str, model_dir: str, adapter: Path | None, seed: int = 0) -> list[str]:
         """A model's answers to all cases."""
-        task, loaded = Disease(self.names), (load_student(model_dir, adapter), load_tokenizer(model_dir))
+        task, loaded = self.task(), (load_student(model_dir, adapter), load_tokenizer(model_dir))
         if way == "rank":
             return task.rank_names(loaded, self.cases, self.names)
         sampling = {**SAMPLING, "seed": seed} if way == "sample" else {}
-        return task.ask(loaded, self.cases, max_new_tokens=160, batch_size=64, **sampling)
+        return task.ask(loaded, self.cases, max_new_tokens=TOKENS, batch_size=64, **sampling)
 
 
 @dataclass(frozen=True)
@@ -72,26 +85,33 @@ class Arm:
         paths = {"out": str(self.folder / "run"), "model": str(self.model)}
         return TrainConfig(**{"device": "cpu", **paths, **self.settings})
 
-    def file(self, way: str) -> Path:
+    @property
+    def trained(self) -> tuple[str, Path | None]:
+        """(model, adapter) of the finished arm."""
+        return aligned(self.config, self.folder / "run") if self.settings else (str(self.model), None)
+
+    def file(self, exam: Exam, way: str) -> Path:
         """Where the answers of a way of decoding are."""
-        return self.folder / f"{way}.jsonl"
+        return self.folder / f"{exam.name}{'-' * bool(exam.name)}{way}.jsonl"
 
     def answers(self, exam: Exam, way: str = "rank") -> list[str]:
         """The answers of a finished arm. Raises InputError for answers to other cases."""
-        return read_predictions(self.file(way), [case.id for case in exam.cases])
+        return read_predictions(self.file(exam, way), [case.id for case in exam.cases])
+
+    def is_finished(self, *exams: Exam) -> bool:
+        return all(self.file(exam, way).is_file() for exam in exams for way in exam.ways)
 
 
 Job = tuple[str, Callable[..., object], tuple]  # name, function, its arguments
 
 
-def arm_jobs(arms: Sequence[Arm], exam: Exam) -> list[Job]:
+def arm_jobs(arms: Sequence[Arm], *exams: Exam) -> list[Job]:
     """The jobs of the arms that are not finished. Raises InputError for one that was trained with other settings."""
     for arm in arms:
         known = read_json(arm.folder / "trained.json", optional=True)
-        if known and {**known, "data": ""} != {**arm.settings, "data": ""}:  # the folder may have been moved
+        if known and {**known, **MOVABLE} != {**arm.settings, **MOVABLE}:
             raise InputError(f"{arm.folder} was trained with other settings: delete it, or give another folder")
-    left = [arm for arm in arms if not all(arm.file(way).is_file() for way in exam.ways)]
-    return [(arm.name, run_arm, (arm, exam)) for arm in left]
+    return [(arm.name, run_arm, (arm, *exams)) for arm in arms if not arm.is_finished(*exams)]
 
 
 def side_by_side(jobs: Sequence[Job], workers: int | None = None) -> None:
@@ -145,21 +165,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def run_arm(arm: Arm, exam: Exam) -> None:
-    """Trains one arm and asks it; what it prints goes to ``log.txt``."""
+def run_arm(arm: Arm, *exams: Exam) -> None:
+    """Trains one arm and asks it; what it prints goes to ``log.txt``. A run with checkpoints goes on from the last."""
     with logged(arm.folder / "log.txt"):
-        config, model, adapter = arm.config, str(arm.model), None
-        if arm.settings:
-            done = arm.folder / "trained.json"
-            if not done.is_file():
-                shutil.rmtree(arm.folder / "run", ignore_errors=True)  # of an interrupted run
-                load_train()(config)
-                write_aside(done, json.dumps(dict(arm.settings)) + "\n")
-            model, adapter = aligned(config, arm.folder / "run")
-        for way in exam.ways:
-            answers = exam.ask(way, model, adapter, config.seed)
-            records = [{"id": case.id, "answer": answer} for case, answer in zip(exam.cases, answers, strict=True)]
-            write_jsonl(arm.file(way), records)
+        done, run = arm.folder / "trained.json", arm.folder / "run"
+        if arm.settings and not done.is_file():
+            if not any((run / "checkpoints").glob("step-*")):
+                shutil.rmtree(run, ignore_errors=True)
+            load_train()(replace(arm.config, resume="auto"))
+            write_aside(done, json.dumps(dict(arm.settings)) + "\n")
+        for exam in exams:
+            for way in exam.ways:
+                if not (file := arm.file(exam, way)).is_file():
+                    answers = exam.ask(way, *arm.trained, arm.config.seed)
+                    named = zip(exam.cases, answers, strict=True)
+                    write_jsonl(file, [{"id": case.id, "answer": answer} for case, answer in named])
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +17,12 @@ from mint.data.chat import ChatTokenizer
 from mint.errors import InputError
 from mint.evaluation.constrained import ListGrammar
 from mint.evaluation.metrics import normalize
-from mint.losses.logprobs import token_stats
 from mint.models.llama import CausalLM, KeyValueCache
 from mint.progress import Progress
 
-NAMES = 64  # scored at a time
+NAMES = 16  # run at a time
+
+Known = dict[tuple[int, ...], np.ndarray]  # front of a name -> [V] log-probabilities of what follows it
 
 
 @torch.no_grad()
@@ -36,7 +38,7 @@ def rank_names(
 ) -> Tensor:
     """[prompts, names] float32: log p(the list begins with this name | prompt), and the name ends there.
 
-    The ``top`` best names of every prompt have their score. Of the others, those whose first token alone is less
+    The ``top`` best names of every prompt have their score. Of the others, those whose first tokens alone are less
     likely than the ``top`` best names have -inf: they need not be asked for. A name ends with the line break, or with
     the answer. The prompt is run once; the names go on from its keys and values. done: called with each prompt's place
     and its row. header: the first line of a list. Raises InputError where a prompt and the longest name do not fit in
@@ -91,53 +93,60 @@ def _shared(lines: Sequence[list[int]]) -> int:
 
 
 def _score_names(model: CausalLM, prompt: list[int], paths: Sequence[Sequence[_Path]], top: int) -> Tensor:
-    """[names] log-probabilities of each name, written in any of its ``paths``, after the prompt; see rank_names."""
+    """[names] log-probabilities of each name, written in any of its ``paths``, after the prompt; see rank_names.
+
+    A name is no likelier than the tokens at its front that are known. The names with the highest bounds are run next,
+    one for each known front: that tells what may follow the fronts it shares with others, and bounds these too.
+    """
     device = model.head_weight.device
     cache = KeyValueCache(model.config, 1, len(prompt), model.head_weight)
     positions = torch.arange(len(prompt), device=device).unsqueeze(0)
     last = model.forward_cached(torch.tensor([prompt], device=device), positions, cache)[:, -1]
-    first = model.logits(last)[0].float().log_softmax(-1).cpu()
-    bounds = torch.stack([first[list({path.ids[0] for path in ways})].logsumexp(0) for ways in paths])
-    scores = torch.full((len(paths),), -torch.inf)
-    order = bounds.argsort(descending=True, stable=True)
-    for members in order.split(NAMES):
-        if (scores > bounds[members[0]]).sum() >= top:
-            break
-        some = [(int(name), path) for name in members for path in paths[name]]
-        logps = _score(model, cache, last, [path for _, path in some])
-        for (name, _), logp in zip(some, logps, strict=True):
-            scores[name] = torch.logaddexp(scores[name], logp)
-    return scores
+    known: Known = {(): _log_softmax(model, last)[0]}
+    while True:
+        found = [[_bound(path, known) for path in ways] for ways in paths]
+        bounds = np.array([np.logaddexp.reduce([bound for bound, _ in ways]) for ways in found])
+        complete = np.array([all(depth is None for _, depth in ways) for ways in found])
+        scores = np.where(complete, bounds, -np.inf)
+        least = np.sort(scores)[-top] if top <= len(scores) else -np.inf
+        open_names = [i for i in np.argsort(-bounds, kind="stable") if not complete[i] and bounds[i] > least]
+        if not open_names:
+            return torch.from_numpy(scores).float()
+        fronts: dict[tuple[int, ...], list[int]] = {}
+        for path, (_, depth) in ((p, f) for i in open_names for p, f in zip(paths[i], found[i], strict=True)):
+            if depth is not None:
+                fronts.setdefault(tuple(path.ids[:depth]), path.ids)
+        _run(model, cache, list(fronts.values())[:NAMES], known)
 
 
-def _score(model: CausalLM, once: KeyValueCache, last: Tensor, paths: Sequence[_Path]) -> Tensor:
-    """[paths] log-probabilities of each path after the prompt whose keys and values are in ``once``.
+def _bound(path: _Path, known: Known) -> tuple[float, int | None]:
+    """(the log-probability of the path's front that is known, its length; None where all of the path is known)."""
+    total = 0.0
+    for depth, token in enumerate(path.ids):
+        if (after := known.get(tuple(path.ids[:depth]))) is None:
+            return total, depth
+        total += after[token]
+    if not path.ends:
+        return total, None
+    if (after := known.get(tuple(path.ids))) is None:
+        return total, len(path.ids)
+    return total + np.logaddexp.reduce(after[path.ends]), None
 
-    last: [1, H], the prompt's last state.
-    """
-    device = model.head_weight.device
-    lengths = torch.tensor([len(path.ids) for path in paths])
-    longest = int(lengths.max())
-    tokens = torch.tensor([path.ids + [0] * (longest - len(path.ids)) for path in paths])
-    places = torch.arange(once.length, once.length + longest, device=device).expand(len(paths), -1)
-    after = model.forward_cached(tokens.to(device), places, _copy(once, model, len(paths), once.length + longest))
-    hidden = torch.cat((last.expand(len(paths), 1, -1), after), 1)  # [paths, longest + 1, H]
-    # positions that predict a token of the name, then those at its end that predict what follows
-    predicting = torch.arange(longest) < lengths[:, None]
-    rows, columns = predicting.nonzero(as_tuple=True)
-    ends = [(row, int(lengths[row]), end) for row, path in enumerate(paths) for end in path.ends]
-    rows = torch.cat((rows, torch.tensor([row for row, _, _ in ends], dtype=torch.int64)))
-    columns = torch.cat((columns, torch.tensor([column for _, column, _ in ends], dtype=torch.int64)))
-    targets = torch.cat((tokens[predicting], torch.tensor([end for _, _, end in ends], dtype=torch.int64)))
-    states = hidden[rows.to(device), columns.to(device)]
-    update = model.head_update(states)
-    logps = token_stats(states, model.head_weight, targets.to(device), update=update).logps.cpu().float()
-    names = int(lengths.sum())
-    total = torch.zeros(len(paths)).index_add_(0, rows[:names], logps[:names])
-    ended = torch.tensor([-torch.inf if path.ends else 0.0 for path in paths])
-    for row, logp in zip(rows[names:].tolist(), logps[names:], strict=True):
-        ended[row] = torch.logaddexp(ended[row], logp)
-    return total + ended
+
+def _run(model: CausalLM, once: KeyValueCache, lines: Sequence[list[int]], known: Known) -> None:
+    """Adds what follows every front of the lines to ``known``. once: keys and values of the prompt."""
+    longest = max(map(len, lines))
+    tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids in lines], device=model.head_weight.device)
+    places = torch.arange(once.length, once.length + longest, device=tokens.device).expand(len(lines), -1)
+    after = model.forward_cached(tokens, places, _copy(once, model, len(lines), once.length + longest))
+    fronts = {tuple(ids[: i + 1]): (row, i) for row, ids in enumerate(lines) for i in range(len(ids))}
+    rows, columns = zip(*fronts.values(), strict=True)
+    known |= zip(fronts, _log_softmax(model, after[list(rows), list(columns)]), strict=True)
+
+
+def _log_softmax(model: CausalLM, hidden: Tensor) -> np.ndarray:
+    """[N, V] log-probabilities of the next token after final states [N, H]."""
+    return model.logits(hidden).float().log_softmax(-1).cpu().numpy()
 
 
 def _copy(once: KeyValueCache, model: CausalLM, rows: int, slots: int) -> KeyValueCache:

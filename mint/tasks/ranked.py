@@ -103,6 +103,12 @@ class RankedTask(Task):
             raise InputError(f"--car-weight must be a positive number, not {self.car_weight}")
         super().check(args)
 
+    def given_answers(self, file: str, examples: Sequence) -> list[str]:
+        """The answers of another system, from its file; takes their scores, if any. Raises as ``read_rankings``."""
+        found = read_rankings(file, [example.id for example in examples], self.header)
+        self._given = {(name, *self.parse(one.answer)): one.scores for name, one in found.items()}
+        return [found[example.id].answer for example in examples]
+
     def given_scores(self, example, listed: Sequence[str]) -> Sequence[float] | None:
         """The scores that ``--predictions`` gives the names of an answer, the highest first; None without any."""
         return self._given.get((example.id, *listed))
@@ -121,9 +127,7 @@ class RankedTask(Task):
         if args.teacher_only:
             return self.teacher_answers(examples)
         if args.predictions:
-            found = read_rankings(args.predictions, [example.id for example in examples], self.header)
-            self._given = {(name, *self.parse(one.answer)): one.scores for name, one in found.items()}
-            return [found[example.id].answer for example in examples]
+            return self.given_answers(args.predictions, examples)
         return super().answers(args, folder, examples)
 
     def baselines(self, examples: Sequence, folder: Path) -> list[Result]:

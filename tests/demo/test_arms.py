@@ -70,6 +70,19 @@ def test_an_arm_that_was_stopped_while_it_trained_starts_again_and_a_finished_on
     assert arm_jobs([arm], exam) == [] and arm.answers(exam) == []
 
 
+def test_an_arm_with_checkpoints_goes_on_from_the_last(tmp_path, monkeypatch):
+    arm = Arm("row", tmp_path, tmp_path / "base", {"loss": "sft", "full": True})
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-3"
+    checkpoint.mkdir(parents=True)
+    seen = []
+    monkeypatch.setattr(arms, "load_train", lambda: lambda config: seen.append((config.resume, checkpoint.is_dir())))
+    monkeypatch.setattr(Exam, "ask", lambda *_: [])
+    exams = Exam([], [], ("rank", "greedy"), name="first"), Exam([], [])
+    run_arm(arm, *exams)
+    assert seen == [("auto", True)] and arm.is_finished(*exams)
+    assert {file.name for file in tmp_path.glob("*.jsonl")} == {"first-rank.jsonl", "first-greedy.jsonl", "rank.jsonl"}
+
+
 def test_an_arm_with_other_settings_is_not_taken_for_finished(tmp_path):
     arm, exam = Arm("row", tmp_path, tmp_path / "base", {"loss": "sft", "steps": 3, "data": "a.jsonl"}), Exam([], [])
     (tmp_path / "trained.json").write_text(json.dumps({"loss": "sft", "steps": 3, "data": "moved/a.jsonl"}))

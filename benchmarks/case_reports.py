@@ -18,7 +18,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ from mint.demo.arms import Arm, Exam, Job, arm_jobs, logged, run_arm, side_by_si
 from mint.errors import InputError
 from mint.evaluation.dense_retrieval import DenseRetriever, SentenceEncoder
 from mint.evaluation.scores import means_table
-from mint.files import write_aside
+from mint.files import read_json, write_aside
 from mint.prefs.pairs import PairReport, PairSettings, make_pairs
 from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare import load_systems
@@ -132,10 +132,13 @@ class Study:
             Exam(some, names, ways.get(name, ("greedy",)), WORDING, {}, name) for name, some in cases.items() if some
         ]
 
-    def exam_with(self, index: Index, name: str) -> Exam:
-        """The first, by written lists, with passages; where none is near enough, the prompt says nothing of them."""
-        cases = self.cohort.unseen
-        return Exam(cases, self.cohort.names, ("greedy",), WITH_PASSAGES, find_passages(index, cases), name)
+    def exam_with(self, name: str, make_index: Callable[[], Index]) -> Exam:
+        """The first, by written lists, with passages. What was found is kept: embedding takes minutes."""
+        file, cases = self.root / f"passages-{name}.json", self.cohort.unseen
+        if not file.is_file():
+            write_aside(file, json.dumps(list(find_passages(make_index(), cases).values())))
+        passages = dict(zip(cases, read_json(file, kind=list), strict=True))
+        return Exam(cases, self.cohort.names, ("greedy",), WITH_PASSAGES, passages, name)
 
     @cached_property
     def passages(self) -> list[Passage]:
@@ -147,11 +150,12 @@ class Study:
     @cached_property
     def exams_with_passages(self) -> list[Exam]:
         """By BM25, and by meaning where there is an encoder."""
-        found = [self.exam_with(Retriever(self.passages), "bm25")]
-        if self.encoder:
-            dense = DenseRetriever(self.passages, SentenceEncoder(self.encoder), CHUNK, OVERLAP, CUT_OFF)
-            found.append(self.exam_with(dense, "dense"))
-        return found
+        found = [self.exam_with("bm25", lambda: Retriever(self.passages))]
+        return [*found, self.exam_with("dense", self._dense)] if self.encoder else found
+
+    def _dense(self) -> Index:
+        assert self.encoder is not None
+        return DenseRetriever(self.passages, SentenceEncoder(self.encoder), CHUNK, OVERLAP, CUT_OFF)
 
     def teachers(self) -> list[Teacher]:
         training = self.cohort.training
@@ -166,7 +170,7 @@ class Reports(Disease):
 
 
 def find_passages(index: Index, cases: Sequence[Case]) -> dict[Case, list[str]]:
-    """The best passages of other publications for every case's note."""
+    """The best passages of other publications for every case's note; "none" where none is near enough."""
     found = index.retrieve(list(map(write_note, cases)), PASSAGES, [case.subject for case in cases])
     return {case: texts or ["none"] for case, texts in zip(cases, found, strict=True)}
 

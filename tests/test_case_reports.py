@@ -14,7 +14,7 @@ from benchmarks.report_cohort import publication, read_reports
 from mint.data.cases import write_note
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences, write_jsonl
-from mint.data.retrieval import describe_cases
+from mint.data.retrieval import Retriever, describe_cases
 from mint.demo import arms
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
@@ -92,18 +92,19 @@ def test_every_row_is_trained_asked_and_measured_once(cohort_files, tiny, tmp_pa
     monkeypatch.setitem(case_reports.RECIPE, "batch_size", 2)
     monkeypatch.setattr(arms, "TOKENS", 8)
     monkeypatch.setattr(case_reports, "HELD_OUT", 4)
+    monkeypatch.setattr(case_reports.Study, "_dense", lambda study: Retriever(study.passages))
     monkeypatch.setattr(report_measures, "GENERAL", ("What is it?", "Why?"))
     train, dev, notes = cohort_files
     cohort = read_reports(train, dev, None, notes)
     other = tmp_path / "other.jsonl"
     write_jsonl(other, [{"id": case.id, "ids": [case.disease_id]} for case in cohort.unseen])
     paths = {"train": train, "dev": dev, "model": str(tiny), "out": str(tmp_path / "out"), "notes": notes}
-    args = argparse.Namespace(**paths, face_terms=None, encoder=None, external=[f"right={other}"], seeds=1, steps=2)
+    args = argparse.Namespace(**paths, face_terms=None, encoder="a BERT", external=[f"right={other}"], seeds=1, steps=2)
     tables = run_study(args)
     out = tmp_path / "out"
     systems = json.loads((out / "unseen" / "comparison.json").read_text())["systems"]
     ranked = [f"{row}, names ranked" for row in ("base", *ROWS) if row != "SFT with passages"]
-    assert set(systems) >= {"base", *ROWS, *ranked, "naive Bayes", "neighbours", "base, passages by bm25", "right"}
+    assert set(systems) >= {"base", *ROWS, *ranked, "naive Bayes", "neighbours", "base, passages by dense", "right"}
     assert systems["right"]["metrics"]["top_1_id"]["value"] == 1
     assert "seen: 6 cases" in tables and "free-text: 4 cases" in tables and (out / "rejected.png").is_file()
     for file in ("lists", "passages"):

@@ -55,8 +55,14 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    """Writes comparison.md, .csv, .json and .html, and prints the first."""
+    """Writes comparison.md, .csv, .json and .html, and prints the first.
+
+    Raises InputError if the folder holds a comparison of other evaluations, and as ``save_comparison`` does.
+    """
     check_paths(args)
+    known = Path(args.out) / "comparison.json"
+    if known.exists() and _compared(known) != list(map(str, args.runs)):
+        raise InputError(f"{args.out} holds a comparison of other evaluations already: give another --out")
     print(save_comparison(args.runs, Path(args.out), args.baseline, args.case_pages, args.task))
     print(f"saved in {args.out}: comparison.md, .csv, .json and .html")
 
@@ -68,11 +74,9 @@ def save_comparison(
 
     runs, task: see ``load_systems``. baseline: the system that the page shows differences to (default: the first).
     case_pages: cases shown one by one.
-    Raises InputError if ``out`` holds a comparison of other evaluations, and as ``load_systems`` does.
+    Raises InputError as ``load_systems`` does.
     """
     given = list(map(str, runs))
-    if (out / "comparison.json").exists() and _compared(out / "comparison.json") != given:
-        raise InputError(f"{out} holds a comparison of other evaluations already: give another --out")
     systems = compare.load_systems(given, task)
     base, tests = compare.find_baseline(systems, baseline), compare.paired_tests(systems)
     files = {

@@ -21,7 +21,8 @@ from tests.test_train_images import arguments, become, records, replace_images, 
 
 LOSSES = {
     "fire": {"alpha": 0.5, "gamma": 0.4, "lam": 0.3},
-    "fire chosen": {"alpha": 0.5, "gamma": 0.4, "visual": "chosen"},
+    "fire v1": {"alpha": 0.5, "gamma": 0.4, "visual": "v1"},
+    "fire v2": {"alpha": 0.5, "gamma": 0.4, "visual": "v2"},
     "mdpo": {},
     "mask-dpo": {},
     "dpo": {},
@@ -96,10 +97,8 @@ def plain_loss(model, pairs, reader, loss):
 
             names = ("logps", "mask", "ref_logps", "span", "kl_forward", "kl_reverse")
             sides[prefix + side] = AnswerStats(**{name: dense(name) for name in names})
-    needed = ["chosen", "rejected"]
-    if loss.needs.corrupted_image:
-        needed += ["corrupted_chosen", *["corrupted_rejected"] * loss.needs.corrupted_rejected]
-    return loss(**{name: sides[name] for name in needed})
+    needed = [f"corrupted_{side}" for side in loss.needs.corrupted_answers]
+    return loss(**{name: sides[name] for name in ("chosen", "rejected", *needed)})
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -108,7 +107,7 @@ def test_a_step_is_that_of_single_sequences(pictured, family, name):
     if family != "llava":
         become(pictured, family)
     loss = load_loss(name.split()[0], LOSSES[name])
-    wanted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
+    wanted = loss.needs.corrupted_answers
     model, pairs, reader, report = load(pictured, wanted)
     assert report.twins == (3 if wanted else None)
     expected = plain_loss(model, pairs, reader, loss)

@@ -128,16 +128,22 @@ def _read_pairs(
     preferences = read_preferences(path, require_rejected=loss.needs.rejected, fields=loss.needs.fields)
     if not loss.needs.rejected:
         preferences = [replace(preference, rejected=None) for preference in preferences]
-    corrupted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
     if config.spans == "changes" and loss.needs.spans and loss.needs.rejected:
         sides = [mark_changes(p.chosen.text, p.rejected.text if p.rejected else "") for p in preferences]
         preferences = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(preferences, sides, strict=True)]
-    preferences = find_images(preferences, path, config.images_anywhere, bool(corrupted))
+    preferences = find_images(preferences, path, config.images_anywhere, loss.needs.corrupted_image)
     slots = ImageSlots(*model.image_slots, processor) if processor else None
     vocabulary = model.decoder.embed_tokens.num_embeddings
     limit = min(config.max_length, model.config.max_position_embeddings)
     pairs, report = encode_pairs(
-        preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots, corrupted, loss.needs.fields
+        preferences,
+        tokenizer,
+        limit,
+        config.overlength,
+        loss.needs.spans,
+        slots,
+        loss.needs.corrupted_answers,
+        loss.needs.fields,
     )
     largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)
     if largest >= vocabulary:

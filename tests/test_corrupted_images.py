@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 import train
+from mint.config import TrainConfig
 from mint.data.batch import collate, encode_pairs
 from mint.data.chat import load_tokenizer
 from mint.data.image_features import ImageReader
@@ -16,6 +17,7 @@ from mint.losses import AnswerStats, load_loss
 from mint.models import load_model
 from mint.models.lora import reference
 from mint.objective import preference_loss
+from mint.training.setup import load_policy
 from tests.test_image_features import FAMILIES, adapted, counted
 from tests.test_train_images import arguments, become, records, replace_images, setting  # noqa: F401
 
@@ -153,6 +155,24 @@ def test_training_with_corrupted_images(pictured, capsys):
     assert (
         train.main(arguments(pictured, "--loss", "fire", "--gamma", "0", "--steps", "1", "--out", f"{pictured}/c")) == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "parts"),
+    [
+        ("fire", {}, None),
+        ("fire", {"lora_targets": "language_model,vision_tower"}, "vision_tower"),
+        ("mask-dpo", {"lora_targets": "vision_tower,multi_modal_projector"}, "multi_modal_projector, vision_tower"),
+        ("fire", {"full": True}, "multi_modal_projector, vision_tower"),
+        ("dpo", {"lora_targets": "vision_tower"}, None),
+    ],
+)
+def test_fire_warns_of_a_trained_vision_encoder(setting, capsys, loss, settings, parts):  # noqa: F811
+    """Its authors adapt the language model alone, which is the default."""
+    config = TrainConfig(model=str(setting / "model"), loss=loss, **settings)
+    load_policy(config, load_loss(loss), torch.device("cpu"), torch.float32)
+    found = capsys.readouterr().err
+    assert f"warning: this run trains {parts}: the paper" in found if parts else "warning" not in found
 
 
 def test_corrupted_images_stand_beside_images(pictured):

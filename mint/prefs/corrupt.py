@@ -249,9 +249,9 @@ def corrupt_records(
     preferences: with whole image paths (``find_images``). file: its folder is what their masks are relative to.
     saliency: locates a record's ``phrase`` (a record without this field: its question) where no field gives the place.
     Without a place there is noise everywhere: of sigma 45 if no phrase is known, of sigma 12 if the phrase was not
-    found or the mask is empty (arXiv 2606.12590); or, with placed_only, no corrupted image. shown: receives the
-    images of the records that it has a list for. Raises as :func:`check_places` before
-    anything is written, and InputError if a file cannot be written.
+    found or the mask is empty (arXiv 2606.12590); or, with placed_only, no corrupted image. shown: receives the images
+    of the records that it has a list for. Raises as :func:`check_places` before anything is written, and InputError if
+    a file cannot be written.
     """
     check_places(preferences, file)
     root = file.resolve().parent

@@ -20,6 +20,7 @@ METHODS = {
     "SFT": {"loss": "sft"},
     "DPO": {"loss": "dpo"},
     "RRPO": {"loss": "rrpo"},
+    "RRPO, KL on spans": {"loss": "fire", "gamma": 0.0, "lam": 1.0},  # the FiRe-MPO paper's baseline
     "mDPO": {"loss": "mdpo"},
     "MASK-DPO": {"loss": "mask-dpo"},
     "FiRe": {"loss": "fire"},
@@ -29,8 +30,8 @@ ABLATIONS = {
     "FiRe, no reverse KL": {"loss": "fire", "lam": 1.0},
     "FiRe, no KL": {"loss": "fire", "alpha": 0.0},
     "FiRe, no image term": {"loss": "fire", "gamma": 0.0},
-    "FiRe, visual pair of the chosen": {"loss": "fire", "visual": "chosen"},
-    "FiRe, visual pair of the rejected": {"loss": "fire", "visual": "rejected"},
+    "FiRe, v1": {"loss": "fire", "visual": "v1"},
+    "FiRe, v2": {"loss": "fire", "visual": "v2"},
     "FiRe, rate of RRPO": {"loss": "fire", "lr": RATES["rrpo"]},
 }
 ANSWERS = {
@@ -44,6 +45,11 @@ OURS = "FiRe"
 LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
 
 
+def row_config(settings: dict, **more) -> TrainConfig:
+    """The training settings of a row: the recipe of its loss, then ``more``, then its own ``settings``."""
+    return TrainConfig(**{**recipe(settings["loss"]), **more, **settings})
+
+
 def align(
     model: str, pairs: Path, out: Path, methods: dict[str, dict], common: dict, unseen: Path, records: dict
 ) -> Iterator[tuple[str, Path]]:
@@ -55,8 +61,7 @@ def align(
         folder = out / row.lower().replace(",", "").replace(" ", "-")
         if not (folder / LAST).is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            where = {"model": model, "data": str(pairs), "out": str(folder), "device": "cpu"}
-            train(TrainConfig(**{**recipe(settings["loss"]), **common, **settings, **where}))
+            train(row_config(settings, **common, model=model, data=str(pairs), out=str(folder), device="cpu"))
             print(score(row, model, folder / "adapter", folder / "scores", unseen, records), flush=True)
         yield row, folder / "scores"
 

@@ -105,9 +105,7 @@ class TrainConfig:
     lam: float | None = option("loss", None, "lambda; see the list", metavar="X")
     label_smoothing: float | None = option("loss", None, "assumed share of flipped labels", metavar="X")
     kind: str | None = option("loss", None, "form of DPO: sigmoid, ipo or hinge", metavar="NAME")
-    visual: str | None = option(
-        "loss", None, "pair of the visual term of FiRe-MPO: flip, chosen or rejected", metavar="NAME"
-    )
+    visual: str | None = option("loss", None, "visual term of FiRe-MPO: flip, v1 or v2", metavar="NAME")
     steps: int | None = option("optimisation", None, "optimiser steps (default: from --epochs)", metavar="N")
     epochs: float = option("optimisation", 1.0, "passes over the data, without --steps", metavar="N")
     batch_size: int = option("optimisation", 4, "pairs per forward pass", metavar="N")

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 import train
+from mint.config import TrainConfig
 from mint.data.batch import collate, encode_pairs
 from mint.data.chat import load_tokenizer
 from mint.data.image_features import ImageReader
@@ -16,12 +17,14 @@ from mint.losses import AnswerStats, load_loss
 from mint.models import load_model
 from mint.models.lora import reference
 from mint.objective import preference_loss
+from mint.training.setup import load_policy
 from tests.test_image_features import FAMILIES, adapted, counted
 from tests.test_train_images import arguments, become, records, replace_images, setting  # noqa: F401
 
 LOSSES = {
     "fire": {"alpha": 0.5, "gamma": 0.4, "lam": 0.3},
-    "fire chosen": {"alpha": 0.5, "gamma": 0.4, "visual": "chosen"},
+    "fire v1": {"alpha": 0.5, "gamma": 0.4, "visual": "v1"},
+    "fire v2": {"alpha": 0.5, "gamma": 0.4, "visual": "v2"},
     "mdpo": {},
     "mask-dpo": {},
     "dpo": {},
@@ -96,10 +99,8 @@ def plain_loss(model, pairs, reader, loss):
 
             names = ("logps", "mask", "ref_logps", "span", "kl_forward", "kl_reverse")
             sides[prefix + side] = AnswerStats(**{name: dense(name) for name in names})
-    needed = ["chosen", "rejected"]
-    if loss.needs.corrupted_image:
-        needed += ["corrupted_chosen", *["corrupted_rejected"] * loss.needs.corrupted_rejected]
-    return loss(**{name: sides[name] for name in needed})
+    needed = [f"corrupted_{side}" for side in loss.needs.corrupted_answers]
+    return loss(**{name: sides[name] for name in ("chosen", "rejected", *needed)})
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -108,7 +109,7 @@ def test_a_step_is_that_of_single_sequences(pictured, family, name):
     if family != "llava":
         become(pictured, family)
     loss = load_loss(name.split()[0], LOSSES[name])
-    wanted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
+    wanted = loss.needs.corrupted_answers
     model, pairs, reader, report = load(pictured, wanted)
     assert report.twins == (3 if wanted else None)
     expected = plain_loss(model, pairs, reader, loss)
@@ -154,6 +155,24 @@ def test_training_with_corrupted_images(pictured, capsys):
     assert (
         train.main(arguments(pictured, "--loss", "fire", "--gamma", "0", "--steps", "1", "--out", f"{pictured}/c")) == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "parts"),
+    [
+        ("fire", {}, None),
+        ("fire", {"lora_targets": "language_model,vision_tower"}, "vision_tower"),
+        ("mask-dpo", {"lora_targets": "vision_tower,multi_modal_projector"}, "multi_modal_projector, vision_tower"),
+        ("fire", {"full": True}, "multi_modal_projector, vision_tower"),
+        ("dpo", {"lora_targets": "vision_tower"}, None),
+    ],
+)
+def test_fire_warns_of_a_trained_vision_encoder(setting, capsys, loss, settings, parts):  # noqa: F811
+    """Its authors adapt the language model alone, which is the default."""
+    config = TrainConfig(model=str(setting / "model"), loss=loss, **settings)
+    load_policy(config, load_loss(loss), torch.device("cpu"), torch.float32)
+    found = capsys.readouterr().err
+    assert f"warning: this run trains {parts}: the paper" in found if parts else "warning" not in found
 
 
 def test_corrupted_images_stand_beside_images(pictured):

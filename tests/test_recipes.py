@@ -13,7 +13,7 @@ from mint.data.prompts import read_prompt
 from mint.losses import load_loss
 from mint.models import init_model
 from mint.models.lora import add_lora, lora_layers
-from tests.reference import mllama_inputs
+from tests.reference import mllama_inputs, qwen_vl_inputs
 from tests.test_docs import check_command
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -112,6 +112,13 @@ def test_a_rate_given_on_the_command_line_wins():
     argv = ["--config", str(FOLDER / "rrpo.toml"), "--lr", "2e-5", "--beta", "0.9", "--model", "M"]
     config = parse(TrainConfig, argv, "")
     assert (config.lr, config.beta, config.model, config.alpha) == (2e-5, 0.9, "M", 0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("fire_")])
+def test_adapters_of_fire_leave_tower_and_projector_alone(name):
+    model = init_model(qwen_vl_inputs.TINY)
+    covered = lora_layers(add_lora(model, rank=2, targets=recipe(name).lora_targets))
+    assert covered and all(".language_model." in name for name in covered)
 
 
 def test_the_tissue_adapter_covers_decoder_tower_projector_and_head():

@@ -239,6 +239,8 @@ def _encode(
     if not prompts[1]:
         return pair
     twin = dataclasses.replace(pair, prompt=prompts[1], images=preference.corrupted_images)
+    if "chosen" not in corrupted:
+        twin = dataclasses.replace(twin, chosen=[], chosen_span=[] if marked else None)
     if "rejected" not in corrupted:
         twin = dataclasses.replace(twin, rejected=[], rejected_span=[] if marked else None)
     return dataclasses.replace(pair, twin=twin)

@@ -7,7 +7,11 @@ from torch import Tensor
 from mint.errors import InputError
 from mint.losses.interface import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
-VISUAL = ("flip", "chosen", "rejected")
+VISUAL = {  # form of the visual term -> the side whose reward should be higher, the other one
+    "flip": ("corrupted_rejected", "corrupted_chosen"),
+    "v1": ("chosen", "corrupted_chosen"),
+    "v2": ("chosen", "corrupted_rejected"),
+}
 
 
 def _needs(*, alpha: float, gamma: float, lam: float, visual: str, **_) -> dict:
@@ -17,7 +21,8 @@ def _needs(*, alpha: float, gamma: float, lam: float, visual: str, **_) -> dict:
         "kl_forward": alpha > 0 and lam > 0,
         "kl_reverse": alpha > 0 and lam < 1,
         "corrupted_image": gamma > 0,
-        "corrupted_rejected": visual != "chosen",
+        "corrupted_chosen": "corrupted_chosen" in VISUAL[visual],
+        "corrupted_rejected": "corrupted_rejected" in VISUAL[visual],
     }
 
 
@@ -50,8 +55,9 @@ def fire_loss(
     corrupted_*: the same answers given the corrupted image v'; w = 1 for pairs that have one, else 0 (then its mask is
     empty). beta > 0; alpha, gamma >= 0; lam in [0, 1]. A KL that is None counts as 0. Without marked spans every token
     counts.
-    visual: the rewards that the visual term compares: ``flip``, as above; ``chosen``, R(v, y+) > R(v', y+);
-    ``rejected``, R(v', y-) > R(v, y-). Raises InputError for another value.
+    visual: the rewards that the visual term compares. ``flip``: as above, the paper's loss. Its two ablations:
+    ``v1``: -log sigmoid(R(v, y+) - R(v', y+)), without ``corrupted_rejected``; ``v2``: -log sigmoid(R(v, y+) -
+    R(v', y-)), without ``corrupted_chosen``. Raises InputError for another value.
     """
     _check(visual)
 
@@ -71,13 +77,11 @@ def fire_loss(
             divergence = chosen.total(values, chosen.span_or_all)
             losses = losses + alpha * share * divergence
             metrics[f"kl/{direction}"] = divergence.detach().mean()
-    if gamma and corrupted_chosen is not None and (corrupted_rejected is not None or visual == "chosen"):
-        if visual == "chosen" or corrupted_rejected is None:
-            margin = rewards[0] - reward(corrupted_chosen)
-        else:
-            margin = reward(corrupted_rejected) - (reward(corrupted_chosen) if visual == "flip" else rewards[1])
-        exists = corrupted_chosen.mask.any(-1)  # w
-        contrast = torch.where(exists, -F.logsigmoid(margin), 0.0)
+    sides = {"chosen": chosen, "corrupted_chosen": corrupted_chosen, "corrupted_rejected": corrupted_rejected}
+    higher, lower = (sides[name] for name in VISUAL[visual])
+    if gamma and higher is not None and lower is not None:
+        exists = lower.mask.any(-1)  # w
+        contrast = torch.where(exists, -F.logsigmoid(reward(higher) - reward(lower)), 0.0)
         losses = losses + gamma * contrast
         metrics["visual_loss"] = contrast.detach().mean()
     return LossOutput(losses.mean(), metrics)

@@ -97,7 +97,8 @@ class Needs:
     kl_over: str = "span"  # tokens at which a KL is computed: "span" or "all"
     spans: bool = False  # marked phrases
     corrupted_image: bool = False  # the same answers given a corrupted image
-    corrupted_rejected: bool = True  # with corrupted_image: both answers, or the chosen one only
+    corrupted_chosen: bool = True  # with corrupted_image: whether the chosen answer is needed under it
+    corrupted_rejected: bool = True  # the same for the rejected answer
     prompt: bool = False  # can use the prompt's tokens
     fields: tuple[str, ...] = ()  # numbers of the records, each a [P] tensor of that name
 
@@ -106,14 +107,22 @@ class Needs:
             raise InputError("a loss that needs a KL divergence needs the reference too: @needs(reference=True, ...)")
         if self.kl_over not in ("span", "all"):
             raise InputError(f"a loss needs the KL over 'span' or 'all' tokens, not over {self.kl_over!r}")
+        if self.corrupted_image and not (self.corrupted_chosen or self.corrupted_rejected):
+            raise InputError("a loss that needs a corrupted image needs an answer under it: corrupted_chosen=True, ...")
         if isinstance(self.fields, str) or not all(str.isidentifier(name) for name in self.fields):
             raise InputError(f'the fields that a loss needs are a tuple of names, as ("weight",), not {self.fields!r}')
 
     @property
+    def corrupted_answers(self) -> tuple[str, ...]:
+        """The answers ("chosen", "rejected") that are needed under a corrupted image."""
+        wanted = {"chosen": self.corrupted_chosen, "rejected": self.corrupted_rejected}
+        return tuple(name for name, want in wanted.items() if want and self.corrupted_image)
+
+    @property
     def statistics(self) -> tuple[str, ...]:
         """The names in ``STATISTICS`` that the loss is called with."""
-        both = self.corrupted_image and self.corrupted_rejected
-        wanted = (True, self.rejected, self.prompt, self.corrupted_image, both)
+        corrupted = (name in self.corrupted_answers for name in ("chosen", "rejected"))
+        wanted = (True, self.rejected, self.prompt, *corrupted)
         return tuple(name for name, want in zip(STATISTICS, wanted, strict=True) if want)
 
 

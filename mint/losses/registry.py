@@ -94,7 +94,7 @@ def _check_inputs(name: str, wants: Needs, parameters: set[str]) -> None:
     advice = {
         "rejected": ("rejected=False", "rejected=True"),
         "prompt": ("prompt=False", "prompt=True"),
-        "corrupted_chosen": ("corrupted_image=False", "corrupted_image=True"),
+        "corrupted_chosen": ("corrupted_chosen=False", "corrupted_image=True, corrupted_chosen=True"),
         "corrupted_rejected": ("corrupted_rejected=False", "corrupted_image=True, corrupted_rejected=True"),
     }
     for field in wants.fields:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFilter
 
 from mint.cli import choose_device
 from mint.data.image_files import image_size, open_image
@@ -19,12 +19,11 @@ from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.record_images import find_images
 from mint.errors import FileProblems, InputError
 from mint.files import check_paths, check_unused, file_aside
+from mint.prefs.contact_sheet import Shown, contact_sheet
 from mint.prefs.file_names import move_record, say_if_outside
 from mint.progress import Progress
 
-Shown = dict[str, list[tuple[Image.Image, np.ndarray | None, Image.Image]]]  # id -> clean, mask, corrupted
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-LESION_SIGMA, GLOBAL_SIGMA = 45.0, 12.0  # of the noise, on a scale of 0 to 255
+SIGMA, WEAK_SIGMA = 45.0, 12.0  # of the noise, on a scale of 0 to 255 (the paper's)
 SMALLEST_CROP, LARGEST_CROP = 0.01, 0.2  # shares of the image's area
 SWEEPS = 50  # over a hole, at every size
 MARGIN = 0.03  # of the image's longer side: inpainted around a lesion
@@ -34,7 +33,7 @@ Saliency = Callable[[Image.Image, str], np.ndarray]  # an image and a phrase -> 
 
 @dataclass
 class CorruptReport:
-    """How many images were corrupted from what."""
+    """How many images were corrupted where, and what told it."""
 
     sources: Counter = field(default_factory=Counter)
 
@@ -46,7 +45,7 @@ class CorruptReport:
 
 def corrupt_noise(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Normal noise of sigma 45 in every channel inside the mask."""
-    return np.where(mask[..., None], pixels + rng.normal(0, LESION_SIGMA, pixels.shape), pixels)
+    return np.where(mask[..., None], pixels + rng.normal(0, SIGMA, pixels.shape), pixels)
 
 
 def corrupt_blur(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -130,8 +129,13 @@ def corrupt_crop(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator)
 
 
 def corrupt_global(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Normal noise of sigma 12 everywhere: for images without a mask."""
-    return pixels + rng.normal(0, GLOBAL_SIGMA, pixels.shape)
+    """Normal noise of sigma 45 everywhere: for reports, and where no phrase names the evidence."""
+    return pixels + rng.normal(0, SIGMA, pixels.shape)
+
+
+def corrupt_weak(pixels: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Normal noise of sigma 12 everywhere: where the evidence has a name and was not found."""
+    return pixels + rng.normal(0, WEAK_SIGMA, pixels.shape)
 
 
 MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]] = {
@@ -141,23 +145,27 @@ MODES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndar
     "black": corrupt_black,
     "crop": corrupt_crop,
     "global": corrupt_global,
+    "weak": corrupt_weak,
 }
-INSIDE = tuple(mode for mode in MODES if mode not in ("crop", "global"))  # change the mask (and its margin) alone
+WHOLE = ("crop", "global", "weak")  # do not depend on the mask
+INSIDE = tuple(mode for mode in MODES if mode not in WHOLE)  # change the mask (and its margin) alone
 WITHOUT_CHANCE = ("blur", "black")  # those whose result image and mask decide
 NOISE_LEVELS = {
-    "noise": f"sigma {LESION_SIGMA:g} of 255, in the mask",
-    "global": f"sigma {GLOBAL_SIGMA:g} of 255, everywhere",
+    "noise": f"sigma {SIGMA:g} of 255, in the mask",
+    "global": f"sigma {SIGMA:g} of 255, everywhere",
+    "weak": f"sigma {WEAK_SIGMA:g} of 255, everywhere",
 }
 
 
 def corrupt_image(image: Image.Image, mask: np.ndarray | None, mode: str, key: str) -> Image.Image:
-    """The corrupted image. mask: [height, width] bool, None or empty for none: the noise is then a weak one everywhere.
+    """The corrupted image, RGB of 0 to 255: rounded and clipped.
 
-    mode: a key of ``MODES``. key: what the random numbers depend on.
+    mask: [height, width] bool; without one, or with an empty one, a mode of ``INSIDE`` becomes ``global``. mode: a key
+    of ``MODES``. key: seeds the random numbers.
     """
     pixels = np.asarray(image.convert("RGB"), dtype=float)
     if mask is None or not mask.any():
-        mask, mode = np.zeros(pixels.shape[:2], dtype=bool), mode if mode == "crop" else "global"
+        mask, mode = np.zeros(pixels.shape[:2], dtype=bool), mode if mode in WHOLE else "global"
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     changed = MODES[mode](pixels, mask, np.random.default_rng(seed))
     return Image.fromarray(changed.round().clip(0, 255).astype(np.uint8))
@@ -239,10 +247,11 @@ def corrupt_records(
     """(record, names of its corrupted images relative to ``out``'s folder); PNG files are written beside ``out``.
 
     preferences: with whole image paths (``find_images``). file: its folder is what their masks are relative to.
-    saliency: locates a record's ``phrase`` (default: its question) where no field gives the place. placed_only: without
-    a place there is no corrupted image (default: weak noise everywhere). shown: receives (clean, mask, corrupted) of
-    the images of the records that it has a list for. Raises as :func:`check_places` before anything is
-    written, and InputError if a file cannot be written.
+    saliency: locates a record's ``phrase`` (a record without this field: its question) where no field gives the place.
+    Without a place there is noise everywhere: of sigma 45 if no phrase is known, of sigma 12 if the phrase was not
+    found or the mask is empty (arXiv 2606.12590); or, with placed_only, no corrupted image. shown: receives the images
+    of the records that it has a list for. Raises as :func:`check_places` before anything is written, and InputError if
+    a file cannot be written.
     """
     check_places(preferences, file)
     root = file.resolve().parent
@@ -254,17 +263,15 @@ def corrupt_records(
             names = []
             for place, name in enumerate(preference.images):
                 image = open_image(name)
-                mask, source = record_mask(preference, image.size, root) if place == 0 else (None, "without a place")
-                if mask is None and saliency is not None and place == 0:
-                    mask, source = saliency(image, _phrase(preference)), "by the phrase"
-                if mask is not None and not mask.any():
-                    mask, source = None, "without a place"
+                mask, source = _locate(preference, image, root, saliency) if place == 0 else (None, "")
+                used, source = _mode_used(mode, mask, source, _phrase(preference))
+                mask = mask if mask is not None and mask.any() else None
                 if mask is None and place == 0 and placed_only:
                     report.sources["left alone, without a place"] += 1
                     break
-                key = (name, mask.tobytes()) if mask is not None and mode in WITHOUT_CHANCE else None
+                key = (name, mask.tobytes()) if mask is not None and used in WITHOUT_CHANCE else None
                 if key is None or last is None or last[0] != key:
-                    last = key, corrupt_image(image, mask, mode, f"{seed}/{preference.id}/{place}")
+                    last = key, corrupt_image(image, mask, used, f"{seed}/{preference.id}/{place}")
                 corrupted = last[1]
                 target = folder / f"{number:06d}-{place}.png"
                 with file_aside(target) as aside:
@@ -272,51 +279,40 @@ def corrupt_records(
                 names.append(os.path.relpath(target, out.parent))
                 report.sources[source] += 1
                 if shown is not None and preference.id in shown:
-                    shown[preference.id].append((image, mask, corrupted))
+                    shown[preference.id].append((image, mask, corrupted, NOISE_LEVELS.get(used, "")))
             yield preference, names
     except OSError as error:
         raise InputError(f"corrupted images cannot be written to {folder}: {error}") from None
 
 
+def _locate(
+    preference: Preference, image: Image.Image, root: Path, saliency: Saliency | None
+) -> tuple[np.ndarray | None, str]:
+    """(where the evidence is in a record's first image, what told so); None where nothing looked for it."""
+    mask, source = record_mask(preference, image.size, root)
+    phrase = _phrase(preference)
+    if "phrase" not in preference.extra:
+        phrase = preference.prompt if isinstance(preference.prompt, str) else preference.prompt[-1]["content"]
+    if mask is None and saliency is not None and phrase:
+        return saliency(image, phrase), "by the phrase"
+    return mask, source
+
+
 def _phrase(preference: Preference) -> str:
+    """What names the evidence of a record; empty where nothing does."""
     phrase = preference.extra.get("phrase")
-    if isinstance(phrase, str) and phrase.strip():
-        return phrase
-    return preference.prompt if isinstance(preference.prompt, str) else preference.prompt[-1]["content"]
+    return phrase.strip() if isinstance(phrase, str) else ""
 
 
-def contact_sheet(shown: Shown, mode: str, side: int = 240) -> Image.Image:
-    """Rows of clean image, the same with its mask in red, and corrupted image, each row under the record's id.
-
-    shown: see :func:`corrupt_records`. mode: how images with a mask were corrupted; the column says with what noise.
-    """
-    top, label, gap, font = 30, 22, 10, ImageFont.load_default(size=14)
-    rows = [(name, *images) for name, several in shown.items() for images in several]
-    sheet = Image.new("RGB", (3 * (side + gap) + gap, top + len(rows) * (side + label + gap) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(("clean", "place of the evidence", f"corrupted: {mode}")):
-        draw.text((gap + column * (side + gap), gap - 2), title, fill="black", font=font)
-    for row, (name, clean, mask, corrupted) in enumerate(rows):
-        y = top + gap + row * (side + label + gap)
-        level = NOISE_LEVELS.get(mode if mask is not None or mode == "crop" else "global", "")
-        draw.line((gap, y - 4, sheet.width - gap, y - 4), fill="#bbbbbb")
-        for column, text in enumerate((name, "none given" if mask is None else "", level)):
-            place = (gap + column * (side + gap), y)
-            draw.text(place, _fitted(draw, text, side, font), fill="black", font=font)
-        marked = clean.convert("RGB")
-        if mask is not None:
-            red = Image.blend(marked, Image.new("RGB", marked.size, (255, 0, 0)), 0.45)
-            marked = Image.composite(red, marked, Image.fromarray(mask))
-        for column, image in enumerate((clean.convert("RGB"), marked, corrupted)):
-            sheet.paste(ImageOps.contain(image, (side, side)), (gap + column * (side + gap), y + label))
-    return sheet
-
-
-def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:
-    """The text, cut where it is wider than ``width`` pixels."""
-    while draw.textlength(text, font) > width:
-        text = f"{text[:-4]}..." if text.endswith("...") else f"{text[:-3]}..."
-    return text
+def _mode_used(mode: str, mask: np.ndarray | None, source: str, phrase: str) -> tuple[str, str]:
+    """(how an image is corrupted, how that is counted). mask: empty where the evidence was not found."""
+    if mode in WHOLE:
+        return mode, f"by --mode {mode}"
+    if mask is not None and mask.any():
+        return mode, source
+    if mask is None and not phrase:
+        return "global", "over the whole image (no phrase)"
+    return "weak", "weakly over the whole image (phrase not found)"
 
 
 def add_corrupt(parser: argparse.ArgumentParser) -> None:
@@ -324,8 +320,14 @@ def add_corrupt(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", required=True, metavar="FILE", help="pairs with images; mask, boxes or polygons tell where")
     add("--out", required=True, metavar="FILE.jsonl", help="the pairs with corrupted_images")
-    add("--mode", choices=MODES, default="noise", help="inside the mask (default noise; without one: global)")
-    add("--clip", metavar="DIR|ID", help="where nothing tells the place: where this CLIP finds the phrase")
+    add(
+        "--mode",
+        choices=MODES,
+        default="noise",
+        help="inside the mask (default noise; without one: global, or weak if the phrase was not found); for reports: "
+        "global",
+    )
+    add("--clip", metavar="DIR|ID", help="where nothing tells the place: where this CLIP finds the phrase or question")
     add("--placed-only", action="store_true", help="no corrupted image where nothing tells the place")
     add("--images-anywhere", action="store_true", help="allow images outside the folder of --data")
     add("--sheet", type=int, default=20, help="records on the contact sheet (default 20)")

@@ -1,8 +1,8 @@
 """Attention to the lesion while a model answers.
 
 The attention of the positions that predict an answer's marked words to the image tokens, averaged over heads and
-layers, is divided by the attention under a generic question, so that what every question attends to cancels. VGMED does
-the same for the last prompt token (the metric of arXiv 2606.12590).
+layers, is divided by the attention under a generic question, so that what every question attends to cancels. The same
+is measured in each layer, and there for the last prompt token too, as VGMED does (the metric of arXiv 2606.12590).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from mint.models.attention_maps import attention_to
 from mint.models.llama import CausalLM
 from mint.prefs.corrupt import record_mask
 from mint.progress import Progress
+from mint.tasks.attention_layers import EVEN, PANELS, QUERIES, layer_means, plot_layers
+from mint.tasks.base import Result, groups_of
 from mint.tasks.sensitivity import PairTask, contents
 
 PLAIN = "Describe the image."
@@ -112,23 +114,45 @@ def _kl(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def attention_map(model: CausalLM, reader: ImageReader, pair: EncodedPair, plain: EncodedPair) -> np.ndarray:
-    """[image tokens of the first image]: attention of the positions that predict the chosen answer's marked words.
+    """[image tokens of the first image]: ``mean`` of :func:`attention_maps`."""
+    return attention_maps(model, reader, pair, plain)["mean"]
 
-    Without marks, of all its words. plain: the same answer after a generic question; its attention divides the other.
+
+def attention_maps(
+    model: CausalLM, reader: ImageReader, pair: EncodedPair, plain: EncodedPair
+) -> dict[str, np.ndarray]:
+    """Attention to the S image tokens of the first image, the mean over heads, over that under a generic question.
+
+    ``prompt``: [layers, S], of the last prompt token. ``span``: [layers, S], the mean of the positions that predict the
+    chosen answer's marked words, without marks all its words. ``mean``: [S], the same with attention averaged over
+    layers first. plain: the same answer after the generic question.
     """
-    return _of_pair(model, reader, pair) / np.maximum(_of_pair(model, reader, plain), SMALL)
+    own, other = _of_pair(model, reader, pair), _of_pair(model, reader, plain)
+    return {name: own[name] / np.maximum(other[name], SMALL) for name in own}
 
 
-def _of_pair(model: CausalLM, reader: ImageReader, pair: EncodedPair) -> np.ndarray:
+def by_layer(maps: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, dict[str, list[float]]]:
+    """query -> metric -> [layers]: ``compare_maps`` in each layer; for ``EVEN`` of even attention, a single number.
+
+    maps: of :func:`attention_maps`. mask: [rows, columns] as in :func:`compare_maps`.
+    """
+    rows = {query: [compare_maps(row.reshape(mask.shape), mask) for row in maps[query]] for query in QUERIES}
+    rows[EVEN] = [compare_maps(np.ones_like(mask), mask)]
+    return {query: {metric: [row[metric] for row in found] for metric in PANELS} for query, found in rows.items()}
+
+
+def _of_pair(model: CausalLM, reader: ImageReader, pair: EncodedPair) -> dict[str, np.ndarray]:
     device, (token, _) = model.head_weight.device, model.image_slots
     tokens = torch.tensor([*pair.prompt, *pair.chosen], device=device)
     keys = (tokens == token).nonzero().flatten()
     count = len(keys) // len(pair.images)
     marked = [i for i, inside in enumerate(pair.chosen_span) if inside] if pair.chosen_span else []
-    queries = torch.tensor(marked or range(len(pair.chosen)), device=device) + len(pair.prompt) - 1
+    words = torch.tensor([0, *(marked or range(len(pair.chosen)))], device=device)  # the first: the last prompt token
     images = {name: value.to(device) for name, value in reader(pair.images).items()}
-    weights = attention_to(model, tokens[None], queries, keys[:count], images)
-    return weights.mean((0, 1)).double().cpu().numpy()
+    attended = attention_to(model, tokens[None], words + len(pair.prompt) - 1, keys[:count], images)
+    weights = attended.double().cpu().numpy()  # [layers, Q, S]
+    span = weights[:, 1:].mean(1)
+    return {"prompt": weights[:, 0], "span": span, "mean": span.mean(0)}
 
 
 def encode_plain(
@@ -152,8 +176,9 @@ def look(
     max_length: int = 4096,
     known: Mapping[int, dict] | None = None,
     save: Callable[[dict[int, dict]], None] = lambda _: None,
-) -> list[dict[str, float] | None]:
-    """The numbers of :func:`compare_maps` of every record; None for one that does not say where its lesion is.
+) -> list[dict | None]:
+    """The numbers of :func:`compare_maps` of every record, and as ``layers`` those of :func:`by_layer`; None for a
+    record that does not say where its lesion is.
 
     preferences: with whole image paths (``find_images``); file: what their other names are relative to. save: called
     with the numbers of each record by place; known: such numbers from an earlier run. Raises FileProblems naming every
@@ -177,8 +202,8 @@ def look(
         grid = token_grid(reader.processor, preference.images[0], slots.of(preference.images[0]))
         seen = seen_mask(mask, reader.processor, grid)
         if 0 < seen.sum() < seen.size:
-            weights = attention_map(model, reader, pair, plain).reshape(grid)
-            found[place] = compare_maps(weights, seen)
+            maps = attention_maps(model, reader, pair, plain)
+            found[place] = compare_maps(maps["mean"].reshape(grid), seen) | {"layers": by_layer(maps, seen)}
             save({place: found[place]})
     if problems:
         raise FileProblems(file, problems)
@@ -200,12 +225,20 @@ class Attention(PairTask):
     tested = ("attention_ratio", "share", "js")
     file = "looks.jsonl"
 
-    def score(self, numbers: dict[str, float], preference: Preference) -> dict:
+    def score(self, numbers: dict, preference: Preference) -> dict:
         return numbers
+
+    def save_more(self, folder: Path, results: Sequence[Result], settings: dict) -> dict:
+        *_, result = results
+        means = layer_means(result.records, groups_of(self, result.records))
+        if not means:
+            return {}
+        plot_layers(means, f"{result.name}, {len(result.records)} records", folder / "layers.png")
+        return {"layers": means}
 
     def answers(
         self, args: argparse.Namespace, folder: EvaluationFolder, preferences: Sequence[Preference]
-    ) -> list[dict[str, float] | None]:
+    ) -> list[dict | None]:
         loaded = load_vision_model(args)
         ids = [preference.id for preference in preferences]
         with folder.answers(ids, contents(preferences), "scores") as kept:

@@ -21,7 +21,7 @@ from mint.data.preferences import read_preferences
 from mint.data.record_images import ImageSlots, find_images
 from mint.data.spans import mark_changes
 from mint.errors import InputError
-from mint.losses import Loss, load_loss
+from mint.losses import Loss, fire_loss, load_loss
 from mint.losses.check import check_loss
 from mint.models import load_language_model
 from mint.models.attention import SPLIT_FROM
@@ -89,6 +89,7 @@ def load_policy(
         check_image_features(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{config.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trained")
+    warn_of_vision(model, loss)
     frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
     model.gradient_checkpointing = config.checkpoint_activations
     return model.train(), frozen, config
@@ -128,16 +129,22 @@ def _read_pairs(
     preferences = read_preferences(path, require_rejected=loss.needs.rejected, fields=loss.needs.fields)
     if not loss.needs.rejected:
         preferences = [replace(preference, rejected=None) for preference in preferences]
-    corrupted = ("chosen", "rejected")[: 1 + loss.needs.corrupted_rejected] if loss.needs.corrupted_image else ()
     if config.spans == "changes" and loss.needs.spans and loss.needs.rejected:
         sides = [mark_changes(p.chosen.text, p.rejected.text if p.rejected else "") for p in preferences]
         preferences = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(preferences, sides, strict=True)]
-    preferences = find_images(preferences, path, config.images_anywhere, bool(corrupted))
+    preferences = find_images(preferences, path, config.images_anywhere, loss.needs.corrupted_image)
     slots = ImageSlots(*model.image_slots, processor) if processor else None
     vocabulary = model.decoder.embed_tokens.num_embeddings
     limit = min(config.max_length, model.config.max_position_embeddings)
     pairs, report = encode_pairs(
-        preferences, tokenizer, limit, config.overlength, loss.needs.spans, slots, corrupted, loss.needs.fields
+        preferences,
+        tokenizer,
+        limit,
+        config.overlength,
+        loss.needs.spans,
+        slots,
+        loss.needs.corrupted_answers,
+        loss.needs.fields,
     )
     largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)
     if largest >= vocabulary:
@@ -158,6 +165,19 @@ def warn_of_missing(pairs: Sequence[EncodedPair], loss: Loss, path: str) -> None
     if loss.needs.corrupted_image and all(pair.twin is None for pair in pairs):
         missing = "has corrupted_images: the image term is left out (generate_prefs.py corrupt adds them)"
         print(f"warning: no record of {path} {missing}", file=sys.stderr)
+
+
+def warn_of_vision(model: CausalLM, loss: Loss) -> None:
+    """Warns if a run of FiRe-MPO trains more than the language model, as its authors do not."""
+    language = {id(p) for part in (model.decoder, getattr(model, "lm_head", model.decoder)) for p in part.parameters()}
+    outside = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in language]
+    if outside and loss.function is fire_loss:
+        parts = ", ".join(sorted({name.removeprefix("model.").partition(".")[0] for name in outside}))
+        print(
+            f"warning: this run trains {parts}: the paper of FiRe-MPO adapts the language model alone and freezes the "
+            "rest (--lora-targets all-linear, without --full)",
+            file=sys.stderr,
+        )
 
 
 def compile_and_shape(

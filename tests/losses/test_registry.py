@@ -169,6 +169,12 @@ def test_mistakes_are_named(custom_file, name, options, message):
             "given to @needs fails",
         ),
         ("from mint.losses import needs\n@needs(fields='ab')\ndef f(chosen, rejected): ...", "a tuple of names"),
+        (
+            "from mint.losses import needs\n"
+            "@needs(corrupted_image=True, corrupted_chosen=False, corrupted_rejected=False)\n"
+            "def f(chosen, rejected): ...",
+            "needs an answer under it",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_imported(tmp_path, content, message):

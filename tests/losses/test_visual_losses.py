@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.fire_methods import ABLATIONS, METHODS, row_config
 from mint.errors import InputError
 from mint.losses import AnswerStats, dpo_loss, fire_loss, load_loss, mdpo_loss
+from mint.losses.fire import VISUAL
 
 SIDES = ("chosen", "rejected", "corrupted_chosen", "corrupted_rejected")
 EXTREMES = (0.0, -1e-9, -1.0, -1e4)
@@ -60,8 +62,8 @@ def written_out(numbers, beta, alpha, gamma, lam, visual):
     exists = numbers["corrupted_chosen"]["mask"].any(1)
     minus, plus = {
         "flip": ("corrupted_chosen", "corrupted_rejected"),
-        "chosen": ("corrupted_chosen", "chosen"),
-        "rejected": ("rejected", "corrupted_rejected"),
+        "v1": ("corrupted_chosen", "chosen"),
+        "v2": ("corrupted_rejected", "chosen"),
     }[visual]
     rank, d_rank = lose(r["chosen"] - r["rejected"])
     image, d_image = lose(r[plus] - r[minus])
@@ -80,7 +82,7 @@ def written_out(numbers, beta, alpha, gamma, lam, visual):
 
 
 @pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("visual", ["flip", "chosen", "rejected"])
+@pytest.mark.parametrize("visual", ["flip", "v1", "v2"])
 @pytest.mark.parametrize("seed", range(4))
 def test_fire_is_what_the_paper_writes(seed, visual, extreme):
     settings = {"beta": 0.3, "alpha": 0.2, "gamma": 0.7, "lam": 0.25, "visual": visual}
@@ -96,6 +98,17 @@ def test_fire_is_what_the_paper_writes(seed, visual, extreme):
         np.testing.assert_allclose(found, gradients[name, key], rtol=1e-9, atol=1e-9)
 
 
+def mdpo_terms(numbers, beta):
+    """(value, derivative) of the three terms of mDPO: ranking, image, anchor."""
+    r = {name: reward(numbers[name], beta, "mask") for name in SIDES[:3]}
+    return [lose(r["chosen"] - r["rejected"]), lose(r["chosen"] - r["corrupted_chosen"]), lose(r["chosen"])]
+
+
+def mdpo_by_hand(numbers, beta):
+    (ranking, _), (image, _), (anchor, _) = mdpo_terms(numbers, beta)
+    return (ranking + numbers["corrupted_chosen"]["mask"].any(1) * image + anchor).mean()
+
+
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_mdpo_is_what_the_paper_writes(seed, extreme):
@@ -103,11 +116,9 @@ def test_mdpo_is_what_the_paper_writes(seed, extreme):
     sides, leaves = statistics({name: numbers[name] for name in SIDES[:3]})
     out = mdpo_loss(*sides.values(), beta=0.3)
     out.loss.backward()
-    r = {name: reward(numbers[name], 0.3, "mask") for name in SIDES[:3]}
     exists = numbers["corrupted_chosen"]["mask"].any(1)
-    terms = [lose(r["chosen"] - r["rejected"]), lose(r["chosen"] - r["corrupted_chosen"]), lose(r["chosen"])]
-    expected = (terms[0][0] + exists * terms[1][0] + terms[2][0]).mean()
-    assert out.loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    terms = mdpo_terms(numbers, 0.3)
+    assert out.loss.item() == pytest.approx(mdpo_by_hand(numbers, 0.3), rel=1e-9, abs=1e-9)
     slopes = [terms[0][1] + exists * terms[1][1] + terms[2][1], -terms[0][1], -1.0 * exists * terms[1][1]]
     for name, leaf, slope in zip(SIDES, leaves[::3], slopes, strict=False):
         expected = np.where(numbers[name]["mask"], 0.3 * slope[:, None], 0) / 4
@@ -130,7 +141,8 @@ def test_a_term_without_weight_asks_for_nothing():
         ({"gamma": 0.0}, "corrupted_image"),
     ):
         assert not getattr(load_loss("fire", options).needs, name)
-    assert not load_loss("fire", {"visual": "chosen"}).needs.corrupted_rejected
+    corrupted = {name: load_loss("fire", {"visual": name}).needs.corrupted_answers for name in VISUAL}
+    assert corrupted == {"flip": ("chosen", "rejected"), "v1": ("chosen",), "v2": ("rejected",)}
     masked = load_loss("mask-dpo", {"beta": 0.5})
     assert (
         not (masked.needs.kl_forward or masked.needs.kl_reverse or masked.needs.corrupted_image) and masked.needs.spans
@@ -141,6 +153,61 @@ def test_a_term_without_weight_asks_for_nothing():
     with pytest.raises(InputError, match="has no setting 'gamma'; it takes: beta, lam, visual"):
         load_loss("mask-dpo", {"gamma": 0.1})
     for call in (lambda: fire_loss(**sides, visual="up"), lambda: load_loss("fire", {"visual": "up"})):
-        with pytest.raises(InputError, match="'up' is none of flip, chosen, rejected"):
+        with pytest.raises(InputError, match="'up' is none of flip, v1, v2"):
             call()
     torch.testing.assert_close(fire_loss(*list(sides.values())[:3]).loss, fire_loss(**plain).loss)  # one is no pair
+
+
+@pytest.mark.parametrize(("visual", "unused"), [("v1", "corrupted_rejected"), ("v2", "corrupted_chosen")])
+def test_an_ablation_does_without_the_other_answer(visual, unused):
+    numbers = random_numbers(7)
+    sides, _ = statistics(numbers)
+    del sides[unused]
+    out = load_loss("fire", {"visual": visual})(**sides)
+    expected, _ = written_out(numbers, 0.1, 0.01, 0.1, 0.5, visual)
+    assert out.loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+# -- the rows of the comparison ----------------------------------------------------------------------------------
+
+FIRE = {"beta": 1.0, "alpha": 0.01, "gamma": 0.1, "lam": 0.5, "visual": "flip"}
+ROWS = {  # row -> the loss by a formula of this file
+    "SFT": lambda n: -over(n["chosen"], "logps", "mask").sum() / n["chosen"]["mask"].sum(),
+    "DPO": lambda n: lose(difference(n, "mask"))[0].mean(),
+    "RRPO": lambda n: (lose(difference(n, "span"))[0] + 0.01 * over(n["chosen"], "kl_forward", "mask")).mean(),
+    "RRPO, KL on spans": lambda n: (
+        lose(difference(n, "span"))[0] + 0.01 * over(n["chosen"], "kl_forward", "span")
+    ).mean(),
+    "mDPO": lambda n: mdpo_by_hand(n, 1.0),
+    "MASK-DPO": lambda n: lose(difference(n, "span"))[0].mean(),
+    "FiRe": lambda n: written_out(n, **FIRE)[0],
+    "FiRe, no forward KL": lambda n: written_out(n, **FIRE | {"lam": 0.0})[0],
+    "FiRe, no reverse KL": lambda n: written_out(n, **FIRE | {"lam": 1.0})[0],
+    "FiRe, no KL": lambda n: written_out(n, **FIRE | {"alpha": 0.0})[0],
+    "FiRe, no image term": lambda n: written_out(n, **FIRE | {"gamma": 0.0})[0],
+    "FiRe, v1": lambda n: written_out(n, **FIRE | {"visual": "v1"})[0],
+    "FiRe, v2": lambda n: written_out(n, **FIRE | {"visual": "v2"})[0],
+    "FiRe, rate of RRPO": lambda n: written_out(n, **FIRE)[0],
+}
+
+
+def over(side, key, where):
+    """[P]: the sum of a number over the tokens of the answer or of its span."""
+    return np.where(side[where], side[key], 0).sum(1)
+
+
+def difference(numbers, where):
+    """[P]: R(v, y+) - R(v, y-) with beta = 1."""
+    return reward(numbers["chosen"], 1.0, where) - reward(numbers["rejected"], 1.0, where)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("row", METHODS | ABLATIONS)
+def test_every_row_of_the_comparison_is_its_formula(row, seed):
+    """With the settings that the row is trained with, and the statistics that its loss asks for."""
+    config = row_config((METHODS | ABLATIONS)[row], model="m", data="d")
+    loss = load_loss(config.loss, config.loss_options())
+    numbers = random_numbers(seed)
+    sides, _ = statistics(numbers)
+    found = loss(**{name: sides[name] for name in loss.needs.statistics if name in sides}).loss.item()
+    assert found == pytest.approx(ROWS[row](numbers), rel=1e-9, abs=1e-9)

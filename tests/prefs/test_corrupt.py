@@ -12,11 +12,13 @@ import generate_prefs
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.models import init_model, save_model
 from mint.prefs import saliency
-from mint.prefs.corrupt import GLOBAL_SIGMA, LESION_SIGMA, MODES, contact_sheet, corrupt_image
+from mint.prefs.contact_sheet import contact_sheet
+from mint.prefs.corrupt import MODES, corrupt_image
 from mint.prefs.saliency import ClipSaliency, patch_features
 from tests.reference.clip_inputs import TINY
 
 SIZE = (60, 40)  # width, height
+STRONG, WEAK = 45, 12  # sigma of the noise in the paper, of 255
 
 
 @pytest.fixture
@@ -73,14 +75,17 @@ def test_only_the_place_of_the_evidence_changes(folder, capsys):
     for name, place in places.items():
         gap = changed[name][0]
         assert not gap[~place].any() and (gap[place] != 0).mean() > 0.97
-        assert abs(gap[place].std() - LESION_SIGMA) < 5 and abs(gap[place].mean()) < 6
+        assert abs(gap[place].std() - STRONG) < 5 and abs(gap[place].mean()) < 6
     everywhere = changed["d"][0]
-    assert abs(everywhere.std() - GLOBAL_SIGMA) < 1
+    assert abs(everywhere.std() - STRONG) < 2
     assert not records["text"].corrupted_images and records["c"].extra["score"] == 3
     assert json.loads((folder / "out.jsonl").read_text().splitlines()[0])["mask"] == "mask.png"
     with Image.open(folder / "out.jsonl.sheet.png") as sheet:
         assert sheet.width > 600 and sheet.height > 4 * 200
-    assert "4 images; 1 by a mask, 1 by boxes, 1 by polygons, 1 without a place" in capsys.readouterr().out
+    assert (
+        "4 images; 1 by a mask, 1 by boxes, 1 by polygons, 1 over the whole image (no phrase)"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_same_seed_gives_the_same_files(folder):
@@ -100,8 +105,8 @@ def test_every_mode(folder, mode):
     inside[10:25, 30:50] = True
     if mode == "crop":
         assert 0.004 < after.shape[0] * after.shape[1] / (SIZE[0] * SIZE[1]) < 0.24
-    elif mode == "global":
-        assert abs(gap[~inside].std() - GLOBAL_SIGMA) < 1
+    elif mode in ("global", "weak"):
+        assert abs(gap[~inside].std() / {"global": STRONG, "weak": WEAK}[mode] - 1) < 0.05
     else:
         margin = 2 if mode == "surroundings" else 0
         outside = np.ones_like(inside)
@@ -205,6 +210,59 @@ def test_what_has_no_place_can_be_left_alone(folder, capsys):
     assert {r.id: len(r.corrupted_images) for r in read_preferences(folder / "out.jsonl")} == counts
 
 
+def test_noise_without_a_place_is_the_papers(folder, capsys):
+    """No phrase: sigma 45 everywhere. A phrase, or a mask, in which nothing was found: sigma 12. Counted apart."""
+    row = {"images": ["images/d.png"], "prompt": "Is there a mass?", "chosen": "Yes.", "rejected": "No."}
+    Image.new("L", SIZE).save(folder / "empty.png")
+    two_views = {"images": ["images/a.png", "images/d.png"], "mask": "mask.png"}
+    fields = {
+        "no phrase": {},
+        "blank": {"phrase": " "},
+        "phrase": {"phrase": "a mass"},
+        "empty": {"mask": "empty.png"},
+        "views": two_views,
+        "named views": {**two_views, "phrase": "a mass"},
+    }
+    write_jsonl(folder / "pairs.jsonl", [{"id": name, **row, **more} for name, more in fields.items()])
+    records, changed = corrupt(folder)
+    views = {name: records[name].corrupted_images[1] for name in ("views", "named views")}
+    clean = np.asarray(Image.open(folder / "images" / "d.png")).astype(int)
+    found = {name: gap.std() for name, (gap, _) in changed.items() if "views" not in name}
+    found |= {name: (np.asarray(Image.open(folder / file)).astype(int) - clean).std() for name, file in views.items()}
+    assert found == {
+        **dict.fromkeys(("no phrase", "blank", "views"), pytest.approx(STRONG, rel=0.05)),
+        **dict.fromkeys(("phrase", "empty", "named views"), pytest.approx(WEAK, rel=0.05)),
+    }
+    printed = capsys.readouterr().out
+    assert "8 images; " in printed and "2 by a mask" in printed
+    assert "3 over the whole image (no phrase)" in printed
+    assert "3 weakly over the whole image (phrase not found)" in printed
+    corrupt(folder, "--mode", "global")
+    assert "8 images; 8 by --mode global" in capsys.readouterr().out
+
+
+def test_a_clip_is_asked_for_phrases_alone(folder, monkeypatch):
+    """For the question where a record has no such field, for nothing where its phrase is blank."""
+    asked = []
+
+    class Finder:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, image, phrase):
+            asked.append(phrase)
+            return np.zeros(image.size[::-1], dtype=bool)
+
+    monkeypatch.setattr(saliency, "ClipSaliency", Finder)
+    (folder / "config.json").write_text("{}")
+    row = {"images": ["images/d.png"], "prompt": "Is there a mass?", "chosen": "Yes.", "rejected": "No."}
+    rows = [{"id": "a", **row}, {"id": "b", **row, "phrase": ""}, {"id": "c", **row, "phrase": "mass"}]
+    write_jsonl(folder / "pairs.jsonl", rows)
+    _, changed = corrupt(folder, "--clip", f"{folder}")
+    assert asked == ["Is there a mass?", "mass"]
+    assert [round(changed[name][0].std() / 12) for name in "abc"] == [1, 4, 1]
+
+
 def test_questions_about_one_lesion_share_its_image(folder, monkeypatch):
     """Without chance the work is done once in a row; another mask, another image or noise are done anew."""
     from mint.prefs import corrupt as module
@@ -270,14 +328,20 @@ def test_the_saliency_needs_a_clip(folder, capsys):
 
 
 def test_the_contact_sheet_has_headings_and_the_noise_level():
-    """Columns and rows are labelled; another mode or a record without a place changes the last label."""
+    """Columns and rows are labelled, the last column with the level of the noise."""
     plain = Image.new("RGB", (60, 30), (200, 200, 200))
     mask = np.zeros((30, 60), dtype=bool)
     mask[10:20, 20:40] = True
     sheets = {
-        (mode, placed): np.asarray(contact_sheet({"record": [(plain, mask if placed else None, plain)]}, mode, 120))
-        for mode in ("noise", "blur")
-        for placed in (True, False)
+        (mode, placed): np.asarray(
+            contact_sheet({"record": [(plain, mask if placed else None, plain, level)]}, mode, 120)
+        )
+        for mode, placed, level in (
+            ("noise", True, "sigma 45"),
+            ("noise", False, "sigma 12"),
+            ("blur", True, ""),
+            ("blur", False, "sigma 12"),
+        )
     }
     sheet = sheets["noise", True]
     assert sheet.shape == (30 + 10 + 120 + 22 + 10, 3 * 130 + 10, 3)

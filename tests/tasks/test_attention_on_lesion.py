@@ -5,16 +5,33 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import evaluate
-from mint.data.preferences import write_jsonl
+from mint.data.chat import load_tokenizer
+from mint.data.image_features import ImageReader
+from mint.data.images import load_processor
+from mint.data.preferences import read_preferences, write_jsonl
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.processors.mllama import MllamaImageProcessor
 from mint.data.processors.qwen_vl import QwenVLImageProcessor
+from mint.data.record_images import ImageSlots, find_images
 from mint.errors import InputError
+from mint.models import load_model
+from mint.models.attention_maps import attention_to
 from mint.synthetic.radiograph_set import write_radiographs
-from mint.tasks.attention_on_lesion import compare_maps, overlay, seen_mask, token_grid
+from mint.tasks.attention_layers import layer_means, plot_layers
+from mint.tasks.attention_on_lesion import (
+    attention_map,
+    attention_maps,
+    by_layer,
+    compare_maps,
+    encode_plain,
+    overlay,
+    seen_mask,
+    token_grid,
+)
 from tests.test_train_images import setting  # noqa: F401
 
 
@@ -33,6 +50,79 @@ def test_numbers_by_hand():
     assert even["attention_ratio"] == pytest.approx(1) and even["share"] == pytest.approx(even["area"])
     same = compare_maps(mask + 1e-12, mask)
     assert same["kl"] == pytest.approx(0, abs=1e-6) and same["js"] == pytest.approx(0, abs=1e-6)
+
+
+def cross_entropy(p, q):
+    return -math.fsum(a * math.log(b) for a, b in zip(p.flat, q.flat, strict=True) if a)
+
+
+def by_entropies(attention, mask):
+    """(ratio, KL, JS) by other formulas: weighted means; cross-entropy less entropy; entropy of the mixture."""
+    p, q = mask / mask.sum(), attention / attention.sum()
+    ratio = np.average(attention, weights=mask) / np.average(attention, weights=1 - mask)
+    mixed = cross_entropy((p + q) / 2, (p + q) / 2)
+    entropies = cross_entropy(p, p), cross_entropy(q, q)
+    return ratio, cross_entropy(p, q) - entropies[0], mixed - sum(entropies) / 2
+
+
+def test_layers_are_measured_one_by_one():
+    """Each metric of each layer and query; a mask with parts of tokens; even attention beside them."""
+    rng = np.random.default_rng(0)
+    maps = {"prompt": rng.random((3, 12)), "span": rng.random((3, 12)), "mean": rng.random(12)}
+    mask = np.array([[1, 0.5, 0, 0], [0.25, 1, 0, 0], [0, 0, 0, 0]])
+    found = by_layer(maps, mask)
+    for query in ("prompt", "span"):
+        for layer in range(3):
+            expected = by_entropies(maps[query][layer].reshape(3, 4), mask)
+            numbers = [found[query][metric][layer] for metric in ("attention_ratio", "kl", "js")]
+            assert numbers == pytest.approx(expected, rel=1e-9)
+    even = [found["even"][metric] for metric in ("attention_ratio", "kl", "js")]
+    assert [value for (value,) in even] == pytest.approx(by_entropies(np.ones((3, 4)), mask), rel=1e-9)
+
+
+def test_queries_are_the_last_prompt_token_and_those_that_predict_the_marked_words(setting):  # noqa: F811
+    """Read up to each of these tokens alone, the last one attends as it does within the whole answer."""
+    model, reader = load_model(setting / "model").eval(), ImageReader(load_processor(setting / "model"))
+    slots, tokenizer = ImageSlots(*model.image_slots, reader.processor), load_tokenizer(setting / "model")
+    row = {"prompt": "What is it?", "images": ["tiles/red.png"], "rejected": "No <mask>blue</mask>."}
+    write_jsonl(setting / "one.jsonl", [row | {"chosen": "It is <mask>red and</mask> so on."}])
+    (preference,) = find_images(read_preferences(setting / "one.jsonl"), setting / "one.jsonl")
+    pair, plain = encode_plain(preference, tokenizer, slots, 400)
+    marked = [i for i, inside in enumerate(pair.chosen_span) if inside]
+    assert 0 < marked[0] and 0 < len(marked) < len(pair.chosen) - 2
+
+    def last_of(one, answered):
+        tokens = torch.tensor([[*one.prompt, *one.chosen[:answered]]])
+        keys = (tokens[0] == model.image_slots[0]).nonzero().flatten()
+        return attention_to(model, tokens, torch.tensor([tokens.shape[1] - 1]), keys, reader(one.images))[:, 0].numpy()
+
+    def of(one):
+        span = np.mean([last_of(one, answered) for answered in marked], 0)
+        return {"prompt": last_of(one, 0), "span": span, "mean": span.mean(0)}
+
+    found, own, other = attention_maps(model, reader, pair, plain), of(pair), of(plain)
+    for name in ("prompt", "span", "mean"):
+        np.testing.assert_allclose(found[name], own[name] / other[name], rtol=1e-4)
+    assert found["prompt"].shape == found["span"].shape and len(found["span"]) == len(model.decoder.layers)
+    np.testing.assert_array_equal(attention_map(model, reader, pair, plain), found["mean"])
+
+
+def test_means_over_records_by_hand(tmp_path):
+    """A geometric mean of ratios, means of the others; records of an earlier version have no layers."""
+    rows = [
+        {"layers": {q: {"attention_ratio": [r], "kl": [k], "js": [0.1]} for q in ("prompt", "span", "even")}}
+        for r, k in ((1.0, 2.0), (4.0, 3.0))
+    ]
+    means = layer_means(rows)
+    assert means["span"]["attention_ratio"][0]["value"] == pytest.approx(2.0)
+    (kl,) = means["prompt"]["kl"]
+    assert kl["value"] == 2.5 and (kl["low"], kl["high"]) == (2.0, 3.0)
+    grouped = layer_means(rows, ["a", "a"])["span"]["kl"][0]
+    assert grouped["low"] == grouped["high"] == 2.5
+    plot_layers(means, "two records", tmp_path / "layers.png")
+    with Image.open(tmp_path / "layers.png") as picture:
+        assert picture.width > 1000
+    assert layer_means([{}]) == layer_means([]) == {}
 
 
 def test_the_mask_as_the_model_sees_it():
@@ -80,6 +170,9 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     ratio = math.exp(np.mean([math.log(look["attention_ratio"]) for look in looks]))
     assert metrics["scores"]["attention_ratio"]["value"] == pytest.approx(ratio)
+    spans = np.array([look["layers"]["span"]["kl"] for look in looks])  # [records, layers]
+    assert [e["value"] for e in metrics["layers"]["span"]["kl"]] == pytest.approx(list(spans.mean(0)))
+    assert "layers.png" in printed and (tmp_path / "out" / "layers.png").is_file()
     assert f"| tiny | {ratio:.2f} (" in printed and f"attention ratio {ratio:.2f}," in printed
     answers = tmp_path / "out" / "answers.jsonl"  # as after an interruption: one record is left
     answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:-1]))

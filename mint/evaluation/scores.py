@@ -14,6 +14,7 @@ from mint.data.preferences import write_jsonl
 from mint.evaluation.statistics import Estimate, Value, bootstrap_sums, mean, wilson
 from mint.files import make_folder, write_aside
 
+PRECISION, RECALL, F1 = range(3)
 FORMATS = {"%": (100, ".1f"), "nats": (1, ".3f"), "ratio": (1, ".2f")}  # unit -> (factor, format of a number)
 
 
@@ -67,6 +68,13 @@ def _logarithm(field: str, record: Mapping) -> tuple[float, float]:
 
 def _exp_mean(sums: np.ndarray) -> np.ndarray:
     return np.exp(mean(sums))
+
+
+def agreement(sums: np.ndarray) -> np.ndarray:
+    """[..., 3]: precision, recall and F1 of what is found. sums: [..., 3]: shared, predicted, in the reference."""
+    shared, predicted, reference = np.moveaxis(sums, -1, 0)
+    precision, recall = shared / np.maximum(predicted, 1), shared / np.maximum(reference, 1)
+    return np.stack((precision, recall, 2 * shared / np.maximum(predicted + reference, 1)), -1)
 
 
 def summands(score: Score, runs: Sequence[Sequence[Mapping]]) -> tuple[np.ndarray, np.ndarray]:

@@ -123,8 +123,8 @@ def means_table(
 
 
 def summary(means: Mapping[str, Estimate], columns: Mapping[str, Score]) -> str:
-    """The scores in one line, without their intervals."""
-    shown = [(columns[name], columns[name].number(e.value)) for name, e in means.items()]
+    """The printed scores in one line, without their intervals."""
+    shown = [(columns[name], columns[name].number(e.value)) for name, e in means.items() if columns[name].printed]
     return ", ".join(f"{score.heading} {number}{' %' * (score.unit == '%')}" for score, number in shown)
 
 

@@ -212,7 +212,7 @@ class Report(QuestionTask):
         add("--reports", required=True, metavar="FILE", help="IU-Xray's annotation.json, or JSON Lines")
         add("--split", default="test", choices=SPLITS, help="of annotation.json (default test)")
         add("--findings", metavar="FILE.tsv", help="a finding a line, its names by tabs (default: of the chest)")
-        add("--green", metavar="DIR|ID", help="GREEN's judge, as StanfordAIMI/GREEN-RadLlama2-7b")
+        add("--green", metavar="DIR|ID", help="GREEN's judge, such as StanfordAIMI/GREEN-RadLlama2-7b")
         add("--labels", metavar="FILE.jsonl", help="labels of CheXbert or RadGraph, computed elsewhere")
         super().add_options(parser)
 

@@ -161,6 +161,7 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     assert evaluate.main([*command, "--out", f"{tmp_path}/first", "--limit", "2"]) == 0
     *_, summary, saved_in = capsys.readouterr().out.splitlines()
     assert summary.startswith("2 questions: closed accuracy ") and "exact match " in summary
+    assert "exact match, closed" not in summary  # scores of the second table alone
     assert saved_in == f"saved in {tmp_path}/first: metrics.json, predictions.jsonl"
     assert len((tmp_path / "first" / "predictions.jsonl").read_text().splitlines()) == 2
 

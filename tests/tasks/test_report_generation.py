@@ -2,18 +2,20 @@
 
 import dataclasses
 import json
-import os
 
 import numpy as np
 import pytest
+import torch
 from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
 
 import evaluate
+from mint.data.chat import load_tokenizer
 from mint.demo.tiny_model import TOWER, write_base
 from mint.errors import InputError
 from mint.evaluation import green
 from mint.evaluation.scores import estimate
+from mint.models import load_model, save_model
 from mint.tasks.base import score_answers
 from mint.tasks.report_generation import (
     COLUMNS,
@@ -140,13 +142,31 @@ def test_the_command_on_iu_xray(iu_xray, tmp_path, capsys):
     assert "no split 'val'" in capsys.readouterr().err
 
 
+REPLY = "[Clinically Significant Errors]:\n(b) Missing: 1. Mass.\n\n[Matched Findings]:\n3. Heart; Spine; Lungs."
+
+
+def teach(judge, reply):
+    """Trains a judge to give one reply to every prompt."""
+    model, tokenizer = load_model(judge), load_tokenizer(judge, template=green.TEMPLATE)
+    answer = tokenizer.encode_answer(reply)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for candidate in [TOLD, REFERENCE] * 15:
+        tokens = torch.tensor([tokenizer.encode_chat(green.green_prompt(REFERENCE, candidate)) + answer])
+        logits = model(tokens)[0, -len(answer) - 1 : -1]
+        torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_model(model, judge)
+
+
 def test_green_by_a_judge_that_is_decoded_here(iu_xray, tmp_path, capsys, monkeypatch):
     """A random judge's replies count as 0 and are named. A finished evaluation can be scored with it; kept replies are
-    not decoded again, until the judge's weights are others."""
-    monkeypatch.setattr(green, "MAX_NEW_TOKENS", 6)
+    not decoded again, until the judge's weights are others: those of one that was taught its reply."""
+    monkeypatch.setattr(green, "MAX_NEW_TOKENS", 40)
     command = [*iu_xray, "--out", f"{tmp_path}/out"]
     assert evaluate.main(command) == 0
-    judge = write_base(tmp_path / "judge", [green.green_prompt(REFERENCE, TOLD)[0]["content"]], "shallow", 400)
+    texts = [green.green_prompt(REFERENCE, TOLD)[0]["content"], REPLY]
+    judge = write_base(tmp_path / "judge", texts, "shallow", 500)
     command += ["--green", str(judge), "--resume"]
     capsys.readouterr()
     assert evaluate.main(command) == 0
@@ -157,8 +177,7 @@ def test_green_by_a_judge_that_is_decoded_here(iu_xray, tmp_path, capsys, monkey
     kept = tmp_path / "out" / "green.jsonl"
     first, _ = (json.loads(line) for line in kept.read_text().splitlines())
     assert first["reply"] == random[[row["id"] for row in random].index(first["id"])]["green_reply"]
-    reply = "[Clinically Significant Errors]:\n(b) Missing: 1. Mass.\n[Matched Findings]:\n3. Heart; Spine; Lungs."
-    kept.write_text(json.dumps({**first, "reply": reply}) + "\n")
+    kept.write_text(json.dumps({**first, "reply": REPLY}) + "\n")
     assert evaluate.main(command) == 0
     assert "GREEN: 1 of 2 replies" in capsys.readouterr().out
     metrics, records = saved(tmp_path / "out")
@@ -166,9 +185,11 @@ def test_green_by_a_judge_that_is_decoded_here(iu_xray, tmp_path, capsys, monkey
     assert scores[first["id"]] == 3 / 4 and metrics["scores"]["green"]["value"] == 3 / 8
     assert metrics["scores"]["green_error_b"]["value"] == 1.0 and len(metrics["green_unparsed"]) == 1
     assert len(kept.read_text().splitlines()) == 2
-    os.utime(judge / "model.safetensors", (0, 0))
+    teach(judge, REPLY)
     assert evaluate.main(command) == 0
-    assert saved(tmp_path / "out")[1] == random
+    assert "cannot be parsed" not in capsys.readouterr().out
+    metrics, records = saved(tmp_path / "out")
+    assert {row["green_reply"] for row in records} == {REPLY} and metrics["scores"]["green"]["value"] == 3 / 4
     assert evaluate.main([*command[:-2], f"{tmp_path}/none", "--resume"]) == 2
 
 

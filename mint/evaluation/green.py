@@ -1,8 +1,8 @@
 """GREEN, a score of radiology reports (Ostmeier et al. 2024, arXiv 2405.03595): a language model compares a report with
 its reference, and counts matched findings and clinically significant errors.
 
-The judge is a fine-tuned decoder, such as StanfordAIMI/GREEN-RadLlama2-7b. The wording of ``PROMPT`` and the form of
-the conversation are those of its authors' scorer (github.com/Stanford-AIMI/GREEN): the weights were trained on them.
+The judge is a fine-tuned decoder, such as StanfordAIMI/GREEN-RadLlama2-7b. The wording of ``PROMPT`` and the text of
+the conversation are those of its authors' scorer (github.com/Stanford-AIMI/GREEN), which the weights are made for.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ python evaluate.py attention --model DIR [--adapter DIR] --data PAIRS.jsonl
 python evaluate.py FILE.py:CLASS --model DIR [--adapter DIR] ...
 python evaluate.py inspect --model DIR --adapter DIR --data PAIRS.jsonl --row N
 python evaluate.py compare RUN RUN ... --out DIR
+python evaluate.py style PAIRS.jsonl ...
 
 Results go to --out (default runs/eval/COMMAND-MODEL-ADAPTER-DECODING); --resume continues an interrupted evaluation.
 """
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lazy_command(
             "compare", "saved evaluations of the same cases: tables and a page", "mint.tasks.compare_page:add_compare"
         ),
+        lazy_command("style", "how much chosen and rejected answers differ in form", "mint.tasks.pair_style:add_style"),
     ]
     return run_command(__doc__.splitlines()[0], commands, argv)
 

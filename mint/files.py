@@ -29,9 +29,9 @@ EXISTING: tuple[str, ...] = (
 )
 EXISTING += ("mondo",)
 EXISTING += ("predictions", "known_diseases", "templates", "findings", "tissues", "images", "lesions", "vqa", "pairs")
-EXISTING += ("summaries", "prompt", "genes")
+EXISTING += ("summaries", "prompt", "genes", "labels")
 DATA = ("data", "eval_data")  # those that may also name a data set of the hub
-MODELS = ("model", "teacher", "base", "clip", "policy", "retrieve_encoder")
+MODELS = ("model", "teacher", "base", "clip", "policy", "retrieve_encoder", "green")
 ADAPTERS = ("adapter", "policy_adapter")
 CONFIGS = ("config.json", "folds.json")  # of a model, of a cross-fitted teacher
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")

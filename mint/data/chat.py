@@ -29,10 +29,11 @@ PROCESSOR_TEMPLATES = ("chat_template.json", "processor_config.json")
 SAVED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.*", "generation_config.json")
 
 
-def load_tokenizer(name: str | Path, chat_date: str = CHAT_DATE) -> ChatTokenizer:
+def load_tokenizer(name: str | Path, chat_date: str = CHAT_DATE, template: str | None = None) -> ChatTokenizer:
     """The tokenizer of a model directory or hub repository.
 
-    chat_date: today's date as the template sees it ("26 Jul 2024"); pinned, so that runs repeat.
+    chat_date: today's date as the template sees it ("26 Jul 2024"); pinned, so that runs repeat. template: the text of
+    a chat template that replaces the directory's.
     Raises InputError if the directory has no ``tokenizer.json`` or a file cannot be read, or the date is no date.
     """
     folder = resolve_dir(name, TOKENIZER_FILES)
@@ -45,7 +46,8 @@ def load_tokenizer(name: str | Path, chat_date: str = CHAT_DATE) -> ChatTokenize
     except ValueError:
         raise InputError(f"--chat-date {chat_date!r} is not a date of the form '26 Jul 2024'") from None
     try:
-        return ChatTokenizer(path.read_text(encoding="utf-8"), _settings(folder), date, folder)
+        settings = _settings(folder) | ({"chat_template": template} if template else {})
+        return ChatTokenizer(path.read_text(encoding="utf-8"), settings, date, folder)
     except InputError:
         raise
     except Exception as error:  # the tokenizers library raises plain Exception

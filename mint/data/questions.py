@@ -133,12 +133,13 @@ def yes_or_no(text: str) -> str | None:
     return next((word for word in words if word in ("yes", "no")), None)
 
 
-def read_mmedpo(path: str | Path, images: str | Path) -> list[dict]:
+def read_mmedpo(path: str | Path, images: str | Path | None) -> list[dict]:
     """The preference pairs of MMedPO's files (a JSON list) as records of preference files, with absolute image paths.
 
-    ``weighted_score`` becomes ``weight``. Raises FileProblems naming every bad record.
+    images: their folder; None: the images are not looked for, and named as in the file. ``weighted_score`` becomes
+    ``weight``. Raises FileProblems naming every bad record.
     """
-    root = Path(images).resolve()
+    root = None if images is None else Path(images).resolve()
     found: dict[str, Path | str] = {}
 
     def parse(record: Any, number: int) -> dict:
@@ -150,7 +151,8 @@ def read_mmedpo(path: str | Path, images: str | Path) -> list[dict]:
                 raise InputError("both conversations must begin with the same question, which holds <image> once")
             (name,) = image_names(record)
             prompt = [{"role": "user", "content": asked.replace("<image>", "").strip()}]
-            row = {"id": str(record["id"]), "prompt": prompt, "images": [str(_find(name, [root], found))]}
+            file = name if root is None else str(_find(name, [root], found))
+            row = {"id": str(record["id"]), "prompt": prompt, "images": [file]}
             return row | {
                 "chosen": chosen.strip(),
                 "rejected": rejected.strip(),

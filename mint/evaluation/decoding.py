@@ -132,13 +132,13 @@ def apply_generation_config(args: argparse.Namespace, given: Sequence[str], fold
     return f"{GENERATION_CONFIG}: {settings}; ignored: {', '.join(ignored) or 'nothing'}"
 
 
-def load_merged(args: argparse.Namespace, name: str, adapter: str | None = None) -> Loaded:
-    """Another model, on the same device."""
+def load_merged(args: argparse.Namespace, name: str, adapter: str | None = None, template: str | None = None) -> Loaded:
+    """Another model, on the same device. template: a chat template that replaces the model's own."""
     device, dtype = choose_device(args.device, args.dtype)
     model = load_language_model(name, dtype=dtype, device=device)
     if adapter:
         merge_lora(load_adapter(model, adapter), drop=True)
-    return model, load_tokenizer(model.source_dir, chat_date=args.chat_date)
+    return model, load_tokenizer(model.source_dir, args.chat_date, template)
 
 
 def sampling(args: argparse.Namespace) -> dict:

@@ -23,6 +23,8 @@ FREE_TO_CHANGE = {
     "batch_size",
     "device",
     "judge",
+    "green",
+    "labels",
     "url",
     "key_name",
     "per_minute",

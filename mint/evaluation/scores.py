@@ -14,6 +14,7 @@ from mint.data.preferences import write_jsonl
 from mint.evaluation.statistics import Estimate, Value, bootstrap_sums, mean, wilson
 from mint.files import make_folder, write_aside
 
+PRECISION, RECALL, F1 = range(3)
 FORMATS = {"%": (100, ".1f"), "nats": (1, ".3f"), "ratio": (1, ".2f")}  # unit -> (factor, format of a number)
 
 
@@ -69,6 +70,13 @@ def _exp_mean(sums: np.ndarray) -> np.ndarray:
     return np.exp(mean(sums))
 
 
+def agreement(sums: np.ndarray) -> np.ndarray:
+    """[..., 3]: precision, recall and F1 of what is found. sums: [..., 3]: shared, predicted, in the reference."""
+    shared, predicted, reference = np.moveaxis(sums, -1, 0)
+    precision, recall = shared / np.maximum(predicted, 1), shared / np.maximum(reference, 1)
+    return np.stack((precision, recall, 2 * shared / np.maximum(predicted + reference, 1)), -1)
+
+
 def summands(score: Score, runs: Sequence[Sequence[Mapping]]) -> tuple[np.ndarray, np.ndarray]:
     """([runs, cases, S] with zeros where a record has no such score, [cases] whether any run has it)."""
     found = [[score.summands(record) for record in run] for run in runs]
@@ -115,8 +123,8 @@ def means_table(
 
 
 def summary(means: Mapping[str, Estimate], columns: Mapping[str, Score]) -> str:
-    """The scores in one line, without their intervals."""
-    shown = [(columns[name], columns[name].number(e.value)) for name, e in means.items()]
+    """The printed scores in one line, without their intervals."""
+    shown = [(columns[name], columns[name].number(e.value)) for name, e in means.items() if columns[name].printed]
     return ", ".join(f"{score.heading} {number}{' %' * (score.unit == '%')}" for score, number in shown)
 
 

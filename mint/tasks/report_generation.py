@@ -1,4 +1,5 @@
-"""Written reports: scores of words (BLEU, ROUGE-L, METEOR), and of findings stated as present or absent."""
+"""Written reports: scores of words (BLEU, ROUGE-L, METEOR), of findings stated as present or absent, of GREEN, and of
+labels that CheXbert and RadGraph gave them elsewhere."""
 
 from __future__ import annotations
 
@@ -20,15 +21,20 @@ from nltk.translate.meteor_score import single_meteor_score
 from mint.data.questions import Question, read_questions
 from mint.data.vqa_files import SPLITS
 from mint.errors import InputError
-from mint.evaluation.scores import Score, mean_score
+from mint.evaluation.folder import EvaluationFolder
+from mint.evaluation.green import GREEN_COLUMNS, ask_green, green_fields
+from mint.evaluation.report_labels import LABEL_COLUMNS, read_labels
+from mint.evaluation.scores import F1, PRECISION, RECALL, Score, agreement, mean_score
 from mint.files import make_folder, write_aside
 from mint.prefs.claims import Finding, Truth, read_claims
+from mint.prefs.instructed_editor import Complete
 from mint.tasks.base import Result
+from mint.tasks.vqa import COLUMNS as VQA_COLUMNS
 from mint.tasks.vqa import QuestionTask, words
 
 LONGEST = 4  # words of an n-gram
+SHOWN = 10  # unparsed replies named in the printed text
 FINDINGS = Path(__file__).with_name("chest_findings.tsv")
-PRECISION, RECALL, F1 = range(3)
 COUNTED = ("finding", "n_shared", "n_predicted", "n_reference")  # columns of findings.csv
 
 
@@ -126,13 +132,6 @@ def bleu(sums: np.ndarray) -> np.ndarray:
         return np.where(predicted[..., None] > 0, np.exp(np.minimum(0.0, means) + brevity[..., None]), 0.0)
 
 
-def agreement(sums: np.ndarray) -> np.ndarray:
-    """[..., 3]: precision, recall and F1 of findings. sums: [..., 3]: shared, predicted, in the reference."""
-    shared, predicted, reference = np.moveaxis(sums, -1, 0)
-    precision, recall = shared / np.maximum(predicted, 1), shared / np.maximum(reference, 1)
-    return np.stack((precision, recall, 2 * shared / np.maximum(predicted + reference, 1)), -1)
-
-
 def _ngram_counts(record: Mapping) -> list[float]:
     older = {"n_predicted": "told", "n_reference": "true"}  # names in files of earlier versions
     words = [record[name] if name in record else record[old] for name, old in older.items()]
@@ -163,6 +162,9 @@ COLUMNS = {
     "recall": _finding_score("findings, recall", "found", RECALL, "Findings of the reference that are stated."),
     "f1": _finding_score("findings, F1", "found", F1, "F1 of the findings stated as present."),
     "denied": _finding_score("denied findings, F1", "denied", F1, "F1 of the findings stated as absent."),
+    **GREEN_COLUMNS,
+    **LABEL_COLUMNS,
+    "judged": VQA_COLUMNS["judged"],
 }
 
 
@@ -185,18 +187,22 @@ class Report(QuestionTask):
     name = noun = "reports"
     field = "reference"
     columns = COLUMNS
-    tested = ("bleu_4", "rouge_l", "meteor", "f1")
+    tested = ("bleu_4", "rouge_l", "meteor", "f1", "green", *LABEL_COLUMNS, "judged")
     texts = {"reference": "Reference"}
     answer = "report"
     decoding = {**QuestionTask.decoding, "max_new_tokens": 256}
 
-    def __init__(self, findings: Sequence[Finding] | None = None, instruction: str = ""):
+    def __init__(self, findings: Sequence[Finding] | None = None, instruction: str = "", judge: Complete | None = None):
         """findings: default those of the chest."""
-        super().__init__(instruction)
+        super().__init__(instruction, judge)
         self.findings = read_findings() if findings is None else findings
+        self.replies: dict[str, str] = {}  # id -> GREEN's reply
+        self.labels: dict[str, dict] = {}  # id -> fields of the record
 
     def score(self, report: str, question: Question) -> dict:
-        return dataclasses.asdict(score_report(report, question.answer, self.findings))
+        scores = dataclasses.asdict(score_report(report, question.answer, self.findings))
+        green = green_fields(self.replies[question.id]) if self.replies else {}
+        return scores | green | self.labels.get(question.id, {}) | self.judged(report, question)
 
     def record(self, question: Question, folder: Path) -> dict:
         return super().record(question, folder) | {"reference": question.answer}
@@ -206,13 +212,35 @@ class Report(QuestionTask):
         add("--reports", required=True, metavar="FILE", help="IU-Xray's annotation.json, or JSON Lines")
         add("--split", default="test", choices=SPLITS, help="of annotation.json (default test)")
         add("--findings", metavar="FILE.tsv", help="a finding a line, its names by tabs (default: of the chest)")
+        add("--green", metavar="DIR|ID", help="GREEN's judge, such as StanfordAIMI/GREEN-RadLlama2-7b")
+        add("--labels", metavar="FILE.jsonl", help="labels of CheXbert or RadGraph, computed elsewhere")
         super().add_options(parser)
 
     def read(self, args: argparse.Namespace) -> list[Question]:
         self.findings = read_findings(args.findings) if args.findings else self.findings
         questions, read = read_questions(args.reports, args.images, split=args.split)
         print(f"{args.reports}: {read}")
+        if args.labels:
+            self.labels = read_labels(args.labels, [question.id for question in questions])
+            missing = [question.id for question in questions[: args.limit] if question.id not in self.labels]
+            if missing:
+                raise InputError(f"--labels {args.labels} lacks {len(missing)} reports: {', '.join(missing[:5])}")
         return questions
+
+    def answers(self, args: argparse.Namespace, folder: EvaluationFolder, questions: Sequence[Question]) -> list:
+        """The reports; then, with ``--green``, the judge's replies to them."""
+        reports = super().answers(args, folder, questions)
+        if args.green:
+            ids, references = [question.id for question in questions], [question.answer for question in questions]
+            self.replies = dict(zip(ids, ask_green(args, folder.path, ids, references, reports), strict=True))
+        return reports
+
+    def text(self, results: Sequence[Result]) -> str:
+        """The table, and which replies of GREEN cannot be parsed."""
+        lost = unparsed(results[-1])
+        names = ", ".join(lost[:SHOWN]) + f" and {len(lost) - SHOWN} more" * (len(lost) > SHOWN)
+        note = f"\nGREEN: {len(lost)} of {len(self.replies)} replies cannot be parsed and count as 0: {names}"
+        return super().text(results) + note * bool(lost)
 
     def save_more(self, folder: Path, results: Sequence[Result], settings: dict) -> dict:
         """Writes findings.csv too."""
@@ -223,4 +251,9 @@ class Report(QuestionTask):
         writer.writerows(by_finding(result.answers, [question.answer for question in result.examples], self.findings))
         make_folder(folder)
         write_aside(folder / "findings.csv", counts.getvalue())
-        return {}
+        return {"green_unparsed": unparsed(result)} if self.replies else {}
+
+
+def unparsed(result: Result) -> list[str]:
+    """The ids of reports to which GREEN's reply cannot be parsed."""
+    return [record["id"] for record in result.records if "green" in record and record["green_matched"] is None]

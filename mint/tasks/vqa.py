@@ -7,13 +7,15 @@ import dataclasses
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mint.data.questions import Question, read_questions, yes_or_no
 from mint.errors import InputError
-from mint.evaluation.scores import mean_score
+from mint.evaluation.scores import Score, mean_score
+from mint.evaluation.statistics import Estimate
 from mint.prefs.claims import Truth
 from mint.prefs.instructed_editor import ChatEndpoint, Complete, add_chat_options
 from mint.prefs.rules_editor import says_truth
@@ -31,11 +33,55 @@ SCORES = {  # score -> heading, meaning
     "bleu_1": ("BLEU-1", "Words of the answer that are in the reference, times the brevity penalty."),
     "unparsed": ("unparsed", "Yes-no questions whose answer says neither."),
 }
+BY_KIND = ("closed", "open", "overall")
+SCORERS = {  # scorer -> the scores of closed questions, open questions, and all of them; its heading
+    "exact": (("exact_closed", "exact_open", "exact"), "exact match"),
+    "recall": (("closed", "open", "recall"), "closed: yes, no or option found; open: token recall"),
+    "judged": (("judged_closed", "judged_open", "judged"), "judge"),
+}
 JUDGE = (
     "You compare an answer to a question about a medical image with the reference answer. Say whether the answer means "
     "the same as the reference as far as the question asks. Reply with yes or no and nothing else."
 )
 YES_NO = ("accuracy", "precision", "recall", "f1", "yes_rate")
+
+
+def _of_kind(field: str, kind: str, record: Mapping) -> tuple[float, float] | None:
+    return (float(record[field]), 1.0) if record.get("kind") == kind and record.get(field) is not None else None
+
+
+def _recall(record: Mapping) -> tuple[float, float] | None:
+    value = record["open"] if record["closed"] is None else record["closed"]
+    return None if value is None else (float(value), 1.0)
+
+
+def _columns() -> dict[str, Score]:
+    """The scores of ``SCORES``, and those that only the table of scorers shows."""
+    columns = {n: mean_score(n, h, marked=n != "unparsed", meaning=m) for n, (h, m) in SCORES.items()}
+    for field in ("exact", "judged"):
+        names, heading = SCORERS[field]
+        for name, kind in zip(names, BY_KIND[:2], strict=False):
+            meaning = f"{SCORES[field][0].capitalize()}, {kind} questions alone."
+            columns[name] = Score(f"{heading}, {kind}", partial(_of_kind, field, kind), meaning=meaning, printed=False)
+    meaning = "Closed accuracy or open recall, whichever a question has, over all questions."
+    return columns | {"recall": Score("token recall, overall", _recall, meaning=meaning, printed=False)}
+
+
+COLUMNS = _columns()
+
+
+def scorer_table(means: Mapping[str, Estimate], judge: str = "") -> str:
+    """A Markdown table with a row for each scorer: closed, open and all questions, in per cent with intervals.
+
+    judge: the name of the judge. Figures of different scorers are not comparable.
+    """
+    lines = [f"| scorer | {' | '.join(BY_KIND)} |", "|---" * (len(BY_KIND) + 1) + "|"]
+    for scorer, (names, heading) in SCORERS.items():
+        found = [(COLUMNS[name], means.get(name)) for name in names]
+        cells = [f"{score.number(e.value)} ({score.interval(e)})" if e else "" for score, e in found]
+        if any(cells):
+            lines.append(f"| {heading}{f' {judge}' * (scorer == 'judged')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -122,13 +168,17 @@ def yes_no_scores(answers: Sequence[str], questions: Sequence[Question]) -> dict
 
 
 class QuestionTask(Task):
-    """Tasks whose examples are questions about images."""
+    """Tasks whose examples are questions about images. judge: a chat model that compares answers with references."""
 
     vision = True
 
-    def __init__(self, instruction: str = ""):
+    def __init__(self, instruction: str = "", judge: Complete | None = None):
         """instruction: a line below every question."""
-        self.instruction = instruction
+        self.instruction, self.judge = instruction, judge
+
+    def judged(self, answer: str, question: Question) -> dict[str, float | None]:
+        """The judge's verdict as a field of the record, None without a judge."""
+        return {"judged": judge_answer(question, answer, self.judge) if self.judge else None}
 
     def messages(self, question: Question) -> list[dict]:
         return [{"role": "user", "content": "\n".join(filter(None, (question.text, self.instruction)))}]
@@ -142,28 +192,34 @@ class QuestionTask(Task):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--images", metavar="DIR", help="where the images lie (default: beside their file)")
         parser.add_argument("--instruction", default="", help="a line below every question")
+        group = parser.add_argument_group("judge")
+        group.add_argument("--judge", metavar="MODEL", help="a chat model that compares answers with the references")
+        add_chat_options(group, "--judge")
+
+    def check(self, args: argparse.Namespace) -> None:
+        super().check(args)
+        if args.judge and not args.url:
+            raise InputError("--judge needs --url")
 
     def prepare(self, args: argparse.Namespace, questions: Sequence[Question]) -> None:
         self.instruction = args.instruction
+        if args.judge:
+            replies = Path(args.out) / "replies"
+            self.judge = ChatEndpoint(args.url, args.judge, replies, args.per_minute, args.key_name)
 
 
 class Vqa(QuestionTask):
-    """Answers to questions about medical images. judge: a chat model that compares answers with references."""
+    """Answers to questions about medical images."""
 
     name = noun = "questions"
     field = "question"
-    columns = {n: mean_score(n, h, marked=n != "unparsed", meaning=m) for n, (h, m) in SCORES.items()}
+    columns = _columns()
     tested = ("clinical", "facts", "judged", "closed", "open")
     texts = {"question": "Question", "truth": "Reference"}
     group = staticmethod(first_image)
 
-    def __init__(self, instruction: str = "", judge: Complete | None = None):
-        super().__init__(instruction)
-        self.judge = judge
-
     def score(self, answer: str, question: Question) -> dict:
-        scores = dataclasses.asdict(score_answer(answer, question))
-        return scores | {"judged": judge_answer(question, answer, self.judge) if self.judge else None}
+        return dataclasses.asdict(score_answer(answer, question)) | self.judged(answer, question)
 
     def record(self, question: Question, folder: Path) -> dict:
         fields = {"question": question.text, "truth": question.answer, "kind": question.kind, **question.traits}
@@ -175,14 +231,6 @@ class Vqa(QuestionTask):
         )
         parser.add_argument("--language", default="en", help="of SLAKE's questions (default en)")
         super().add_options(parser)
-        group = parser.add_argument_group("judge")
-        group.add_argument("--judge", metavar="MODEL", help="a chat model that compares answers with the references")
-        add_chat_options(group, "--judge")
-
-    def check(self, args: argparse.Namespace) -> None:
-        super().check(args)
-        if args.judge and not args.url:
-            raise InputError("--judge needs --url")
 
     def read(self, args: argparse.Namespace) -> list[Question]:
         questions, report = read_questions(args.questions, args.images, args.language)
@@ -195,17 +243,12 @@ class Vqa(QuestionTask):
                 raise InputError(f"question {question.id}: {error}") from None
         return questions
 
-    def prepare(self, args: argparse.Namespace, questions: Sequence[Question]) -> None:
-        super().prepare(args, questions)
-        if args.judge:
-            replies = Path(args.out) / "replies"
-            self.judge = ChatEndpoint(args.url, args.judge, replies, args.per_minute, args.key_name)
-
     def save_more(self, folder: Path, results: Sequence[Result], settings: dict) -> dict:
         return {"yes_no": yes_no_scores(results[-1].answers, results[-1].examples)}
 
     def text(self, results: Sequence[Result]) -> str:
-        """The table, and a line on yes-no questions."""
+        """The table, closed, open and overall by each scorer, and a line on yes-no questions."""
+        scorers = scorer_table(results[-1].means, getattr(self.judge, "model", ""))
         found = yes_no_scores(results[-1].answers, results[-1].examples) or {}
         shares = ", ".join(f"{key.replace('_', ' ')} {100 * value:.1f}" for key, value in found.items())
-        return super().text(results) + (f"\nyes or no: {shares}" if found else "")
+        return f"{super().text(results)}\n\n{scorers}" + (f"\nyes or no: {shares}" if found else "")

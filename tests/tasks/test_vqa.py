@@ -6,13 +6,14 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import evaluate
 from mint.data.questions import Question
 from mint.errors import InputError
 from mint.evaluation.decoding import load_vision_model
 from mint.tasks.base import score_answers
-from mint.tasks.vqa import Vqa, score_answer, yes_no_scores
+from mint.tasks.vqa import Vqa, score_answer, scorer_table, yes_no_scores
 from tests.prefs.test_edit_pairs import Server, address  # noqa: F401
 from tests.test_train_images import become, setting  # noqa: F401
 
@@ -81,6 +82,56 @@ def test_yes_and_no_by_hand():
     assert "yes rate 40.0" in Vqa().text([score_answers(Vqa(), "x", questions, told)])
 
 
+def test_every_scorer_has_closed_open_and_overall():
+    """Closed: exact 1 of 2, found 2 of 2. Open: exact 0 of 1, two words of three. The judge rejects the first."""
+    questions = [question("yes", "closed"), question("no", "closed"), question("right upper lobe")]
+    answers = ["yes", "No, it is not.", "upper lobe"]
+    replies = {"Answer: yes": "no", "Answer: No, it is not.": "yes", "Answer: upper lobe": "yes"}
+    task = Vqa(judge=lambda requests: (replies[r[1]["content"].splitlines()[-1]] for r in requests))
+    result = score_answers(task, "x", questions, answers)
+    values = {name: result.means[name].value for name in ("exact_closed", "exact_open", "exact", "recall")}
+    assert values == pytest.approx({"exact_closed": 1 / 2, "exact_open": 0, "exact": 1 / 3, "recall": (2 + 2 / 3) / 3})
+    judged = {name: result.means[name].value for name in ("judged_closed", "judged_open", "judged")}
+    assert judged == pytest.approx({"judged_closed": 1 / 2, "judged_open": 1, "judged": 2 / 3})
+    rows = [row.split(" | ") for row in scorer_table(result.means, "some-model").splitlines()]
+    found = [[row[0], *(cell.split(" ")[0] for cell in row[1:])] for row in rows if len(row) > 1]
+    assert found == [
+        ["| scorer", "closed", "open", "overall"],
+        ["| exact match", "50.0", "0.0", "33.3"],
+        ["| closed: yes, no or option found; open: token recall", "100.0", "66.7", "88.9"],
+        ["| judge some-model", "50.0", "100.0", "66.7"],
+    ]
+    alone = score_answers(Vqa(), "x", questions[:2], answers[:2])
+    assert "judge" not in scorer_table(alone.means) and scorer_table(alone.means) in Vqa().text([alone])
+    assert "| exact match | 50.0 (50.0-50.0) |  | 50.0 (50.0-50.0) |" in scorer_table(alone.means)
+
+
+def test_vqa_rad_and_slake_as_published(tmp_path, capsys):
+    """Answers of another system; the three tables of both sets follow from their kinds of questions."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "source.jpg")
+    rows = [("Yes", "CLOSED "), ("No", "CLOSED"), ("Left lung", "OPEN")]
+    answers = ["yes", "yes", "left"]
+    (tmp_path / "answers.jsonl").write_text(
+        "".join(json.dumps({"id": str(i), "answer": answer}) + "\n" for i, answer in enumerate(answers))
+    )
+    for field, more in (("image_name", {"image_organ": "CHEST"}), ("img_name", {"q_lang": "en"})):
+        records = [
+            {"qid": i, field: "source.jpg", "question": "Is it?", "answer": answer, "answer_type": kind, **more}
+            for i, (answer, kind) in enumerate(rows)
+        ]
+        (tmp_path / "test.json").write_text(json.dumps(records))
+        command = ["vqa", "--predictions", f"{tmp_path}/answers.jsonl", "--questions", f"{tmp_path}/test.json"]
+        assert evaluate.main([*command, "--out", f"{tmp_path}/{field}"]) == 0
+        printed = capsys.readouterr().out
+        assert (
+            "| exact match | 50.0 (" in printed
+            and "| closed: yes, no or option found; open: token recall | " in printed
+        )
+        scores = json.loads((tmp_path / field / "metrics.json").read_text())["scores"]
+        assert (scores["closed"]["value"], scores["open"]["value"], scores["recall"]["value"]) == (0.5, 0.5, 0.5)
+        assert (scores["exact_open"]["value"], scores["exact"]["value"]) == (0.0, pytest.approx(1 / 3))
+
+
 def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     rows = [{"image": f"tiles/{c}.png", "question": f"Is it {c}?", "answer": "yes"} for c in ("red", "green", "blue")]
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -110,6 +161,7 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     assert evaluate.main([*command, "--out", f"{tmp_path}/first", "--limit", "2"]) == 0
     *_, summary, saved_in = capsys.readouterr().out.splitlines()
     assert summary.startswith("2 questions: closed accuracy ") and "exact match " in summary
+    assert "exact match, closed" not in summary  # scores of the second table alone
     assert saved_in == f"saved in {tmp_path}/first: metrics.json, predictions.jsonl"
     assert len((tmp_path / "first" / "predictions.jsonl").read_text().splitlines()) == 2
 
@@ -143,7 +195,8 @@ def test_a_judge(setting, tmp_path, address, capsys):  # noqa: F811
     Server.reply = "Yes."
     command += ["--url", address, "--per-minute", "100000"]
     assert evaluate.main([*command, "--out", f"{tmp_path}/out"]) == 0
-    assert "accuracy by judge" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "accuracy by judge" in printed and "| judge some-model |" in printed
     asked = [body["messages"][1]["content"] for _, _, body in Server.bodies]
     assert all(f"Reference: the {c} one" in text for c, text in zip("abc", asked, strict=True))
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"]["judged"]["value"] == 1.0

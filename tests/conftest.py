@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mint.evaluation import statistics
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,3 +26,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "cuda" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Intervals and tests of comparisons from few draws, where a test is not about them."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
+    monkeypatch.setattr(statistics, "FLIPS", 20)

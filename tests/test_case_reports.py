@@ -87,7 +87,7 @@ def tiny(tmp_path):
     return tmp_path / "tiny"
 
 
-def test_every_row_is_trained_asked_and_measured_once(cohort_files, tiny, tmp_path, monkeypatch):
+def test_every_row_is_trained_asked_and_measured_once(cohort_files, tiny, tmp_path, monkeypatch, few_resamples):
     monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setitem(case_reports.RECIPE, "batch_size", 2)
     monkeypatch.setattr(arms, "TOKENS", 8)

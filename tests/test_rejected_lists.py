@@ -19,7 +19,7 @@ ROWS = {
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, few_resamples):
     monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
     for name, value in (("UNDIAGNOSED", 20), ("READ", (40, 11))):
         monkeypatch.setattr(scarce, name, value)

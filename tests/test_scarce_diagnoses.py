@@ -15,7 +15,7 @@ from tests.demo.test_arms import InThisProcess
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, few_resamples):
     """A few faces, patients and steps."""
     monkeypatch.setattr(scarce, "UNDIAGNOSED", 60)
     monkeypatch.setattr(scarce_diagnoses, "UNSEEN", 12)

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: where the real data lies, and the mark for tests that need a GPU."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import torch
 from mint.evaluation import statistics
 
 ROOT = Path(__file__).resolve().parent.parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: a thread each, also of the commands they start
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

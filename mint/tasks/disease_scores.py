@@ -68,12 +68,16 @@ def is_true(name: str, record: Mapping) -> bool:
 
 
 def pheval_case(record: Mapping, ids: DiseaseIds) -> RankedCase:
-    """A record as PhEval's result. The scores are those given with the list, else 1 / rank."""
+    """A record as PhEval's result. The scores are those given with the list, else 1 / rank.
+
+    A hit has the id of the record's disease, by which PhEval knows it: its name may have several.
+    """
     names, matched = record["listed"], record["matched"]
     scores = record.get("scores") or [1 / rank for rank in range(1, len(names) + 1)]
-    rows = [
-        Row(name, ids.identity(name), ids.mondo(name), score, name in matched)
-        for name, score in zip(names, scores, strict=True)
-    ]
     truth = record.get("disease_id") or record["disease"]
+    entries = [truth if name in matched else name for name in names]
+    rows = [
+        Row(name, ids.identity(entry), ids.mondo(entry), score, name in matched)
+        for name, entry, score in zip(names, entries, scores, strict=True)
+    ]
     return RankedCase(record["id"], rows, Row(record["disease"], ids.identity(truth), ids.mondo(truth), 0.0, True))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from mint.evaluation.metrics import KnownDiseases
 from mint.evaluation.predictions import read_predictions, read_rankings
 from mint.tasks.base import score_answers
 from mint.tasks.disease import Disease
-from mint.tasks.disease_scores import score_diseases
+from mint.tasks.disease_scores import pheval_case, score_diseases
 from mint.tasks.ranked import TeacherLists
 
 MARFAN = Case("a", "Marfan syndrome; MFS", "OMIM:154700")
@@ -198,6 +199,18 @@ def test_mondo_and_the_weight_of_car_are_flags(cohort, capsys):
 
 def row(name, score, hit):
     return pheval.Row(name, f"OMIM:{name}", f"MONDO:{name}", score, hit)
+
+
+def test_a_hit_is_exported_by_the_id_of_the_case():
+    cases = [replace(MARFAN, id="a"), replace(MARFAN, id="b", disease_id="OMIM:999999")]
+    record = {
+        "id": "b",
+        "disease": MARFAN.disease,
+        "disease_id": "OMIM:999999",
+        "listed": [NOONAN.disease, MARFAN.disease],
+    }
+    exported = pheval_case(record | {"matched": [MARFAN.disease]}, DiseaseIds([*cases, NOONAN]))
+    assert [(row.identity, row.hit) for row in exported.rows] == [("OMIM:163950", False), ("OMIM:999999", True)]
 
 
 def test_parquet_has_the_columns_of_pheval(tmp_path):

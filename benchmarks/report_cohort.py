@@ -21,6 +21,7 @@ from mint.errors import InputError
 
 DISEASES = 150  # the most common
 UNSEEN, SEEN, FREE_TEXT = 200, 100, 60  # cases to be asked about
+LARGEST = 5  # cases of an unseen publication at most, so that no few decide the score
 LEAST = 5  # training cases of every disease of an unseen publication
 
 
@@ -81,10 +82,7 @@ def read_reports(train: str, dev: str, face_terms: str | None = None, notes: Seq
 
 
 def hold_out(old: Sequence[Case], new: Sequence[Case]) -> set[str]:
-    """Publications with about ``UNSEEN`` cases, drawn at random; their diseases keep ``LEAST`` other cases of ``old``.
-
-    One with more than a tenth of these cases is not taken: it would decide the score alone.
-    """
+    """Random publications with about ``UNSEEN`` cases, whose diseases keep ``LEAST`` other cases of ``old``."""
     cases = defaultdict(list)
     for case in [*old, *new]:
         cases[case.subject].append(case)
@@ -93,7 +91,7 @@ def hold_out(old: Sequence[Case], new: Sequence[Case]) -> set[str]:
     for subject in random.Random(0).sample(sorted(cases), len(cases)):
         size, diseases = len(cases[subject]), {case.disease for case in cases[subject]}
         keeps = all(remaining[disease] - left[subject][disease] >= LEAST for disease in diseases)
-        if size <= UNSEEN / 10 and taken + size <= UNSEEN and keeps:
+        if size <= LARGEST and taken + size <= UNSEEN and keeps:
             held.add(subject)
             taken += size
             remaining -= left[subject]

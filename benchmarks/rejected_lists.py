@@ -42,7 +42,7 @@ from mint.tasks.compare_page import save_comparison
 from mint.tasks.disease import Disease
 from mint.tasks.ranked import rank_lists
 
-DIAGNOSED, STEPS, RATES, SAMPLES = 200, 100, (3e-4, 1e-3), 4
+DIAGNOSED, STEPS, RATES, SAMPLES = 200, 100, (1e-4, 3e-4, 1e-3), 4
 TUNING = (300, 14)  # patients and seed of the cohort on which the rates are chosen, with seed 0 of the study
 WAYS = ("rank", "greedy", "sample")
 FORM = replace(PAIRS, variants=3)

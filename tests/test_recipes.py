@@ -29,6 +29,8 @@ PAPERS = {
     "mint_disease": DISEASE | MINT_LORA | {"loss": "orpo", "beta": 0.1, "grad_accum": 1, "nll_over": "sequence"},
     "mint_disease_sft": DISEASE | MINT_LORA | {"loss": "sft", "grad_accum": 2},
     "mint_disease_dpo": DISEASE | {"loss": "dpo", "beta": 0.1, "grad_accum": 4},
+    "mint_disease_fire": DISEASE
+    | {"loss": "fire", "beta": 0.1, "alpha": 0.01, "gamma": 0.0, "lam": 0.5, "grad_accum": 4, "epochs": 1.0},
     "mint_tissue": MINT | MINT_LORA | {"loss": "orpo", "beta": 0.1, "grad_accum": 8, "nll_over": "sequence"},
     "fire_slake": FULL,
     "fire_vqa_rad": FULL,

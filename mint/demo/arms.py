@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -117,16 +118,27 @@ def arm_jobs(arms: Sequence[Arm], *exams: Exam) -> list[Job]:
 def side_by_side(jobs: Sequence[Job], workers: int | None = None) -> None:
     """Runs jobs in as many processes as there are cores (``workers``), and prints each when it is finished.
 
-    The first exception of a job ends all of them and is raised.
+    The first exception of a job ends all of them and is raised. Raises InputError if a process ends by itself.
     """
     if not jobs:
         return
     with _processes(min(len(jobs), workers or cores())) as pool:
         start = time.monotonic()
-        futures = {pool.submit(function, *arguments): name for name, function, arguments in jobs}
+        futures = {pool.submit(_run, function, *arguments): name for name, function, arguments in jobs}
         for number, future in enumerate(as_completed(futures), 1):
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise InputError("a process ended before its job: start the command again, it goes on there") from None
             print(f"{number}/{len(jobs)} {futures[future]}, after {duration(time.monotonic() - start)}", flush=True)
+
+
+def _run(function: Callable[..., object], *arguments) -> None:
+    """A job in its process, which a signal ends once the job has stopped: it would take the next job."""
+    try:
+        function(*arguments)
+    except KeyboardInterrupt:
+        os._exit(1)
 
 
 def cores() -> int:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from mint.demo import arms
 from mint.demo.arms import Arm, Exam, arm_jobs, run_arm, side_by_side
-from mint.errors import InputError
+from mint.errors import InputError, Stopped
 
 
 class InThisProcess:
@@ -47,6 +48,15 @@ def test_a_mistake_in_a_job_is_raised_here():
 
 def fail():
     raise InputError("no such thing")
+
+
+def test_a_job_that_a_signal_stops_ends_its_process():
+    with pytest.raises(InputError, match="a process ended before its job"):
+        side_by_side([("a job", stop, ()), ("the next", math.sqrt, (2,))], workers=1)
+
+
+def stop():
+    raise Stopped(signal.SIGTERM)
 
 
 def test_an_arm_that_was_stopped_while_it_trained_starts_again_and_a_finished_one_does_not(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 
 from mint.config import TrainConfig
 from mint.data.preferences import image_names
-from mint.demo.radiograph_demo import RATES, recipe, score
+from mint.demo.radiograph_demo import recipe, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import make_folder, write_aside
 from train import train
@@ -32,7 +32,6 @@ ABLATIONS = {
     "FiRe, no image term": {"loss": "fire", "gamma": 0.0},
     "FiRe, v1": {"loss": "fire", "visual": "v1"},
     "FiRe, v2": {"loss": "fire", "visual": "v2"},
-    "FiRe, rate of RRPO": {"loss": "fire", "lr": RATES["rrpo"]},
 }
 ANSWERS = {
     "clinical": "clinical accuracy",
@@ -40,7 +39,16 @@ ANSWERS = {
     "closed": "closed accuracy",
     "open": "open recall",
 }
-LOOKING = {"drop_lesion": "drop, lesion", "difference": "lesion - elsewhere", "flip_lesion": "flips, lesion"}
+LOOKING = {
+    "drop_lesion": "drop, lesion",
+    "drop_elsewhere": "drop, elsewhere",
+    "difference": "lesion - elsewhere",
+    "flip_lesion": "flips, lesion",
+    "flip_elsewhere": "flips, elsewhere",
+}
+DRIFT = {"kl": "KL to the reference"}
+PARTS = ((ANSWERS, "predictions.jsonl"), (LOOKING, "sensitivity/pairs.jsonl"), (DRIFT, "kl.jsonl"))
+NATS = ("drop_lesion", "drop_elsewhere", "difference", *DRIFT)
 OURS = "FiRe"
 LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
 
@@ -69,7 +77,9 @@ def align(
 def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str]]]:
     """score -> ([runs, items], the image of each item), of several runs of one row; what has no score is left out."""
     found = {}
-    for names, file in ((ANSWERS, "predictions.jsonl"), (LOOKING, "sensitivity/pairs.jsonl")):
+    for names, file in PARTS:
+        if not (folders[0] / file).is_file():
+            continue
         runs = [
             [json.loads(line) for line in (folder / file).read_text(encoding="utf-8").splitlines()]
             for folder in folders
@@ -91,7 +101,9 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
     """
     scores = {row: read_scores(folders) for row, folders in rows.items()}
     columns = {
-        name: title for name, title in (ANSWERS | LOOKING).items() if all(name in some for some in scores.values())
+        name: title
+        for name, title in (ANSWERS | LOOKING | DRIFT).items()
+        if all(name in some for some in scores.values())
     }
     estimates = {
         row: {name: bootstrap(some[name][0], groups=some[name][1]) for name in columns} for row, some in scores.items()
@@ -128,6 +140,5 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
 
 
 def _cell(e: Estimate, name: str, sign: str = "") -> str:
-    nats = name in ("drop_lesion", "difference")
-    scale, form = (1, f"{sign}.2f") if nats else (100, f"{sign}.1f")
+    scale, form = (1, f"{sign}.2f") if name in NATS else (100, f"{sign}.1f")
     return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"

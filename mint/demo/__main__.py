@@ -22,7 +22,9 @@ from mint.demo.tiny_model import SHAPES, TOWER, write_base
 from mint.files import check_unused
 from mint.synthetic.cohort_folder import write_cohort
 from mint.synthetic.gallery import write_gallery
+from mint.synthetic.populations import POPULATIONS
 from mint.synthetic.radiograph_set import write_radiographs
+from mint.synthetic.radiographs import EVERYONE
 from mint.synthetic.tiles_folder import write_tiles
 
 
@@ -59,14 +61,17 @@ def run_base(args) -> None:
     print(f"{folder}: a random {kind} of {size / 1e6:.1f} M parameters, with a tokenizer of {', '.join(args.pairs)}")
 
 
-def add_drawn(name: str, help: str, run: Callable, out: str = "DIR", **counts: tuple[int, str]) -> Callable:
-    """A sub-command that draws something: --out, --seed, and a flag for each of ``counts`` (its default, its help)."""
+def add_drawn(name: str, help: str, run: Callable, out: str = "DIR", **flags: tuple) -> Callable:
+    """A sub-command that draws something: --out, --seed, and ``flags``: (default, help) or (default, help, choices)."""
 
     def add(commands) -> None:
         parser = commands.add_parser(name, help=help)
         parser.add_argument("--out", required=True, metavar=out)
-        for flag, (default, text) in counts.items():
-            parser.add_argument(f"--{flag}", type=int, default=default, help=f"{text} (default {default})")
+        for flag, (default, text, *choices) in flags.items():
+            shown = f"{text} (default {default})"
+            parser.add_argument(
+                f"--{flag}", type=type(default), default=default, help=shown, choices=next(iter(choices), None)
+            )
         parser.add_argument("--seed", type=int, default=0)
         parser.set_defaults(run=run)
 
@@ -84,7 +89,8 @@ def run_tiles(args) -> None:
 
 
 def run_radiographs(args) -> None:
-    counts = write_radiographs(args.out, args.taught, args.asked, args.unseen, args.seed)
+    patients = POPULATIONS.get(args.patients, EVERYONE)
+    counts = write_radiographs(args.out, args.taught, args.asked, args.unseen, args.seed, patients)
     print(f"{args.out}: " + ", ".join(f"{count} in {name}" for name, count in counts.items()))
 
 
@@ -123,6 +129,7 @@ COMMANDS = (
         taught=(2000, "images of the lessons"),
         asked=(600, "images of the questions to answer"),
         unseen=(200, "images of the test questions"),
+        patients=("everyone", "population: see docs/fire.md", ("everyone", *POPULATIONS)),
     ),
     add_drawn(
         "reader",

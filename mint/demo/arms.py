@@ -99,6 +99,12 @@ class Arm:
         """The answers of a finished arm. Raises InputError for answers to other cases."""
         return read_predictions(self.file(exam, way), [case.id for case in exam.cases])
 
+    def check(self) -> None:
+        """Raises InputError if the arm was trained with other settings."""
+        known = read_json(self.folder / "trained.json", optional=True)
+        if known and {**known, **MOVABLE} != {**self.settings, **MOVABLE}:
+            raise InputError(f"{self.folder} was trained with other settings: delete it, or give another folder")
+
     def is_finished(self, *exams: Exam) -> bool:
         return all(self.file(exam, way).is_file() for exam in exams for way in exam.ways)
 
@@ -109,9 +115,7 @@ Job = tuple[str, Callable[..., object], tuple]  # name, function, its arguments
 def arm_jobs(arms: Sequence[Arm], *exams: Exam) -> list[Job]:
     """The jobs of the arms that are not finished. Raises InputError for one that was trained with other settings."""
     for arm in arms:
-        known = read_json(arm.folder / "trained.json", optional=True)
-        if known and {**known, **MOVABLE} != {**arm.settings, **MOVABLE}:
-            raise InputError(f"{arm.folder} was trained with other settings: delete it, or give another folder")
+        arm.check()
     return [(arm.name, run_arm, (arm, *exams)) for arm in arms if not arm.is_finished(*exams)]
 
 

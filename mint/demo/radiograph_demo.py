@@ -32,9 +32,9 @@ from mint.losses import Setting, load_loss
 from mint.models.llama import CausalLM
 from mint.prefs.corrupt import CorruptReport, corrupt_records
 from mint.prefs.edit_pairs import EditReport, edit_pairs, rules_editor
-from mint.prefs.question_files import lessons, read_asked, write_question_files
+from mint.prefs.question_files import contrasts, lessons, read_asked
 from mint.synthetic.radiograph_set import DESCRIBE, write_set
-from mint.synthetic.radiographs import EVERYONE, Patients
+from mint.synthetic.radiographs import EVERYONE, Habit, Patients, alike
 from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare_page import save_comparison
 from mint.tasks.sensitivity import Sensitivity, corrupt_both, measure
@@ -44,7 +44,7 @@ from mint.tasks.vqa import Vqa
 SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
 # radiographs with every question, those with a report only, their seed
 ASKED, REPORTED, ASKING = 150, 1000, 32
-WARD = Patients(present=0.7, left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7))
+WARD = alike(Habit(present=(0.7, 0.7), left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7)))
 VISION: dict[str, Any] = {**TOWER, "patch_size": 16}
 DESCRIBING: dict[str, Any] = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 TEACH: dict[str, Any] = {**DESCRIBING, "steps": 300}
@@ -82,12 +82,9 @@ def build(folder: Path, train: Train) -> None:
     """Images, policy, its answers and their edits, corrupted images."""
     images = SHOWN[0] + TAUGHT[0] + ASKED + REPORTED + UNSEEN[0]
     print(f"1/4 {images} radiographs with questions", flush=True)
-    shown = write_set(folder, "shown", *SHOWN, EVERYONE, masks=False)
-    taught = write_set(folder, "taught", *TAUGHT, WARD, masks=False)
-    asked, unseen = write_asked(folder, ASKING), write_set(folder, "unseen", *UNSEEN)
-    write_jsonl(folder / "descriptions.jsonl", lessons(reports(shown)))
-    write_question_files(folder, taught, asked, unseen)
-    write_base(folder / "blank", texts(taught), "demo", 500, vision=VISION, words=True)
+    write_lessons(folder, EVERYONE, WARD)
+    write_jsonl(folder / "questions.jsonl", write_asked(folder, ASKING))
+    write_unseen(folder, *UNSEEN)
     print(f"2/4 a tiny LLaVA learns to describe {SHOWN[0]} radiographs", flush=True)
     describing = teach(folder / "blank", folder / "descriptions.jsonl", DESCRIBING, train, folder / "describing")
     print(f"3/4 it learns to answer questions about {TAUGHT[0]} radiographs of one ward", flush=True)
@@ -97,10 +94,26 @@ def build(folder: Path, train: Train) -> None:
     make_pairs(folder, folder / "model")
 
 
-def write_asked(folder: Path, seed: int) -> list[dict]:
-    """Draws patients of all kinds; returns the questions for the policy: all about some, reports on others."""
-    asked = write_set(folder, "asked", ASKED, seed)
-    return asked + reports(write_set(folder, "reported", REPORTED, 1000 + seed))
+def write_lessons(folder: Path, shown: Patients, taught: Patients) -> None:
+    """Draws patients to describe and to ask about (``descriptions.jsonl``, ``lessons.jsonl``); ``blank``: a model."""
+    described = reports(write_set(folder, "shown", *SHOWN, shown, masks=False))
+    asked = write_set(folder, "taught", *TAUGHT, taught, masks=False)
+    write_jsonl(folder / "descriptions.jsonl", lessons(described))
+    write_jsonl(folder / "lessons.jsonl", lessons(asked))
+    write_base(folder / "blank", texts(asked), "demo", 500, vision=VISION, words=True)
+
+
+def write_asked(folder: Path, seed: int, patients: Patients = EVERYONE) -> list[dict]:
+    """Draws patients; returns the questions for the policy: all about some, reports on others."""
+    asked = write_set(folder, "asked", ASKED, seed, patients)
+    return asked + reports(write_set(folder, "reported", REPORTED, 1000 + seed, patients))
+
+
+def write_unseen(folder: Path, count: int, seed: int, patients: Patients = EVERYONE) -> None:
+    """Draws patients for evaluation: ``test.jsonl``, ``contrasts.jsonl``."""
+    records = write_set(folder, "unseen", count, seed, patients)
+    write_jsonl(folder / "test.jsonl", records)
+    write_jsonl(folder / "contrasts.jsonl", contrasts(records))
 
 
 def reports(records: Sequence[dict]) -> list[dict]:
@@ -117,17 +130,34 @@ def texts(records: Sequence[dict]) -> list[str]:
 
 def make_pairs(folder: Path, model: Path) -> None:
     """Writes the policy's answers to a folder's questions, edited, and with corrupted images (``pairs.jsonl``)."""
-    file, edited = folder / "questions.jsonl", folder / "edited.jsonl"
+    rows = edit_answers(folder, model)
+    hide_lesions(folder, rows, "pairs", MODE, placed_only=True)  # a denial has no lesion to hide
+
+
+def edit_answers(folder: Path, model: Path) -> list[dict]:
+    """Writes the policy's answers to a folder's questions with their edits (``edited.jsonl``), and returns them."""
+    file = folder / "questions.jsonl"
     answers = Vqa().ask(load(str(model), None), read_questions(file, folder)[0], **DECODING)
-    report, corrupted = EditReport(), CorruptReport()
+    report = EditReport()
     rejects: list[dict] = []
     rows = list(edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
-    write_jsonl(edited, rows)
+    write_jsonl(folder / "edited.jsonl", rows)
     print(f"pairs: {report}")
-    located, out = find_images(read_preferences(edited), edited), folder / "pairs.jsonl"
-    hidden = corrupt_records(located, edited, out, MODE, corrupted, placed_only=True)  # a denial has no lesion to hide
-    write_jsonl(out, ({**row, "corrupted_images": names} for row, (_, names) in zip(rows, hidden, strict=True)))
+    return rows
+
+
+def hide_lesions(folder: Path, rows: Sequence[dict], name: str, mode: str, placed_only: bool = False) -> list[dict]:
+    """Writes ``rows`` (``edited.jsonl``) with corrupted images as ``NAME.jsonl``, and returns them.
+
+    mode, placed_only: as ``corrupt_records`` takes them.
+    """
+    edited, out, corrupted = folder / "edited.jsonl", folder / f"{name}.jsonl", CorruptReport()
+    located = find_images(read_preferences(edited), edited)
+    hidden = corrupt_records(located, edited, out, mode, corrupted, placed_only=placed_only)
+    found = [{**row, "corrupted_images": names} for row, (_, names) in zip(rows, hidden, strict=True)]
+    write_jsonl(out, found)
     print(f"corrupted: {corrupted}")
+    return found
 
 
 def load(model_dir: str, adapter: Path | None) -> tuple[CausalLM, ChatTokenizer, ImageReader]:

@@ -71,6 +71,22 @@ def says_truth(answer: str, truth: Truth) -> bool:
     return said and not contradictions(answer, truth)
 
 
+def true_without_lesion(answer: str, truth: Truth) -> bool:
+    """Whether an answer is true of the image without the findings that the question is about (all, without any).
+
+    Of the false answer of a pair, this tells whether the preference should flip once the lesion is hidden: "there is no
+    nodule" becomes true, "the nodule is on the right" does not.
+    """
+
+    def asked(finding: Finding) -> bool:
+        return not truth.about or bool(set(finding.names) & set(truth.about))
+
+    left = tuple(
+        dataclasses.replace(finding, present=finding.present and not asked(finding)) for finding in truth.findings
+    )
+    return left != truth.findings and says_truth(answer, dataclasses.replace(truth, findings=left))
+
+
 def _to_the_question(claims: Sequence[Claim], truth: Truth) -> bool:
     """Whether an answer with these claims speaks of what is asked; a bare yes or no does."""
     asked = [claim for claim in claims if set(claim.finding.names).intersection(truth.about)]

@@ -102,7 +102,9 @@ def write_set(
     return records
 
 
-def write_radiographs(folder: str | Path, taught: int, asked: int, unseen: int, seed: int = 0) -> dict[str, int]:
+def write_radiographs(
+    folder: str | Path, taught: int, asked: int, unseen: int, seed: int = 0, patients: Patients = EVERYONE
+) -> dict[str, int]:
     """Writes question files with their images and masks; returns the number of records in each.
 
     ``lessons.jsonl``: to fine-tune a model; ``questions.jsonl``: for preference pairs from its answers; ``test.jsonl``
@@ -111,5 +113,8 @@ def write_radiographs(folder: str | Path, taught: int, asked: int, unseen: int, 
     """
     named = (("taught", taught), ("asked", asked), ("unseen", unseen))
     with new_set(folder, "questions.jsonl", "radiographs") as path:
-        sets = [write_set(path, name, n, 3 * seed + i, masks=name != "taught") for i, (name, n) in enumerate(named)]
+        sets = [
+            write_set(path, name, count, 3 * seed + i, patients, masks=name != "taught")
+            for i, (name, count) in enumerate(named)
+        ]
         return write_question_files(path, *sets)

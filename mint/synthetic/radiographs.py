@@ -7,6 +7,7 @@ degree; nodules and consolidations also have a zone.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,20 +23,38 @@ HEIGHTS = {"upper": (0.26, 0.36), "middle": (0.42, 0.52), "lower": (0.58, 0.68)}
 
 
 @dataclass(frozen=True)
-class Patients:
-    """Distribution of the findings.
+class Habit:
+    """Distribution of one kind of finding.
 
-    present: probability of each kind. left: probability of the left side. degrees, zones: probabilities of ``DEGREES``
-    and ``ZONES``.
+    beside: an earlier one of ``KINDS``. present: (probability of the finding where ``beside`` is absent, where it is
+    present); without ``beside``, both are the same. left: probability of the left side. degrees, zones: probabilities
+    of ``DEGREES`` and ``ZONES``.
     """
 
-    present: float = 0.5
+    present: tuple[float, float] = (0.5, 0.5)
+    beside: str | None = None
     left: float = 0.5
     degrees: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
     zones: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
 
 
-EVERYONE = Patients()
+@dataclass(frozen=True)
+class Patients:
+    """Joint distribution of the findings.
+
+    habits: of every kind. tube: probability of a tracheal tube (without a pneumothorax, with one); None: no tubes.
+    """
+
+    habits: Mapping[str, Habit]
+    tube: tuple[float, float] | None = None
+
+
+def alike(habit: Habit) -> Patients:
+    """Independent findings, all kinds with the same distribution."""
+    return Patients(dict.fromkeys(KINDS, habit))
+
+
+EVERYONE = alike(Habit())
 
 
 @dataclass(frozen=True)
@@ -51,10 +70,11 @@ class DrawnFinding:
 
 @dataclass(frozen=True)
 class Radiograph:
-    """An image, [SIDE, SIDE] RGB, and the findings on it."""
+    """An image, [SIDE, SIDE] RGB, the findings on it, and whether it shows a tube."""
 
     image: Image.Image
     findings: tuple[DrawnFinding, ...]
+    tube: bool = False
 
 
 class _Film:
@@ -134,6 +154,11 @@ class _Film:
         self.pixels += 0.22 * self.lung(side) * np.exp(-(((outward - edge) / 0.07) ** 2))  # the pleural line
         return air > 0.3
 
+    def tube(self) -> None:
+        """A tracheal tube in the midline, above the findings' masks and between them."""
+        end, x = self.rng.uniform(0.26, 0.32), 0.5 + self.rng.normal(0, 0.008)
+        self.pixels += 0.4 * np.exp(-(((self.x - x) / 0.014) ** 2)) / (1 + np.exp((self.y - end) / 0.01))
+
     def finish(self) -> Image.Image:
         rng = self.rng
         gain, offset = rng.uniform(0.85, 1.15), rng.normal(0, 0.04)
@@ -145,11 +170,17 @@ def draw_radiograph(key: str, patients: Patients = EVERYONE) -> Radiograph:
     """A radiograph with at most one finding of each kind; the same for the same key and distribution."""
     rng = np.random.default_rng(list(key.encode()))
     film, findings = _Film(rng), []
+    seen: set[str | None] = set()
     for kind in KINDS:
-        side = SIDES[int(rng.random() >= patients.left)]
-        degree, place = int(rng.choice(3, p=patients.degrees)), int(rng.choice(3, p=patients.zones))
+        habit = patients.habits[kind]
+        side = SIDES[int(rng.random() >= habit.left)]
+        degree, place = int(rng.choice(3, p=habit.degrees)), int(rng.choice(3, p=habit.zones))
         zone = ZONES[place] if kind in ZONED else None
-        if rng.random() < patients.present:
+        if rng.random() < habit.present[habit.beside in seen]:
             mask = getattr(film, kind)(side, zone, degree)
             findings.append(DrawnFinding(kind, side, DEGREES[degree], zone, mask))
-    return Radiograph(film.finish(), tuple(findings))
+            seen.add(kind)
+    tube = patients.tube is not None and rng.random() < patients.tube["pneumothorax" in seen]
+    if tube:
+        film.tube()
+    return Radiograph(film.finish(), tuple(findings), tube)

@@ -187,7 +187,6 @@ ROWS = {  # row -> the loss by a formula of this file
     "FiRe, no image term": lambda n: written_out(n, **FIRE | {"gamma": 0.0})[0],
     "FiRe, v1": lambda n: written_out(n, **FIRE | {"visual": "v1"})[0],
     "FiRe, v2": lambda n: written_out(n, **FIRE | {"visual": "v2"})[0],
-    "FiRe, rate of RRPO": lambda n: written_out(n, **FIRE)[0],
 }
 
 

@@ -1,0 +1,198 @@
+"""The comparison on the drawn ward: end to end at the smallest size, and what its rows are trained with."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import divergence, radiograph_seeds
+from benchmarks.divergence import divergences
+from benchmarks.radiograph_seeds import BASE, EVERY, RECIPE, ROWS, Study, choose_rates, run_study
+from mint.data.chat import load_tokenizer
+from mint.data.preferences import read_preferences
+from mint.demo import arms, radiograph_demo
+from mint.errors import InputError
+from mint.evaluation import statistics
+from mint.models import load_language_model
+from mint.models.lora import load_adapter, lora_layers, merge_lora
+from mint.prefs.claims import Truth
+from mint.prefs.question_files import read_asked
+from mint.prefs.rules_editor import true_without_lesion
+from mint.synthetic.populations import POPULATIONS
+from tests.demo.test_arms import InThisProcess
+
+SOME, TWO = ["FiRe"], {name: POPULATIONS[name] for name in ("ward", "reversed")}
+
+
+def arguments(out, **changed):
+    return argparse.Namespace(
+        **{"out": str(out), "model": None, "rows": SOME, "seeds": 1, "steps": 1, "rates": [1e-3]} | changed
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder, tables) of a study with a few images and steps; true answers stand for those of the untaught policy."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, drawn in (("SHOWN", (3, 1)), ("TAUGHT", (3, 1)), ("ASKED", 3), ("REPORTED", 1)):
+            patch.setattr(radiograph_demo, name, drawn)
+        for recipe in (radiograph_demo.DESCRIBING, radiograph_demo.TEACH):
+            patch.setitem(recipe, "steps", 1)
+        true = lambda task, loaded, questions, **_: [question.answer for question in questions]  # noqa: E731
+        patch.setattr(radiograph_demo.Vqa, "ask", true)
+        patch.setattr(radiograph_seeds, "TUNED", (1, 500))
+        patch.setattr(radiograph_seeds, "UNSEEN", (2, 80))
+        patch.setattr(radiograph_seeds, "POPULATIONS", TWO)
+        patch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
+        patch.setattr(statistics, "RESAMPLES", 20)
+        patch.setattr(statistics, "FLIPS", 20)
+        out = tmp_path_factory.mktemp("ward")
+        tables = run_study(arguments(out))
+        patch.setattr(radiograph_seeds, "run_row", lambda *_: pytest.fail("ran again"))
+        patch.setattr(radiograph_seeds, "write_pairs", lambda *_: pytest.fail("written again"))
+        assert run_study(arguments(out)) == tables
+        with pytest.raises(InputError, match="was trained with other settings"):
+            run_study(arguments(out, steps=2))
+        yield out, tables
+
+
+def test_every_population_has_a_table_with_the_divergence_and_the_control_region(finished):
+    out, tables = finished
+    assert [line for line in tables.splitlines() if line in POPULATIONS] == list(TWO)
+    for name in TWO:
+        rows = json.loads((out / name / "table.json").read_text())["rows"]
+        assert list(rows) == [BASE, *SOME]
+        assert all(
+            {"clinical", "drop_lesion", "drop_elsewhere", "difference", "kl"} <= set(row) for row in rows.values()
+        )
+        assert rows[BASE]["kl"]["value"] == 0 < rows["FiRe"]["kl"]["value"]
+        assert f"{rows['FiRe']['kl']['value']:.2f}" in (out / name / "table.md").read_text()
+    assert (out / "rows.png").is_file() and json.loads((out / "rates.json").read_text())["FiRe"].keys() == {"0.001"}
+
+
+def test_patients_that_choose_the_rate_are_in_no_table(finished):
+    out, _ = finished
+    images = {
+        name: [p.read_bytes() for p in out.glob(f"{name}/**/images/*.png")] for name in ("tuning", "unseen", "seed-0")
+    }
+    assert all(images.values()) and len({image for some in images.values() for image in some}) == sum(
+        map(len, images.values())
+    )
+
+
+def test_the_adapter_is_in_the_language_model_alone(finished):
+    out, _ = finished
+    (adapter,) = out.glob("seed-0/fire/0.001/run/adapter")
+    layers = lora_layers(load_adapter(load_language_model(str(out / "policy" / "model")), adapter))
+    assert layers and not [name for name in layers if "vision" in name or "projector" in name]
+
+
+def test_a_corrupted_image_only_where_the_flipped_answer_is_true_of_it(finished):
+    """Of true answers: those that affirm a finding in reply to a question about its presence."""
+    out, _ = finished
+    folder = out / "seed-0"
+    truths = {asked.id: asked for asked in read_asked(folder / "questions.jsonl")}
+    presence, every = (read_preferences(folder / f"{name}.jsonl") for name in ("presence", "every"))
+    assert all(len(pair.corrupted_images) == 1 for pair in every)
+    shown = [pair for pair in presence if pair.corrupted_images]
+    assert 0 < len(shown) < len(presence)
+    for pair in presence:
+        asked = truths[pair.id]
+        present = [
+            f
+            for f in asked.truth.findings
+            if f.present and (not asked.truth.about or set(f.names) & set(asked.truth.about))
+        ]
+        affirmed = asked.question.startswith("Is there") and bool(present)
+        if asked.question != radiograph_demo.DESCRIBE:
+            assert bool(pair.corrupted_images) == affirmed, (pair.id, pair.rejected.text)
+        if pair.corrupted_images:
+            same = next(other for other in every if other.id == pair.id)
+            assert (folder / pair.corrupted_images[0]).read_bytes() == (folder / same.corrupted_images[0]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("answer", "present", "about", "expected"),
+    [
+        ("There is no nodule.", True, ["nodule"], True),
+        ("There is no nodule.", False, ["nodule"], False),  # it was true already
+        ("The nodule is on the right.", True, ["nodule"], False),
+        ("There is no nodule and no effusion.", True, [], True),
+        ("There is no nodule, but an effusion.", True, [], False),
+        ("There is no effusion.", True, ["effusion"], False),
+    ],
+)
+def test_what_becomes_true_once_the_lesion_is_hidden(answer, present, about, expected):
+    findings = [{"names": ["nodule"], "present": present, "side": "left"}, {"names": ["effusion"], "present": False}]
+    assert true_without_lesion(answer, Truth.from_dict({"findings": findings, "about": about})) == expected
+
+
+def test_the_divergence_is_that_of_two_networks(finished):
+    """Against the difference of the log-softmax of the policy, its adapter merged, and of the base."""
+    out, _ = finished
+    model_dir, answers = str(out / "policy" / "model"), out / "unseen" / "ward" / "answers.jsonl"
+    adapter = out / "seed-0" / "fire" / "0.001" / "run" / "adapter"
+    found = {row["id"]: row["kl"] for row in divergences(model_dir, adapter, answers)}
+    records = read_preferences(answers, require_rejected=False)
+    assert list(found) and set(found) == {record.id for record in records}
+    base = load_language_model(model_dir).eval()
+    policy = merge_lora(load_adapter(load_language_model(model_dir), adapter), drop=True).eval()
+    tokenizer, reader = load_tokenizer(model_dir), divergence.ImageReader(divergence.load_processor(model_dir))
+    for record in divergence.find_images(records[:3], answers):
+        slots = divergence.ImageSlots(*base.image_slots, reader.processor)
+        (pair,) = divergence.encode_pairs([record], tokenizer, 1024, slots=slots)[0]
+        (batch,) = divergence.make_batches([pair], 1)
+        batch = divergence.replace(batch, images=reader(batch.image_files))
+        with torch.no_grad():
+            logs = [
+                (
+                    model.hidden_states(batch).flatten(0, 1)[batch.predict].double() @ model.head_weight.double().T
+                ).log_softmax(-1)
+                for model in (base, policy)
+            ]
+        expected = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean().item()
+        assert found[record.id] == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def study(root, **changed):
+    return Study(
+        **{"root": root, "policy": Path("model"), "rows": list(ROWS), "seeds": 3, "steps": 5, "rates": (1e-5, 1e-4)}
+        | changed
+    )
+
+
+def test_the_rows_differ_in_loss_rate_and_corrupted_images_alone(tmp_path):
+    found = study(tmp_path)
+    settings = {row: dict(found.arm(row, "seed-1", 1e-4).settings) for row in ROWS}
+    files = {row: Path(one.pop("data")).name for row, one in settings.items()}
+    assert files.pop("mDPO") == "crop.jsonl" and files.pop("mDPO, lesion hidden") == files.pop(EVERY) == "every.jsonl"
+    assert set(files.values()) == {"presence.jsonl"}
+    common = {**RECIPE, "steps": 5, "lr": 1e-4, "seed": 1}
+    assert all(
+        {k: one[k] for k in common} == common and one.keys() - common <= {"loss", "gamma", "lam", "visual"}
+        for one in settings.values()
+    )
+    assert settings[EVERY] == settings["FiRe"] and settings["mDPO"] == settings["mDPO, lesion hidden"]
+    assert found.arm("FiRe", "tuning", 1e-4).settings == study(tmp_path, seeds=5).arm("FiRe", "tuning", 1e-4).settings
+    assert len({found.arm(row, "seed-1", rate).folder for row in ROWS for rate in found.rates}) == 2 * len(ROWS)
+
+
+def test_the_rate_with_the_best_mean_over_populations_is_chosen(tmp_path, monkeypatch):
+    one = study(tmp_path, rows=["FiRe"])
+    tests = [radiograph_seeds.TestSet(name, tmp_path, {}) for name in POPULATIONS]
+    monkeypatch.setattr(Study, "tuned", tests)
+    tried = [one.arm("FiRe", "tuning", rate) for rate in one.rates]
+    for arm, scores in zip(tried, ((0.9, 0.5, 0.4), (0.7, 0.7, 0.7)), strict=True):
+        for test, value in zip(tests, scores, strict=True):
+            (arm.folder / test.name).mkdir(parents=True)
+            (arm.folder / test.name / "metrics.json").write_text(json.dumps({"scores": {"clinical": {"value": value}}}))
+    assert choose_rates(one, {"FiRe": tried}) == {"FiRe": 1e-4}
+    assert json.loads((tmp_path / "rates.json").read_text())["FiRe"] == pytest.approx({"1e-05": 0.6, "0.0001": 0.7})
+
+
+def test_numbers_out_of_range(tmp_path):
+    for wrong in ({"seeds": 0}, {"steps": 0}, {"rates": [0.0]}):
+        with pytest.raises(InputError, match="--seeds and --steps must be at least 1"):
+            run_study(arguments(tmp_path, **wrong))

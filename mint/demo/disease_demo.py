@@ -22,7 +22,7 @@ from mint.prefs.pairs import PairReport, make_pairs
 from mint.tasks.disease import Disease
 from mint.tasks.ranked import rank_lists
 
-DIAGNOSED, UNSEEN, FACES = 200, 400, 5000
+DIAGNOSED, UNSEEN, FACES = 200, 400, 4500
 QUESTION = (
     f"{DIAGNOSED + UNDIAGNOSED:,} patients have a portrait and a note, and {DIAGNOSED} of them a diagnosis. Does a "
     f"model that reads notes\nlearn more from a teacher that sees the other {UNDIAGNOSED:,} portraits than from the "

@@ -29,7 +29,7 @@ QUESTION = (
     f"{DIAGNOSED} diagnoses themselves?\n"
 )
 COMPARED = ("SFT on the T diagnoses", f"ORPO, lists of the {TEXT}")
-VISION, TIME = None, "about six minutes"
+VISION, TIME = None, "about seven minutes"
 DRAWING = "canvas cohort cohort_folder face faces features head package_tables portrait sketch".split()
 SOURCES = (
     *(f"synthetic/{name}.py" for name in DRAWING),

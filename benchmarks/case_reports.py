@@ -228,15 +228,16 @@ def write_pairs(study: Study) -> None:
 
 def jobs_of(study: Study) -> list[Job]:
     """What is not finished, seed by seed. DPO follows the arm that it starts from, in one job."""
+    chains = [["ORPO"], ["SFT, teacher's lists", "DPO after SFT"], ["SFT, true disease"]]
     jobs: list[Job] = []
     for seed in range(study.seeds):
-        chains = [["ORPO"], ["SFT, teacher's lists", "DPO after SFT"], ["SFT, true disease"]]
-        chains += [[ONCE]] if seed == 0 else []
         jobs += [
             job_of(study, f"{' and '.join(rows)}, seed {seed}", [study.arm(row, seed) for row in rows])
             for rows in chains
         ]
-        jobs += [job_of(study, BASE, study.arms(BASE))] if seed == 0 else []
+        if seed == 0:
+            jobs.append(job_of(study, BASE, study.arms(BASE)))
+    jobs.append(job_of(study, ONCE, study.arms(ONCE)))
     return [job for job in jobs if job[2][1]]
 
 

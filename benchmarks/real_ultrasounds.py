@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import command
 from benchmarks.command import make_parser
-from benchmarks.fire_methods import METHODS, align, compare
+from benchmarks.fire.methods import METHODS, align, compare
 from mint.data.preferences import write_jsonl
 from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score
 from mint.demo.stages import teach

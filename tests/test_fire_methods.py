@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.fire_methods import compare
+from benchmarks.fire.methods import compare
 from mint.data.preferences import write_jsonl
 
 

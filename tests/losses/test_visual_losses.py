@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.fire_methods import ABLATIONS, METHODS, row_config
+from benchmarks.fire.methods import ABLATIONS, METHODS, row_config
 from mint.errors import InputError
 from mint.losses import AnswerStats, dpo_loss, fire_loss, load_loss, mdpo_loss
 from mint.losses.fire import VISUAL

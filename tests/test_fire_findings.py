@@ -7,11 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import divergence, radiograph_seeds
-from benchmarks.divergence import divergences
-from benchmarks.radiograph_seeds import BASE, EVERY, RECIPE, ROWS, Study, choose_rates, run_study
+from benchmarks.fire import divergence, grounding, stability, style, ward
+from benchmarks.fire.__main__ import FINDINGS, run_findings
+from benchmarks.fire.checkpoints import repetition, saving, steps_of
+from benchmarks.fire.corruption import WITHOUT
+from benchmarks.fire.divergence import divergences
+from benchmarks.fire.grounding import EVERY, KINDS, ROWS, VIEWS, arm_of, choose_rates
+from benchmarks.fire.probe import probe
+from benchmarks.fire.style import as_scored, terse
+from benchmarks.fire.ward import BASE, RECIPE, Ward
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences
+from mint.data.questions import read_questions
 from mint.demo import arms, radiograph_demo
 from mint.errors import InputError
 from mint.evaluation import statistics
@@ -19,16 +26,18 @@ from mint.models import load_language_model
 from mint.models.lora import load_adapter, lora_layers, merge_lora
 from mint.prefs.claims import Truth
 from mint.prefs.question_files import read_asked
-from mint.prefs.rules_editor import true_without_lesion
+from mint.prefs.rules_editor import says_truth, true_without_lesion
 from mint.synthetic.populations import POPULATIONS
+from mint.training import curves
 from tests.demo.test_arms import InThisProcess
 
-SOME, TWO = ["FiRe"], {name: POPULATIONS[name] for name in ("ward", "reversed")}
+SOME = ["DPO", WITHOUT, "FiRe"]
 
 
 def arguments(out, **changed):
     return argparse.Namespace(
-        **{"out": str(out), "model": None, "rows": SOME, "seeds": 1, "steps": 1, "rates": [1e-3]} | changed
+        **{"out": str(out), "model": None, "rows": SOME, "seeds": 1, "steps": 2, "rates": [1e-3], "findings": FINDINGS}
+        | changed
     )
 
 
@@ -42,26 +51,29 @@ def finished(tmp_path_factory):
             patch.setitem(recipe, "steps", 1)
         true = lambda task, loaded, questions, **_: [question.answer for question in questions]  # noqa: E731
         patch.setattr(radiograph_demo.Vqa, "ask", true)
-        patch.setattr(radiograph_seeds, "TUNED", (1, 500))
-        patch.setattr(radiograph_seeds, "UNSEEN", (2, 80))
-        patch.setattr(radiograph_seeds, "POPULATIONS", TWO)
+        patch.setattr(ward, "TUNED", (1, 500))
+        patch.setattr(ward, "UNSEEN", (2, 80))
+        patch.setattr(grounding, "LOOKED", 3)
+        patch.setattr(style, "ROWS", dict(list(style.ROWS.items())[::3]))
+        patch.setattr(stability, "ROWS", dict(list(stability.ROWS.items())[::3]))
+        patch.setattr(stability, "LONGER", 1)
+        patch.setattr(curves, "plot_curves", lambda *_: None)
         patch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
         patch.setattr(statistics, "RESAMPLES", 20)
         patch.setattr(statistics, "FLIPS", 20)
         out = tmp_path_factory.mktemp("ward")
-        tables = run_study(arguments(out))
-        patch.setattr(radiograph_seeds, "run_row", lambda *_: pytest.fail("ran again"))
-        patch.setattr(radiograph_seeds, "write_pairs", lambda *_: pytest.fail("written again"))
-        assert run_study(arguments(out)) == tables
+        tables = run_findings(arguments(out))
+        patch.setattr(arms, "_run", lambda *_: pytest.fail("ran again"))
+        assert run_findings(arguments(out)) == tables
         with pytest.raises(InputError, match="was trained with other settings"):
-            run_study(arguments(out, steps=2))
+            run_findings(arguments(out, steps=3))
         yield out, tables
 
 
 def test_every_population_has_a_table_with_the_divergence_and_the_control_region(finished):
     out, tables = finished
-    assert [line for line in tables.splitlines() if line in POPULATIONS] == list(TWO)
-    for name in TWO:
+    assert [line for line in tables.splitlines() if line in POPULATIONS] == list(POPULATIONS)
+    for name in POPULATIONS:
         rows = json.loads((out / name / "table.json").read_text())["rows"]
         assert list(rows) == [BASE, *SOME]
         assert all(
@@ -157,33 +169,31 @@ def test_the_divergence_is_that_of_two_networks(finished):
 
 
 def study(root, **changed):
-    return Study(
-        **{"root": root, "policy": Path("model"), "rows": list(ROWS), "seeds": 3, "steps": 5, "rates": (1e-5, 1e-4)}
-        | changed
-    )
+    return Ward(**{"root": root, "policy": Path("model"), "seeds": 3, "steps": 5} | changed)
 
 
 def test_the_rows_differ_in_loss_rate_and_corrupted_images_alone(tmp_path):
     found = study(tmp_path)
-    settings = {row: dict(found.arm(row, "seed-1", 1e-4).settings) for row in ROWS}
+    settings = {row: dict(arm_of(found, row, "seed-1", 1e-4).settings) for row in ROWS}
     files = {row: Path(one.pop("data")).name for row, one in settings.items()}
-    assert files.pop("mDPO") == "crop.jsonl" and files.pop("mDPO, lesion hidden") == files.pop(EVERY) == "every.jsonl"
-    assert set(files.values()) == {"presence.jsonl"}
+    assert files == {row: f"{VIEWS.get(row, 'presence')}.jsonl" for row in ROWS} and files[EVERY] == "every.jsonl"
     common = {**RECIPE, "steps": 5, "lr": 1e-4, "seed": 1}
     assert all(
         {k: one[k] for k in common} == common and one.keys() - common <= {"loss", "gamma", "lam", "visual"}
         for one in settings.values()
     )
-    assert settings[EVERY] == settings["FiRe"] and settings["mDPO"] == settings["mDPO, lesion hidden"]
-    assert found.arm("FiRe", "tuning", 1e-4).settings == study(tmp_path, seeds=5).arm("FiRe", "tuning", 1e-4).settings
-    assert len({found.arm(row, "seed-1", rate).folder for row in ROWS for rate in found.rates}) == 2 * len(ROWS)
+    assert all(settings[row] == settings["FiRe"] for row in (EVERY, *KINDS.values()))
+    assert settings["mDPO"] == settings["mDPO, lesion hidden"]
+    more = study(tmp_path, seeds=5)
+    assert arm_of(found, "FiRe", "tuning", 1e-4).settings == arm_of(more, "FiRe", "tuning", 1e-4).settings
+    assert len({arm_of(found, row, "seed-1", rate).folder for row in ROWS for rate in (1e-5, 1e-4)}) == 2 * len(ROWS)
 
 
 def test_the_rate_with_the_best_mean_over_populations_is_chosen(tmp_path, monkeypatch):
-    one = study(tmp_path, rows=["FiRe"])
-    tests = [radiograph_seeds.TestSet(name, tmp_path, {}) for name in POPULATIONS]
-    monkeypatch.setattr(Study, "tuned", tests)
-    tried = [one.arm("FiRe", "tuning", rate) for rate in one.rates]
+    one = study(tmp_path)
+    tests = [ward.TestSet(name, tmp_path, {}) for name in POPULATIONS]
+    monkeypatch.setattr(Ward, "tuned", tests)
+    tried = [arm_of(one, "FiRe", "tuning", rate) for rate in (1e-5, 1e-4)]
     for arm, scores in zip(tried, ((0.9, 0.5, 0.4), (0.7, 0.7, 0.7)), strict=True):
         for test, value in zip(tests, scores, strict=True):
             (arm.folder / test.name).mkdir(parents=True)
@@ -192,7 +202,65 @@ def test_the_rate_with_the_best_mean_over_populations_is_chosen(tmp_path, monkey
     assert json.loads((tmp_path / "rates.json").read_text())["FiRe"] == pytest.approx({"1e-05": 0.6, "0.0001": 0.7})
 
 
+def test_the_figures_and_tables_of_all_findings(finished):
+    out, tables = finished
+    for name in ("rows", "layers", "corruption", "style", "stability"):
+        assert (out / f"{name}.png").stat().st_size > 10_000
+    for name in ("corruption", "style", "stability"):
+        assert (out / f"{name}.md").read_text().strip() in tables
+    records = [json.loads(line) for line in (out / "unseen" / BASE / "balanced" / "attention.jsonl").open()]
+    assert records and all(len(record["layers"]["span"]["attention_ratio"]) == 3 for record in records)
+
+
+def test_the_three_forms_of_a_pair(finished):
+    """The same records; the terse truth, the changed words, the sentences."""
+    out, _ = finished
+    own, bare, short = (read_preferences(out / "seed-0" / f"style-{form}.jsonl") for form in ("own", "bare", "terse"))
+    assert [pair.id for pair in own] == [pair.id for pair in bare] == [pair.id for pair in short]
+    for one, words, two in zip(own, bare, short, strict=True):
+        (start, stop), *_ = one.chosen.spans
+        assert words.chosen.text.startswith(one.chosen.text[start:stop])
+        assert two.rejected == one.rejected and len(two.chosen.text.split()) <= 3
+        assert not words.corrupted_images and not two.corrupted_images
+
+
+def test_the_terse_truth_and_how_it_is_scored(finished):
+    out, _ = finished
+    questions = {one.id: one for one in read_questions(out / "unseen" / "ward" / "test.jsonl")[0]}
+    for record in read_asked(out / "unseen" / "ward" / "test.jsonl"):
+        if record.question != radiograph_demo.DESCRIBE:
+            scored = as_scored(terse(record), questions[record.id])
+            assert says_truth(scored, record.truth), scored
+            assert as_scored(record.answer, questions[record.id]) == record.answer
+            assert as_scored("", questions[record.id]) == ""
+
+
+def test_repetition_by_hand():
+    assert repetition("a b c d a b c d") == pytest.approx(1 - 4 / 5) and repetition("a b c") == 0.0
+
+
+def test_a_probe_learns_what_is_linear_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    x, z = (torch.randn(400, 5, generator=generator) for _ in range(2))
+    linear, product = (lambda v: (v[:, 0] > 0).long()), (lambda v: (v[:, 0] * v[:, 1] > 0).long())
+    assert probe(x, linear(x), z, linear(z)).float().mean() > 0.95
+    assert 0.4 < probe(x, product(x), z, product(z)).float().mean() < 0.6
+
+
+def test_the_steps_at_which_a_row_is_asked(tmp_path):
+    settings = {"loss": "sft", **saving(100)}
+    arm = study(tmp_path).arm("row", "seed-0", settings, "pairs")
+    saved = {*range(settings["save_every"], 101, settings["save_every"]), 100}
+    assert set(steps_of(arm)) <= saved and steps_of(arm) == [3, 6, 12, 24, 48, 96, 100]
+    assert len(saved) <= settings["keep"] + 1
+
+
 def test_numbers_out_of_range(tmp_path):
     for wrong in ({"seeds": 0}, {"steps": 0}, {"rates": [0.0]}):
         with pytest.raises(InputError, match="--seeds and --steps must be at least 1"):
-            run_study(arguments(tmp_path, **wrong))
+            run_findings(arguments(tmp_path, **wrong))
+
+
+def test_a_finding_without_its_rows(tmp_path):
+    with pytest.raises(InputError, match="--findings style needs the rows DPO"):
+        run_findings(arguments(tmp_path, rows=["FiRe"], findings=["style"]))

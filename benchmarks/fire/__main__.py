@@ -1,0 +1,71 @@
+"""FiRe-MPO's findings on a ward with its own habits, over several seeds.
+
+    python -m benchmarks.fire --out DIR [--seeds 3] [--findings grounding style] [--rows DPO FiRe] [--model DIR]
+
+A policy is taught on the patients of a ward, whose findings are correlated (``ward``). Findings:
+
+    grounding    d and e: every row's use of the lesion, and its clinical accuracy; this chooses the learning rates
+    corruption   c: where and how images are corrupted
+    style        a: pairs whose answers differ in form
+    stability    b: long answers without the KL term
+
+A command that was stopped goes on where it was; one that is finished writes tables and figures again from its runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.command import make_parser, run
+from benchmarks.fire.corruption import WITHOUT, find_corruption
+from benchmarks.fire.grounding import RATES, ROWS, find_grounding
+from benchmarks.fire.methods import OURS
+from benchmarks.fire.stability import find_stability
+from benchmarks.fire.style import find_style
+from benchmarks.fire.ward import Ward, teach_policy
+from mint.errors import InputError
+
+STEPS = 320  # of 16 pairs
+FINDINGS = ("grounding", "corruption", "style", "stability")
+NEEDED = {"corruption": {OURS, WITHOUT}, "style": {OURS, "DPO"}, "stability": {OURS}}  # rows
+
+
+def run_findings(args: argparse.Namespace) -> str:
+    """Draws, trains and scores what is missing; writes the tables and figures, and returns the tables.
+
+    Raises InputError for numbers out of range, a finding without the rows that it needs, or a folder whose runs have
+    other settings.
+    """
+    if min(args.seeds, args.steps) < 1 or min(args.rates) <= 0:
+        raise InputError("--seeds and --steps must be at least 1, --rates greater than 0")
+    for finding in args.findings:
+        if missing := NEEDED.get(finding, set()) - set(args.rows):
+            raise InputError(f"--findings {finding} needs the rows {', '.join(sorted(missing))}")
+    root = Path(args.out)
+    ward = Ward(root, Path(args.model) if args.model else teach_policy(root), args.seeds, args.steps)
+    ward.prepare()
+    tables = [find_grounding(ward, args.rows, args.rates)]
+    if "corruption" in args.findings:
+        tables.append(find_corruption(ward, args.rows))
+    if "style" in args.findings:
+        tables.append(find_style(ward))
+    if "stability" in args.findings:
+        tables.append(find_stability(ward, args.rates))
+    return "\n\n".join(tables)
+
+
+def main() -> int:
+    parser = make_parser(__doc__, seeds=3)
+    add = parser.add_argument
+    add("--model", metavar="DIR", help="a LLaVA that was taught on the ward (default: a tiny one, taught in --out)")
+    add("--findings", nargs="+", choices=FINDINGS, default=FINDINGS, help="default: all; grounding comes first always")
+    add("--steps", type=int, default=STEPS, help=f"of 16 pairs (default {STEPS})")
+    add("--rates", type=float, nargs="+", default=RATES, metavar="X", help="learning rates to choose from")
+    add("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    return run(parser, run_findings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

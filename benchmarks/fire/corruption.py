@@ -1,0 +1,100 @@
+"""Finding c: where and how to corrupt an image, against how easily the corruption itself is recognised.
+
+The paper's reading is that crops and black boxes fail because they are recognisable as such. For each kind: FiRe's gain
+over itself without the image term, and how often a linear probe of the tower's features tells corrupted images from
+clean ones. ``corruption.md`` has the table, ``corruption.png`` the figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.fire.grounding import KINDS, VIEWS, arm_of, read_rates
+from benchmarks.fire.methods import read_scores
+from benchmarks.fire.probe import probe, tower_features
+from benchmarks.fire.ward import Ward
+from mint.data.preferences import read_preferences
+from mint.data.record_images import find_images
+from mint.demo.radiograph_demo import load
+from mint.evaluation.statistics import Estimate, bootstrap, paired_p
+from mint.files import file_aside, write_aside
+
+WITHOUT = "FiRe, no image term"
+GAINS = {"clinical": ("clinical accuracy, points", 100), "difference": ("lesion - elsewhere, nats", 1)}
+POPULATION = "reversed"
+LEARNT, ASKED = "tuning", "seed-0"  # places whose images the probe learns from, and is asked about
+
+
+def find_corruption(ward: Ward, rows: Sequence[str]) -> str:
+    """Writes the table and the figure from the runs of ``grounding``, and returns the table. rows: those that ran."""
+    kinds = {kind: row for kind, row in KINDS.items() if row in rows}
+    told = {kind: recognised(ward, VIEWS.get(row, "presence")) for kind, row in kinds.items()}
+    found = {kind: gains(ward, row) for kind, row in kinds.items()}
+    heads = [f"{heading} | p" for heading, _ in GAINS.values()]
+    lines = [f"| hidden | told from clean (%) | {' | '.join(heads)} |", "|---" * (2 * len(GAINS) + 2) + "|"]
+    for kind, e in told.items():
+        cells = [
+            f"{_text(gain, scale, '+')} | {p:.4f}"
+            for (gain, p), (_, scale) in zip(found[kind].values(), GAINS.values(), strict=True)
+        ]
+        lines.append(f"| {kind} | {_text(e, 100)} | {' | '.join(cells)} |")
+    with file_aside(ward.root / "corruption.png") as aside:
+        draw(told, found).savefig(aside, dpi=150, bbox_inches="tight")
+    write_aside(ward.root / "corruption.md", "\n".join(lines) + "\n")
+    return "\n".join(lines)
+
+
+def recognised(ward: Ward, name: str) -> Estimate:
+    """How often a linear probe tells the corrupted images of a file from their clean ones, on other patients."""
+    loaded = load(str(ward.policy), None)
+    features, labels, names = [], [], []
+    for place in (LEARNT, ASKED):
+        file = ward.root / place / f"{name}.jsonl"
+        shown = [one for one in find_images(read_preferences(file), file, corrupted=True) if one.corrupted_images]
+        clean = sorted({one.images[0] for one in shown})
+        files = [*clean, *(one.corrupted_images[0] for one in shown)]
+        features.append(tower_features(loaded[0], loaded[2], files))
+        labels.append(torch.tensor([0] * len(clean) + [1] * len(shown)))
+        names = [*clean, *(one.images[0] for one in shown)]
+    right = probe(features[0], labels[0], features[1], labels[1]).double().numpy()
+    share = np.bincount(labels[1].numpy())  # both classes count the same
+    weights = (len(right) / 2 / share)[labels[1].numpy()]
+    return bootstrap((right * weights)[None], groups=names)
+
+
+def gains(ward: Ward, row: str) -> dict[str, tuple[Estimate, float]]:
+    """score -> (the gain over FiRe without the image term, p), paired by patient."""
+    rates = read_rates(ward.root)
+    ours, theirs = (
+        read_scores([arm_of(ward, one, place, rates[one]).folder / POPULATION for place in ward.places])
+        for one in (row, WITHOUT)
+    )
+    found = {}
+    for name in GAINS:
+        (a, images), (b, _) = ours[name], theirs[name]
+        found[name] = bootstrap(a - b, groups=images), paired_p(a.mean(0), b.mean(0), groups=images)
+    return found
+
+
+def _text(e: Estimate, scale: float, sign: str = "") -> str:
+    form = f"{sign}.1f" if scale == 100 else f"{sign}.2f"
+    return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"
+
+
+def draw(told: Mapping[str, Estimate], found: Mapping[str, Mapping[str, tuple[Estimate, float]]]) -> Figure:
+    """A panel for each gain, over how often the probe is right; bars are 95 % intervals."""
+    figure = Figure(figsize=(6 * len(GAINS), 4.5), layout="constrained")
+    for axes, (name, (heading, scale)) in zip(figure.subplots(1, len(GAINS)), GAINS.items(), strict=True):
+        for kind, e in told.items():
+            gain, _ = found[kind][name]
+            middle, reach = scale * gain.value, [[scale * abs(gain.value - end)] for end in (gain.low, gain.high)]
+            axes.errorbar(100 * e.value, middle, yerr=reach, fmt="o", capsize=3, label=kind)
+        axes.axhline(0, color="grey", linestyle="--", linewidth=1)
+        axes.set(xlabel="corrupted told from clean by a linear probe (%)", ylabel=f"gain: {heading}")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    return figure

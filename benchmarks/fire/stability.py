@@ -1,0 +1,82 @@
+"""Finding b: the KL term stabilises long answers. Reports alone, trained for four times as many steps.
+
+Rows: FiRe without the KL term, and with it in each direction and in both. Each at FiRe's learning rate and at the
+highest of those tried. As in the paper, a report's corrupted image has noise everywhere. ``stability.md`` has the
+table, ``stability.png`` the curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.fire.checkpoints import answers_table, checkpoint_jobs, plot_answers, saving
+from benchmarks.fire.grounding import read_rates
+from benchmarks.fire.methods import OURS
+from benchmarks.fire.ward import BASE, Ward, read_rows
+from mint.data.preferences import write_jsonl
+from mint.data.questions import Question, read_questions
+from mint.demo.arms import Arm, logged, side_by_side
+from mint.demo.radiograph_demo import hide_lesions
+from mint.files import file_aside, write_aside
+from mint.prefs.question_files import read_asked
+from mint.synthetic.radiograph_set import DESCRIBE
+
+ROWS = {"no KL": {"alpha": 0.0}, "forward KL": {"lam": 1.0}, "reverse KL": {"lam": 0.0}, "both directions": {}}
+LONGER = 4
+SHOWN = {"facts": "F1 of facts (%)", "words": "words of a report", "repetition": "repeated (%)", "kl": "KL (nats)"}
+POPULATION = "ward"
+
+
+def find_stability(ward: Ward, rates: Sequence[float]) -> str:
+    """Trains and asks what is missing; writes the table and the figure, and returns the table. rates: those tried."""
+    jobs = [(f"reports of {place}", write_reports, (ward.root / place,)) for place in ward.places]
+    side_by_side([job for job in jobs if not (job[2][0] / "reports.jsonl").is_file()])
+    tried = sorted({read_rates(ward.root)[OURS], max(rates)})
+    arms = {f"{row}, {rate:g}": arms_of(ward, row, rate) for rate in tried for row in ROWS}
+    arms = {BASE: [Arm(BASE, ward.root / "stability" / BASE, ward.policy)], **arms}
+    (test,) = (one for one in ward.unseen if one.name == POPULATION)
+    questions = [one for one in read_questions(test.folder / "test.jsonl", test.folder)[0] if one.text == DESCRIBE]
+    first = test.folder / "answers-reports.jsonl"
+    write_jsonl(first, [row for row in read_rows(test.folder / "answers.jsonl") if row["prompt"] == DESCRIBE])
+    side_by_side(checkpoint_jobs([arm for some in arms.values() for arm in some], questions, first, as_written))
+    with file_aside(ward.root / "stability.png") as aside:
+        draw(arms).savefig(aside, dpi=150, bbox_inches="tight")
+    text = answers_table(arms, SHOWN) + "\n"
+    write_aside(ward.root / "stability.md", text)
+    return text
+
+
+def arms_of(ward: Ward, row: str, rate: float) -> list[Arm]:
+    """The arms of a row, one for each seed."""
+    settings = {"loss": "fire", **ROWS[row], "lr": rate, **saving(LONGER * ward.steps)}
+    folder = f"stability/{row.replace(' ', '-')}/{rate:g}"
+    return [ward.arm(row, place, settings, "reports", folder) for place in ward.places]
+
+
+def write_reports(folder: Path) -> None:
+    """A job: the pairs of reports."""
+    with logged(folder / "reports.log"):
+        wanted = {record.id for record in read_asked(folder / "questions.jsonl") if record.question == DESCRIBE}
+        noisy = hide_lesions(folder, read_rows(folder / "edited.jsonl"), "noisy", "global")
+        write_jsonl(folder / "reports.jsonl", [row for row in noisy if row["id"] in wanted])
+
+
+def as_written(answer: str, question: Question) -> str:
+    return answer
+
+
+def draw(arms: Mapping[str, Sequence[Arm]]) -> Figure:
+    """Panels for the scores over the steps, on a logarithmic axis."""
+    figure = Figure(figsize=(16, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(SHOWN))
+    (base,) = arms[BASE]
+    for axes, (name, title) in zip(panels, SHOWN.items(), strict=True):
+        for row, some in ((row, some) for row, some in arms.items() if row != BASE):
+            plot_answers(axes, row, base, some, name)
+        axes.set(title=title, xlabel="step", xscale="symlog")
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
+    return figure

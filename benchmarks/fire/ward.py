@@ -1,0 +1,197 @@
+"""What all findings share: a policy taught on a ward, pairs of its patients, unseen patients, and how rows are scored.
+
+The policy's answers about other patients of the ward are edited and their lesions hidden. Every row trains an adapter
+of the language model alone, from the same policy and on the same pairs. Unseen patients are of the ward, balanced, or
+have the reversed correlations (``mint.synthetic.populations``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks.fire.divergence import divergences
+from mint.data.preferences import Preference, read_preferences, write_jsonl
+from mint.demo.arms import Arm, Job, load_train, logged, run_arm, side_by_side
+from mint.demo.radiograph_demo import (
+    DESCRIBING,
+    MODE,
+    TEACH,
+    contrast_images,
+    edit_answers,
+    hide_lesions,
+    score,
+    write_asked,
+    write_lessons,
+    write_unseen,
+)
+from mint.demo.stages import teach
+from mint.files import folder_aside
+from mint.prefs.question_files import read_asked
+from mint.prefs.rules_editor import true_without_lesion
+from mint.synthetic.populations import BALANCED, POPULATIONS, WARD
+
+BASE = "base"
+RECIPE = {"batch_size": 16, "lora_rank": 64, "lora_alpha": 128.0, "rslora": True, "lora_targets": "all-linear"}
+OTHER_MODES = ("noise", "global", "crop", "black")  # ways to corrupt an image, beside MODE
+TUNING = 100  # seed of the runs that choose a learning rate
+TUNED, UNSEEN = (100, 500), (300, 80)  # patients of each population, and their seed
+ASKING = 210  # seed of the patients that the policy is asked about; one more for each place
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Unseen patients of one population. folder: their files. contrasts: as ``contrast_images`` returns them."""
+
+    name: str
+    folder: Path
+    contrasts: Mapping[str, list[Preference]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Ward:
+    """The study in ``root``. policy: directory of the model that all rows start from. steps: of 16 pairs, of a row."""
+
+    root: Path
+    policy: Path
+    seeds: int
+    steps: int
+
+    def sets(self, name: str, count: int, seed: int) -> list[TestSet]:
+        """The test sets of all populations in the folder ``name``, drawn unless they are there."""
+        found = []
+        for place, (population, patients) in enumerate(POPULATIONS.items()):
+            folder = self.root / name / population
+            if not (folder / "contrasts.jsonl").is_file():
+                write_unseen(folder, count, seed + place, patients)
+            found.append(TestSet(population, folder, contrast_images(folder, folder / "contrasts")))
+        return found
+
+    @cached_property
+    def tuned(self) -> list[TestSet]:
+        return self.sets("tuning", *TUNED)
+
+    @cached_property
+    def unseen(self) -> list[TestSet]:
+        return self.sets("unseen", *UNSEEN)
+
+    @property
+    def places(self) -> list[str]:
+        """The folder of each seed."""
+        return [f"seed-{seed}" for seed in range(self.seeds)]
+
+    def arm(self, row: str, place: str, settings: Mapping, pairs: str, folder: str = "") -> Arm:
+        """A row trained on the file ``pairs`` in the folder ``place``. folder: its own one, by default named after it.
+
+        settings: those that differ from ``RECIPE``.
+        """
+        seed = self.places.index(place) if place in self.places else TUNING
+        data = str(self.root / place / f"{pairs}.jsonl")
+        common = {**RECIPE, "data": data, "steps": self.steps, "seed": seed}
+        return Arm(row, self.root / place / (folder or slug(row)), self.policy, {**common, **settings})
+
+    def base(self, name: str) -> Arm:
+        """The policy as it is, on the sets of the folder ``name``."""
+        return Arm(BASE, self.root / name / BASE, self.policy)
+
+    def prepare(self) -> None:
+        """Writes the pairs of all places and scores the policy as it is, unless this is done."""
+        places = ["tuning", *self.places]
+        asked = [
+            (f"pairs of {place}", write_pairs, (self.root / place, self.policy, ASKING + i))
+            for i, place in enumerate(places)
+        ]
+        side_by_side([job for job in asked if not (job[2][0] / "presence.jsonl").is_file()])
+        side_by_side(jobs([self.base("tuning")], self.tuned) + jobs([self.base("unseen")], self.unseen))
+
+
+def slug(row: str) -> str:
+    return re.sub(r"\W+", "-", row.lower())
+
+
+def teach_policy(root: Path) -> Path:
+    """A tiny LLaVA that learned to describe balanced patients, then to answer questions about the ward's."""
+    if not (root / "policy").is_dir():
+        with folder_aside(root / "policy") as aside:
+            write_lessons(aside, BALANCED, WARD)
+            described = teach(
+                aside / "blank", aside / "descriptions.jsonl", DESCRIBING, load_train(), aside / "described"
+            )
+            teach(described, aside / "lessons.jsonl", TEACH, load_train(), aside / "model")
+            shutil.rmtree(described)
+    return root / "policy" / "model"
+
+
+def write_pairs(folder: Path, policy: Path, seed: int) -> None:
+    """A job: the policy's answers about patients of the ward, edited (``edited``), with corrupted images.
+
+    ``every``: the lesion hidden, noise over the whole image where there is none. ``presence``: as the others, but no
+    image where the false answer does not become true; ``presence-MODE``: these, corrupted in another way. ``crop``:
+    mDPO's own.
+    """
+    with logged(folder / "pairs.log"):
+        write_jsonl(folder / "questions.jsonl", write_asked(folder, seed, WARD))
+        rows = edit_answers(folder, policy)
+        hide_lesions(folder, rows, "crop", "crop")
+        every = hide_lesions(folder, rows, "every", MODE)
+        kept = where_flipped(folder, every)
+        for mode in OTHER_MODES:
+            name = f"presence-{mode}"
+            hidden = {row["id"]: row for row in hide_lesions(folder, rows, name, mode)}
+            shown = [
+                row | {"corrupted_images": hidden[row["id"]]["corrupted_images"][: len(row["corrupted_images"])]}
+                for row in kept
+            ]
+            write_jsonl(folder / f"{name}.jsonl", shown)
+        write_jsonl(folder / "presence.jsonl", kept)
+
+
+def where_flipped(folder: Path, rows: Sequence[dict]) -> list[dict]:
+    """``rows`` without the corrupted image where the false answer is not true once the lesion is hidden."""
+    truths = {asked.id: asked.truth for asked in read_asked(folder / "questions.jsonl")}
+    rejected = [record.rejected.text for record in read_preferences(folder / "edited.jsonl") if record.rejected]
+    kept = [true_without_lesion(text, truths[row["id"]]) for text, row in zip(rejected, rows, strict=True)]
+    print(f"{sum(kept)} of {len(kept)} records have a false answer that is true once the lesion is hidden")
+    return [row if keep else row | {"corrupted_images": []} for row, keep in zip(rows, kept, strict=True)]
+
+
+def read_rows(file: Path) -> list[dict]:
+    """The records of a JSON Lines file that this study wrote."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def jobs(arms: Sequence[Arm], sets: Sequence[TestSet]) -> list[Job]:
+    """What is not trained and scored yet. Raises InputError for an arm that was trained with other settings."""
+    for arm in arms:
+        arm.check()
+    left = [(arm, [one for one in sets if not is_scored(arm, one)]) for arm in arms]
+    return [(f"{arm.name}, {arm.folder}", run_row, (arm, some)) for arm, some in left if some]
+
+
+def is_scored(arm: Arm, test: TestSet) -> bool:
+    return (arm.folder / test.name / "kl.jsonl").is_file()
+
+
+def run_row(arm: Arm, sets: Sequence[TestSet]) -> None:
+    """A job: trains one arm and scores it on each set. The base's answers are what all divergences are measured on."""
+    run_arm(arm)
+    for test in sets:
+        place, answers = arm.folder / test.name, test.folder / "answers.jsonl"
+        with logged(arm.folder / f"{test.name}.log"):
+            print(score(arm.name, *arm.trained, place, test.folder, dict(test.contrasts)))
+            if not arm.settings:
+                write_answers(place / "predictions.jsonl", test.folder / "test.jsonl", answers)
+            write_jsonl(place / "kl.jsonl", divergences(*arm.trained, answers))
+
+
+def write_answers(predictions: Path, questions: Path, out: Path) -> None:
+    """The answers of an evaluation as records beside its questions."""
+    asked, answered = map(read_rows, (questions, predictions))
+    prompts = [{"id": one["id"], "prompt": one["question"], "images": one["images"]} for one in asked]
+    pairs = zip(prompts, answered, strict=True)
+    write_jsonl(out, [prompt | {"chosen": one["answer"]} for prompt, one in pairs if one["answer"].strip()])

@@ -2,17 +2,21 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
-from benchmarks.fire import divergence, grounding, stability, style, ward
+from benchmarks.fire import divergence, grounding, stability, style, tower, ward
 from benchmarks.fire.__main__ import FINDINGS, run_findings
 from benchmarks.fire.checkpoints import repetition, saving, steps_of
 from benchmarks.fire.corruption import WITHOUT
 from benchmarks.fire.divergence import divergences
 from benchmarks.fire.grounding import EVERY, KINDS, ROWS, VIEWS, arm_of, choose_rates
+from benchmarks.fire.policy import join
 from benchmarks.fire.probe import probe
 from benchmarks.fire.style import as_scored, terse
 from benchmarks.fire.ward import BASE, RECIPE, Ward
@@ -20,14 +24,18 @@ from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences
 from mint.data.questions import read_questions
 from mint.demo import arms, radiograph_demo
+from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.evaluation import statistics
 from mint.models import load_language_model
 from mint.models.lora import load_adapter, lora_layers, merge_lora
 from mint.prefs.claims import Truth
 from mint.prefs.question_files import read_asked
-from mint.prefs.rules_editor import says_truth, true_without_lesion
+from mint.prefs.rules_editor import edit_answer, says_truth, true_without_lesion
 from mint.synthetic.populations import POPULATIONS
+from mint.synthetic.radiograph_set import LONG, ask
+from mint.synthetic.radiographs import draw_radiograph
+from mint.tasks.vqa import words
 from mint.training import curves
 from tests.demo.test_arms import InThisProcess
 
@@ -36,7 +44,17 @@ SOME = ["DPO", WITHOUT, "FiRe"]
 
 def arguments(out, **changed):
     return argparse.Namespace(
-        **{"out": str(out), "model": None, "rows": SOME, "seeds": 1, "steps": 2, "rates": [1e-3], "findings": FINDINGS}
+        **{
+            "out": str(out),
+            "model": None,
+            "rows": SOME,
+            "seeds": 1,
+            "steps": 2,
+            "patients": 2,
+            "decoder": None,
+            "rates": [1e-3],
+            "findings": FINDINGS,
+        }
         | changed
     )
 
@@ -52,7 +70,9 @@ def finished(tmp_path_factory):
         true = lambda task, loaded, questions, **_: [question.answer for question in questions]  # noqa: E731
         patch.setattr(radiograph_demo.Vqa, "ask", true)
         patch.setattr(ward, "TUNED", (1, 500))
-        patch.setattr(ward, "UNSEEN", (2, 80))
+        patch.setattr(tower, "STEPS", 2)
+        patch.setattr(tower, "IMAGES", 4)
+        patch.setattr(tower, "PROBED", (40, 10))
         patch.setattr(grounding, "LOOKED", 3)
         patch.setattr(style, "ROWS", dict(list(style.ROWS.items())[::3]))
         patch.setattr(stability, "ROWS", dict(list(stability.ROWS.items())[::3]))
@@ -217,11 +237,11 @@ def test_the_three_forms_of_a_pair(finished):
     out, _ = finished
     own, bare, short = (read_preferences(out / "seed-0" / f"style-{form}.jsonl") for form in ("own", "bare", "terse"))
     assert [pair.id for pair in own] == [pair.id for pair in bare] == [pair.id for pair in short]
-    for one, words, two in zip(own, bare, short, strict=True):
+    for one, changed, two in zip(own, bare, short, strict=True):
         (start, stop), *_ = one.chosen.spans
-        assert words.chosen.text.startswith(one.chosen.text[start:stop])
+        assert changed.chosen.text.startswith(one.chosen.text[start:stop])
         assert two.rejected == one.rejected and len(two.chosen.text.split()) <= 3
-        assert not words.corrupted_images and not two.corrupted_images
+        assert not changed.corrupted_images and not two.corrupted_images
 
 
 def test_the_terse_truth_and_how_it_is_scored(finished):
@@ -256,11 +276,52 @@ def test_the_steps_at_which_a_row_is_asked(tmp_path):
 
 
 def test_numbers_out_of_range(tmp_path):
-    for wrong in ({"seeds": 0}, {"steps": 0}, {"rates": [0.0]}):
-        with pytest.raises(InputError, match="--seeds and --steps must be at least 1"):
+    for wrong in ({"seeds": 0}, {"steps": 0}, {"patients": 0}, {"rates": [0.0]}):
+        with pytest.raises(InputError, match="must be at least 1, --rates greater than 0"):
             run_findings(arguments(tmp_path, **wrong))
 
 
 def test_a_finding_without_its_rows(tmp_path):
     with pytest.raises(InputError, match="--findings style needs the rows DPO"):
         run_findings(arguments(tmp_path, rows=["FiRe"], findings=["style"]))
+
+
+def test_the_policy_on_a_pretrained_decoder(finished, tmp_path):
+    """The tower that sees, and the decoder's own logits for a text without images; a turn of ChatML with an image."""
+    out, _ = finished
+    sighted, decoder = out / "policy" / "sighted", write_base(tmp_path / "decoder", ["a b c"] * 50, "shallow", 60)
+    joined = join(sighted, decoder, tmp_path / "joined")
+    model, words, eyes = (load_language_model(folder) for folder in (joined, decoder, sighted))
+    tokens = torch.tensor([[1, 5, 9, 3]])
+    torch.testing.assert_close(model(tokens)[..., : words.config.vocab_size], words(tokens))
+    pixels = {"pixel_values": torch.randn(1, 3, 64, 64)}
+    torch.testing.assert_close(model.encode_images(pixels)["features"], eyes.encode_images(pixels)["features"])
+    tokenizer = load_tokenizer(joined)
+    ids = tokenizer.encode_chat([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a b"}]}])
+    assert ids.count(model.image_slots[0]) == 1
+    (decoder / "tokenizer.json").write_text(Tokenizer(WordLevel({"a": 0}, "a")).to_str())
+    with pytest.raises(InputError, match="has none of the tokens"):
+        join(sighted, decoder, tmp_path / "other")
+
+
+def test_the_facts_that_the_tower_learns():
+    """By hand: a loss of each fact over the findings that have it."""
+    logits, labels = torch.zeros(1, 4 * 10), torch.full((1, 4, 4), tower.UNKNOWN)
+    labels[0, :, 0] = 0
+    labels[0, 1] = torch.tensor([1, 0, 2, 1])
+    expected = sum(math.log(count) for count in (2, 2, 3, 3))
+    assert tower.fact_loss(logits, labels).item() == pytest.approx(expected)
+
+
+def test_long_answers_are_read_and_edited_like_short_ones():
+    found = [(drawn, f"long/{i}") for i in range(20) for drawn in [draw_radiograph(f"long/{i}", POPULATIONS["ward"])]]
+    lengths = []
+    for drawn, key in found:
+        for short, long in zip(ask(drawn), ask(drawn, LONG, key), strict=True):
+            assert long.truth == short.truth and says_truth(long.answer, Truth.from_dict(long.truth)), long.answer
+            if short.text != radiograph_demo.DESCRIBE:
+                edit = edit_answer(long.answer, Truth.from_dict(long.truth), key)
+                assert edit.right and not says_truth(edit.edited, Truth.from_dict(long.truth)), edit
+                assert edit_answer(edit.edited, Truth.from_dict(long.truth), key).edited == long.answer
+                lengths.append(len(words(long.answer)))
+    assert 12 < sum(lengths) / len(lengths) < 16

@@ -1,8 +1,8 @@
 """FiRe-MPO's findings on a ward with its own habits, over several seeds.
 
-    python -m benchmarks.fire --out DIR [--seeds 3] [--findings grounding style] [--rows DPO FiRe] [--model DIR]
+    python -m benchmarks.fire --out DIR [--seeds 3] [--findings grounding style] [--rows DPO FiRe] [--decoder DIR]
 
-A policy is taught on the patients of a ward, whose findings are correlated (``ward``). Findings:
+A policy is taught on the patients of a ward, whose findings are correlated (``policy``). Findings:
 
     grounding    d and e: every row's use of the lesion, and its clinical accuracy; this chooses the learning rates
     corruption   c: where and how images are corrupted
@@ -22,10 +22,12 @@ from benchmarks.command import make_parser, run
 from benchmarks.fire.corruption import WITHOUT, find_corruption
 from benchmarks.fire.grounding import RATES, ROWS, find_grounding
 from benchmarks.fire.methods import OURS
+from benchmarks.fire.policy import teach_policy
 from benchmarks.fire.stability import find_stability
 from benchmarks.fire.style import find_style
-from benchmarks.fire.ward import Ward, teach_policy
+from benchmarks.fire.ward import Ward
 from mint.errors import InputError
+from mint.synthetic.radiograph_set import LONG, SHORT
 
 STEPS = 320  # of 16 pairs
 FINDINGS = ("grounding", "corruption", "style", "stability")
@@ -38,13 +40,15 @@ def run_findings(args: argparse.Namespace) -> str:
     Raises InputError for numbers out of range, a finding without the rows that it needs, or a folder whose runs have
     other settings.
     """
-    if min(args.seeds, args.steps) < 1 or min(args.rates) <= 0:
-        raise InputError("--seeds and --steps must be at least 1, --rates greater than 0")
+    if min(args.seeds, args.steps, args.patients) < 1 or min(args.rates) <= 0:
+        raise InputError("--seeds, --steps and --patients must be at least 1, --rates greater than 0")
     for finding in args.findings:
         if missing := NEEDED.get(finding, set()) - set(args.rows):
             raise InputError(f"--findings {finding} needs the rows {', '.join(sorted(missing))}")
     root = Path(args.out)
-    ward = Ward(root, Path(args.model) if args.model else teach_policy(root), args.seeds, args.steps)
+    decoder = Path(args.decoder) if args.decoder else None
+    policy = Path(args.model) if args.model else teach_policy(root / "policy", decoder)
+    ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT)
     ward.prepare()
     tables = [find_grounding(ward, args.rows, args.rates)]
     if "corruption" in args.findings:
@@ -59,7 +63,10 @@ def run_findings(args: argparse.Namespace) -> str:
 def main() -> int:
     parser = make_parser(__doc__, seeds=3)
     add = parser.add_argument
-    add("--model", metavar="DIR", help="a LLaVA that was taught on the ward (default: a tiny one, taught in --out)")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--decoder", metavar="DIR", help="a pretrained Llama for the policy (default: a tiny one)")
+    start.add_argument("--model", metavar="DIR", help="a LLaVA that was taught on the ward, instead of teaching one")
+    add("--patients", type=int, default=300, metavar="N", help="unseen ones of each population (default 300)")
     add("--findings", nargs="+", choices=FINDINGS, default=FINDINGS, help="default: all; grounding comes first always")
     add("--steps", type=int, default=STEPS, help=f"of 16 pairs (default {STEPS})")
     add("--rates", type=float, nargs="+", default=RATES, metavar="X", help="learning rates to choose from")

@@ -1,15 +1,14 @@
-"""What all findings share: a policy taught on a ward, pairs of its patients, unseen patients, and how rows are scored.
+"""What all findings share: pairs of a ward's patients, unseen patients, and how rows are trained and scored.
 
-The policy's answers about other patients of the ward are edited and their lesions hidden. Every row trains an adapter
-of the language model alone, from the same policy and on the same pairs. Unseen patients are of the ward, balanced, or
-have the reversed correlations (``mint.synthetic.populations``).
+The policy's answers (``policy``) about other patients of the ward are edited and their lesions hidden. Every row trains
+an adapter of the language model alone, from the same policy and on the same pairs. Unseen patients are of the ward,
+balanced, or have the reversed correlations (``mint.synthetic.populations``).
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,30 +16,27 @@ from pathlib import Path
 
 from benchmarks.fire.divergence import divergences
 from mint.data.preferences import Preference, read_preferences, write_jsonl
-from mint.demo.arms import Arm, Job, load_train, logged, run_arm, side_by_side
+from mint.demo.arms import Arm, Job, logged, run_arm, side_by_side
 from mint.demo.radiograph_demo import (
-    DESCRIBING,
     MODE,
-    TEACH,
     contrast_images,
     edit_answers,
     hide_lesions,
     score,
     write_asked,
-    write_lessons,
     write_unseen,
 )
-from mint.demo.stages import teach
-from mint.files import folder_aside
 from mint.prefs.question_files import read_asked
 from mint.prefs.rules_editor import true_without_lesion
-from mint.synthetic.populations import BALANCED, POPULATIONS, WARD
+from mint.synthetic.populations import POPULATIONS, WARD
+from mint.synthetic.radiograph_set import SHORT, Wording
 
 BASE = "base"
 RECIPE = {"batch_size": 16, "lora_rank": 64, "lora_alpha": 128.0, "rslora": True, "lora_targets": "all-linear"}
 OTHER_MODES = ("noise", "global", "crop", "black")  # ways to corrupt an image, beside MODE
 TUNING = 100  # seed of the runs that choose a learning rate
-TUNED, UNSEEN = (100, 500), (300, 80)  # patients of each population, and their seed
+TUNED = 100, 500  # patients of each population on which learning rates are chosen, and their seed
+UNSEEN = 80  # seed of the patients of the tables
 ASKING = 210  # seed of the patients that the policy is asked about; one more for each place
 
 
@@ -55,12 +51,17 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Ward:
-    """The study in ``root``. policy: directory of the model that all rows start from. steps: of 16 pairs, of a row."""
+    """The study in ``root``. policy: directory of the model that all rows start from. steps: of 16 pairs, of a row.
+
+    patients: unseen ones of each population. wording: of the true answers that are compared with false ones.
+    """
 
     root: Path
     policy: Path
     seeds: int
     steps: int
+    patients: int = 300
+    wording: Wording = SHORT
 
     def sets(self, name: str, count: int, seed: int) -> list[TestSet]:
         """The test sets of all populations in the folder ``name``, drawn unless they are there."""
@@ -68,7 +69,7 @@ class Ward:
         for place, (population, patients) in enumerate(POPULATIONS.items()):
             folder = self.root / name / population
             if not (folder / "contrasts.jsonl").is_file():
-                write_unseen(folder, count, seed + place, patients)
+                write_unseen(folder, count, seed + place, patients, self.wording)
             found.append(TestSet(population, folder, contrast_images(folder, folder / "contrasts")))
         return found
 
@@ -78,7 +79,7 @@ class Ward:
 
     @cached_property
     def unseen(self) -> list[TestSet]:
-        return self.sets("unseen", *UNSEEN)
+        return self.sets("unseen", self.patients, UNSEEN)
 
     @property
     def places(self) -> list[str]:
@@ -112,19 +113,6 @@ class Ward:
 
 def slug(row: str) -> str:
     return re.sub(r"\W+", "-", row.lower())
-
-
-def teach_policy(root: Path) -> Path:
-    """A tiny LLaVA that learned to describe balanced patients, then to answer questions about the ward's."""
-    if not (root / "policy").is_dir():
-        with folder_aside(root / "policy") as aside:
-            write_lessons(aside, BALANCED, WARD)
-            described = teach(
-                aside / "blank", aside / "descriptions.jsonl", DESCRIBING, load_train(), aside / "described"
-            )
-            teach(described, aside / "lessons.jsonl", TEACH, load_train(), aside / "model")
-            shutil.rmtree(described)
-    return root / "policy" / "model"
 
 
 def write_pairs(folder: Path, policy: Path, seed: int) -> None:

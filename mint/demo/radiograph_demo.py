@@ -33,7 +33,7 @@ from mint.models.llama import CausalLM
 from mint.prefs.corrupt import CorruptReport, corrupt_records
 from mint.prefs.edit_pairs import EditReport, edit_pairs, rules_editor
 from mint.prefs.question_files import contrasts, lessons, read_asked
-from mint.synthetic.radiograph_set import DESCRIBE, write_set
+from mint.synthetic.radiograph_set import DESCRIBE, SHORT, Wording, write_set
 from mint.synthetic.radiographs import EVERYONE, Habit, Patients, alike
 from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare_page import save_comparison
@@ -94,10 +94,10 @@ def build(folder: Path, train: Train) -> None:
     make_pairs(folder, folder / "model")
 
 
-def write_lessons(folder: Path, shown: Patients, taught: Patients) -> None:
+def write_lessons(folder: Path, shown: Patients, taught: Patients, wording: Wording = SHORT) -> None:
     """Draws patients to describe and to ask about (``descriptions.jsonl``, ``lessons.jsonl``); ``blank``: a model."""
     described = reports(write_set(folder, "shown", *SHOWN, shown, masks=False))
-    asked = write_set(folder, "taught", *TAUGHT, taught, masks=False)
+    asked = write_set(folder, "taught", *TAUGHT, taught, masks=False, wording=wording)
     write_jsonl(folder / "descriptions.jsonl", lessons(described))
     write_jsonl(folder / "lessons.jsonl", lessons(asked))
     write_base(folder / "blank", texts(asked), "demo", 500, vision=VISION, words=True)
@@ -109,9 +109,9 @@ def write_asked(folder: Path, seed: int, patients: Patients = EVERYONE) -> list[
     return asked + reports(write_set(folder, "reported", REPORTED, 1000 + seed, patients))
 
 
-def write_unseen(folder: Path, count: int, seed: int, patients: Patients = EVERYONE) -> None:
+def write_unseen(folder: Path, count: int, seed: int, patients: Patients = EVERYONE, wording: Wording = SHORT) -> None:
     """Draws patients for evaluation: ``test.jsonl``, ``contrasts.jsonl``."""
-    records = write_set(folder, "unseen", count, seed, patients)
+    records = write_set(folder, "unseen", count, seed, patients, wording=wording)
     write_jsonl(folder / "test.jsonl", records)
     write_jsonl(folder / "contrasts.jsonl", contrasts(records))
 

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mint.config import TrainConfig
 from mint.models import load_language_model
@@ -20,10 +21,15 @@ Compare = Callable[[TrainConfig, Path, Path], None]  # settings, the run's folde
 
 
 def teach(model: Path, data: Path, recipe: dict, train: Train, target: Path) -> Path:
-    """Next-token training of all weights of ``model`` on the answers of ``data``; returns the new model, ``target``."""
+    """Next-token training of all weights of ``model`` on the answers of ``data``; returns the new model, ``target``.
+
+    A run that was stopped goes on from its last checkpoint, with a recipe that saves any.
+    """
     out = target.with_name(f"{target.name}-teaching")
-    shutil.rmtree(out, ignore_errors=True)  # of an interrupted run
-    train(TrainConfig(loss="sft", full=True, device="cpu", model=str(model), data=str(data), out=str(out), **recipe))
+    if not any((out / "checkpoints").glob("step-*")):
+        shutil.rmtree(out, ignore_errors=True)
+    paths: dict[str, Any] = {"model": str(model), "data": str(data), "out": str(out)}
+    train(TrainConfig(loss="sft", full=True, device="cpu", resume="auto", **paths, **recipe))
     (out / "model").rename(target)
     shutil.rmtree(out)
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,31 @@ from mint.synthetic.radiographs import (
     draw_radiograph,
 )
 
+
+@dataclass(frozen=True)
+class Wording:
+    """Templates of the answers to each kind of question; one of several is drawn. some: "a", "an" or "no"."""
+
+    presence: tuple[str, ...] = ("There is {some} {kind} on this radiograph.",)
+    place: tuple[str, ...] = ("The {kind} is {place}.",)
+    size: tuple[str, ...] = ("The {kind} is {degree}.",)
+
+
+SHORT = Wording()
+LONG = Wording(  # some 13 words, as a vision-language model answers
+    (
+        "On this frontal radiograph of the chest, there is {some} {kind} to be seen.",
+        "The frontal view of the chest shows {some} {kind} on a careful inspection.",
+    ),
+    (
+        "The {kind} lies {place}, as the frontal radiograph of the chest shows.",
+        "On this frontal view of the chest, the {kind} is seen {place}.",
+    ),
+    (
+        "The {kind} that is seen on this frontal radiograph of the chest is {degree}.",
+        "On this frontal view of the chest, the {kind} is {degree} in its extent.",
+    ),
+)
 NAMES = {"effusion": ["pleural effusion", "effusion"]}  # of kinds with other names
 DESCRIBE = "Describe the radiograph."
 
@@ -37,21 +63,25 @@ class DrawnQuestion:
     mask: np.ndarray | None
 
 
-def ask(drawn: Radiograph) -> list[DrawnQuestion]:
-    """Questions about the presence of each kind of finding, the place and size of those present, and a short report."""
+def ask(drawn: Radiograph, wording: Wording = SHORT, key: str = "") -> list[DrawnQuestion]:
+    """Questions about the presence of each kind of finding, the place and size of those present, and a short report.
+
+    key: seeds the choice among the templates.
+    """
+    rng = random.Random(key)
     found = {finding.kind: finding for finding in drawn.findings}
     known = {"findings": [_fact(kind, found.get(kind)) for kind in KINDS], "zones": list(ZONES)}
     questions = []
     for kind in KINDS:
         finding, asked = found.get(kind), {**known, "about": [kind]}
         article = "an" if kind[0] in "aeiou" else "a"
-        there = f"There is {article if finding else 'no'} {kind} on this radiograph."  # the answers differ in one word
+        there = rng.choice(wording.presence).format(some=article if finding else "no", kind=kind)  # differ in one word
         mask = finding.mask if finding else None
         questions.append(DrawnQuestion(f"Is there {article} {kind}?", there, asked, mask))
         if finding:
-            where = f"The {kind} is {_place(finding)}."
+            where = rng.choice(wording.place).format(kind=kind, place=_place(finding))
             questions.append(DrawnQuestion(f"Where is the {kind}?", where, asked, mask))
-            size = f"The {kind} is {finding.degree}."
+            size = rng.choice(wording.size).format(kind=kind, degree=finding.degree)
             questions.append(DrawnQuestion(f"How large is the {kind}?", size, asked, mask))
     seen = [
         f"There is a {found[kind].degree} {kind} {_place(found[kind])}." if kind in found else f"There is no {kind}."
@@ -74,7 +104,13 @@ def _fact(kind: str, finding: DrawnFinding | None) -> dict:
 
 
 def write_set(
-    folder: str | Path, name: str, count: int, seed: int, patients: Patients = EVERYONE, masks: bool = True
+    folder: str | Path,
+    name: str,
+    count: int,
+    seed: int,
+    patients: Patients = EVERYONE,
+    masks: bool = True,
+    wording: Wording = SHORT,
 ) -> list[dict]:
     """Draws ``count`` radiographs into ``folder``; returns one record per question.
 
@@ -88,7 +124,7 @@ def write_set(
         stem = f"{name}-{number:05d}"
         drawn = draw_radiograph(f"{seed}/{number}", patients)
         drawn.image.save(folder / "images" / f"{stem}.png")
-        for place, question in enumerate(ask(drawn)):
+        for place, question in enumerate(ask(drawn, wording, f"{seed}/{number}")):
             record: dict[str, Any] = {
                 "id": f"{stem}-{place}",
                 "images": [f"images/{stem}.png"],

@@ -45,7 +45,9 @@ def shows_text() -> bool:
 
 
 def quote(text: object) -> str:
-    """A text of a record for a message: the beginning with ``--show-text``, otherwise only its length."""
+    """A text of a record for a message: the beginning with ``--show-text``, otherwise only its length. Numbers stay."""
+    if text is None or isinstance(text, int | float):
+        return repr(text)
     value = str(text)
     if shows_text():
         return repr(value if len(value) <= QUOTED else f"{value[:QUOTED]}...")

@@ -213,7 +213,7 @@ class Vqa(QuestionTask):
     """Answers to questions about medical images."""
 
     name = noun = "questions"
-    field = "question"
+    field = "kind"
     columns = _columns()
     tested = ("clinical", "facts", "judged", "closed", "open")
     texts = {"question": "Question", "truth": "Reference"}

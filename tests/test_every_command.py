@@ -51,9 +51,9 @@ def test_the_hook_sees_what_is_caught(tmp_path):
         "import contextlib, socket\nwith contextlib.suppress(OSError):\n    socket.socket().connect(('192.0.2.1', 9))"
     )
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
-    code += "\nimport evaluate; sys.exit(evaluate.main(['style', 'owner/name']))"
+    code += "\nimport mint.hub; mint.hub.fetch_dataset('owner/name')"
     done, attempts = start(tmp_path, "-c", code)
-    assert done.returncode == 2 and "('192.0.2.1', 9)" in attempts
+    assert "InputError: owner/name" in done.stderr and "('192.0.2.1', 9)" in attempts
     assert "socket.getaddrinfo" in attempts and "huggingface.co" in attempts, done.stderr
 
 

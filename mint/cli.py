@@ -9,13 +9,28 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mint.errors import InputError, Stopped
+from mint.errors import SHOW_TEXT, InputError, Stopped, without_passwords
 
 if TYPE_CHECKING:
     import torch
+
+PRIVATE = 0o077  # the umask of commands: files are 0600, folders 0700
+_users_umasks: list[int] = []  # while commands run
+SHOW_TEXT_HELP = "messages may quote records (prompts, notes, answers); without it they only name ids"
+
+
+class _ShowText(argparse.Action):
+    """``--show-text``: no setting of the command, so it is not saved with a run."""
+
+    def __init__(self, option_strings, dest):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=SHOW_TEXT_HELP)
+
+    def __call__(self, *_):
+        os.environ[SHOW_TEXT] = "1"
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +38,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.add_argument("--show-text", action=_ShowText)
         self.fill: Callable[[Parser], None] | None = None  # adds the flags when they are first needed
+
+    def parse_args(self, args=None, namespace=None):
+        os.environ.pop(SHOW_TEXT, None)  # of an earlier command in this process
+        return super().parse_args(args, namespace)
 
     def parse_known_args(self, args=None, namespace=None):
         if (fill := self.fill) is not None:
@@ -42,7 +62,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Prints ``message`` without the usage, and exits with status 2."""
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {without_passwords(message)}\n")
 
 
 def guard(job: Callable[[], object]) -> int:
@@ -51,24 +71,38 @@ def guard(job: Callable[[], object]) -> int:
     0: success. 2: an InputError, printed as one line. 130 and 143: interrupted by Ctrl-C and by SIGTERM; both reach
     ``job`` as an exception (KeyboardInterrupt, of which ``Stopped`` is one), so its ``finally`` blocks run.
     Standard output is written line by line, so that it keeps its place among the lines of standard error in a log file.
+    What ``job`` writes can be read by this user alone (0600, 0700).
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     main_thread = _in_main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if main_thread else None
+    _users_umasks.append(os.umask(PRIVATE))
     try:
         job()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         print(str(stop) or "interrupted", file=sys.stderr)
         return 128 + number
     finally:
+        os.umask(_users_umasks.pop())
         if main_thread:
             signal.signal(signal.SIGTERM, before)
     return 0
+
+
+@contextmanager
+def users_umask() -> Iterator[None]:
+    """Inside, new files have the user's own umask even in a command: for a cache that several users share."""
+    before = os.umask(_users_umasks[-1]) if _users_umasks else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.umask(before)
 
 
 def _in_main_thread() -> bool:

@@ -2,6 +2,9 @@
 
 What is written appears complete or not at all: it is written beside its place and renamed. The names there hold the
 process id, so that two processes can write the same file or folder.
+
+Records may be of patients: new files are 0600 and new folders 0700 (:data:`mint.cli.PRIVATE`; here also for programs
+that call the package without a command). Folders that exist keep their modes.
 """
 
 from __future__ import annotations
@@ -38,9 +41,9 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def make_folder(path: str | Path) -> Path:
-    """The folder, made if it does not exist. Raises InputError if that cannot be done."""
+    """The folder, made if it does not exist (0700). Raises InputError if that cannot be done."""
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path} cannot be made: {error}") from None
     return Path(path)
@@ -56,14 +59,23 @@ def file_aside(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        aside.touch(0o600)
         yield aside
+        aside.chmod(0o600)  # of a writer that made the file anew
         aside.replace(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}") from None
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Appends to a file, made with its folder (0600, 0700) if it does not exist. Raises OSError."""
+    Path(path).parent.mkdir(0o700, parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
 
 
 def write_aside(path: str | Path, text: str) -> None:
@@ -84,7 +96,7 @@ def folder_aside(folder: str | Path, sync: bool = False) -> Iterator[Path]:
     aside, old = (folder.with_name(f".{what}-{os.getpid()}-{folder.name}") for what in ("writing", "old"))
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
+        aside.mkdir(0o700, parents=True)
         yield aside
         if sync:
             _sync(*aside.rglob("*"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import huggingface_hub
 
+from mint.cli import users_umask
 from mint.errors import InputError
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "tokenizer.model")
@@ -89,7 +90,8 @@ def _readable_errors(name: str, local: str, prefix: str = "") -> Iterator[None]:
     from huggingface_hub import errors  # here: it takes a quarter of a second, and --help needs none of it
 
     try:
-        yield
+        with users_umask():  # the hub's cache may be shared
+            yield
     except InputError:
         raise
     except errors.GatedRepoError:

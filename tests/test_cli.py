@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import generate_prefs
-from mint.cli import Parser, guard, run_command
-from mint.errors import InputError, Stopped
+from mint.cli import Parser, guard, run_command, users_umask
+from mint.errors import InputError, Stopped, describe_error, quote
 
 
 def parser() -> Parser:
@@ -114,3 +114,55 @@ def test_aliases_of_sub_commands(capsys):
                 generate_prefs.main([word, "--help"])
             texts.append(capsys.readouterr().out.partition("\n\n")[2])
         assert texts[0] == texts[1] and "--label-first" in texts[0]
+
+
+# -- privacy -----------------------------------------------------------------------------------------------------
+
+
+def modes(folder):
+    """The modes of everything in a folder, by its relative path."""
+    return {str(path.relative_to(folder)): oct(path.stat().st_mode & 0o777) for path in folder.rglob("*")}
+
+
+def test_what_a_command_writes_is_the_users_alone(tmp_path):
+    """Whatever writes it: a library too. Afterwards, and for the cache of the hub, the user's umask counts."""
+    before = os.umask(0o022)
+
+    def job():
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "run" / "file").write_text("x")
+        with users_umask():
+            (tmp_path / "hub").mkdir()
+        subprocess.run([sys.executable, "-c", f"open({str(tmp_path / 'run' / 'child')!r}, 'w')"], check=True)
+
+    try:
+        assert guard(job) == 0
+        (tmp_path / "later").touch()
+        with users_umask():
+            (tmp_path / "outside").touch()
+    finally:
+        os.umask(before)
+    private = {"run": "0o700", "run/checkpoints": "0o700", "run/file": "0o600", "run/child": "0o600"}
+    assert modes(tmp_path) == private | {"hub": "0o755", "later": "0o644", "outside": "0o644"}
+
+
+def test_messages_hold_no_password(capsys):
+    def job():
+        raise InputError("no connection to https://user:p@ss@example.com/x by http://proxy:1234, a@b")
+
+    guard(job)
+    assert capsys.readouterr().err == "error: no connection to https://***@example.com/x by http://proxy:1234, a@b\n"
+    with pytest.raises(SystemExit):
+        parser().parse_args(["https://user:pass@example.com"])
+    assert "pass" not in capsys.readouterr().err
+
+
+def test_texts_of_records_are_shown_on_request_only():
+    def quoted(*argv):
+        assert not vars(parser().parse_args(argv)).keys() - {"batch_size", "learning_rate"}  # no setting to save
+        return quote("a note"), quote("x" * 100), describe_error(ValueError("a note"))
+
+    hidden = "[6 characters; --show-text shows them]", "[100 characters; --show-text shows them]", "ValueError"
+    assert quoted() == hidden
+    assert quoted("--show-text") == ("'a note'", f"'{'x' * 60}...'", "ValueError: a note")
+    assert quoted() == hidden

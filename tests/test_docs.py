@@ -45,7 +45,7 @@ def check_command(program, words, monkeypatch, capsys):
 
 
 UNCHECKED = ("benchmarks/", "llama.cpp/", "-m benchmarks.", "-m pytest")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "benchmarks" / "README.md"]
 
 

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import os
 
 import pytest
 
 import evaluate
 from mint.errors import InputError
 from mint.evaluation import decoding
-from mint.files import check_paths, check_unused, file_aside, folder_aside, write_aside
+from mint.files import append_text, check_paths, check_unused, file_aside, folder_aside, make_folder, write_aside
 from mint.teachers import clip_teacher, vilt_teacher
 
 
@@ -126,3 +127,25 @@ def test_an_existing_file_or_a_folder_with_files_is_not_unused(tmp_path):
     for path in (tmp_path / "empty", tmp_path / "empty" / "file"):
         with pytest.raises(InputError, match="exists already: delete it, or give another --out"):
             check_unused(tmp_path / "absent", path)
+
+
+def test_files_and_folders_are_the_users_alone(tmp_path):
+    """Also for programs that call the package and have another umask, and for writers that make the file anew."""
+    before = os.umask(0o022)
+    try:
+        make_folder(tmp_path / "made")
+        write_aside(tmp_path / "below" / "text", "x")
+        append_text(tmp_path / "appended" / "rows", "x")
+        with file_aside(tmp_path / "anew") as aside:
+            assert aside.stat().st_mode & 0o777 == 0o600
+            aside.unlink()
+            aside.touch(0o644)
+        with folder_aside(tmp_path / "model") as aside:
+            assert aside.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+    found = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert {path: mode for path, mode in found.items() if (tmp_path / path).is_dir()} == dict.fromkeys(
+        ("made", "below", "appended", "model"), 0o700
+    )
+    assert {found[name] for name in ("below/text", "appended/rows", "anew")} == {0o600}

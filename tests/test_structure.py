@@ -14,7 +14,7 @@ ROOMS = [  # from the ground up: a room imports only of those before it
     {"hub", "cli", "losses"},
     {"files"},
     {"config", "models", "data"},
-    {"convert", "merge", "objective", "teachers", "evaluation"},
+    {"convert", "merge", "privacy", "objective", "teachers", "evaluation"},
     {"training", "prefs"},
     {"synthetic"},
     {"tasks"},

@@ -30,7 +30,7 @@ from mint.data.cases import Case, Term
 from mint.data.records import ReadReport, parse_rows
 from mint.data.splits import SPLITS
 from mint.data.tables import SUFFIXES, Table, read_table
-from mint.errors import FileProblems, InputError
+from mint.errors import FileProblems, InputError, quote
 
 COLUMNS = {  # field -> the names that its column may have, in order of preference
     "id": ("image_id",),
@@ -280,11 +280,11 @@ def _terms(cell: str, labels: Mapping[str, str], report: ReadReport) -> dict[str
     for part in filter(None, map(str.strip, re.split("[;|]", cell))):
         ids = TERM_ID.findall(part)
         if len(ids) > 1:
-            raise InputError(f'findings are separated by ";" or "|", not as in {part[:60]!r}')
+            raise InputError(f'findings are separated by ";" or "|", not as in {quote(part)}')
         identity = ids[0].upper() if ids else ""
         label = TERM_ID.sub("", part).strip(" :!-") or labels.get(identity, "")
         if label.upper().startswith("HP:"):
-            raise InputError(f"{part[:60]!r} is not an HPO id (HP:0000000)")
+            raise InputError(f"{quote(part)} is not an HPO id (HP:0000000)")
         if not label:
             report.notes["findings known by id alone (the id stands for the label)"] += 1
         terms.setdefault(label or identity, Term(identity, label or identity))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mint.data.records import read_bytes
-from mint.errors import FileProblems, InputError
+from mint.errors import FileProblems, InputError, quote
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -46,7 +46,9 @@ def read_table(path: Path, names: Mapping[str, Sequence[str]], needed: Sequence[
     lacking = [group for group in needed if not any(columns[field] for field in group)]
     if lacking:
         missing = "; ".join(" or ".join(name for field in group for name in names[field]) for group in lacking)
-        raise InputError(f"{path}:{number}: missing columns: {missing} (found: {', '.join(filter(None, found))})")
+        # Without any known name the line may be a record, whose header is missing.
+        shown = ", ".join(filter(None, found)) if any(columns.values()) else quote(", ".join(header))
+        raise InputError(f"{path}:{number}: missing columns: {missing} (found: {shown})")
     return Table(header, columns, rows)
 
 

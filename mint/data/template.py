@@ -16,7 +16,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from textwrap import shorten
 
 import jinja2
 from jinja2 import nodes
@@ -24,7 +23,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mint.data.preferences import ROLES
-from mint.errors import InputError
+from mint.errors import InputError, quote
 
 PRIVATE_USE = range(0xE000, 0xF900)  # characters without a meaning; one of them marks broken names
 PROBE = "7f3a-probe"  # a text that no template holds or changes
@@ -129,7 +128,7 @@ class ChatTemplate:
             if letters and rendered.count(letters) < sum(other.count(letters) for _, _, other in wanted):
                 raise InputError(
                     f"the chat template of {self._where} omits or changes the text of message {number} "
-                    f"({messages[number - 1]['role']}): {shorten(part, 60)!r}; remove it from the message, or put a "
+                    f"({messages[number - 1]['role']}): {quote(part)}; remove it from the message, or put a "
                     "template that renders it into the model's directory (chat_template.jinja comes first)"
                 )
 

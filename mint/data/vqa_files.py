@@ -15,7 +15,7 @@ import pickle
 from pathlib import Path
 
 from mint.data.records import read_bytes
-from mint.errors import InputError
+from mint.errors import InputError, describe_error
 
 DESCRIBE = "Describe the findings of this image."
 SPLITS = ("train", "val", "test")
@@ -87,5 +87,5 @@ def read_boxes(image: Path) -> dict[str, list[list[float]]]:
                 corners = [float(x), float(y), float(x) + float(width), float(y) + float(height)]
                 found.setdefault(str(name), []).append(corners)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not of SLAKE's form: {error}") from None
+        raise InputError(f"{path} is not of SLAKE's form: {describe_error(error)}") from None
     return found

@@ -188,7 +188,8 @@ def score(
     """The scores of a model on the unseen images, as text; saved in ``folder``. records: ``contrast_images``."""
     questions, _ = read_questions(unseen / "test.jsonl", unseen)
     loaded, vqa, sensitivity = load(model_dir, adapter), Vqa(), Sensitivity()
-    answered = score_answers(vqa, name, questions, vqa.ask(loaded, questions, **DECODING), folder)
+    answers = vqa.ask(loaded, questions, **DECODING)
+    answered = score_answers(vqa, name, questions, answers, folder, keep_notes=True)
     save_results(vqa, folder, [answered], COHORT)
     found = {pair.id: pair for pair in measure(*loaded, records, batch_size=32)}
     kept = [record for record in records["lesion"] if record.id in found]

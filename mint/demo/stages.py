@@ -76,7 +76,7 @@ def compare_systems(
     """
     results: list[Result] = []
     for name, (place, some) in answers.items():
-        results.append(score_answers(task, name, examples, some, place))
+        results.append(score_answers(task, name, examples, some, place, keep_notes=True))
         save_results(task, place, results, {"cohort": f"unseen {task.noun} of the demo", "loss": loss})
     print(f"\n{len(examples)} unseen {task.noun}, scores in per cent\n\n{task.text(results)}\n")
     *others, before, after = (place for place, _ in answers.values())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mint.errors import InputError, Stopped
+from mint.files import append_text
 
 
 class Answers:
@@ -59,9 +60,7 @@ class Answers:
         rows = [{**self.identities[place], self.field: answer} for place, answer in answers.items()]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" * self._cut + text)
+            append_text(self.path, "\n" * self._cut + text)
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error}") from None
         self._cut = False

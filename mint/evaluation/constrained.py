@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mint.data.cases import HEADER, format_list
 from mint.data.chat import ChatTokenizer
-from mint.errors import InputError
+from mint.errors import InputError, quote
 from mint.evaluation.metrics import normalize
 
 LENGTH = 10  # names of a list
@@ -41,7 +41,7 @@ class ListGrammar:
         if not self.names:
             raise InputError("there are no known names to choose from")
         if bad := [name for name in self.names if not normalize(name) or len(name.splitlines()) != 1]:
-            raise InputError(f"{bad[0]!r} cannot stand in a list: a name is one line, and not blank")
+            raise InputError(f"{quote(bad[0])} cannot stand in a list: a name is one line, and not blank")
         self.first = [self._line(1, name) for name in self.names]
         # Some tokenizers write a line break and the mark before it as one token: such a name holds its line break.
         self.holds_break = [self._holds_break(name) for name in self.names]

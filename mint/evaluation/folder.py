@@ -32,6 +32,7 @@ FREE_TO_CHANGE = {
     "mondo",
     "pheval",
     "car_weight",
+    "keep_notes",
 }
 SHOWN = 60  # characters of a setting in a message
 

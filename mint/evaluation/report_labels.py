@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mint.data.records import parse_rows, read_bytes
-from mint.errors import InputError
+from mint.errors import InputError, quote
 from mint.evaluation.scores import F1, Score, agreement, mean_score
 
 FINDINGS = (  # CheXbert's order
@@ -100,15 +100,14 @@ def _findings(labels: object, side: str) -> list[int]:
     if isinstance(labels, dict):
         if set(labels) != set(FINDINGS):
             wrong = sorted(set(labels) ^ set(FINDINGS))
-            raise InputError(
-                f"chexbert, {side}: the names must be CheXbert's 14; see {', '.join(map(repr, wrong[:3]))}"
-            )
+            shown = ", ".join(repr(name) if name in FINDINGS else quote(name) for name in wrong[:3])
+            raise InputError(f"chexbert, {side}: the names must be CheXbert's 14; see {shown}")
         labels = [labels[name] for name in FINDINGS]
     if not isinstance(labels, list) or len(labels) != len(FINDINGS):
         raise InputError(f"chexbert, {side}: must be a list of 14 labels, or an object by their names")
     if bad := [one for one in labels if one is not None and (isinstance(one, bool) or one not in (1, 0, -1))]:
         raise InputError(
-            f"chexbert, {side}: {bad[0]!r} is no label: 1 is positive, -1 uncertain, 0 negative, null not mentioned"
+            f"chexbert, {side}: {quote(bad[0])} is no label: 1 positive, -1 uncertain, 0 negative, null not mentioned"
         )
     return [int(one in (1, -1)) for one in labels]
 

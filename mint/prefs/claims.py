@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mint.data.spans import WORD
-from mint.errors import InputError
+from mint.errors import InputError, describe_error, quote
 
 STOPS = {".", ";", ":", "!", "?", "but", "however", "although", "though", "yet", "whereas", "while", "except"}
 ELLIPSIS = {"but", "only", "not"}
@@ -76,12 +76,14 @@ class Truth:
             terms = {str(kind): str(name) for kind, name in (raw.get("terms") or {}).items()}
             zones = tuple(map(str, raw.get("zones") or ZONES))
             about = tuple(map(str, raw.get("about") or ()))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (InputError, KeyError) as error:  # what is missing, no text of the record
             raise InputError(f"truth of the wrong form: {error}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"truth of the wrong form: {describe_error(error)}") from None
         if unknown := [kind for kind, name in terms.items() if name not in kinds.get(kind, ())]:
-            raise InputError(f"truth: {terms[unknown[0]]!r} is not among the kinds of {unknown[0]}")
+            raise InputError(f"truth: {quote(terms[unknown[0]])} is not among the kinds of {unknown[0]}")
         if unknown := [name for name in about if not any(name in finding.names for finding in findings)]:
-            raise InputError(f"truth: it is asked about {unknown[0]!r}, which no finding is called")
+            raise InputError(f"truth: it is asked about {quote(unknown[0])}, which no finding is called")
         answer = raw.get("answer")
         return cls(findings, terms, kinds, zones, str(answer).lower() if answer is not None else None, about)
 
@@ -90,7 +92,7 @@ def _finding(raw: dict) -> Finding:
     names = raw["names"] if "names" in raw else [raw["name"]]
     side, degree = raw.get("side"), raw.get("degree")
     if side is not None and side not in SIDES.values():
-        raise ValueError(f"side {side!r} is none of left, right, both")
+        raise InputError(f"side {quote(side)} is none of left, right, both")
     if isinstance(degree, str):
         degree = degree_of(degree)
     return Finding(
@@ -105,12 +107,12 @@ def _finding(raw: dict) -> Finding:
 
 
 def degree_of(word: str) -> int:
-    """0, 1 or 2. Raises ValueError for a word that is no degree."""
+    """0, 1 or 2. Raises InputError for a word that is no degree."""
     for scale in DEGREES:
         if word in scale:
             return scale.index(word)
     if word not in OTHER_DEGREES:
-        raise ValueError(f"{word!r} is no degree")
+        raise InputError(f"{quote(word)} is no degree")
     return OTHER_DEGREES[word]
 
 

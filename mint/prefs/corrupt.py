@@ -17,7 +17,7 @@ from mint.cli import choose_device
 from mint.data.image_files import image_size, open_image
 from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.record_images import find_images
-from mint.errors import FileProblems, InputError
+from mint.errors import FileProblems, InputError, describe_error
 from mint.files import check_paths, check_unused, file_aside
 from mint.prefs.contact_sheet import Shown, contact_sheet
 from mint.prefs.file_names import move_record, say_if_outside
@@ -200,7 +200,7 @@ def record_mask(preference: Preference, size: tuple[int, int], root: Path) -> tu
                         raise ValueError("too few numbers")
                     draw(ImageDraw.Draw(canvas), shape)
             except (TypeError, ValueError) as error:
-                raise InputError(f"{name} of the wrong form: {error}") from None
+                raise InputError(f"{name} of the wrong form: {describe_error(error)}") from None
             return np.asarray(canvas), f"by {name}"
     return None, "without a place"
 

@@ -29,9 +29,10 @@ from mint.evaluation.decoding import (
 )
 from mint.files import check_paths, check_unused, write_aside
 from mint.models.generate import generate
+from mint.prefs.chat_endpoint import ChatEndpoint, add_chat_options
 from mint.prefs.claims import Truth
 from mint.prefs.file_names import move_record
-from mint.prefs.instructed_editor import ChatEndpoint, add_chat_options, instructed_editor
+from mint.prefs.instructed_editor import instructed_editor
 from mint.prefs.question_files import QuestionRecord, read_asked
 from mint.prefs.rules_editor import Edit, contradictions, edit_answer, share_kept
 

@@ -34,6 +34,7 @@ from mint.progress import Progress
 from mint.tasks import load_task
 
 Record = Mapping  # of one case, as the evaluation saved it
+KEEP_HELP = "save the texts of the cases with the answers, so that pages can show them (notes, questions, references)"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Task:
     name: what is evaluated, as comparisons call it. noun: what is counted. field: the attribute of an example that is
     its truth, saved under this name; no other task's records have it. columns: score -> how it is averaged and shown.
     tested: scores of the paired tests (default: all). texts: fields that a comparison shows of a case, with titles.
-    answer: the field of the answer; None for tasks that measure, and decode nothing. file: where the records are saved.
+    private: further fields with texts of a case. Without ``--keep-notes`` neither are saved, except ``field``. answer:
+    the field of the answer; None for tasks that measure, and decode nothing. file: where the records are saved.
     vision: the model reads images. decoding: defaults of the decoding flags. lists: of tasks whose answers are lists.
     """
 
@@ -94,6 +96,7 @@ class Task:
     noun = "cases"
     tested: tuple[str, ...] = ()
     texts: Mapping[str, str] = {}
+    private: tuple[str, ...] = ()
     answer: str | None = "answer"
     file = "predictions.jsonl"
     vision = False
@@ -223,8 +226,10 @@ def groups_of(task: Task, records: Sequence[Record]) -> list[str] | None:
     return [f"group {name}" if name else f"case {record['id']}" for name, record in zip(named, records, strict=True)]
 
 
-def score_answers(task: Task, name: str, examples: Sequence, answers: Sequence, folder: Path = Path()) -> Result:
-    """The scores of a system called ``name``. folder: where the records will be saved.
+def score_answers(
+    task: Task, name: str, examples: Sequence, answers: Sequence, folder: Path = Path(), keep_notes: bool = False
+) -> Result:
+    """The scores of a system called ``name``. folder: where the records will be saved. keep_notes: with their texts.
 
     Raises InputError for no examples.
     """
@@ -236,6 +241,9 @@ def score_answers(task: Task, name: str, examples: Sequence, answers: Sequence, 
         | task.score(task.parse(answer), example)
         for example, answer in zip(examples, answers, strict=True)
     ]
+    if not keep_notes:
+        hidden = {*task.texts, *task.private} - {task.field}
+        records = [{key: value for key, value in record.items() if key not in hidden} for record in records]
     return Result(name, examples, answers, records, estimate(task.columns, [records], groups_of(task, records)))
 
 
@@ -261,7 +269,8 @@ def evaluate(command: str, task: Task, args: argparse.Namespace) -> None:
     pairs = zip(read, task.answers(args, folder, read), strict=True)
     kept = [(example, answer) for example, answer in pairs if answer is not None]
     examples, answers = ([pair[place] for pair in kept] for place in (0, 1))
-    result = score_answers(task, args.name or task.row_name(args), examples, answers, folder.path)
+    name, keep_notes = args.name or task.row_name(args), getattr(args, "keep_notes", False)
+    result = score_answers(task, name, examples, answers, folder.path, keep_notes)
     results = [one for one in task.baselines(examples, folder.path) if one.name != result.name] + [result]
     settings = {key: value for key, value in vars(args).items() if key != "run"}
     save_results(task, folder.path, results, settings)
@@ -292,6 +301,8 @@ def add_evaluation(parser: argparse.ArgumentParser, command: str) -> None:
     add("--adapter", metavar="DIR", help="PEFT adapter to put on the model")
     add("--name", help="name of the system in tables (default: the model and adapter)")
     add("--limit", type=int, metavar="N", help=f"the first N {task.noun} only")
+    if {*task.texts, *task.private} - {task.field}:
+        add("--keep-notes", action="store_true", help=KEEP_HELP)
     task.add_options(parser)
     if task.decoding:
         add_decoding_options(parser.add_argument_group("decoding"), **task.decoding)

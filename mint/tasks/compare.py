@@ -15,7 +15,7 @@ from typing import cast
 
 import numpy as np
 
-from mint.errors import InputError
+from mint.errors import InputError, describe_error
 from mint.evaluation.scores import estimate, summands
 from mint.evaluation.statistics import Estimate, bootstrap_sums, paired_p_sums, wilson
 from mint.tasks import TASKS, load_task
@@ -171,17 +171,20 @@ def _read_run(folder: Path, tasks: Sequence[Task]) -> System:
             raise InputError(f"{folder} holds an evaluation of no cases")
         task = next((task for task in tasks if task.field in records[0]), None)
         if task is None:
-            raise ValueError(f"{file.name} is of no known task; name yours with --task FILE.py:CLASS")
+            problem = f"{file.name} is of no known task; name yours with --task FILE.py:CLASS"
+            raise InputError(f"{folder} holds no evaluation that can be read ({problem})")
         for record in records:
             if task.lists and not isinstance(record["listed"], list):
-                raise ValueError("listed is no list")
+                raise InputError(f"{folder} holds no evaluation that can be read (listed is no list)")
             _ = record["id"], record[task.field], [score.summands(record) for score in task.columns.values()]
             if task.lists:
                 _ = [float(record[metric]) for metric in task.columns if metric in record]
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, KeyError) as error:  # a file, a field
         raise InputError(f"{folder} holds no evaluation that can be read ({error})") from None
+    except (ValueError, TypeError, IndexError) as error:  # a value, which may be a text
+        raise InputError(f"{folder} holds no evaluation that can be read ({describe_error(error)})") from None
     return System(name, (records,), task, folder, metrics)
 
 

@@ -291,6 +291,8 @@ def _cases(systems: Sequence[System], count: int) -> list[Html]:
     else:
         names = ", ".join(task.columns[name].heading for name in task.tested)
         note += f" Beside a system's letter: the first score that the case has of {names}."
+    if hidden := [title for name, title in task.texts.items() if not any(name in s.cases[0] for s in systems)]:
+        note += f" Not saved: {', '.join(hidden).lower()}. Evaluate with --keep-notes, or again with --resume too."
     shown = [_case(systems, int(place), None if spread[place] > 0 else "plain") for place in order]
     return [tag("p", note), filter_box("only cases on which the systems differ"), tag("div", *shown)]
 

@@ -185,10 +185,11 @@ class Report(QuestionTask):
     """Written reports of radiographs. findings: those that are looked for in the reports."""
 
     name = noun = "reports"
-    field = "reference"
+    field = "rouge_l"
     columns = COLUMNS
     tested = ("bleu_4", "rouge_l", "meteor", "f1", "green", *LABEL_COLUMNS, "judged")
     texts = {"reference": "Reference"}
+    private = ("green_reply",)  # it cites the reference
     answer = "report"
     decoding = {**QuestionTask.decoding, "max_new_tokens": 256}
 

@@ -16,8 +16,9 @@ from mint.data.questions import Question, read_questions, yes_or_no
 from mint.errors import InputError
 from mint.evaluation.scores import Score, mean_score
 from mint.evaluation.statistics import Estimate
+from mint.prefs.chat_endpoint import ChatEndpoint, add_chat_options
 from mint.prefs.claims import Truth
-from mint.prefs.instructed_editor import ChatEndpoint, Complete, add_chat_options
+from mint.prefs.instructed_editor import Complete
 from mint.prefs.rules_editor import says_truth
 from mint.tasks.base import Result, Task, first_image
 from mint.tasks.facts import facts_f1
@@ -212,7 +213,7 @@ class Vqa(QuestionTask):
     """Answers to questions about medical images."""
 
     name = noun = "questions"
-    field = "question"
+    field = "kind"
     columns = _columns()
     tested = ("clinical", "facts", "judged", "closed", "open")
     texts = {"question": "Question", "truth": "Reference"}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from mint.data.batch import EncodedPair
+from mint.errors import quote
 from mint.losses import AnswerStats, Loss, LossOutput, Needs
 from mint.models.generate import generate
 from mint.progress import Progress
@@ -19,7 +20,6 @@ from mint.training.summary import add_metrics, describe_evaluation
 
 COMPARED = 32  # training pairs whose order is measured before training
 SAMPLED, MAX_TOKENS = 3, 128  # prompts that are answered, tokens of an answer
-SHOWN = 100  # characters of an answer on the screen
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def log_evaluation(run: RunDirectory, forward: Forward, data: Data, step: int, b
 
 
 def log_samples(run: RunDirectory, forward: Forward, data: Data, step: int, bar: Progress) -> None:
-    """Greedy answers to the first ``SAMPLED`` evaluation (else training) pairs, in ``samples.jsonl`` and shortened."""
+    """Greedy answers to the first ``SAMPLED`` evaluation (else training) pairs, in ``samples.jsonl`` and quoted."""
     pairs = (data.eval_pairs or data.pairs)[:SAMPLED]
 
     def images(places: Sequence[int]) -> dict | None:
@@ -60,8 +60,7 @@ def log_samples(run: RunDirectory, forward: Forward, data: Data, step: int, bar:
     answers = generate(forward.model, data.tokenizer, prompts, MAX_TOKENS, images=images, batch_size=1)
     for pair, answer in zip(pairs, answers, strict=True):
         run.log_sample({"step": step, "id": pair.id, "answer": answer, "chosen": data.tokenizer.decode(pair.chosen)})
-        line = " ".join(answer.split())
-        bar.write(f"step {step}: {pair.id}: {line[:SHOWN]}{'...' if len(line) > SHOWN else ''}")
+        bar.write(f"step {step}: {pair.id}: {quote(' '.join(answer.split()))}")
 
 
 def _order(chosen: AnswerStats, rejected: AnswerStats) -> LossOutput:

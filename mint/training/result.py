@@ -18,6 +18,16 @@ from mint.models.serving import vllm_command
 from mint.training.run_directory import RunDirectory, load_weights
 from mint.training.summary import summarize
 
+BOUNDS = (
+    "* It is for research. It is no medical device, and nobody has approved it as one.",
+    "* Do not use it to diagnose, to rule out a disease, to treat or to triage. Its answers can be wrong.",
+    "* Do not show its answers to patients, or to clinicians as advice about a patient.",
+    "* Preference pairs teach the habits of the teacher or editor that made them, its mistakes included.",
+    "* It can repeat texts that it was trained on. If the pairs are of patients, share the weights only under the",
+    "  terms of the pairs (`python -m mint.privacy scan FILE` warns of identifiers in them).",
+    "* It was not tested on other populations, hospitals, languages or devices than those of its evaluation.",
+)
+
 
 def save_result(run: RunDirectory, config: TrainConfig, model: CausalLM, pairs: int, step: int) -> None:
     """Saves the weights of the last step, or those of the best with ``--best``, and prints where and how to serve them.
@@ -70,6 +80,8 @@ def write_model_card(
         "---",
         f"# {'Adapter' if adapter else 'Model'} of a preference optimisation run",
         "",
+        "## What it was trained on",
+        "",
         f"* base model: `{config.model}`",
         f"* loss: {loss}",
         f"* data: {pairs} preference pairs of `{data}`" + (f", evaluated on `{held_out}`" if held_out else ""),
@@ -77,6 +89,10 @@ def write_model_card(
         f"* versions: mint {mint.__version__}, PyTorch {torch.__version__}",
         *(["", "| metric | value |", "|---|---|"] if metrics else []),
         *(f"| {name} | {value:.4g} |" for name, value in metrics.items()),
+        "",
+        "## What it must not be used for",
+        "",
+        *BOUNDS,
         "",
         "## How to load it",
         "",

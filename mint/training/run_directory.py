@@ -20,7 +20,7 @@ import torch
 
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
-from mint.files import check_paths, check_writable, folder_aside, remove_leftovers, write_aside
+from mint.files import check_paths, check_writable, folder_aside, make_folder, remove_leftovers, write_aside
 from mint.hub import is_dataset_id
 from mint.models import load_model, save_model
 from mint.models.llama import CausalLM
@@ -85,6 +85,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.track: Callable[[dict], None] = lambda row: None  # called with every row of the metrics
         self.record: dict = {}
+        make_folder(self.path)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:

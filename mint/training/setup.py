@@ -20,7 +20,7 @@ from mint.data.pair_summary import render_pair, summarize_pairs
 from mint.data.preferences import read_preferences
 from mint.data.record_images import ImageSlots, find_images
 from mint.data.spans import mark_changes
-from mint.errors import InputError
+from mint.errors import InputError, shows_text
 from mint.losses import Loss, fire_loss, load_loss
 from mint.losses.check import check_loss
 from mint.models import load_language_model
@@ -106,7 +106,8 @@ class Data:
 
 
 def read_data(config: TrainConfig, model: CausalLM, loss: Loss) -> Data:
-    """Reads the training and evaluation pairs, and prints statistics and the first pair as the model reads it.
+    """Reads the training and evaluation pairs, and prints statistics; with ``--show-text`` also the first pair as the
+    model reads it.
 
     Every problem of a file is reported before anything trains.
     """
@@ -114,7 +115,9 @@ def read_data(config: TrainConfig, model: CausalLM, loss: Loss) -> Data:
     tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
     processor = processor_of(model, config.max_pixels)
     pairs, report = _read_pairs(config.data, config, model, loss, tokenizer, processor)
-    print(f"{config.data}: {summarize_pairs(pairs, report)}\n{_shorten(render_pair(pairs[0], tokenizer))}")
+    print(f"{config.data}: {summarize_pairs(pairs, report)}")
+    if shows_text():
+        print(_shorten(render_pair(pairs[0], tokenizer)))
     warn_of_missing(pairs, loss, config.data)
     eval_pairs: list[EncodedPair] = []
     if config.eval_data:

@@ -288,7 +288,7 @@ BAD = {
     "a class number": ({"disease": "12"}, "the disease is a number .12., not a name"),
     "split": ({"split": "1"}, "split '1' is not one of train, dev, val, test"),
     "commas": ({"present_features": "HP:0000293, HP:0000343"}, 'findings are separated by ";" or "|", not as in'),
-    "short id": ({"present_features": "HP:293"}, "'HP:293' is not an HPO id"),
+    "short id": ({"present_features": "HP:293"}, "] is not an HPO id"),
     "control": ({"disease": "Noonan\x1b[2J"}, "disease holds control characters"),
     "missing image": ({"filename": "2.png"}, "the image 2.png is not in"),
     "folder": ({"filename": "sub"}, "the image sub is not in"),

@@ -115,7 +115,7 @@ def test_every_bad_line_is_named(tmp_path):
         'needs "chexbert" or "radgraph"',
         'needs "prediction" and "reference"',
         "a list of 14",
-        "3 is no label: 1 is positive, -1 uncertain",
+        "3 is no label: 1 positive, -1 uncertain",
         "see 'Atelectasis'",
         "radgraph: both sides need",
         "radgraph: both sides need",

@@ -12,9 +12,10 @@ import generate_prefs
 import mint.prefs.edit_pairs as edit_pairs_module
 from mint.data.preferences import read_preferences
 from mint.errors import FileProblems, InputError
+from mint.prefs.chat_endpoint import ChatEndpoint
 from mint.prefs.claims import Truth
 from mint.prefs.edit_pairs import EditReport, edit_pairs, read_asked, rules_editor, verify
-from mint.prefs.instructed_editor import ChatEndpoint, instructed_editor, parse_reply, request
+from mint.prefs.instructed_editor import instructed_editor, parse_reply, request
 from mint.prefs.rules_editor import Edit
 from tests.test_train_images import setting  # noqa: F401
 

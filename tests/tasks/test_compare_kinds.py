@@ -18,6 +18,8 @@ from mint.tasks.base import save_results, score_answers
 from mint.tasks.compare import load_systems, paired_tests
 from tests.tasks.test_compare import Page
 
+KEEP_NOTES = True  # in the evaluations that are compared
+
 REFERENCES = [
     "There is a small left pleural effusion and the heart is enlarged.",
     "The lungs are clear and the heart is of normal size.",
@@ -50,8 +52,25 @@ def save_vqa(folder, name, answers):
     return save(vqa.Vqa(), folder, name, questions, answers)
 
 
+def test_texts_of_cases_are_saved_on_request_only(image, monkeypatch):
+    """The page of such evaluations says what is missing, and compares them all the same."""
+    kept = Path(save_vqa(image / "kept", "kept", ["yes", "left lung", "no"]), "predictions.jsonl").read_text()
+    monkeypatch.setattr(f"{__name__}.KEEP_NOTES", False)
+    runs = save_vqa(image / "one", "one", ["yes", "a lung", "no"]), save_vqa(image / "two", "two", ["no", "x", "no"])
+    saved = Path(runs[0], "predictions.jsonl").read_text()
+    assert '"answer": "a lung"' in saved and '"kind": "open"' in saved
+    for text in ("left lung", "<b>one</b>", '"question"', '"truth"'):
+        assert text not in saved and text in kept
+    *_, page = compare(image, *runs)
+    assert "Not saved: question, reference. Evaluate with --keep-notes" in page and "left lung" not in page
+    reports = save_reports(image / "r1", "r1", REFERENCES), save_reports(image / "r2", "r2", REFERENCES[::-1])
+    assert "reference" not in json.loads(Path(reports[0], "predictions.jsonl").read_text().splitlines()[0])
+    *_, page = compare(image / "reports", *reports)
+    assert "Not saved: reference." in page and "ROUGE-L" in page
+
+
 def save(task, folder, name, examples, answers):
-    save_results(task, folder, [score_answers(task, name, examples, answers, folder)], {})
+    save_results(task, folder, [score_answers(task, name, examples, answers, folder, KEEP_NOTES)], {})
     return str(folder)
 
 

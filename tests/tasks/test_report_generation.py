@@ -115,7 +115,7 @@ def iu_xray(tmp_path):
     texts = [REFERENCE, TOLD, "user assistant system"]
     model = write_base(tmp_path / "model", texts, "demo", 300, vision={**TOWER, "patch_size": 16})
     command = ["report", "--model", f"{model}", "--reports", f"{tmp_path}/annotation.json", "--max-new-tokens", "8"]
-    return [*command, "--device", "cpu", "--name", "tiny"]
+    return [*command, "--device", "cpu", "--name", "tiny", "--keep-notes"]
 
 
 def saved(folder):

@@ -154,7 +154,7 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
         assert "3 questions on 3 images (3 closed)" in printed and f"| {family} |" in printed
         record = json.loads((tmp_path / family / "metrics.json").read_text())
         lines = [json.loads(line) for line in (tmp_path / family / "predictions.jsonl").read_text().splitlines()]
-        assert [line["question"] for line in lines] == [row["question"] for row in rows]
+        assert not any({"question", "truth"} & line.keys() for line in lines)
         assert record["settings"]["max_pixels"] == (None if family == "llava" else 600)
         assert record["scores"]["closed"]["value"] == sum(line["closed"] for line in lines) / 3
         assert all((tmp_path / family / line["images"][0]).is_file() for line in lines)
@@ -166,7 +166,7 @@ def test_the_command(setting, tmp_path, capsys):  # noqa: F811
     assert len((tmp_path / "first" / "predictions.jsonl").read_text().splitlines()) == 2
 
 
-def test_sampled_answers_of_a_resumed_evaluation(setting, tmp_path):  # noqa: F811
+def test_sampled_answers_of_a_resumed_evaluation(setting, tmp_path, monkeypatch):  # noqa: F811
     """The answer to the second question is kept; the others are decoded with the images and draws of their place."""
     rows = [
         {"images": [f"tiles/{c}.png"], "question": f"Is it {c}?", "answer": "yes"} for c in ("red", "green", "blue")
@@ -183,6 +183,10 @@ def test_sampled_answers_of_a_resumed_evaluation(setting, tmp_path):  # noqa: F8
     assert evaluate.main([*command, "--resume", "--batch-size", "1"]) == 0
     assert (tmp_path / "out" / "predictions.jsonl").read_text() == whole
     assert len({json.loads(line)["answer"] for line in whole.splitlines()}) == 3
+    monkeypatch.setattr(Vqa, "decode", None)  # the answers are there: the texts are added to them
+    assert evaluate.main([*command, "--resume", "--keep-notes"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [(line["question"], line["truth"]) for line in lines] == [(row["question"], "yes") for row in rows]
 
 
 def test_a_judge(setting, tmp_path, address, capsys):  # noqa: F811

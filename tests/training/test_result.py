@@ -35,6 +35,10 @@ def test_the_card_of_an_adapter(setting, tmp_path):
     assert f"mint {mint.__version__}, PyTorch {torch.__version__}" in text
     for part in ("PeftModel.from_pretrained(", "load_adapter(load_model(", "vllm serve ", "lora_rank = 4\n"):
         assert part in text
+    trained, bounds = text.index("## What it was trained on"), text.index("## What it must not be used for")
+    assert trained < text.index("* base model: ") < text.index("* data: ") < bounds < text.index("## How to load it")
+    for part in ("no medical device", "Do not use it to diagnose", "can repeat texts that it was trained on"):
+        assert bounds < text.index(part) < text.index("## How to load it")
     load_adapter(load_model(setting / "model"), tmp_path / "run" / "adapter")
 
 

@@ -130,13 +130,14 @@ def test_an_unknown_metric_is_named_before_the_first_step(setting, tmp_path, cap
 
 
 def test_statistics_a_rendered_pair_and_the_order_come_before_training(setting, tmp_path, capsys):
-    run(*settings(setting, tmp_path / "run", "--steps", "1"))
+    run(*settings(setting, tmp_path / "run", "--steps", "1", "--show-text"))
     printed = capsys.readouterr().out
     places = [printed.find(text) for text in ("24 pairs", "length gap", "--- chosen:", "before training, ", "saved ")]
     assert -1 not in places and places == sorted(places)
     assert "of the first 24 pairs are in order" in printed
     run(*settings(setting, tmp_path / "other", "--steps", "1", "--loss", "sft"))
-    assert "in order" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "in order" not in printed and "duplicates: " in printed and "--- chosen:" not in printed
 
 
 def test_the_order_of_pairs_by_hand(setting):

@@ -62,13 +62,17 @@ def guard(job: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        print(str(stop) or "interrupted", file=sys.stderr)
-        return 128 + number
+        return _interrupted(stop)
     finally:
         if main_thread:
             signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+    print(str(stop) or "interrupted", file=sys.stderr)
+    return 128 + number
 
 
 def _in_main_thread() -> bool:
@@ -113,7 +117,10 @@ def run_command(
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in add_commands:
         add(commands)
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    except KeyboardInterrupt as stop:  # while the module of a sub-command is imported
+        return _interrupted(stop)
     return guard(lambda: args.run(args))
 
 

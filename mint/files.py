@@ -134,11 +134,12 @@ def remove_leftovers(*folders: Path, name: str = "*") -> None:
 
 @contextmanager
 def lock(path: str | Path, busy: str, wait: bool = False) -> Iterator[None]:
-    """Holds an advisory lock, the file ``path``, in the block. Its folder must exist.
+    """Holds an advisory lock, the file ``path``, in the block.
 
     A process that is killed loses its lock; the file that it leaves means nothing. busy: what is said where another
     process holds the lock. It is raised as InputError, or with ``wait`` printed before the lock is waited for. On a
-    file system without locks a note is printed, and the block runs without one.
+    file system without locks a note is printed, and the block runs without one. Raises InputError if the file cannot be
+    written.
     """
     from filelock import FileLock, Timeout  # here, since it imports asyncio
 

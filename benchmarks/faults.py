@@ -41,7 +41,7 @@ from mint.demo.cache import cached
 from mint.demo.tiny_model import write_base
 from mint.training import curves, monitor, result, setup  # noqa: F401
 
-STEPS, LIMIT = 8, 120.0  # of a run; seconds until a process counts as hanging
+STEPS, LIMIT = 8, 300.0  # of a run; seconds until a process counts as hanging
 NAMESPACE = "MINT_FAULTS_NAMESPACE"  # set in the user namespace
 WORDS = ("ptosis", "seizures", "scoliosis", "short stature", "hypotonia", "cleft palate")
 
@@ -204,7 +204,11 @@ def stop(number: int, lab: Lab) -> str:
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         time.sleep(lab.rng.uniform(0.1, 1.5))
         started.send_signal(sent)
-        text, status = started.communicate(timeout=LIMIT)[0], started.returncode
+        try:
+            text, status = started.communicate(timeout=LIMIT)[0], started.returncode
+        except subprocess.TimeoutExpired:
+            started.kill()
+            raise Problem(f"no end within {LIMIT:.0f} s") from None
         if "Traceback" in text:
             raise Problem(text[-1500:])
     else:
@@ -228,7 +232,7 @@ def damage(number: int, lab: Lab) -> str:
     else:
         shutil.copytree(base, folder / "run")
     newest = max((folder / "run" / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
-    name = list(DAMAGES)[number % len(DAMAGES)]
+    name = random.Random(0).sample(list(DAMAGES), len(DAMAGES))[number % len(DAMAGES)]
     DAMAGES[name](newest, lab.rng)
     try:
         lab.refused(lab.train(folder, "--resume", str(newest)), newest.name)

@@ -11,14 +11,15 @@ flags do not wait for them.
 
 from __future__ import annotations
 
-import contextlib
-import math
 import sys
-import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 try:
+    import contextlib
+    import math
+    import time
+    from collections.abc import Sequence
+    from typing import TYPE_CHECKING
+
     from mint.cli import StopSignal, choose_device, guard
     from mint.config import TrainConfig, parse
     from mint.errors import InputError, Stopped

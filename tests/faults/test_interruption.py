@@ -16,12 +16,13 @@ class Interrupt:
         if name == {module!r}:
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupt())
+sys.modules.pop({module!r}, None)
 sys.argv = ["train.py", "--loss", "orpo"]
 runpy.run_path("train.py", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("module", ["mint.cli", "mint.config", "mint.training.summary", "mint.demo"])
+@pytest.mark.parametrize("module", ["typing", "mint.cli", "mint.training.summary", "mint.demo"])
 def test_ctrl_c_while_the_command_is_imported(module):
     code = INTERRUPTED_IMPORT.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -10,7 +10,7 @@ from mint.cli import run_command
 from tests.conftest import ROOT
 
 INTERRUPTED_IMPORT = """
-import runpy, sys
+import pkgutil, runpy, sys
 class Interrupt:
     def find_spec(self, name, path, target=None):
         if name == {module!r}:

@@ -243,7 +243,7 @@ def damage(number: int, lab: Lab) -> str:
 
 def fill_disk(number: int, lab: Lab) -> str:
     """A disk that is too small, by another amount each time; then it grows."""
-    with disk(lab.folder(), f"{48 + 48 * (number % 8)}k") as folder:
+    with disk(lab.folder(), f"{48 + 40 * (number % 8)}k") as folder:
         process = lab.train(folder)
         lab.refused(process, "No space left on device")
         if any((folder / "run" / "checkpoints").glob("step-*")) and "the last good checkpoint is" not in process.text:

@@ -5,24 +5,29 @@
     python train.py --loss fire --demo radiograph                    the demo of FiRe-MPO
     python train.py --loss orpo --model DIR --data pairs.jsonl       your model, your pairs
 
-Read ``train`` from top to bottom. It imports the modules that need PyTorch, so that ``--help`` and mistakes in the
+Read ``train_in`` from top to bottom. It imports the modules that need PyTorch, so that ``--help`` and mistakes in the
 flags do not wait for them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 import sys
-import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from mint.cli import StopSignal, choose_device, guard
-from mint.config import TrainConfig, parse
-from mint.errors import InputError, Stopped
-from mint.progress import Progress
-from mint.training.summary import add_metrics, describe_failure, describe_step
+try:
+    import contextlib
+    import math
+    import time
+    from collections.abc import Sequence
+    from typing import TYPE_CHECKING
+
+    from mint.cli import StopSignal, choose_device, guard
+    from mint.config import TrainConfig, parse
+    from mint.errors import InputError, Stopped
+    from mint.progress import Progress
+    from mint.training.summary import add_metrics, describe_failure, describe_step
+except KeyboardInterrupt:  # Ctrl-C before ``guard`` can tell
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 if TYPE_CHECKING:
     from mint.data.batch import EncodedPair
@@ -37,6 +42,15 @@ def train(config: TrainConfig) -> RunDirectory:
 
     Raises InputError for anything the user can fix, and Stopped after a run that a signal ended (it can be resumed).
     """
+    from mint.training.run_directory import open_run
+
+    with open_run(config) as run:
+        train_in(run, config)
+    return run
+
+
+def train_in(run: RunDirectory, config: TrainConfig) -> None:
+    """The run, in its directory, which is locked."""
     import torch
 
     from mint.data.image_features import image_reader
@@ -48,14 +62,13 @@ def train(config: TrainConfig) -> RunDirectory:
     from mint.training.monitor import describe_order, evaluation_is_due, log_evaluation, log_samples
     from mint.training.result import save_result
     from mint.training.resume import check_record, make_record
-    from mint.training.run_directory import RunDirectory, check_run, load_checkpoint
+    from mint.training.run_directory import load_checkpoint
     from mint.training.selection import is_out_of_patience
     from mint.training.track import open_tracker
 
     # Load the model and the data. What can be checked before is checked first.
     loss = setup.choose_loss(config)
     device, dtype = choose_device(config.device, config.dtype)
-    checkpoint = check_run(config)
     torch.manual_seed(config.seed)
     model, frozen, config = setup.load_policy(config, loss, device, dtype)
     data = setup.read_data(config, model, loss)
@@ -65,16 +78,15 @@ def train(config: TrainConfig) -> RunDirectory:
     per_step = config.batch_size * config.grad_accum
     total = config.steps or math.ceil(config.epochs * len(data.pairs) / per_step)
     record = make_record(config, dtype, data.pairs, total)
-    for note in check_record(checkpoint, record) if checkpoint else []:
+    for note in check_record(run.resumed, record) if run.resumed else []:
         print(note, file=sys.stderr)
     order = PairOrder(len(data.pairs), config.seed)
     shape = setup.compile_and_shape(config, [model, frozen] if frozen else [model], data, order, total)
-    run = RunDirectory(config)
     images = image_reader(model, data.processor, config.image_features, run.path) if data.processor else None
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
     prompt_targets = setup.reads_prompt(config, loss)
     forward = Forward(model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast)
-    step = first = load_checkpoint(checkpoint, model, optimizer) if checkpoint else 0
+    step = first = load_checkpoint(run.resumed, model, optimizer) if run.resumed else 0
     run.start(config, first, record)
     failures = 0
 
@@ -138,7 +150,6 @@ def train(config: TrainConfig) -> RunDirectory:
     if stop.number is not None:
         unfinished = f"stopped after step {step} of {total}; continue with --resume auto --out {run.path}"
         raise Stopped(stop.number, "stopped after the last step" if finished else unfinished)
-    return run
 
 
 def accumulate_gradients(forward: Forward, step_pairs: Sequence[EncodedPair]) -> tuple[dict[str, float], int]:

@@ -84,9 +84,7 @@ def guard(job: Callable[[], object]) -> int:
         print(f"error: {without_passwords(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-        print(str(stop) or "interrupted", file=sys.stderr)
-        return 128 + number
+        return _interrupted(stop)
     finally:
         os.umask(_users_umasks.pop())
         if main_thread:
@@ -103,6 +101,12 @@ def users_umask() -> Iterator[None]:
     finally:
         if before is not None:
             os.umask(before)
+
+
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+    print(str(stop) or "interrupted", file=sys.stderr)
+    return 128 + number
 
 
 def _in_main_thread() -> bool:
@@ -147,7 +151,10 @@ def run_command(
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in add_commands:
         add(commands)
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    except KeyboardInterrupt as stop:  # while the module of a sub-command is imported
+        return _interrupted(stop)
     return guard(lambda: args.run(args))
 
 

@@ -1,7 +1,7 @@
-"""Atomic writes of files and folders, and checks of the paths on a command line.
+"""Atomic writes of files and folders, locks, and checks of the paths on a command line.
 
-What is written appears complete or not at all: it is written beside its place and renamed. The names there hold the
-process id, so that two processes can write the same file or folder.
+What is written appears complete or not at all: it is written beside its place and renamed. The names there are unique,
+so that two writers of the same file or folder do not meet; where only one may be at work, it holds a :func:`lock`.
 
 Records may be of patients: new files are 0600 and new folders 0700 (:data:`mint.cli.PRIVATE`; here also for programs
 that call the package without a command). Folders that exist keep their modes.
@@ -9,12 +9,17 @@ that call the package without a command). Folders that exist keep their modes.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from mint.errors import InputError
 from mint.hub import is_dataset_id, local_dir
@@ -38,6 +43,7 @@ MODELS = ("model", "teacher", "base", "clip", "policy", "retrieve_encoder", "gre
 ADAPTERS = ("adapter", "policy_adapter")
 CONFIGS = ("config.json", "folds.json")  # of a model, of a cross-fitted teacher
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
 
 
 def make_folder(path: str | Path) -> Path:
@@ -57,15 +63,15 @@ def file_aside(path: str | Path) -> Iterator[Path]:
     cannot be written.
     """
     path = Path(path)
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    aside = path.with_name(f".writing-{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         aside.touch(0o600)
         yield aside
         aside.chmod(0o600)  # of a writer that made the file anew
         aside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(path, aside, error) from None
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -93,33 +99,83 @@ def folder_aside(folder: str | Path, sync: bool = False) -> Iterator[Path]:
     cannot be written.
     """
     folder = Path(folder).absolute()
-    aside, old = (folder.with_name(f".{what}-{os.getpid()}-{folder.name}") for what in ("writing", "old"))
-    shutil.rmtree(aside, ignore_errors=True)
+    token = secrets.token_hex(4)
+    aside, old = (folder.with_name(f".{what}-{token}-{folder.name}") for what in ("writing", "old"))
     try:
         aside.mkdir(0o700, parents=True)
         yield aside
         if sync:
             _sync(*aside.rglob("*"))
-        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
         if sync:
             _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(folder, aside, error) from None
+    except InputError as error:
+        if type(error) is InputError and aside.name in str(error):  # of a file in the folder: name its final place
+            raise InputError(str(error).replace(aside.name, folder.name)) from None
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_leftovers(*folders: Path) -> None:
-    """Deletes what processes killed while writing have left directly in ``folders``."""
-    for path in (path for folder in folders for what in ("writing", "old") for path in folder.glob(f".{what}-*")):
+def _unwritten(path: Path, aside: Path, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be written: {error}".replace(aside.name, path.name))
+
+
+def remove_leftovers(*folders: Path, name: str = "*") -> None:
+    """Clears what processes killed while writing have left directly in ``folders``.
+
+    A folder that was moved out of the way for a new one that did not take its place is moved back. name: of the files
+    and folders that were written, as a pattern. Nobody else may be writing them.
+    """
+    for path in (path for folder in folders for path in folder.glob(f".old-*-{name}")):
+        if not (place := path.with_name(path.name.split("-", 2)[2])).exists():
+            path.rename(place)
+    for path in (
+        path for folder in folders for what in ("writing", "old") for path in folder.glob(f".{what}-*-{name}")
+    ):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+@contextmanager
+def lock(path: str | Path, busy: str, wait: bool = False) -> Iterator[None]:
+    """Holds an advisory lock, the file ``path``, in the block.
+
+    A process that is killed loses its lock; the file that it leaves means nothing. busy: what is said where another
+    process holds the lock. It is raised as InputError, or with ``wait`` printed before the lock is waited for. On a
+    file system without locks a note is printed, and the block runs without one. Raises InputError if the file cannot be
+    written.
+    """
+    from filelock import FileLock, Timeout  # here, since it imports asyncio
+
+    held = FileLock(path, fallback_to_soft=False)
+    try:
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise InputError(busy) from None
+            print(busy, file=sys.stderr)
+            held.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise InputError(f"{path} cannot be written: {error}") from None
+        place = Path(path).parent
+        print(f"note: {place} cannot be locked ({error}): start no second command that writes there", file=sys.stderr)
+    try:
+        yield
+    finally:
+        if held.is_locked:
+            with suppress(OSError):
+                Path(path).unlink()  # while it is held: who waits for this file then makes a new one
+            held.release()
 
 
 def _sync(*paths: Path) -> None:

@@ -1,15 +1,31 @@
 """Atomic writes, and paths that are checked before a model is loaded."""
 
 import argparse
+import errno
+import fcntl
 import json
 import os
+import subprocess
+import sys
+import threading
 
 import pytest
+from safetensors import SafetensorError
 
 import evaluate
 from mint.errors import InputError
 from mint.evaluation import decoding
-from mint.files import append_text, check_paths, check_unused, file_aside, folder_aside, make_folder, write_aside
+from mint.files import (
+    append_text,
+    check_paths,
+    check_unused,
+    file_aside,
+    folder_aside,
+    lock,
+    make_folder,
+    remove_leftovers,
+    write_aside,
+)
 from mint.teachers import clip_teacher, vilt_teacher
 
 
@@ -111,13 +127,94 @@ def test_a_folder_is_replaced_when_it_is_complete(tmp_path, sync):
     assert [file.name for file in folder.iterdir()] == ["b"] and list(tmp_path.iterdir()) == [folder]
 
 
-def test_two_processes_can_write_the_same_file(tmp_path, monkeypatch):
+def test_two_writers_of_the_same_file_do_not_meet(tmp_path):
+    """Not even with the same process id, as in two containers that share a disk."""
     with file_aside(tmp_path / "x") as ours:
-        monkeypatch.setattr("os.getpid", lambda: -1)
         with file_aside(tmp_path / "x") as theirs:
             theirs.write_text("theirs")
         ours.write_text("ours")
     assert (tmp_path / "x").read_text() == "ours"
+    with folder_aside(tmp_path / "f") as ours, folder_aside(tmp_path / "f") as theirs:
+        assert ours != theirs
+
+
+def test_a_folder_that_a_killed_writer_had_moved_away_is_moved_back(tmp_path):
+    for name in (".old-1a-model", ".old-2b-other", "other", ".writing-1a-model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other"]
+    assert [(tmp_path / name / "file").read_text() for name in ("model", "other")] == [".old-1a-model", "other"]
+
+
+def test_leftovers_of_other_names_stay(tmp_path):
+    for name in (".writing-1a-demo-1", ".writing-1a-demo-2"):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path, name="demo-1")
+    assert [path.name for path in tmp_path.iterdir()] == [".writing-1a-demo-2"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left on device")]
+)
+def test_a_full_disk_is_one_message_that_names_the_final_place(tmp_path, error):
+    with pytest.raises(InputError) as raised:
+        with folder_aside(tmp_path / "step-1") as folder, file_aside(folder / "state.pt"):
+            raise error
+    assert str(raised.value).startswith(f"{tmp_path}/step-1/state.pt cannot be written: ")
+    assert str(raised.value).endswith("No space left on device") and not list(tmp_path.iterdir())
+
+
+# -- locks -------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_is_refused_while_another_process_holds_it_and_free_after_its_death(tmp_path):
+    code = "import sys, time; from mint.files import lock\n"
+    code += f"with lock({str(tmp_path / 'lock')!r}, 'busy'):\n    print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="^in use$"), lock(tmp_path / "lock", "in use"):
+        pass
+    other.kill()
+    other.communicate()
+    with lock(tmp_path / "lock", "in use"):
+        assert (tmp_path / "lock").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_waited_for(tmp_path, capsys):
+    order = []
+
+    def second():
+        with lock(tmp_path / "lock", "waiting", wait=True):
+            order.append("second")
+
+    with lock(tmp_path / "lock", "in use"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"] and capsys.readouterr().err == "waiting\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    ran = []
+    with lock(tmp_path / "lock", "in use"):
+        ran.append(True)
+    said = capsys.readouterr().err
+    assert ran and f"{tmp_path} cannot be locked" in said and "no locks here" in said and len(said.splitlines()) == 1
+
+
+def test_a_place_for_a_lock_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/lock cannot be written"), lock(tmp_path / "file" / "lock", "in use"):
+        pass
 
 
 def test_an_existing_file_or_a_folder_with_files_is_not_unused(tmp_path):

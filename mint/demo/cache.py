@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mint.errors import Stopped
-from mint.files import folder_aside
+from mint.files import folder_aside, lock, make_folder, remove_leftovers
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -17,22 +17,30 @@ def cached(kind: str, sources: Sequence[str], build: Callable[[Path], None], tim
     """The folder for these ``sources`` (files, relative to the package); built if it does not exist.
 
     time: how long the whole demo takes on two CPU cores, to be printed. A build that fails or is stopped leaves
-    nothing. Raises Stopped if a signal stops a training run of the build.
+    nothing; one that another process is at is waited for. Raises Stopped if a signal stops a training run of the build.
     """
     folder = cache_folder(kind, sources)
-    if (folder / "done").is_file():
-        print(f"using the demo data in {folder}")
-    else:
-        print(f"building the demo data in {folder} (once)")
-        print(f"with the alignment, this takes {time} on two CPU cores")
-        try:
-            with folder_aside(folder) as aside:
-                build(aside)
-                (aside / "done").touch()
-        except Stopped as stop:
-            message = "stopped while the demo data were being built: the next start begins again"
-            raise Stopped(stop.number, message) from None
+    if not (folder / "done").is_file():
+        busy = f"another process is building the demo data in {folder}: waiting for it"
+        with lock(make_folder(folder.parent) / f".{folder.name}.lock", busy, wait=True):
+            if not (folder / "done").is_file():
+                _build(folder, build, time)
+                return folder
+    print(f"using the demo data in {folder}")
     return folder
+
+
+def _build(folder: Path, build: Callable[[Path], None], time: str) -> None:
+    print(f"building the demo data in {folder} (once)")
+    print(f"with the alignment, this takes {time} on two CPU cores")
+    remove_leftovers(folder.parent, name=folder.name)
+    try:
+        with folder_aside(folder) as aside:
+            build(aside)
+            (aside / "done").touch()
+    except Stopped as stop:
+        message = "stopped while the demo data were being built: the next start begins again"
+        raise Stopped(stop.number, message) from None
 
 
 def cache_folder(kind: str, sources: Sequence[str]) -> Path:

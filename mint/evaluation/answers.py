@@ -38,16 +38,22 @@ class Answers:
 
     def _read(self) -> None:
         try:
-            content = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = self.path.read_bytes()  # a process may be killed within a character
+        except OSError as error:
             raise InputError(f"{self.path} cannot be read: {error}") from None
         places = {_key(identity): place for place, identity in enumerate(self.identities)}
-        self._cut = bool(content) and not content.endswith("\n")
-        for line in content.split("\n"):
+        self._cut = bool(content) and not content.endswith(b"\n")
+        for line in content.split(b"\n"):
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
                 answer = row.pop(self.field)
-            except (ValueError, KeyError, AttributeError, TypeError):  # the last line of a killed process
+            except (
+                ValueError,
+                RecursionError,
+                KeyError,
+                AttributeError,
+                TypeError,
+            ):  # the last line of a killed process
                 continue
             if (place := places.get(_key(row))) is not None:
                 self.known[place] = answer

@@ -15,6 +15,7 @@ from mint.hub import is_dataset_id
 from mint.models.llama import CausalLM
 from mint.models.lora import lora_layers
 from mint.models.serving import vllm_command
+from mint.training.checkpoints import check_checkpoint, step_of
 from mint.training.run_directory import RunDirectory, load_weights
 from mint.training.summary import summarize
 
@@ -36,7 +37,8 @@ def save_result(run: RunDirectory, config: TrainConfig, model: CausalLM, pairs: 
     """
     best, rows = run.best_checkpoint(config.best), run.rows()
     if best is not None:
-        step = int(best.name.removeprefix("step-"))
+        step = step_of(best)
+        check_checkpoint(best)
         load_weights(best, model)
     result = run.save_result(model)
     serve = vllm_command(model, result) if lora_layers(model) else None

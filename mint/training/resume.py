@@ -1,9 +1,10 @@
 """What a checkpoint belongs to: settings and training pairs, recorded with it and compared when a run is continued.
 
-``state.json`` of a checkpoint holds ``step``, ``total`` (steps of the run), ``settings``, ``pairs`` (their number) and
-``pairs_sha256``. The hash covers what training reads, in its order: token ids, spans and other fields of every pair,
-and of each image the file name and the size in bytes. Image contents, folders, modification times and record ids are
-left out: reading every image would be slow, and the others change when a data set is copied.
+``state.json`` of a checkpoint holds ``total`` (steps of the run), ``settings``, ``pairs`` (their number) and
+``pairs_sha256``, beside the step and the checksums of :mod:`mint.training.checkpoints`. ``pairs_sha256`` covers what
+training reads, in its order: token ids, spans and other fields of every pair, and of each image the file name and the
+size in bytes. Image contents, folders, modification times and record ids are left out: reading every image would be
+slow, and the others change when a data set is copied.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from mint.config import TrainConfig, loss_settings
 from mint.data.batch import EncodedPair
 from mint.errors import InputError
+from mint.training.checkpoints import read_state
 
 # Settings that may differ: where files are (the pairs are compared by their hash), what is saved, evaluated and shown,
 # how the same update is computed, and the length of the run. Any other would make it another run.
@@ -92,15 +94,6 @@ def check_record(checkpoint: Path, record: dict) -> list[str]:
         return []
     schedule = "" if now["schedule"] == "constant" else f"; the {now['schedule']} schedule spans the new length"
     return [f"the run now has {total} steps instead of {before}{schedule}"]
-
-
-def read_state(checkpoint: Path) -> dict:
-    """``state.json`` of a checkpoint. Raises InputError if it cannot be read."""
-    try:
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        return {name: state[name] for name in ("step", "total", "settings", "pairs", "pairs_sha256")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the checkpoint {checkpoint} cannot be read: {error}") from None
 
 
 def _comparable(settings: dict) -> dict:

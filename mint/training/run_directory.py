@@ -4,37 +4,87 @@ config.toml           the resolved settings
 metrics.jsonl         a row for every step and every evaluation
 samples.jsonl         sample answers (--sample-every)
 adapter/              the trained adapter, PEFT's files and a model card (model/ after full fine-tuning)
-checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (see mint.training.resume)
+checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (mint.training.checkpoints)
 curves.png            loss, reward margin and accuracy over the steps; of an interrupted run too
+.lock                 while a run is active in the folder
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
-from mint.files import check_paths, check_writable, folder_aside, make_folder, remove_leftovers, write_aside
+from mint.files import check_paths, check_writable, folder_aside, lock, make_folder, remove_leftovers, write_aside
 from mint.hub import is_dataset_id
 from mint.models import load_model, save_model
 from mint.models.llama import CausalLM
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
-from mint.training.resume import read_state
+from mint.training.checkpoints import (
+    check_checkpoint,
+    newest_intact,
+    read_state,
+    saved_checkpoints,
+    step_of,
+    write_state,
+)
 from mint.training.selection import best_step
 from mint.training.track import check_tracker
+
+NUMBER = (int, float, type(None))  # of the metrics; null stands for one that is not finite
+
+
+@contextmanager
+def open_run(config: TrainConfig) -> Iterator[RunDirectory]:
+    """The folder of a run: its settings checked, made, locked, and ``resumed`` set to the checkpoint to continue from.
+
+    An error after the start of the run names the last good checkpoint. Folders that are made and not used are removed.
+    """
+    check_settings(config)
+    out = Path(config.out or "runs")
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    run = RunDirectory(config)
+    busy = f"{run.path} is in use by another run: wait for its end, or give another --out"
+    try:
+        with lock(run.path / ".lock", busy):
+            remove_leftovers(run.path, run.checkpoints)
+            run.resumed = choose_checkpoint(config)
+            yield run
+    except (InputError, OSError) as error:
+        last = run.last_good() if run.started else None
+        if last is None and isinstance(error, InputError):
+            raise
+        kept = f"; the last good checkpoint is {last} (--resume {last} continues from it)" if last else ""
+        raise InputError(f"{error}{kept}") from None
+    finally:
+        for folder in new if config.out else (run.path, *new):
+            with suppress(OSError):  # those that are not empty stay
+                folder.rmdir()
 
 
 def check_run(config: TrainConfig) -> Path | None:
     """The checkpoint that the run continues from, None for a new run; checked before a model is loaded.
 
-    Raises InputError for paths of ``config`` that cannot be used, for adapter settings that are given with
-    ``--adapter`` and differ from the adapter's, and for a tracker that is not installed.
+    Raises InputError as :func:`check_settings` and :func:`choose_checkpoint` do.
+    """
+    check_settings(config)
+    return choose_checkpoint(config)
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Raises InputError for settings that cannot be used, whatever ``--out`` holds.
+
+    These are paths, adapter settings that are given with ``--adapter`` and differ from the adapter's, and a tracker
+    that is not installed.
     """
     check_paths(config)
     check_tracker(config.track)
@@ -48,7 +98,17 @@ def check_run(config: TrainConfig) -> Path | None:
             if given is not None and given != value and not config.full:
                 flag = f"--{name.replace('_', '-')}"
                 raise InputError(f"{flag} {given}: the adapter in {config.adapter} has {value}; leave {flag} out")
-    out, checkpoint = config.out and Path(config.out), find_checkpoint(config)
+    if config.image_features:
+        check_writable("--image-features", config.image_features, folder=True)
+    check_writable("--out", config.out or "runs", folder=True)
+
+
+def choose_checkpoint(config: TrainConfig) -> Path | None:
+    """The checkpoint that ``--resume`` means, verified; None for a fresh start. Damaged newer ones are reported.
+
+    Raises InputError if it does not exist or is damaged, and for an ``--out`` that holds what would be lost.
+    """
+    out, checkpoint = config.out and Path(config.out), _find_checkpoint(config)
     if out and (out / "metrics.jsonl").exists():
         if not config.resume:
             raise InputError(f"{out} holds a run already: add --resume auto to continue it, or give another --out")
@@ -56,66 +116,61 @@ def check_run(config: TrainConfig) -> Path | None:
             raise InputError(f"--out {out} holds another run than --resume {checkpoint}: give another --out")
         if not checkpoint and ((out / "adapter").exists() or (out / "model").exists()):
             raise InputError(f"{out} holds a result and no checkpoint to resume: give another --out")
-    if config.image_features:
-        check_writable("--image-features", config.image_features, folder=True)
-    check_writable("--out", config.out or "runs", folder=True)
     return checkpoint
 
 
-def find_checkpoint(config: TrainConfig) -> Path | None:
-    """The checkpoint that ``--resume`` means, None for a fresh start. Raises InputError if it does not exist."""
+def _find_checkpoint(config: TrainConfig) -> Path | None:
     if config.resume is None:
         return None
     if config.resume != "auto":
         path = Path(config.resume)
         if not (path / "state.json").is_file():
             raise InputError(f"--resume {path} is not a checkpoint (checkpoints/step-N of a run)")
+        check_checkpoint(path)
         return path
-    saved = _saved(Path(str(config.out)) / "checkpoints")
-    return saved[-1] if saved else None
+    checkpoint, problems = newest_intact(Path(str(config.out)) / "checkpoints")
+    if problems and checkpoint is None:
+        raise InputError(f"--out {config.out} has no intact checkpoint ({'; '.join(problems)}): give another --out")
+    for problem in problems:
+        print(f"{problem}; {checkpoint} is resumed instead", file=sys.stderr)
+    return checkpoint
 
 
 class RunDirectory:
     """Where one training run keeps its files."""
 
     def __init__(self, config: TrainConfig):
-        self.path = Path(config.out) if config.out else _unused(Path("runs") / _stem(config.loss))
+        """The folder is made; without ``config.out``, one that no other run has."""
+        self.path = make_folder(config.out) if config.out else _make_unused(Path("runs") / _stem(config.loss))
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.track: Callable[[dict], None] = lambda row: None  # called with every row of the metrics
         self.record: dict = {}
-        make_folder(self.path)
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"the run directory {self.path} cannot be made: {error}") from None
-        remove_leftovers(self.path, self.checkpoints)
+        self.resumed: Path | None = None  # the checkpoint that the run continues from
+        self.started = False
 
     def start(self, config: TrainConfig, resumed_step: int, record: dict) -> None:
         """Writes the settings, and drops metrics and samples past the step that the run continues from (0: all).
 
-        Checkpoints past that step move to a folder ``superseded``, which ``--keep`` and ``--resume auto`` ignore.
-        record: what every checkpoint of the run stores (:func:`mint.training.resume.make_record`).
+        Checkpoints past that step move to a folder ``superseded``, with the metrics and samples as they are then;
+        ``--keep`` and ``--resume auto`` ignore it. record: what every checkpoint of the run stores
+        (:func:`mint.training.resume.make_record`).
         """
-        self.record = record
-        write_aside(self.path / "config.toml", to_toml(config))
-        for file in filter(Path.exists, (self.metrics, self.samples)):
-            rows = []
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:  # the last line of a killed run may be cut
-                    break
-                if 0 < resumed_step >= row["step"]:
-                    rows.append(line + "\n")
-            write_aside(file, "".join(rows))
-        later = [checkpoint for checkpoint in _saved(self.checkpoints) if _step(checkpoint) > resumed_step]
-        if later:
-            superseded = _unused(self.checkpoints / "superseded")
-            superseded.mkdir()
-            for checkpoint in later:
+        self.record, self.started = record, True
+        make_folder(self.checkpoints)
+        logs = [file for file in (self.metrics, self.samples) if file.exists()]
+        later = [checkpoint for checkpoint in saved_checkpoints(self.checkpoints) if step_of(checkpoint) > resumed_step]
+        if later:  # first: a kill before the metrics are cut leaves a branch complete, this one or the other
+            superseded = _make_unused(self.checkpoints / "superseded")
+            for file in logs:
+                shutil.copyfile(file, superseded / file.name)
+            for checkpoint in reversed(later):
                 checkpoint.rename(superseded / checkpoint.name)
+        write_aside(self.path / "config.toml", to_toml(config))
+        for file in logs:
+            rows = [line for line, row in _read_rows(file) if 0 < resumed_step >= row["step"]]
+            write_aside(file, "".join(line + "\n" for line in rows))
 
     def log(self, row: dict) -> None:
         """Appends one row to ``metrics.jsonl``; tensors become numbers, non-finite numbers null."""
@@ -128,9 +183,15 @@ class RunDirectory:
         _append(self.samples, row)
 
     def rows(self) -> list[dict]:
-        """The rows of ``metrics.jsonl``; none before the first."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        return [json.loads(line) for line in lines]
+        """The rows of ``metrics.jsonl``; none before the first. Damaged ones are left out."""
+        rows = [row for _, row in _read_rows(self.metrics)] if self.metrics.exists() else []
+        return [row for row in rows if all(isinstance(row[name], NUMBER) for name in row.keys() - {"skipped"})]
+
+    def last_good(self) -> Path | None:
+        """The newest intact checkpoint of the run, else the one that it continued from; None without any."""
+        with suppress(OSError):
+            return newest_intact(self.checkpoints)[0] or self.resumed
+        return self.resumed
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the metrics hold an evaluation of ``step``."""
@@ -154,43 +215,59 @@ class RunDirectory:
             self.save_result(model, aside)
             cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
             state = {"optimizer": optimizer.state_dict(), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
-            torch.save(state, aside / "state.pt")
-            (aside / "state.json").write_text(json.dumps({"step": step, **self.record}) + "\n", encoding="utf-8")
-        spared = self.best_checkpoint(best)
-        for old in _saved(self.checkpoints)[:-keep]:
-            if old != spared:
+            with (aside / "state.pt").open("wb") as file:  # torch.save(path) reports a full disk as an internal error
+                torch.save(state, file)
+            write_state(aside, {"step": step, **self.record})
+        spared = (final, self.best_checkpoint(best))
+        for old in saved_checkpoints(self.checkpoints)[:-keep]:
+            if old not in spared:
                 shutil.rmtree(old)
         return final
 
     def best_checkpoint(self, metric: str | None) -> Path | None:
         """The saved checkpoint with the best evaluation by ``metric``; None without a metric or such a checkpoint."""
-        saved: dict[int | None, Path] = {_step(checkpoint): checkpoint for checkpoint in _saved(self.checkpoints)}
+        saved: dict[int | None, Path] = {step_of(path): path for path in saved_checkpoints(self.checkpoints)}
         return saved.get(best_step([row for row in self.rows() if row["step"] in saved], metric)) if metric else None
 
 
 def load_checkpoint(path: Path, model: CausalLM, optimizer: torch.optim.Optimizer) -> int:
-    """Puts weights, optimiser and random states back as they were; returns the step. Raises InputError if damaged."""
+    """Puts weights, optimiser and random states back as they were; returns the step.
+
+    The files are verified before, by :func:`choose_checkpoint`. Raises InputError if they cannot be loaded all the
+    same, as those of a checkpoint without checksums.
+    """
     step = read_state(path)["step"]
+    load_weights(path, model)
     try:
         state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"the checkpoint {path} cannot be read: {error}") from None
-    load_weights(path, model)
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["cpu_rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["cpu_rng"])
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+    except Exception as error:  # of damaged bytes: any
+        raise InputError(
+            f"the checkpoint {path} is damaged: state.pt cannot be loaded ({_first_line(error)})"
+        ) from None
     return step
 
 
 def load_weights(path: Path, model: CausalLM) -> None:
     """Puts the weights of a checkpoint into ``model``. Raises InputError if they do not fit or cannot be read."""
-    if lora_layers(model):
-        restore_adapter(model, path / "adapter")
-    else:
-        parameter = next(model.parameters())
-        saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)
-        model.load_state_dict(saved.state_dict())
+    try:
+        if lora_layers(model):
+            restore_adapter(model, path / "adapter")
+        else:
+            parameter = next(model.parameters())
+            saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)
+            model.load_state_dict(saved.state_dict())
+    except InputError:
+        raise
+    except Exception as error:  # of damaged bytes: any
+        raise InputError(f"the checkpoint {path} is damaged: its weights do not load ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _append(file: Path, row: dict) -> None:
@@ -202,24 +279,30 @@ def _stem(loss: str) -> str:
     return Path(loss.rpartition(":")[0]).stem + "-" + loss.rpartition(":")[2] if ":" in loss else loss
 
 
-def _unused(path: Path) -> Path:
-    """``path``, or the first of path-2, path-3, ... that does not exist."""
-    number = 2
-    candidate = path
-    while candidate.exists():
-        candidate = path.with_name(f"{path.name}-{number}")
-        number += 1
+def _make_unused(path: Path) -> Path:
+    """Makes ``path``, or the first of path-2, path-3, ... that does not exist; returns it."""
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            candidate.mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{candidate} cannot be made: {error}") from None
     return candidate
 
 
-def _saved(checkpoints: Path) -> list[Path]:
-    """The complete checkpoints in a folder, oldest first."""
-    found = (path for path in checkpoints.glob("step-*") if path.name.removeprefix("step-").isdecimal())
-    return sorted((path for path in found if (path / "state.json").is_file()), key=_step)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+def _read_rows(file: Path) -> Iterator[tuple[str, dict]]:
+    """The lines of a log with their rows. Those that a kill has cut, or that were damaged since, are left out."""
+    for line in file.read_bytes().split(b"\n"):  # bytes: a kill may cut within a character
+        try:
+            text = line.decode()
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            yield text, row
 
 
 def _plain(value):

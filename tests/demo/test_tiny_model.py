@@ -1,12 +1,14 @@
 """Small random models for given texts, from the command line."""
 
 import json
+import threading
+import time
 
 import pytest
 
 from mint.data.chat import load_tokenizer
 from mint.demo import __main__ as demo
-from mint.demo.cache import cached
+from mint.demo.cache import cache_folder, cached
 from mint.models import load_model
 from mint.models.llama import Llama
 from mint.models.llava import Llava
@@ -59,3 +61,31 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cached("x", ["demo/cache.py"], build, "a minute")
     assert list((tmp_path / "mint").iterdir()) == []
+
+
+def test_two_builders_of_a_cache_build_it_once(tmp_path, monkeypatch, capsys):
+    """The second waits for the first, and uses what it built; what a killed builder left is removed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = cache_folder("x", ["demo/cache.py"])
+    (folder.parent / f".writing-1a-{folder.name}").mkdir(parents=True)
+    built, begun = [], threading.Event()
+
+    def build(aside):
+        built.append(aside)
+        begun.set()
+        time.sleep(0.3)
+        (aside / "model").touch()
+
+    def ask():
+        cached("x", ["demo/cache.py"], build, "a minute")
+
+    first, second = threading.Thread(target=ask), threading.Thread(target=ask)
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    first.join()
+    second.join()
+    printed = capsys.readouterr()
+    assert len(built) == 1 and "another process is building the demo data" in printed.err
+    assert printed.out.count("using the demo data in") == 1 and (folder / "model").is_file()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -39,6 +39,16 @@ def test_an_interrupted_command_continues(tmp_path):
     assert Answers(path, IDENTITIES).complete(None) == ["yes", "b", "no\u2028mass", "d"]
 
 
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_kill_within_a_character_costs_that_line_alone(tmp_path, cut):
+    path = tmp_path / "answers.jsonl"
+    Answers(path, IDENTITIES).save({0: "yes", 1: "\u00e9\U0001f600"})
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = Answers(path, IDENTITIES)
+    again.save({1: "\u00fc"})
+    assert Answers(path, IDENTITIES).known == {0: "yes", 1: "\u00fc"}
+
+
 def test_the_signal_is_kept(tmp_path):
     with pytest.raises(Stopped) as stop:
         with Answers(tmp_path / "answers.jsonl", IDENTITIES):

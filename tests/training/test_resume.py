@@ -115,7 +115,7 @@ def test_the_same_files_by_another_path_and_given_defaults_are_the_same_settings
 def test_a_damaged_checkpoint_is_named(tmp_path):
     checkpoint = saved(tmp_path, {})
     (checkpoint / "state.json").write_text("{")
-    with pytest.raises(InputError, match="step-4 cannot be read"):
+    with pytest.raises(InputError, match="step-4 is damaged: state.json cannot be read"):
         check_record(checkpoint, record())
 
 
@@ -167,8 +167,11 @@ def test_going_back_to_an_earlier_checkpoint_sets_the_later_ones_aside(setting, 
     run(*settings(setting, out, "--steps", "4", *common))
     run(*settings(setting, out, "--steps", "3", *common, "--resume", f"{out}/checkpoints/step-2"))
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-2", "step-3", "superseded"]
-    assert sorted(path.name for path in (out / "checkpoints" / "superseded").iterdir()) == ["step-3", "step-4"]
-    assert [row["step"] for row in rows(out)] == [1, 2, 3]
+    aside = out / "checkpoints" / "superseded"
+    assert sorted(path.name for path in aside.iterdir()) == ["metrics.jsonl", "step-3", "step-4"]
+    assert [row["step"] for row in rows(aside)] == [1, 2, 3, 4] and [row["step"] for row in rows(out)] == [1, 2, 3]
+    run(*settings(setting, out, "--steps", "4", *common, "--resume", "auto"))  # goes on from the new step 3
+    assert [row["step"] for row in rows(out)] == [1, 2, 3, 4] and rows(out)[:2] == rows(aside)[:2]
 
 
 def test_a_result_without_checkpoints_is_not_started_again(setting, tmp_path, capsys):

@@ -1,0 +1,1 @@
+"""Faults: what is left of a run after kills, full disks, races and signals."""

@@ -7,11 +7,14 @@ process id, so that two processes can write the same file or folder.
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mint.errors import InputError
 from mint.hub import is_dataset_id, local_dir
@@ -35,6 +38,10 @@ MODELS = ("model", "teacher", "base", "clip", "policy", "retrieve_encoder", "gre
 ADAPTERS = ("adapter", "policy_adapter")
 CONFIGS = ("config.json", "folds.json")  # of a model, of a cross-fitted teacher
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+
+DEEPEST = 100  # levels of lists and objects within each other in JSON
+LONG_INTEGER = re.compile(r"\d{300}")
+HALF_OF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # as an escape; UTF-8 cannot hold one
 
 
 def make_folder(path: str | Path) -> Path:
@@ -127,7 +134,7 @@ def read_json(path: Path, optional: bool = False, kind: type | tuple[type, ...] 
     if optional and not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path.parent} is not a model directory: {path.name} is missing") from None
     except (OSError, ValueError) as error:
@@ -136,6 +143,72 @@ def read_json(path: Path, optional: bool = False, kind: type | tuple[type, ...] 
     if not fits:
         raise InputError(f"{path} must hold a JSON object")
     return content
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text (RFC 8259): the only reader of JSON from files and the network.
+
+    Raises InputError for text that is not UTF-8 or not JSON, for NaN, Infinity and numbers that a float cannot hold,
+    half of a surrogate pair, a name given twice in an object, and more than ``DEEPEST`` levels.
+    """
+    try:
+        text = (content.decode("utf-8") if isinstance(content, bytes) else content).removeprefix("\ufeff")
+        value = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_finite_integer if LONG_INTEGER.search(text) else None,
+            object_pairs_hook=_object,
+        )
+        if HALF_OF_A_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except InputError:
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 (byte {error.start + 1})") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"invalid JSON: {error.msg} at column {error.colno}") from None
+    except UnicodeEncodeError:
+        raise InputError("holds half of a surrogate pair, which is not text") from None
+    except RecursionError:
+        raise InputError("invalid JSON: nested too deeply") from None
+    if text.count("[") + text.count("{") > DEEPEST:
+        _check_depth(value)
+    return value
+
+
+def _refuse_constant(name: str):
+    raise InputError(f"invalid JSON: {name} is not a value")
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise InputError(f"invalid JSON: {number[:20]} is larger than a float can be")
+    return value
+
+
+def _finite_integer(number: str) -> int:
+    if len(number) > 300:
+        raise InputError("invalid JSON: a number has too many digits")
+    return int(number)
+
+
+def _object(pairs: list[tuple]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InputError(f"invalid JSON: {next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return value
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for some in inner for one in some if isinstance(one, dict | list)]
+        if not level:
+            return
+    raise InputError("invalid JSON: nested too deeply")
 
 
 def read_lines(path: str) -> list[str]:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -211,11 +212,21 @@ def _check_depth(value: object) -> None:
     raise InputError("invalid JSON: nested too deeply")
 
 
+def read_toml(path: str | Path) -> dict:
+    """The content of a TOML file. Raises InputError if it cannot be read, or holds no TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise InputError(f"{path} cannot be read: nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
 def read_lines(path: str) -> list[str]:
     """The lines of a text file that are not blank. Raises InputError if it cannot be read or has none."""
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not lines:
         raise InputError(f"{path} holds no line")

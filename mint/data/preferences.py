@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mint.data.records import parse_rows, read_bytes
+from mint.data.records import json_lines, parse_rows
 from mint.data.spans import TAG, Answer
 from mint.errors import InputError
 from mint.files import file_aside, parse_json
@@ -95,8 +95,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | dict]]:
     """(line number, content) of every line that is not blank; Parquet rows come as dictionaries."""
     if path.suffix == ".parquet":
         return _parquet_rows(path)
-    content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
-    return ((number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip())
+    return json_lines(path)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mint.data.records import read_bytes
+from mint.data.records import read_text
 from mint.errors import InputError
 from mint.evaluation.metrics import worst_ranks
 from mint.files import folder_aside
@@ -127,8 +127,7 @@ def _read_rows(path: Path) -> list[tuple[float, str]]:
         if path.suffix == ".parquet":
             rows = _pyarrow(str(path))[1].read_table(path).to_pylist()
         else:
-            text = read_bytes(path).decode("utf-8")
-            rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+            rows = list(csv.DictReader(read_text(path).splitlines(), delimiter="\t"))
         ranked = [(float(row["rank"]), str(row["disease_identifier"]).strip()) for row in rows]
     except InputError:
         raise

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 from mint.data.image_files import open_image
 from mint.data.preferences import write_jsonl
 from mint.data.questions import read_questions
+from mint.data.records import read_text
 from mint.data.vqa_files import SPLITS
 from mint.errors import FileProblems, InputError
 from mint.files import check_paths, check_unused
@@ -52,9 +53,9 @@ def read_lesions(path: str | Path) -> list[Lesion]:
     """The rows, images and masks opened. Raises FileProblems naming every bad row, InputError for another table."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = io.StringIO(read_text(path), newline="")
+        rows = list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not rows or not {"image", "mask", "label"} <= set(rows[0]):
         raise InputError(f"{path} needs the columns image, mask and label, and a row")

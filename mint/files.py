@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mint.errors import InputError
-from mint.hub import is_dataset_id, local_dir
+from mint.hub import check_name, is_dataset_id, local_dir
 
 # Flags whose files or folders must exist, and those that name a model: a directory or hub id, or several.
 EXISTING: tuple[str, ...] = (
@@ -247,6 +247,8 @@ def check_paths(args: object) -> None:
     """
     for name in EXISTING:
         path = getattr(args, name, None)
+        if path:
+            check_name(_flag(name), path)
         if path and not Path(path).exists() and not (name in DATA and is_dataset_id(path)):
             raise InputError(f"{_flag(name)} {path} does not exist")
     for name in MODELS:
@@ -257,6 +259,8 @@ def check_paths(args: object) -> None:
                 raise InputError(f"{_flag(name)}: {one} is not a model directory: config.json is missing")
     for name in ADAPTERS:
         adapter = getattr(args, name, None)
+        if adapter:
+            check_name(_flag(name), adapter)
         if adapter and (missing := [file for file in ADAPTER if not Path(adapter, file).is_file()]):
             raise InputError(f"{_flag(name)} {adapter} holds no adapter: {missing[0]} is missing")
     if out := getattr(args, "out", None):
@@ -268,6 +272,7 @@ def check_writable(flag: str, target: str | Path, folder: bool = False) -> None:
 
     folder: it must not be a file.
     """
+    check_name(flag, target)
     path = Path(target).absolute()
     place = next(parent for parent in (path, *path.parents) if parent.exists())
     if place == path and place.is_file() and not folder:

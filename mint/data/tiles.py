@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mint.data.image_files import image_problem
+from mint.data.image_files import find_image, open_image
 from mint.data.prompts import Prompt
 from mint.data.records import parse_rows
 from mint.data.splits import SPLITS
@@ -123,8 +123,10 @@ def _read_folders(root: Path, report: TileReport) -> list[Tile]:
             if file.suffix.lower() not in IMAGE_SUFFIXES:
                 report.passed["files that are no images (passed over)"] += file.is_file()
                 continue
-            problem = image_problem(file)
-            problems += [problem] if problem else []
+            try:
+                open_image(find_image(root, str(file.relative_to(root))))
+            except InputError as error:
+                problems.append(str(error))
             tiles.append(Tile(str(file.relative_to(root)), file, folder.name.replace("_", " ")))
     if problems:
         raise FileProblems(root, problems)
@@ -138,15 +140,12 @@ def _read_table(path: Path) -> list[Tile]:
         table.check(cells)
         values = {key: cells[columns[0]].strip() if columns else "" for key, columns in table.columns.items()}
         name, tissue, split = values["image"], values["tissue"], values["split"].lower()
-        file = (root / name).resolve()
         if not name or not tissue:
             raise InputError("no tissue" if name else "no image")
-        if not file.is_relative_to(root):
-            raise InputError(f"the image {name} is outside the folder of the table")
+        file = find_image(root, name)
         if split and split not in SPLITS:
             raise InputError(f"split {values['split']!r} is not one of {', '.join(SPLITS)}")
-        if problem := image_problem(file):
-            raise InputError(problem)
+        open_image(file)
         return Tile(values["id"] or name, file, tissue, values["subject"], split)
 
     return parse_rows(path, table.rows, parse)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from mint.data.image_files import open_image
+from mint.data.image_files import find_image, open_image
 from mint.data.preferences import write_jsonl
 from mint.data.questions import read_questions
 from mint.data.records import read_text
@@ -62,11 +62,9 @@ def read_lesions(path: str | Path) -> list[Lesion]:
     root, problems, found = path.parent.resolve(), [], []
     for line, row in enumerate(rows, 2):
         try:
-            files = [(root / (row[name] or "")).resolve() for name in ("image", "mask")]
             if not all(row[name] for name in ("image", "mask", "label")):
                 raise InputError("image, mask and label must be given")
-            if not all(file.is_relative_to(root) for file in files):
-                raise InputError("a file is outside the folder of the table")
+            files = [find_image(root, row[name]) for name in ("image", "mask")]
             image, mask = (open_image(file) for file in files)
             if image.size != mask.size:
                 raise InputError(f"the mask is {mask.size}, its image {image.size}")

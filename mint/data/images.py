@@ -78,9 +78,9 @@ def load_processor(folder: str | Path, max_pixels: int | None = None) -> Process
         return own(raw)
     kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or _class_of_model(Path(folder), path)
     known = {family + spelling: processor for family, processor in PROCESSORS.items() for spelling in SPELLINGS}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         names = ", ".join(f"{family}ImageProcessor" for family in PROCESSORS)
-        raise InputError(f"{path}: image_processor_type {kind!r} is not supported; known are {names}")
+        raise InputError(f"{path}: image_processor_type {shown(kind)} is not supported; known are {names}")
     try:
         processor = known[kind](raw)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -143,7 +143,7 @@ def _check_settings(path: Path, raw: dict) -> None:
 def _class_of_model(folder: Path, path: Path) -> str:
     """The class of image processor that the ``model_type`` of config.json implies. InputError if there is none."""
     kind = read_json(folder / "config.json", optional=True).get("model_type")
-    if kind not in OF_MODELS:
+    if not isinstance(kind, str) or kind not in OF_MODELS:
         known = ", ".join(OF_MODELS)
         raise InputError(f"{path} has no image_processor_type, and config.json no model_type that implies one: {known}")
     return OF_MODELS[kind]

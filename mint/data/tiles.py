@@ -99,17 +99,20 @@ def _read_fold(root: Path, images: Path, extracted: str | Path | None) -> Iterat
         raise InputError(f"{images}: say where the tiles are to be written as images (--tiles DIR)")
     try:
         pixels = np.load(images, mmap_mode="r", allow_pickle=False)
-        names = np.load(types, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        names = np.load(types, mmap_mode="r", allow_pickle=False)
+        tissues = [str(name) for name in names] if names.ndim == 1 else []
+    except Exception as error:  # headers are expressions, and damaged ones raise exceptions of many kinds
         raise InputError(f"{images} or {types.name} beside it cannot be read: {error}") from None
-    if pixels.ndim != 4 or pixels.shape[3] != 3 or names.shape != pixels.shape[:1]:
+    if pixels.dtype.kind not in "buif" or not all(name.strip() and name.isprintable() for name in tissues):
+        raise InputError(f"{images} must hold numbers, and {types.name} names of tissues")
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or names.shape != pixels.shape[:1] or 0 in pixels.shape:
         raise InputError(
             f"{images} has the shape {pixels.shape}, {types.name} {names.shape}; expected [N, H, W, 3] and [N]"
         )
     fold = "-".join(part for part in images.parent.relative_to(root).parts if part != "images") or images.parent.name
     folder = Path(extracted) / fold
-    for number, name in enumerate(names):
-        tissue = PANNUKE_NAMES.get("".join(c for c in str(name).lower() if c.isalpha()), str(name))
+    for number, name in enumerate(tissues):
+        tissue = PANNUKE_NAMES.get("".join(c for c in name.lower() if c.isalpha()), name)
         file = folder / f"{number:05d}.png"
         with file_aside(file) as aside:
             Image.fromarray(np.asarray(pixels[number]).clip(0, 255).astype(np.uint8)).save(aside)

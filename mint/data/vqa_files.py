@@ -14,19 +14,18 @@ import pickletools
 from collections import deque
 from pathlib import Path
 
-from mint.data.records import RATIO, UNPACKED, json_lines, parse_rows, read_bytes, read_text
+from mint.data.records import RATIO, json_lines, parse_rows, read_bytes, read_text
 from mint.errors import InputError
 from mint.files import DEEPEST, parse_json
 
 DESCRIBE = "Describe the findings of this image."
 SPLITS = ("train", "val", "test")
-
-
 OPCODES = frozenset(  # of numbers, texts, lists and dictionaries, in protocols 0 to 5
     "MARK STOP POP POP_MARK DUP INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT NONE NEWTRUE NEWFALSE "
     "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_LIST APPEND APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 "
     "TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE PROTO FRAME".split()
 )
+EXPANDED = 32_000_000  # bytes that a small pickle may stand for
 VALUE_SIZE = 64  # bytes that a value takes at least, for the limit on what a pickle expands to
 
 
@@ -66,7 +65,7 @@ def _unpickle(path: Path, content: bytes) -> list:
             if "PUT" in opcode.name and argument is not None and not 0 <= int(argument) <= len(content):
                 raise pickle.UnpicklingError(f"a place in memory that is out of range, {argument}")
         rows = pickle.loads(content)
-        _check_plain(rows, max(UNPACKED, RATIO * len(content)))
+        _check_plain(rows, max(EXPANDED, RATIO * len(content)))
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
         raise InputError(f"{path} is not a pickle of plain records: {error}") from None
     if not isinstance(rows, list):

@@ -20,11 +20,11 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 NESTED = ("text_config", "vision_config", "text_config_dict", "vision_config_dict", "rope_scaling", "rope_parameters")
-LAYERS, WIDTH, HEADS, SIDE = Range(1, 1_000), Range(1, 1_000_000), Range(1, 10_000), Range(1, 100_000)
+LAYERS, WIDTH, HEADS, SIDE = Range(1, 300), Range(1, 1_000_000), Range(1, 10_000), Range(1, 100_000)
 TOKENS, EPSILON, FACTOR = Range(0, 100_000_000), Range(0, 1, whole=False), Range(1e-9, 1e12, whole=False)
 NUMBERS = {
     **dict.fromkeys(("num_hidden_layers", "depth"), LAYERS),
-    "num_global_layers": Range(0, 1_000),
+    "num_global_layers": Range(0, 300),
     "max_window_layers": Range(0, 1_000_000),
     **dict.fromkeys(("hidden_size", "intermediate_size", "out_hidden_size", "projection_dim", "head_dim"), WIDTH),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "attention_heads", "num_heads"), HEADS),

@@ -189,7 +189,7 @@ def _read_run(folder: Path, tasks: Sequence[Task]) -> System:
 
 def _check_metrics(metrics: dict, name: object) -> None:
     """Raises InputError unless metrics.json has the form in which evaluations save it."""
-    rows = metrics.get("rows") or {}
+    rows = metrics.get("rows", {})
     if not isinstance(name, str) or not isinstance(metrics.get("settings"), dict | None):
         raise InputError("metrics.json: name must be a text, and settings an object")
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
@@ -207,6 +207,8 @@ def _check_record(record: dict, task: Task) -> None:
     if not isinstance(record.get("subject"), str | None) or not isinstance(record.get("portrait"), str | None):
         raise InputError("subject and portrait must be texts")
     for metric in task.columns:
+        if isinstance(record.get(metric), str | dict):
+            raise InputError(f"{metric} must be a number")
         if isinstance(record.get(metric), int | float):
             check_number(metric, float(record[metric]), FINITE)
     for metric, score in task.columns.items():

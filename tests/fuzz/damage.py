@@ -57,7 +57,8 @@ BYTES = (
 
 def hostile(rng: random.Random):
     """A value that does not belong there."""
-    return rng.choice(rng.choice((NAMES, NUMBERS, TEXTS, WORDS, LITERALS, OTHERS)))
+    (kind,) = rng.choices((NAMES, NUMBERS, TEXTS, WORDS, OTHERS, LITERALS), (4, 6, 4, 4, 6, 1))
+    return rng.choice(kind)
 
 
 def damage_bytes(rng: random.Random, content: bytes, most: int = 4) -> bytes:
@@ -133,7 +134,7 @@ def damage_json(rng: random.Random, value) -> bytes:
 
 def damage_rows(rng: random.Random, rows: list[dict], separator: bytes = b"\n") -> bytes:
     """A JSON Lines file in which one or several rows are damaged."""
-    return separator.join(damage_json(rng, row) if rng.random() < 0.6 else dump(row) for row in rows) + separator
+    return separator.join(damage_json(rng, row) if rng.random() < 0.4 else dump(row) for row in rows) + separator
 
 
 def damage_table(rng: random.Random, rows: list[list[str]], between: str = "\t") -> bytes:

@@ -226,12 +226,15 @@ def questions(rng: random.Random, folder: Path):
 def pickles(rng: random.Random, folder: Path):
     write_pictures(folder)
     rows = [{"image": "a", "question": "Why?", "answer": "so"}, {"image": "b", "question": "Is it?", "answer": "no"}]
-    shared = rows
-    if rng.random() < 0.3:
+    kind = rng.randrange(3)
+    if kind == 0:
+        rows = damage_value(rng, rows)
+    elif kind == 1:  # a list within a list, each several times: few bytes that stand for many values
+        shared: list = rows
         for _ in range(rng.randint(1, 60)):
             shared = [shared] * rng.randint(1, 10)
         rows = [{**rows[0], rng.choice(("answer", "location", "truth", "qid")): shared}]
-    content = pickle.dumps(damage_value(rng, rows) if rng.random() < 0.4 else rows, protocol=rng.randrange(6))
+    content = pickle.dumps(rows, protocol=rng.randrange(6))
     return read_questions(write(folder, "q.pkl", damage_bytes(rng, content) if rng.random() < 0.7 else content))
 
 
@@ -499,7 +502,16 @@ def tokenizers(rng: random.Random, folder: Path):
         }
         content["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     both = rng.randrange(3)
-    write(folder, "tokenizer.json", damage_json(rng, content) if both != 1 else dump(content))
+    damaged = dump(content)
+    if both != 1 and rng.random() < 0.7:  # all but the vocabulary, which would take most of the damage
+        model = {key: value for key, value in content["model"].items() if key != "vocab"}
+        changed = damage_value(rng, {**content, "model": model}, 2)
+        if isinstance(changed, dict) and isinstance(changed.get("model"), dict):
+            changed["model"].setdefault("vocab", content["model"]["vocab"])
+        damaged = dump(changed, rng)
+    elif both != 1:
+        damaged = damage_json(rng, content)
+    write(folder, "tokenizer.json", damaged)
     write(folder, "tokenizer_config.json", damage_json(rng, settings) if both != 0 else dump(settings))
     if rng.random() < 0.2:
         return TextEncoder(folder, 16).encode("a cyst")
@@ -509,21 +521,23 @@ def tokenizers(rng: random.Random, folder: Path):
 
 
 PIECES = (
-    "{% for i in range(9999) %}",
-    "{% endfor %}",
-    "{{ x }}",
-    "{% if a %}",
-    "{% endif %}",
+    "{% for i in range(9) %}{{ m.content }}{% endfor %}",
+    "{% set x = 'ab' * 99 %}{{ x }}",
     "{{ messages }}",
-    "|tojson",
-)
-PIECES += (
-    "{{ ''.__class__ }}",
-    "{% set x = messages * 3 %}",
+    "{{ messages | tojson(indent=4) }}",
+    "{{ ''.__class__.__mro__ }}",
     "{{ raise_exception('no') }}",
-    "{{ 9 ** 99 }}",
-    "| upper",
-    "[0]",
+    "{{ 9 ** 9 ** 3 }}",
+    "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "{{ undefined.name }}",
+    "{{ '%99999d' % 1 }}",
+    "{{ '\\ud800' }}",
+    "{% if m %}{% break %}{% endif %}",
+    "{{ m.content | center(99999) | upper }}",
+    "{{ [messages] * 99 | length }}",
+    "{% include 'x' %}",
+    "{{ cycler.__init__.__globals__ }}",
+    "{% set ns = namespace(x='ab') %}{% for i in range(20) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
 )
 
 
@@ -532,7 +546,9 @@ def templates(rng: random.Random, folder: Path):
     content, settings = good_tokenizer(str(Path(tempfile.gettempdir()) / "mint-fuzz-tokenizer"))
     write(folder, "tokenizer.json", dump(content))
     write(folder, "tokenizer_config.json", dump(settings))
-    text = damage_text(rng, CHATML, PIECES)
+    places = [i + 2 for i in range(len(CHATML)) if CHATML[i : i + 2] in ("%}", "}}")]
+    at = rng.choice([0, *places])
+    text = CHATML[:at] + rng.choice(PIECES) + CHATML[at:] if rng.random() < 0.7 else damage_text(rng, CHATML, PIECES, 2)
     write(folder, "chat_template.jinja", damage_bytes(rng, text.encode(), 1) if rng.random() < 0.1 else text.encode())
     return load_tokenizer(folder).encode_chat(MESSAGES)
 
@@ -656,8 +672,10 @@ VQA_RECORD = {
     "kind": "closed",
     "answer": "no",
     "images": ["a.png"],
-    "accuracy": 1,
+    "exact": 1.0,
     "recall": 0.5,
+    "closed": 1.0,
+    "open": None,
 }
 METRICS = {
     "name": "system",

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, TypeVar, cast
+from typing import IO, Any, TypeVar
 
 from mint.errors import FileProblems, InputError
 
-PACKINGS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}  # by the first bytes
+# By the first bytes of a file.
+PACKINGS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 UNPACKED, RATIO = 256_000_000, 100  # a file unpacks to at most so many bytes, or to so many times its own, if more
 WHOLE_LIMIT = 8_000_000_000  # bytes of a file that is read as a whole
 LINE_LIMIT = 50_000_000  # bytes of a line of JSON Lines
@@ -92,7 +93,7 @@ def open_unpacked(path: Path, longest: int) -> Unpacked:
     unpack = gzip.open if path.suffix == ".gz" else unpack
     if unpack is None:
         return Unpacked(path, path.open("rb"), max(size, WHOLE_LIMIT), longest)
-    return Unpacked(path, cast(IO[bytes], unpack(path)), max(UNPACKED, RATIO * size), longest)
+    return Unpacked(path, unpack(path), max(UNPACKED, RATIO * size), longest)
 
 
 def read_bytes(path: Path) -> bytes:

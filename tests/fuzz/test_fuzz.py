@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.readers import READERS, attempt
 
-EXAMPLES = 12
+EXAMPLES = 8
 COUNT = itertools.count()
 
 

@@ -91,7 +91,7 @@ def _packets(path: Path, archive: tarfile.TarFile, report: ReadReport) -> Iterat
         if count > COUNT_LIMIT or member.offset <= last:
             raise InputError(f"{path} has more than {COUNT_LIMIT:,} members, or one within another")
         last = member.offset
-        archive.members.clear()  # which would keep all headers
+        archive.members.clear()  # type: ignore[attr-defined]  # which would keep all headers
         name = PurePosixPath(member.name)
         if member.isdir() or name.suffix != ".json":
             continue

@@ -89,8 +89,8 @@ def open_unpacked(path: Path, longest: int) -> Unpacked:
     """
     with path.open("rb") as file:
         start, size = file.read(6), os.fstat(file.fileno()).st_size
-    unpack = next((opener for magic, opener in PACKINGS.items() if start.startswith(magic)), None)
-    unpack = gzip.open if path.suffix == ".gz" else unpack
+    by_content = (opener for magic, opener in PACKINGS.items() if start.startswith(magic))
+    unpack: Callable[[Path], Any] | None = gzip.open if path.suffix == ".gz" else next(by_content, None)
     if unpack is None:
         return Unpacked(path, path.open("rb"), max(size, WHOLE_LIMIT), longest)
     return Unpacked(path, unpack(path), max(UNPACKED, RATIO * size), longest)

@@ -74,6 +74,6 @@ def compare_systems(
         save_results(task, place, results, {"cohort": f"unseen {task.noun} of the demo", "loss": loss})
     print(f"\n{len(examples)} unseen {task.noun}, scores in per cent\n\n{task.text(results)}\n")
     *others, before, after = (place for place, _ in answers.values())
-    files = [after / name for record in results[-1].records if (name := first_image(record))]
+    files = [after / image for record in results[-1].records if (image := first_image(record))]
     save_comparison([before, after, *others], folder, images=sorted({file.resolve().parent for file in files}))
     print(f"page: {folder / 'comparison.html'}")

@@ -224,7 +224,8 @@ def _check_record(record: dict, task: Task) -> None:
                 raise InputError("listed and teacher must be lists of names, and the truth a name")
             _ = [task.lists.is_true(name, record) for name in names]
         if scores is not None:
-            _ = [check_number("a score", score, FINITE) for score in scores]
+            for score in scores:
+                check_number("a score", score, FINITE)
             if len(scores) != len(record["listed"]):
                 raise InputError("scores must be as many as names are listed")
         if "disease_count" in record:

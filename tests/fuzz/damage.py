@@ -58,7 +58,7 @@ BYTES = (
 def hostile(rng: random.Random):
     """A value that does not belong there."""
     (kind,) = rng.choices((NAMES, NUMBERS, TEXTS, WORDS, OTHERS, LITERALS), (4, 6, 4, 4, 6, 1))
-    return rng.choice(kind)
+    return copy.deepcopy(rng.choice(kind))
 
 
 def damage_bytes(rng: random.Random, content: bytes, most: int = 4) -> bytes:

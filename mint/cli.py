@@ -9,15 +9,28 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mint.errors import SHOW_TEXT, InputError, Stopped, without_passwords
+from mint.ranges import SEED, Range, check_number
 
 if TYPE_CHECKING:
     import torch
 
+COUNT = Range(1, 1_000_000_000)
+WHOLE, ANY = Range(-(2**63), 2**63 - 1), Range(-1e300, 1e300, whole=False)
+RANGES = {  # of flags, by the name of the setting; other numbers must be finite, and whole ones of 64 bits
+    **dict.fromkeys(("batch_size", "max_pixels", "limit"), COUNT),
+    **dict.fromkeys(("views", "passages", "teacher_epochs", "row", "steps", "seeds"), COUNT),
+    **dict.fromkeys(("top_k", "bottom_q"), COUNT),
+    "max_new_tokens": Range(1, 1_000_000),
+    "sample_top_k": Range(0, 1_000_000_000),
+    **dict.fromkeys(("temperature", "repetition_penalty"), Range(0, 1e6, whole=False)),
+    "sample_top_p": Range(0, 1, whole=False),
+    "seed": SEED,
+}
 PRIVATE = 0o077  # the umask of commands: files are 0600, folders 0700
 _users_umasks: list[int] = []  # while commands run
 SHOW_TEXT_HELP = "messages may quote records (prompts, notes, answers); without it they only name ids"
@@ -40,6 +53,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self.add_argument("--show-text", action=_ShowText)
         self.fill: Callable[[Parser], None] | None = None  # adds the flags when they are first needed
+        self.ranges: Mapping[str, Range] | None = RANGES  # None: the command checks its numbers itself
 
     def parse_args(self, args=None, namespace=None):
         os.environ.pop(SHOW_TEXT, None)  # of an earlier command in this process
@@ -53,12 +67,25 @@ class Parser(argparse.ArgumentParser):
             except InputError as error:
                 self.error(str(error))
         namespace, unknown = super().parse_known_args(args, namespace)
+        try:
+            self._check_numbers(namespace)
+        except InputError as error:
+            self.error(str(error))
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
             hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
             self.error(f"unknown argument {unknown[0]!r}; {hint}")
         return namespace, unknown
+
+    def _check_numbers(self, namespace: argparse.Namespace) -> None:
+        """Raises InputError for a flag whose number is not finite or out of range."""
+        for action in self._actions:
+            value = getattr(namespace, action.dest, None)
+            if self.ranges is not None and action.type in (int, float) and value is not None:
+                allowed = self.ranges.get(action.dest, WHOLE if action.type is int else ANY)
+                for number in value if isinstance(value, list | tuple) else [value]:
+                    check_number(action.option_strings[0] if action.option_strings else action.dest, number, allowed)
 
     def error(self, message: str):
         """Prints ``message`` without the usage, and exits with status 2."""

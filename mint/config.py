@@ -10,7 +10,6 @@ import ast
 import dataclasses
 import functools
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from pathlib import Path
 
 from mint.cli import Parser
 from mint.errors import InputError
+from mint.files import read_toml
+from mint.ranges import Range, check_number, shown
 
 Setting = bool | int | float | str
 GROUPS = ("data", "model", "adapter", "loss", "optimisation", "hardware", "output")
@@ -161,15 +162,28 @@ class TrainConfig:
         **dict.fromkeys(("lr", "warmup", "weight_decay", "max_grad_norm"), 0),
         **dict.fromkeys(("eval_every", "save_every", "sample_every"), 0),
         "max_length": 2,
+        **dict.fromkeys(("lora_rank", "max_pixels"), 1),
+        **dict.fromkeys(("lora_alpha", "lora_dropout", "adam_beta2"), 0),
+    }
+    MOST: typing.ClassVar[dict[str, float]] = {
+        **dict.fromkeys(("steps", "eval_every", "save_every", "sample_every", "keep", "patience"), 1_000_000_000),
+        **dict.fromkeys(("batch_size", "grad_accum", "lora_rank", "epochs"), 1_000_000),
+        **dict.fromkeys(("max_length", "warmup", "max_pixels"), 1_000_000_000),
+        **dict.fromkeys(("lr", "weight_decay"), 1_000),
+        **dict.fromkeys(("max_grad_norm", "lora_alpha"), 1e9),
+        **dict.fromkeys(("beta", "alpha", "gamma", "lam"), 1e6),
+        **dict.fromkeys(("lora_dropout", "adam_beta2", "label_smoothing"), 1),
     }
 
     def loss_options(self) -> dict[str, Setting]:
         """The settings of the loss that were given. Raises InputError for one given twice, or of another type."""
         for name, value in self.loss_args.items():
             if not isinstance(value, (bool, int, float, str)):
-                raise InputError(f"{name} of the loss must be a number, a boolean or a string, not {value!r}")
+                raise InputError(f"{name} of the loss must be a number, a boolean or a string, not {shown(value)}")
             if name == "name":
                 raise InputError("a setting of a loss cannot be called name, which stands for the loss in a TOML file")
+            if not isinstance(value, str):
+                check_number(f"{name} of the loss", value + 0, Range(-1e12, 1e12, whole=False))
         flags = {name: value for name in self.LOSS_OPTIONS if (value := getattr(self, name)) is not None}
         for name in flags:
             if name in self.loss_args:
@@ -183,10 +197,15 @@ class TrainConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{_flag(name)} must be a finite number, not {value}")
         if not 0 <= self.seed < 2**63:
-            raise InputError(f"--seed must be in [0, 2^63), not {self.seed}")
+            raise InputError(f"--seed must be in [0, 2^63), not {shown(self.seed)}")
         for name, least in self.LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
-                raise InputError(f"{_flag(name)} must be at least {least}, not {value}")
+                raise InputError(f"{_flag(name)} must be at least {least}, not {shown(value)}")
+        for name, most in self.MOST.items():
+            if (value := getattr(self, name)) is not None and value > most:
+                raise InputError(f"{_flag(name)} must be at most {most:g}, not {shown(value)}")
+        if 1 in (self.adam_beta2, self.lora_dropout):
+            raise InputError("--adam-beta2 and --lora-dropout must be below 1")
         if self.epochs <= 0:
             raise InputError(f"--epochs must be positive, not {self.epochs}")
         if self.full and self.dtype == "bfloat16" and self.adapter:
@@ -212,6 +231,7 @@ def parse(config_class: type, argv: Sequence[str] | None, description: str):
     parser = Parser(
         usage="%(prog)s [options]", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.ranges = None  # settings come from a file too: ``check`` of the dataclass
     groups = {name: parser.add_argument_group(name, _describe_losses() if name == "loss" else None) for name in GROUPS}
     groups["data"].add_argument("--config", metavar="FILE", help="TOML file with any of these settings; flags win")
     kinds = {name: _kind(hint) for name, hint in typing.get_type_hints(config_class).items() if name.islower()}
@@ -280,9 +300,9 @@ def _kind(hint) -> type:
 
 def _read_toml(path: str, config_class: type, kinds: dict[str, type]) -> dict:
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"--config {path} cannot be read: {error}") from None
+        values = read_toml(path)
+    except InputError as error:
+        raise InputError(f"--config {error}") from None
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     if isinstance(values.get("loss"), dict):  # a table: the loss's name, and its settings
         settings = values.pop("loss")
@@ -292,11 +312,11 @@ def _read_toml(path: str, config_class: type, kinds: dict[str, type]) -> dict:
         if name not in fields:
             raise InputError(f"{path}: {name!r} is not a setting; see --help for the names")
         if kinds[name] is float and type(value) is int:
-            values[name] = value = float(value)
+            values[name] = value = float(value) if abs(value) < 2**1000 else math.inf
         choices = fields[name].metadata["choices"]
         if type(value) is not kinds[name] or (choices and value not in choices):
             wanted = f"one of {', '.join(choices)}" if choices else f"of type {kinds[name].__name__}"
-            raise InputError(f"{path}: {name} must be {wanted}, not {value!r}")
+            raise InputError(f"{path}: {name} must be {wanted}, not {shown(value)}")
     return values
 
 

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 import secrets
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from mint.errors import InputError
-from mint.hub import is_dataset_id, local_dir
+from mint.hub import check_name, is_dataset_id, local_dir
 
 # Flags whose files or folders must exist, and those that name a model: a directory or hub id, or several.
 EXISTING: tuple[str, ...] = (
@@ -44,6 +48,10 @@ ADAPTERS = ("adapter", "policy_adapter")
 CONFIGS = ("config.json", "folds.json")  # of a model, of a cross-fitted teacher
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems without locks
+
+DEEPEST = 100  # levels of lists and objects within each other in JSON
+LONG_INTEGER = re.compile(r"\d{300}")
+HALF_OF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # as an escape; UTF-8 cannot hold one
 
 
 def make_folder(path: str | Path) -> Path:
@@ -195,7 +203,7 @@ def read_json(path: Path, optional: bool = False, kind: type | tuple[type, ...] 
     if optional and not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path.parent} is not a model directory: {path.name} is missing") from None
     except (OSError, ValueError) as error:
@@ -206,11 +214,87 @@ def read_json(path: Path, optional: bool = False, kind: type | tuple[type, ...] 
     return content
 
 
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text (RFC 8259): the only reader of JSON from files and the network.
+
+    Raises InputError for text that is not UTF-8 or not JSON, for NaN, Infinity and numbers that a float cannot hold,
+    half of a surrogate pair, a name given twice in an object, and more than ``DEEPEST`` levels.
+    """
+    try:
+        text = (content.decode("utf-8") if isinstance(content, bytes) else content).removeprefix("\ufeff")
+        value = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_finite_integer if LONG_INTEGER.search(text) else None,
+            object_pairs_hook=_object,
+        )
+        if HALF_OF_A_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except InputError:
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 (byte {error.start + 1})") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"invalid JSON: {error.msg} at column {error.colno}") from None
+    except UnicodeEncodeError:
+        raise InputError("holds half of a surrogate pair, which is not text") from None
+    except RecursionError:
+        raise InputError("invalid JSON: nested too deeply") from None
+    if text.count("[") + text.count("{") > DEEPEST:
+        _check_depth(value)
+    return value
+
+
+def _refuse_constant(name: str):
+    raise InputError(f"invalid JSON: {name} is not a value")
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise InputError(f"invalid JSON: {number[:20]} is larger than a float can be")
+    return value
+
+
+def _finite_integer(number: str) -> int:
+    if len(number) > 300:
+        raise InputError("invalid JSON: a number has too many digits")
+    return int(number)
+
+
+def _object(pairs: list[tuple]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InputError(f"invalid JSON: {next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return value
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for some in inner for one in some if isinstance(one, dict | list)]
+        if not level:
+            return
+    raise InputError("invalid JSON: nested too deeply")
+
+
+def read_toml(path: str | Path) -> dict:
+    """The content of a TOML file. Raises InputError if it cannot be read, or holds no TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise InputError(f"{path} cannot be read: nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
 def read_lines(path: str) -> list[str]:
     """The lines of a text file that are not blank. Raises InputError if it cannot be read or has none."""
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not lines:
         raise InputError(f"{path} holds no line")
@@ -231,6 +315,8 @@ def check_paths(args: object) -> None:
     """
     for name in EXISTING:
         path = getattr(args, name, None)
+        if path:
+            check_name(_flag(name), path)
         if path and not Path(path).exists() and not (name in DATA and is_dataset_id(path)):
             raise InputError(f"{_flag(name)} {path} does not exist")
     for name in MODELS:
@@ -241,6 +327,8 @@ def check_paths(args: object) -> None:
                 raise InputError(f"{_flag(name)}: {one} is not a model directory: config.json is missing")
     for name in ADAPTERS:
         adapter = getattr(args, name, None)
+        if adapter:
+            check_name(_flag(name), adapter)
         if adapter and (missing := [file for file in ADAPTER if not Path(adapter, file).is_file()]):
             raise InputError(f"{_flag(name)} {adapter} holds no adapter: {missing[0]} is missing")
     if out := getattr(args, "out", None):
@@ -252,6 +340,7 @@ def check_writable(flag: str, target: str | Path, folder: bool = False) -> None:
 
     folder: it must not be a file.
     """
+    check_name(flag, target)
     path = Path(target).absolute()
     place = next(parent for parent in (path, *path.parents) if parent.exists())
     if place == path and place.is_file() and not folder:

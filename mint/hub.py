@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,21 @@ PICKLES = (".bin", ".pt", ".pth")
 TRAINING_STATE = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 
 
+def check_name(flag: str, name: str | Path) -> None:
+    """Raises InputError for a path that no file can have: too long, with a null character, or links in a circle."""
+    try:
+        os.stat(name)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        text = ascii(str(name)) if len(str(name)) < 100 else f"{ascii(str(name))[:100]}..."
+        raise InputError(f"{flag} {text} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def local_dir(name: str | Path) -> Path | None:
     """``name`` if it is a directory, None if it has the form of a hub id. Raises InputError if it is neither."""
     path = Path(name)
+    check_name("the model", name)
     if path.is_dir():
         return path
     if path.exists():
@@ -50,6 +63,7 @@ def resolve_dir(name: str | Path, patterns: Sequence[str]) -> Path:
 
 def is_dataset_id(name: str | Path) -> bool:
     """Whether ``name`` has the form OWNER/NAME, OWNER/NAME:SPLIT or OWNER/NAME:FILE, and is no path that exists."""
+    check_name("the data set", name)
     return bool(DATASET_ID.fullmatch(str(name))) and not Path(name).exists()
 
 

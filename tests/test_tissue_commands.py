@@ -130,6 +130,7 @@ def test_evaluations_are_compared(setting, tmp_path, capsys):
     assert tissue(setting, tmp_path / "u", "--ranker-only") == 0
     assert tissue(setting, tmp_path / "s", "--model", f"{setting}/run/model", "--name", "student") == 0
     command = ["compare", f"teacher={tmp_path}/u", f"{tmp_path}/s", "--out", f"{tmp_path}/c", "--case-pages", "4"]
+    command += ["--images", str(setting)]
     assert evaluate.main(command) == 0
     printed = capsys.readouterr().out
     assert "| | runs | top-1 | top-5 | known names |" in printed and "| teacher | student | top-5 |" in printed

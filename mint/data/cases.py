@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mint.data.prompts import Prompt
+from mint.data.records import read_text
 from mint.errors import InputError
 
 SYSTEM = (
@@ -182,10 +183,7 @@ def read_term_ids(path: str | Path) -> set[str]:
 
     Raises InputError if the file cannot be read or holds none.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    lines = read_text(Path(path)).splitlines()
     ids = {word for line in lines if re.fullmatch(r"HP:\d{7}", word := line.split("\t")[0].strip())}
     if not ids:
         raise InputError(f"{path} holds no HPO ids (HP:0000000) in its first column")

@@ -6,7 +6,6 @@ wrote them (``template``); all other text is encoded by encoders without control
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,10 +13,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from mint.data.encoders import PlainEncoders
+from mint.data.encoders import PlainEncoders, encode_text, tokenizer_errors
 from mint.data.template import LLAMA3_TEMPLATE, AnswerForm, ChatTemplate
 from mint.errors import InputError
-from mint.files import read_json
+from mint.files import parse_json, read_json
 from mint.hub import TOKENIZER_FILES, resolve_dir
 
 CHAT_DATE = "26 Jul 2024"  # the date that Llama 3.2's template prints by default
@@ -45,13 +44,9 @@ def load_tokenizer(name: str | Path, chat_date: str = CHAT_DATE, template: str |
         date = datetime.strptime(chat_date, "%d %b %Y")
     except ValueError:
         raise InputError(f"--chat-date {chat_date!r} is not a date of the form '26 Jul 2024'") from None
-    try:
+    with tokenizer_errors(path):
         settings = _settings(folder) | ({"chat_template": template} if template else {})
         return ChatTokenizer(path.read_text(encoding="utf-8"), settings, date, folder)
-    except InputError:
-        raise
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def _settings(folder: Path) -> dict:
@@ -68,7 +63,12 @@ def _settings(folder: Path) -> dict:
         for name in ("generation_config.json", "config.json")
     ]
     ends = next((end for end in ends if end is not None), [])
-    settings["eos_token_ids"] = ends if isinstance(ends, list) else [ends]
+    settings["eos_token_ids"] = ends = ends if isinstance(ends, list) else [ends]
+    if not all(type(end) is int and 0 <= end < 2**31 for end in ends):
+        raise InputError(f"{folder}: eos_token_id must be the id of a token, or a list of them, not {ends!r:.60}")
+    for name in NAMES:
+        if not isinstance(settings.get(name), str | None):
+            raise InputError(f"{folder / 'tokenizer_config.json'}: {name} must be a text")
     return settings
 
 
@@ -100,7 +100,7 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer_json: str, settings: dict, date: datetime, folder: Path):
         self._full = Tokenizer.from_str(tokenizer_json)
-        content = json.loads(tokenizer_json)
+        content = parse_json(tokenizer_json)
         self._encoders = PlainEncoders(content)
         self._settings, self._folder = settings, folder
         self._runs: dict[tuple[str, bool], list[int]] = {}
@@ -140,11 +140,12 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text; never a control token, whatever the text holds."""
-        return self._encoders.start.encode(text, add_special_tokens=False).ids
+        return encode_text(self._encoders.start, text, self._folder).ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of ids, by default without control tokens."""
-        return self._full.decode(list(ids), skip_special_tokens=skip_special)
+        with tokenizer_errors(self._folder):
+            return self._full.decode(list(ids), skip_special_tokens=skip_special)
 
     # -- prompts ------------------------------------------------------------------------------------------------
 
@@ -174,7 +175,7 @@ class ChatTokenizer:
         if (text, first) in self._runs:
             return self._runs[text, first]
         encoder = self._encoders.start if first else self._encoders.after_control
-        ids = encoder.encode(text, add_special_tokens=False).ids
+        ids = encode_text(encoder, text, self._folder).ids
         if len(text) <= RUN_CACHE_LENGTH:  # role names, line ends: the same in every conversation
             self._runs[text, first] = ids
         return ids
@@ -202,7 +203,7 @@ class ChatTokenizer:
         """
         form = self._form if chat else AnswerForm(continues=True)
         encoder = self._encoders.within_text if form.continues else self._encoders.after_control
-        encoding = encoder.encode(form.prefix + text + form.suffix, add_special_tokens=False)
+        encoding = encode_text(encoder, form.prefix + text + form.suffix, self._folder)
         shift, length = len(form.prefix), len(text)
         edges = ((min(max(edge - shift, 0), length) for edge in offset) for offset in encoding.offsets)
         inside = [(start, end) for start, end in edges]

@@ -7,9 +7,37 @@ decides whether it gets one. Byte-level tokenizers (Llama 3, Qwen) treat all pla
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
+
+from mint.errors import InputError
+
+
+@contextmanager
+def tokenizer_errors(path: str | Path) -> Iterator[None]:
+    """Turns what the tokenizers library raises for a bad tokenizer.json into an InputError that names the file.
+
+    It raises plain Exception, and where its Rust code panics an exception that is no Exception.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"
+        if not (panic or isinstance(error, Exception)):
+            raise
+        why = f"the tokenizers library fails with it ({error})" if panic else error
+        raise InputError(f"{path} cannot be read: {why}") from None
+
+
+def encode_text(encoder: Tokenizer, text: str, path: str | Path) -> Encoding:
+    """Ordinary text, without special tokens. path: names the tokenizer in the InputError that a failure raises."""
+    with tokenizer_errors(path):
+        return encoder.encode(text, add_special_tokens=False)
 
 
 class PlainEncoders:

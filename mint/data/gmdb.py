@@ -24,9 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from PIL import Image
-
 from mint.data.cases import Case, Term
+from mint.data.image_files import find_image, verify_image
 from mint.data.records import ReadReport, parse_rows
 from mint.data.splits import SPLITS
 from mint.data.tables import SUFFIXES, Table, read_table
@@ -303,21 +302,12 @@ def _age(years: str, months: str) -> float | None:
 def _image(row: dict[str, str], folder: Path, missing_images: str, report: ReadReport) -> Path | None:
     """The path of the row's image, whose header has been read; None where there is none and that is allowed."""
     name = row["filename"]
-    try:
-        if not (name and (folder / name).is_file()) and (crop := _crop(row["id"], folder)):
-            report.notes[f"with their aligned crop (ID_aligned{Path(crop).suffix}) as the image"] += 1
-            name = crop
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise InputError(f"the image {name} lies outside {folder}")
-        if name and path.is_file():
-            with Image.open(path) as image:
-                image.verify()
-            return folder / name
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        raise InputError(f"the image {name} cannot be read: {error}") from None
+    if not (name and _is_there(folder, name)) and (crop := _crop(row["id"], folder)):
+        report.notes[f"with their aligned crop (ID_aligned{Path(crop).suffix}) as the image"] += 1
+        name = crop
+    if name and find_image(folder, name).is_file():
+        verify_image(folder / name)
+        return folder / name
     if missing_images != "skip":
         crop = f"{row['id']}_aligned{CROPS[0]}"
         raise InputError(
@@ -327,9 +317,18 @@ def _image(row: dict[str, str], folder: Path, missing_images: str, report: ReadR
     return None
 
 
+def _is_there(folder: Path, name: str) -> bool:
+    """Whether the folder, without what its links lead to, has a file of this name."""
+    try:
+        return find_image(folder, name).is_file()
+    except InputError:
+        return False
+
+
 def _crop(identity: str, folder: Path) -> str:
     """The name of GestaltMatcher's aligned crop of an image; empty if there is none."""
-    found = [name for suffix in CROPS if (folder / (name := f"{identity}_aligned{suffix}")).is_file()]
+    names = [f"{identity}_aligned{suffix}" for suffix in CROPS]
+    found = [name for name in names if _is_there(folder, name)]
     if len(found) > 1:
         raise InputError(f"{' and '.join(found)} are both in {folder}: keep one, or name it as the filename")
     return found[0] if found else ""

@@ -16,6 +16,7 @@ from mint.data.processors.qwen_vl import QwenVLImageProcessor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.errors import InputError
 from mint.files import read_json
+from mint.ranges import Range, check_number, check_numbers, shown
 
 Processor = ClipImageProcessor | MllamaImageProcessor | QwenVLImageProcessor | ViltImageProcessor
 PROCESSORS: dict[str, Callable[[dict], Processor]] = {
@@ -35,6 +36,15 @@ OF_MODELS = {  # by the model's type, where the file names no class
     "qwen3_vl": "Qwen2VLImageProcessor",
     "vilt": "ViltImageProcessor",
 }
+MOST_SIDE, MOST_PIXELS = 20_000, 1_000_000_000  # Qwen-VL's "edges" are numbers of pixels
+NUMBERS = {
+    **dict.fromkeys(("patch_size", "size_divisor"), Range(1, MOST_SIDE)),
+    **dict.fromkeys(("merge_size", "temporal_patch_size", "max_image_tiles"), Range(1, 100)),
+    **dict.fromkeys(("min_pixels", "max_pixels"), Range(1, MOST_PIXELS)),
+    "rescale_factor": Range(1e-9, 1e3, whole=False),
+    "resample": Range(0, 5),
+}
+SIZES, COLOURS = ("size", "crop_size"), ("image_mean", "image_std")
 
 
 class VisionModel(Protocol):
@@ -63,16 +73,17 @@ def load_processor(folder: str | Path, max_pixels: int | None = None) -> Process
     unsupported kind.
     """
     path, raw = _read_settings(Path(folder))
+    _check_settings(path, raw)
     if own := _own_processor(Path(folder)):
         return own(raw)
     kind = raw.get("image_processor_type") or raw.get("feature_extractor_type") or _class_of_model(Path(folder), path)
     known = {family + spelling: processor for family, processor in PROCESSORS.items() for spelling in SPELLINGS}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         names = ", ".join(f"{family}ImageProcessor" for family in PROCESSORS)
-        raise InputError(f"{path}: image_processor_type {kind!r} is not supported; known are {names}")
+        raise InputError(f"{path}: image_processor_type {shown(kind)} is not supported; known are {names}")
     try:
         processor = known[kind](raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"{path} holds a setting of the wrong form: {error}") from None
     if max_pixels is not None:
         if not isinstance(processor, QwenVLImageProcessor):
@@ -112,10 +123,27 @@ def _read_settings(folder: Path) -> tuple[Path, dict]:
     return path, read_json(path)
 
 
+def _check_settings(path: Path, raw: dict) -> None:
+    """Raises InputError for a number out of the range of any image processor, and a list of colours that is none."""
+    check_numbers(path, raw, NUMBERS)
+    for name in SIZES:
+        sizes = raw.get(name)
+        for key, value in (sizes if isinstance(sizes, dict) else {"": sizes}).items():
+            if value is not None:
+                most = MOST_PIXELS if key in ("shortest_edge", "longest_edge") else MOST_SIDE
+                check_number(f"{path}: {name} {key}".rstrip(), value, Range(1, most))
+    for name in COLOURS:
+        colours = raw.get(name)
+        if colours is not None and not (isinstance(colours, list) and len(colours) == 3):
+            raise InputError(f"{path}: {name} must be a list of three numbers, not {shown(colours)}")
+        for colour in colours or ():
+            check_number(f"{path}: {name}", colour, Range(0 if name == "image_mean" else 1e-6, 1e3, whole=False))
+
+
 def _class_of_model(folder: Path, path: Path) -> str:
     """The class of image processor that the ``model_type`` of config.json implies. InputError if there is none."""
     kind = read_json(folder / "config.json", optional=True).get("model_type")
-    if kind not in OF_MODELS:
+    if not isinstance(kind, str) or kind not in OF_MODELS:
         known = ", ".join(OF_MODELS)
         raise InputError(f"{path} has no image_processor_type, and config.json no model_type that implies one: {known}")
     return OF_MODELS[kind]

@@ -6,20 +6,20 @@ untrusted; what cannot be used is counted with its reason, never dropped in sile
 
 from __future__ import annotations
 
-import json
-import lzma
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from mint.data.cases import Case, Term
-from mint.data.records import ReadReport
+from mint.data.records import ReadReport, open_unpacked, read_bytes
 from mint.errors import InputError
+from mint.files import parse_json
 
 FILE_LIMIT = 5_000_000  # bytes of one phenopacket
+HEADER_LIMIT = 2 * FILE_LIMIT  # bytes of a member's header, or of a member
+NAME_LIMIT = 1_000  # characters of a member's name
 COUNT_LIMIT = 1_000_000  # members of an archive
 TOTAL_LIMIT = 1_000_000_000  # bytes of all phenopackets of an archive, which are held in memory
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
@@ -64,53 +64,55 @@ def _files(path: Path, report: ReadReport) -> Iterator[tuple[str, bytes]]:
             if file.is_symlink() or not file.is_file() or file.stat().st_size > FILE_LIMIT:
                 report.skipped["a link, not a file, or larger than 5 MB"] += 1
             else:
-                yield file.name, _content(file)
+                yield file.name, read_bytes(file)
     elif path.name.endswith(ARCHIVES):
         yield from sorted(_members(path, report))
     elif path.suffix == ".json":
-        yield path.name, _content(path)
+        yield path.name, read_bytes(path)
     else:
         raise InputError(f"{path} is neither a folder, a .json file nor one of {', '.join(ARCHIVES)}")
 
 
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error}") from None
-
-
 def _members(path: Path, report: ReadReport) -> list[tuple[str, bytes]]:
-    found, total = [], 0
     try:
-        with tarfile.open(path) as archive:
-            for count, member in enumerate(archive):
-                if count >= COUNT_LIMIT:
-                    raise InputError(f"{path} has more than {COUNT_LIMIT:,} members")
-                name = PurePosixPath(member.name)
-                if member.isdir() or name.suffix != ".json":
-                    continue
-                if not member.isreg() or name.is_absolute() or ".." in name.parts:
-                    report.skipped["a link, a device or a path outside the archive"] += 1
-                elif member.size > FILE_LIMIT:
-                    report.skipped["larger than 5 MB"] += 1
-                else:
-                    total += member.size
-                    if total > TOTAL_LIMIT:
-                        raise InputError(f"{path} holds more than {TOTAL_LIMIT:,} bytes of phenopackets; split it")
-                    found.append((member.name, cast(IO[bytes], archive.extractfile(member)).read()))
-    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        with open_unpacked(path, HEADER_LIMIT) as file:
+            return list(_packets(path, tarfile.open(fileobj=cast(IO[bytes], file), mode="r:"), report))
+    except InputError:
+        raise
+    except Exception as error:  # damaged archives raise exceptions of many kinds
         raise InputError(f"{path} is not a readable archive: {error}") from None
-    return found
+
+
+def _packets(path: Path, archive: tarfile.TarFile, report: ReadReport) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the members that are phenopackets."""
+    count, total, last = 0, 0, -1
+    while member := archive.next():
+        count += 1
+        if count > COUNT_LIMIT or member.offset <= last:
+            raise InputError(f"{path} has more than {COUNT_LIMIT:,} members, or one within another")
+        last = member.offset
+        archive.members.clear()  # type: ignore[attr-defined]  # which would keep all headers
+        name = PurePosixPath(member.name)
+        if member.isdir() or name.suffix != ".json":
+            continue
+        if not member.isreg() or name.is_absolute() or ".." in name.parts:
+            report.skipped["a link, a device or a path outside the archive"] += 1
+        elif member.size > FILE_LIMIT:
+            report.skipped["larger than 5 MB"] += 1
+        elif not member.name.isprintable() or len(member.name) > NAME_LIMIT:
+            report.skipped["a name with control characters, or too long"] += 1
+        else:
+            total += member.size
+            if total > TOTAL_LIMIT:
+                raise InputError(f"{path} holds more than {TOTAL_LIMIT:,} bytes of phenopackets; split it")
+            yield member.name, cast(IO[bytes], archive.extractfile(member)).read()
 
 
 def _case(content: bytes, stem: str, facial_terms: set[str], report: ReadReport) -> Case:
     try:
-        packet = json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise _Unusable("not UTF-8") from None
-    except (ValueError, RecursionError):
-        raise _Unusable("invalid JSON") from None
+        packet = parse_json(content)
+    except InputError as error:
+        raise _Unusable("not UTF-8" if str(error).startswith("not UTF-8") else "invalid JSON") from None
     if not isinstance(packet, dict):
         raise _Unusable("not a JSON object")
     disease = _disease(packet)

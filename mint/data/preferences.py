@@ -20,10 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mint.data.records import parse_rows, read_bytes
+from mint.data.records import json_lines, parse_rows
 from mint.data.spans import TAG, Answer
 from mint.errors import InputError
-from mint.files import file_aside
+from mint.files import file_aside, parse_json
 from mint.hub import fetch_dataset, is_dataset_id
 
 ROLES = ("system", "user", "assistant")
@@ -95,8 +95,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | dict]]:
     """(line number, content) of every line that is not blank; Parquet rows come as dictionaries."""
     if path.suffix == ".parquet":
         return _parquet_rows(path)
-    content = read_bytes(path).removeprefix(b"\xef\xbb\xbf")
-    return ((number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip())
+    return json_lines(path)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
@@ -112,7 +111,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _parse(content: bytes | dict, line: int, require_rejected: bool) -> Preference:
-    raw = content if isinstance(content, dict) else _decode(content)
+    raw = content if isinstance(content, dict) else parse_json(content)
     if not isinstance(raw, dict):
         raise InputError(f"a record must be an object, not {_kind(raw)}")
     raw = {key: value for key, value in raw.items() if value is not None}
@@ -149,40 +148,6 @@ def _check_number(record: Preference, name: str) -> None:
         raise InputError(f"the field {name!r} must be a number, not {_kind(value)}")
     if not abs(value) <= LARGEST:
         raise InputError(f"the field {name!r} must be a finite number that float32 can hold")
-
-
-def _decode(content: bytes):
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 (byte {error.start + 1})") from None
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
-    except InputError:
-        raise
-    except json.JSONDecodeError as error:
-        raise InputError(f"invalid JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise InputError("invalid JSON: nested too deeply") from None
-    except ValueError:  # Python reads no integer of thousands of digits
-        raise InputError("invalid JSON: a number has too many digits") from None
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError("holds half of a surrogate pair, which is not text") from None
-    return value
-
-
-def _refuse_constant(name: str):
-    raise InputError(f"invalid JSON: {name} is not a value")
-
-
-def _object(pairs: list[tuple]) -> dict:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise InputError(f"invalid JSON: {next(n for n in names if names.count(n) > 1)!r} is given twice")
-    return value
 
 
 def _kind(value) -> str:

@@ -12,12 +12,12 @@ A placeholder is a name in braces. ``{{name}}`` stands for the braces themselves
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from mint.errors import InputError
+from mint.files import read_toml
 
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
 
@@ -51,10 +51,7 @@ def read_prompt(path: str | Path, header: str, known: Collection[str], needed: C
     Raises InputError for a file that cannot be read, other keys and placeholders, and a header that the messages lack
     where the file does not name one.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    values = read_toml(path)
     if unknown := [name for name in values if name not in ("system", "user", "header")]:
         raise InputError(f"{path}: {unknown[0]!r} is not one of system, user, header")
     if bad := [name for name, value in values.items() if not isinstance(value, str) or not value.strip()]:

@@ -19,7 +19,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from mint.data.image_files import image_problem
+from mint.data.image_files import find_image, open_image
 from mint.data.preferences import image_names
 from mint.data.records import parse_rows
 from mint.data.vqa_files import read_records
@@ -118,13 +118,30 @@ def _find(name: str, roots: Sequence[Path], found: dict[str, Path | str]) -> Pat
         spelt = [name]
         if not Path(name).suffix:
             spelt = [f"{folder}{name}{end}" for folder in ("", f"{name.split('_')[0]}/") for end in ENDINGS]
-        inside = [root / other for other in spelt for root in roots if (root / other).resolve().is_relative_to(root)]
-        path = next((place for place in inside if place.is_file()), inside[0] if inside else None)
-        found[name] = image_problem(path) or path if path else f"the image {name} is outside the folder of images"
+        try:
+            found[name] = _first_inside(spelt, roots)
+            open_image(found[name])
+        except InputError as error:
+            found[name] = str(error)
     place = found[name]
     if isinstance(place, str):
         raise InputError(place)
     return place
+
+
+def _first_inside(names: Sequence[str], roots: Sequence[Path]) -> Path:
+    """The first file of one of these names in one of these folders. Raises InputError if all lie outside them."""
+    inside, problem = [], None
+    for name in names:
+        for root in roots:
+            try:
+                find_image(root, name)
+                inside.append(root / name)
+            except InputError as error:
+                problem = error
+    if problem and not inside:
+        raise problem
+    return next((place for place in inside if place.is_file()), inside[0])
 
 
 def yes_or_no(text: str) -> str | None:

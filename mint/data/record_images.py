@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from mint.data.chat import ChatTokenizer
-from mint.data.image_files import image_problem, image_size
+from mint.data.image_files import find_image, image_size, open_image
 from mint.data.images import Processor
 from mint.data.preferences import Preference
 from mint.data.processors.qwen_vl import QwenVLImageProcessor
@@ -57,11 +57,12 @@ def find_images(
     paths: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for name in Progress(names, desc="images", unit="image", leave=False):
-        paths[name] = str((root / name).resolve())
-        if not anywhere and not Path(paths[name]).is_relative_to(root):
-            wrong[name] = f"the image {name} is outside the folder of the file (--images-anywhere allows it)"
-        elif problem := image_problem(paths[name]):
-            wrong[name] = problem
+        try:
+            paths[name] = str(find_image(root, name, anywhere))
+            open_image(paths[name])
+        except InputError as error:
+            outside = " (--images-anywhere allows it)" * ("outside the folder" in str(error))
+            wrong[name] = f"{error}{outside}"
     if wrong:
         lines = [(one.line, name) for one in preferences for name in (*one.images, *one.corrupted_images)]
         raise FileProblems(file, [f"{file}:{line}: {wrong[name]}" for line, name in lines if name in wrong])

@@ -7,7 +7,7 @@ Phenotype Ontology's annotations, or of cases with known diagnoses.
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -18,6 +18,7 @@ import bm25s
 import numpy as np
 
 from mint.data.cases import Case, in_prose, write_note
+from mint.data.records import read_text
 from mint.errors import InputError
 
 TABLES = {  # of a folder of descriptions -> the columns that are read
@@ -139,16 +140,15 @@ def _table(folder: Path, name: str) -> Path:
 
 def _rows(folder: Path, name: str) -> Iterator[dict[str, str]]:
     path = _table(folder, name)
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            if missing := TABLES[name].difference(rows.fieldnames or ()):
-                raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-            for row in rows:
-                if any(row[column] is None for column in TABLES[name]):
-                    raise InputError(f"{path}:{rows.line_num}: the row is too short")
-                yield row
-    except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+        if missing := TABLES[name].difference(rows.fieldnames or ()):
+            raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+        for row in rows:
+            if any(row[column] is None for column in TABLES[name]):
+                raise InputError(f"{path}:{rows.line_num}: the row is too short")
+            yield row
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 

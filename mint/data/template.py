@@ -1,6 +1,7 @@
 """A model's own chat template: from messages to runs of text and control tokens.
 
-The template is a program from the checkpoint, so it runs in Jinja2's sandbox. The texts it fills in are data and must
+The template is a program from the checkpoint, so it runs in Jinja2's sandbox, in a process with limits of time, memory
+and output (``template_process``). The texts it fills in are data and must
 not produce control tokens: a marker follows every character of them that could begin a control token's name, so the
 names that remain whole in the output are those that the template itself wrote. For the same reason a template cannot
 act on control names in the data: one that cuts ``<think>...</think>`` out of earlier answers leaves them in as text.
@@ -17,12 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from mint.data.preferences import ROLES
+from mint.data.template_process import LimitExceeded, Template
 from mint.errors import InputError, quote
 
 PRIVATE_USE = range(0xE000, 0xF900)  # characters without a meaning; one of them marks broken names
@@ -73,14 +70,9 @@ class ChatTemplate:
         self._control = _control_pattern(control)
         starts = "".join(sorted({content[0] for content in self._ids}))
         self._starts = re.compile(f"([{re.escape(starts)}])") if starts else None
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlock]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals.update(raise_exception=_raise_exception, strftime_now=date.strftime)
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+            self._template = Template(source, date)
+        except InputError as error:
             raise InputError(f"the chat template of {where} is not valid: {error}") from None
         self._forms: dict[str, set[type]] = {}
         self._find_forms()
@@ -96,7 +88,7 @@ class ChatTemplate:
         safe = [self._safe(number, message, marker) for number, message in enumerate(messages, 1)]
         try:
             text = self._render([self._in_accepted_form(message) for message in safe], add_generation_prompt)
-        except Exception as error:  # someone else's program: whatever it raises is its refusal
+        except InputError as error:
             raise InputError(f"the chat template of {self._where} refuses the messages: {error}") from None
         self._check_complete(messages, text.replace(marker, ""))
         runs: list[Run] = []
@@ -149,7 +141,9 @@ class ChatTemplate:
                 messages = {"user": [probe], "system": [probe, question], "assistant": [question, probe]}[role]
                 try:
                     text = self._render(messages, add_generation_prompt=role != "assistant")
-                except Exception:  # refused, as in ``runs``
+                except LimitExceeded as error:
+                    raise InputError(f"the chat template of {self._where} cannot be used: {error}") from None
+                except InputError:  # refused, as in ``runs``
                     continue
                 if re.search(f"{PROBE}[^'\"]*{SECOND_PROBE}", text):  # quotes: the list itself was printed
                     accepted.add(kind)
@@ -187,7 +181,10 @@ class ChatTemplate:
 
     def _unused_character(self, messages: Sequence[dict]) -> str:
         used = set(self._source) | set(json.dumps(list(messages), ensure_ascii=False, default=str))
-        return next(chr(code) for code in PRIVATE_USE if chr(code) not in used)
+        free = next((chr(code) for code in PRIVATE_USE if chr(code) not in used), None)
+        if free is None:
+            raise InputError("the messages use every character that Unicode leaves to private use; remove one of them")
+        return free
 
     def _safe(self, number: int, message: dict, marker: str) -> dict:
         """The message's role and content and nothing else, its text with markers."""
@@ -232,23 +229,3 @@ def _control_pattern(control: Sequence[dict]) -> re.Pattern | None:
         for token in ordered
     ]
     return re.compile("|".join(alternatives)) if alternatives else None
-
-
-class _GenerationBlock(Extension):
-    """``{% generation %}...{% endgeneration %}``, by which newer templates mark the answer: its content, unchanged."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
-
-
-def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    """The ``tojson`` filter of chat templates: unlike Jinja2's own it escapes no HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str):
-    raise jinja2.TemplateError(message)

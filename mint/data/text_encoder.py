@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,8 +10,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mint.data.encoders import PlainEncoders
+from mint.data.encoders import PlainEncoders, encode_text, tokenizer_errors
 from mint.errors import InputError
+from mint.files import parse_json
 
 # begin, end and padding of a text, in BERT's form and in CLIP's
 MARKS = (("[CLS]", "[SEP]", "[PAD]"), ("<|startoftext|>", "<|endoftext|>", "<|endoftext|>"))
@@ -23,25 +23,23 @@ class TextEncoder:
 
     def __init__(self, folder: str | Path, limit: int):
         """limit: most ids of a text. Raises InputError if ``tokenizer.json`` is missing, damaged or lacks a token."""
-        path = Path(folder) / "tokenizer.json"
-        try:
+        self._path = path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise InputError(f"{folder} has no tokenizer.json")
+        with tokenizer_errors(path):
             content = path.read_text(encoding="utf-8")
             tokenizer = Tokenizer.from_str(content)
-        except FileNotFoundError:
-            raise InputError(f"{folder} has no tokenizer.json") from None
-        except Exception as error:  # the tokenizers library raises plain Exception
-            raise InputError(f"{path} cannot be read: {error}") from None
+            self._plain = PlainEncoders(parse_json(content)).start
         marks = [[i for token in tokens if (i := tokenizer.token_to_id(token)) is not None] for tokens in MARKS]
         complete = [ids for ids in marks if len(ids) == len(MARKS[0])]
         if not complete:
             raise InputError(f"{path} lacks {', or '.join(', '.join(tokens) for tokens in MARKS)}")
         self.first, self.last, self.padding = complete[0]
         self.limit = limit
-        self._plain = PlainEncoders(json.loads(content)).start
 
     def encode(self, text: str) -> tuple[list[int], bool]:
         """(ids, whether the text was cut)."""
-        ids = self._plain.encode(text, add_special_tokens=False).ids
+        ids = encode_text(self._plain, text, self._path).ids
         return [self.first, *ids[: self.limit - 2], self.last], len(ids) > self.limit - 2
 
     def pieces(self, text: str, size: int, overlap: int = 0) -> list[str]:
@@ -49,7 +47,7 @@ class TextEncoder:
 
         A piece begins with the last words of the one before, of at most ``overlap`` ids together.
         """
-        encoded = self._plain.encode(text, add_special_tokens=False)
+        encoded = encode_text(self._plain, text, self._path)
         words: list[tuple[int, int, int]] = []  # ids, first character, the one after the last
         for _, ids in groupby(range(len(encoded.ids)), key=encoded.word_ids.__getitem__):
             places = list(ids)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mint.data.image_files import image_problem
+from mint.data.image_files import find_image, open_image
 from mint.data.prompts import Prompt
 from mint.data.records import parse_rows
 from mint.data.splits import SPLITS
@@ -99,17 +99,20 @@ def _read_fold(root: Path, images: Path, extracted: str | Path | None) -> Iterat
         raise InputError(f"{images}: say where the tiles are to be written as images (--tiles DIR)")
     try:
         pixels = np.load(images, mmap_mode="r", allow_pickle=False)
-        names = np.load(types, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        names = np.load(types, mmap_mode="r", allow_pickle=False)
+        tissues = [str(name) for name in names] if names.ndim == 1 else []
+    except Exception as error:  # headers are expressions, and damaged ones raise exceptions of many kinds
         raise InputError(f"{images} or {types.name} beside it cannot be read: {error}") from None
-    if pixels.ndim != 4 or pixels.shape[3] != 3 or names.shape != pixels.shape[:1]:
+    if pixels.dtype.kind not in "buif" or not all(name.strip() and name.isprintable() for name in tissues):
+        raise InputError(f"{images} must hold numbers, and {types.name} names of tissues")
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or names.shape != pixels.shape[:1] or 0 in pixels.shape:
         raise InputError(
             f"{images} has the shape {pixels.shape}, {types.name} {names.shape}; expected [N, H, W, 3] and [N]"
         )
     fold = "-".join(part for part in images.parent.relative_to(root).parts if part != "images") or images.parent.name
     folder = Path(extracted) / fold
-    for number, name in enumerate(names):
-        tissue = PANNUKE_NAMES.get("".join(c for c in str(name).lower() if c.isalpha()), str(name))
+    for number, name in enumerate(tissues):
+        tissue = PANNUKE_NAMES.get("".join(c for c in name.lower() if c.isalpha()), name)
         file = folder / f"{number:05d}.png"
         with file_aside(file) as aside:
             Image.fromarray(np.asarray(pixels[number]).clip(0, 255).astype(np.uint8)).save(aside)
@@ -123,8 +126,10 @@ def _read_folders(root: Path, report: TileReport) -> list[Tile]:
             if file.suffix.lower() not in IMAGE_SUFFIXES:
                 report.passed["files that are no images (passed over)"] += file.is_file()
                 continue
-            problem = image_problem(file)
-            problems += [problem] if problem else []
+            try:
+                open_image(find_image(root, str(file.relative_to(root))))
+            except InputError as error:
+                problems.append(str(error))
             tiles.append(Tile(str(file.relative_to(root)), file, folder.name.replace("_", " ")))
     if problems:
         raise FileProblems(root, problems)
@@ -138,15 +143,12 @@ def _read_table(path: Path) -> list[Tile]:
         table.check(cells)
         values = {key: cells[columns[0]].strip() if columns else "" for key, columns in table.columns.items()}
         name, tissue, split = values["image"], values["tissue"], values["split"].lower()
-        file = (root / name).resolve()
         if not name or not tissue:
             raise InputError("no tissue" if name else "no image")
-        if not file.is_relative_to(root):
-            raise InputError(f"the image {name} is outside the folder of the table")
+        file = find_image(root, name)
         if split and split not in SPLITS:
             raise InputError(f"split {values['split']!r} is not one of {', '.join(SPLITS)}")
-        if problem := image_problem(file):
-            raise InputError(problem)
+        open_image(file)
         return Tile(values["id"] or name, file, tissue, values["subject"], split)
 
     return parse_rows(path, table.rows, parse)

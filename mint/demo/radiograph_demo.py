@@ -172,7 +172,8 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
     for name, model in (("before", (str(config.model), None)), ("after", aligned(config, folder))):
         print(f"\n{score(name, *model, folder / f'scores-{name}', cache, records)}\n")
     for part, out in (("", folder), ("sensitivity", folder / "sensitivity")):
-        save_comparison([folder / f"scores-{name}" / part for name in ("before", "after")], out)
+        runs = [folder / f"scores-{name}" / part for name in ("before", "after")]
+        save_comparison(runs, out, images=[cache, folder])
         print(f"page: {out / 'comparison.html'}")
 
 

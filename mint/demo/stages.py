@@ -12,7 +12,7 @@ from mint.config import TrainConfig
 from mint.models import load_language_model
 from mint.models.llama import CausalLM
 from mint.models.lora import load_adapter, merge_lora
-from mint.tasks.base import Result, Task, save_results, score_answers
+from mint.tasks.base import Result, Task, first_image, save_results, score_answers
 from mint.tasks.compare_page import save_comparison
 from mint.training.run_directory import RunDirectory
 
@@ -80,5 +80,6 @@ def compare_systems(
         save_results(task, place, results, {"cohort": f"unseen {task.noun} of the demo", "loss": loss})
     print(f"\n{len(examples)} unseen {task.noun}, scores in per cent\n\n{task.text(results)}\n")
     *others, before, after = (place for place, _ in answers.values())
-    save_comparison([before, after, *others], folder)
+    files = [after / image for record in results[-1].records if (image := first_image(record))]
+    save_comparison([before, after, *others], folder, images=sorted({file.resolve().parent for file in files}))
     print(f"page: {folder / 'comparison.html'}")

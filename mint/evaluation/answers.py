@@ -10,6 +10,7 @@ from typing import Any
 
 from mint.errors import InputError, Stopped
 from mint.files import append_text
+from mint.hub import check_name
 
 
 class Answers:
@@ -90,6 +91,8 @@ class Answers:
 
 def stamp(name: str | None) -> list:
     """What tells a model's weights from others under the same name: sizes and times of its files, if it is a folder."""
+    if name:
+        check_name("the model or adapter", name)
     files = sorted(Path(name).glob("*.safetensors")) if name else []
     return [name, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
 

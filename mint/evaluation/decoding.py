@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint.cli import choose_device
+from mint.cli import RANGES, choose_device
 from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
@@ -18,6 +18,7 @@ from mint.models import load_language_model
 from mint.models.generate import Prompt, generate
 from mint.models.llama import CausalLM
 from mint.models.lora import load_adapter, merge_lora
+from mint.ranges import check_number
 
 Loaded = tuple[CausalLM, ChatTokenizer]
 LoadedVision = tuple[CausalLM, ChatTokenizer, ImageReader]
@@ -125,6 +126,7 @@ def apply_generation_config(args: argparse.Namespace, given: Sequence[str], fold
         whole = isinstance(getattr(args, flag), int)
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             raise InputError(f"{path}: {name} is {value!r}, not {'a whole' if whole else 'a'} number")
+        check_number(f"{path}: {name}", value, RANGES[flag])
         setattr(args, flag, value)
     flags = ["decode", *(flag for flag, _ in APPLIED.values())]
     settings = " ".join(f"--{flag.replace('_', '-')} {getattr(args, flag)}" for flag in flags)

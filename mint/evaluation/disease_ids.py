@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from mint.data.cases import Case
-from mint.data.records import read_bytes
+from mint.data.records import read_text
 from mint.errors import InputError
 from mint.evaluation.metrics import aliases, normalize
 
@@ -90,10 +90,7 @@ def read_mondo(path: str | Path) -> dict[str, set[str]]:
     Lines that begin with "#" are passed over. Of the rows with the predicate exactMatch, either side may be Mondo's.
     Raises InputError if the file cannot be read, lacks a column, or has no such row.
     """
-    try:
-        lines = read_bytes(Path(path)).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"--mondo {path} is not UTF-8: {error}") from None
+    lines = read_text(Path(path)).splitlines()
     header, *rows = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")] or [[]]
     columns = ("subject_id", "predicate_id", "object_id")
     if missing := [name for name in columns if name not in header]:

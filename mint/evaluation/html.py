@@ -147,7 +147,10 @@ def name_list(title: object, names: Sequence[str], hits: Sequence[bool], shared:
 
 
 def embed_picture(path: Path, alt: str) -> Html:
-    """The image as a PNG in the page, reduced to ``WIDEST`` pixels; nothing for a file that cannot be read."""
+    """The image as a PNG in the page, reduced to ``WIDEST`` pixels; nothing for a file that cannot be read.
+
+    path: of a file that the reader of the data has found inside its folder (``find_image``).
+    """
     try:
         return embed_image(open_image(path), alt)
     except InputError:

@@ -10,12 +10,14 @@ share the worst of their ranks.
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mint.data.records import read_bytes
+from mint.data.records import read_text
 from mint.errors import InputError
 from mint.evaluation.metrics import worst_ranks
 from mint.files import folder_aside
@@ -23,6 +25,7 @@ from mint.files import folder_aside
 FOLDER = "pheval_disease_results"
 ENDINGS = {"tsv": "-pheval_disease_result.tsv", "parquet": "-disease_result.parquet"}
 FORMS = tuple(ENDINGS)
+LONGEST_STEM = 150  # bytes of an id in the name of a file
 
 
 class Row(NamedTuple):
@@ -59,12 +62,19 @@ def _pyarrow(what: str):
 
 
 def file_stems(ids: Sequence[str]) -> dict[str, str]:
-    """The name of every case's file, without its ending -> the case's id. Raises InputError if two are the same."""
-    stems: dict[str, str] = {}
-    for name in ids:
-        stem = re.sub(r"[/\\\0]", "_", name)
-        if stems.setdefault(stem, name) != name:
+    """The name of every case's file, without its ending -> the case's id.
+
+    In it ``_`` stands for characters that no file name can have, and a long id is cut. Where that makes two ids
+    alike, as ``a/b`` and ``a_b``, the changed ones get a hash of the id. Raises InputError if two ids are the same.
+    """
+    plain = [re.sub(r"[/\\\x00-\x1f]", "_", name).encode()[:LONGEST_STEM].decode(errors="ignore") for name in ids]
+    count, stems = Counter(plain), dict[str, str]()
+    for name, stem in zip(ids, plain, strict=True):
+        if stem != name and count[stem] > 1:
+            stem = f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        if stem in stems:
             raise InputError(f"the cases {stems[stem]!r} and {name!r} would share a file of PhEval results")
+        stems[stem] = name
     return stems
 
 
@@ -127,8 +137,7 @@ def _read_rows(path: Path) -> list[tuple[float, str]]:
         if path.suffix == ".parquet":
             rows = _pyarrow(str(path))[1].read_table(path).to_pylist()
         else:
-            text = read_bytes(path).decode("utf-8")
-            rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+            rows = list(csv.DictReader(read_text(path).splitlines(), delimiter="\t"))
         ranked = [(float(row["rank"]), str(row["disease_identifier"]).strip()) for row in rows]
     except InputError:
         raise

@@ -6,15 +6,16 @@ or     {"id": "case id", "ids": ["OMIM:154700", ...]}     the last two also with
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mint.data.cases import HEADER, format_list
+from mint.data.records import json_lines
 from mint.errors import InputError
 from mint.evaluation.pheval import read_pheval
+from mint.files import parse_json
 
 SHOWN = 20  # problems listed in full
 
@@ -56,14 +57,8 @@ def read_rankings(path: str | Path, ids: Sequence[str], header: str = HEADER) ->
 
 def _read_lines(path: Path, wanted: set[str], header: str, found: dict[str, Prediction]) -> list[str]:
     """Adds the predictions of a file to ``found``; returns what is wrong with it."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
     problems = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(path):
         try:
             name, prediction = _record(line, header)
             if name not in wanted:
@@ -76,12 +71,9 @@ def _read_lines(path: Path, wanted: set[str], header: str, found: dict[str, Pred
     return problems
 
 
-def _record(line: str, header: str) -> tuple[str, Prediction]:
+def _record(line: bytes, header: str) -> tuple[str, Prediction]:
     """(id, prediction) of a line. Raises ValueError with what is wrong."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        raise ValueError("not valid JSON") from None
+    record = parse_json(line)
     if not isinstance(record, dict) or not isinstance(record.get("id"), str):
         raise ValueError('needs a string "id"')
     given = [name for name in ("answer", "listed", "ids") if record.get(name) is not None]

@@ -11,7 +11,6 @@ null not mentioned. GRAPH: {"entities": {key: {"tokens": str, "label": str, "rel
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from mint.data.records import parse_rows, read_bytes
+from mint.data.records import json_lines, parse_rows
 from mint.errors import InputError, quote
 from mint.evaluation.scores import F1, Score, agreement, mean_score
+from mint.files import parse_json
 
 FINDINGS = (  # CheXbert's order
     "Enlarged Cardiomediastinum",
@@ -53,27 +53,16 @@ def read_labels(path: str | Path, ids: Sequence[str]) -> dict[str, dict]:
     if the file cannot be read or records differ in the kinds of labels.
     """
     path = Path(path)
-    try:
-        lines = list(enumerate(read_bytes(path).decode("utf-8-sig").split("\n"), 1))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
     known = set(ids)
-
-    def parse(line: str, number: int) -> tuple[str, dict] | None:
-        return _record(line, known) if line.strip() else None
-
-    found = dict(parse_rows(path, ((number, line) for number, line in lines), parse, key=lambda pair: pair[0]))
+    found = dict(parse_rows(path, json_lines(path), lambda line, _: _record(line, known), key=lambda pair: pair[0]))
     kinds = {tuple(sorted(fields)) for fields in found.values()}
     if len(kinds) > 1:
         raise InputError(f"{path}: some records have chexbert or radgraph and others do not; give both for all, or one")
     return found
 
 
-def _record(line: str, known: set[str]) -> tuple[str, dict]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        raise InputError("not valid JSON") from None
+def _record(line: bytes, known: set[str]) -> tuple[str, dict]:
+    record = parse_json(line)
     if not isinstance(record, dict) or not isinstance(record.get("id"), str | int):
         raise InputError('needs an "id"')
     name = str(record["id"])

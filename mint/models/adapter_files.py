@@ -14,10 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.files import file_aside, write_aside
+from mint.files import file_aside, read_json, write_aside
+from mint.ranges import SHARE, Range, check_number, check_numbers, shown
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's wrapper around the network
+RANK, ALPHA = Range(1, 1_000_000), Range(0, 1e9, whole=False)
+NUMBERS = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": SHARE}
 Factors = dict[str, dict[str, Tensor]]
 # What every adapter written here has in common. peft_version: the first PEFT with this field, and this layout.
 WRITTEN = {
@@ -64,14 +67,10 @@ def read_adapter_config(folder: Path, rename: Callable[[str], str] = str) -> dic
     Raises InputError if it is missing, cannot be read, or is not plain LoRA.
     """
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        complete = config.get("peft_type") == "LORA" and "r" in config and "lora_alpha" in config
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no adapter: {path.name} is missing") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a JSON object: {error}") from None
-    if not complete:
+    if not path.is_file():
+        raise InputError(f"{folder} holds no adapter: {path.name} is missing")
+    config = read_json(path)
+    if config.get("peft_type") != "LORA" or config.get("r") is None or config.get("lora_alpha") is None:
         raise InputError(f"{path} is not a LoRA configuration (peft_type LORA, r, lora_alpha)")
     _check_types(path, config)
     if config.get("bias", "none") != "none":
@@ -87,14 +86,16 @@ def read_adapter_config(folder: Path, rename: Callable[[str], str] = str) -> dic
 
 
 def _check_types(path: Path, config: dict) -> None:
-    numbers: dict[str, type | tuple[type, ...]] = {"r": int, "lora_alpha": (int, float), "lora_dropout": (int, float)}
-    for key, kind in numbers.items():
-        value = config.get(key)
-        if isinstance(value, bool) or not isinstance(value, kind) and not (value is None and key == "lora_dropout"):
-            raise InputError(f"{path}: {key} is {value!r}, not a number")
+    check_numbers(path, config, NUMBERS)
     for key in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(config.get(key) or {}, dict):
+        if not isinstance(config.get(key), dict | None):
             raise InputError(f"{path}: {key} must be an object of layer names and numbers")
+        for name, value in (config.get(key) or {}).items():
+            check_number(f"{path}: {key} of {name:.100}", value, RANK if key == "rank_pattern" else ALPHA)
+    targets = config.get("target_modules")
+    names = targets if isinstance(targets, list) else [targets]
+    if targets is not None and not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: target_modules must be a name or a list of names, not {shown(targets)}")
 
 
 def read_factors(folder: Path, rename: Callable[[str], str] = str) -> Factors:

@@ -31,6 +31,7 @@ from mint.models.mllama import Mllama, MllamaConfig
 from mint.models.names import Pretrained, current_name
 from mint.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from mint.models.qwen_vl import QwenVL, QwenVLConfig
+from mint.models.settings import check_config
 from mint.models.vilt import Vilt, ViltConfig
 
 Config = type[LlamaConfig] | type[ClipConfig] | type[ViltConfig]
@@ -194,8 +195,13 @@ def build_model(raw: dict, where: str | Path) -> Pretrained:
         known = ", ".join(FAMILIES)
         raise InputError(f"{where}: model_type {kind!r} is not supported; the supported families are {known}")
     network, settings, _ = FAMILIES[kind]
+    check_config(raw, where)
+    try:
+        config = settings.from_dict(raw)
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:  # a setting of another form
+        raise InputError(f"{where}: config.json does not describe a {kind} model ({error!r:.200})") from None
     with torch.device("meta"):
-        return network(settings.from_dict(raw))
+        return network(config)
 
 
 def _add_family(kind: str) -> bool:
@@ -229,7 +235,12 @@ def placed_tensors(
                 continue
             kind = model.config.raw["model_type"]
             raise InputError(f"{path} holds {name!r}, which this {kind} model has no place for")
-        tensor = read()
+        try:
+            tensor = read()
+        except SafetensorError as error:
+            raise InputError(f"{path}: {key} cannot be read: {error}") from None
+        if not tensor.dtype.is_floating_point:
+            raise InputError(f"{path}: {key} holds {tensor.dtype}, not floating-point numbers")
         if tensor.shape != expected[key]:
             raise InputError(f"{path}: {key} is {tuple(tensor.shape)}, config.json asks for {tuple(expected[key])}")
         seen.add(key)
@@ -261,7 +272,7 @@ def stored_tensors(folder: Path, name: str | Path | None = None) -> Iterator[Sto
             with safe_open(path, "pt") as file:
                 for key in file.keys():
                     yield path, key, functools.partial(file.get_tensor, key)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 

@@ -24,6 +24,7 @@ from mint.models.lora import LoRALinear
 from mint.models.names import PackedBatch, Pretrained
 from mint.models.recompute import run_layer
 from mint.models.rotary import check_scaling, cos_sin, rope_frequencies
+from mint.models.settings import check_attention
 from mint.ops.elementwise import rms_norm, rotate, swiglu
 
 QWEN = ("qwen2", "qwen3")
@@ -75,7 +76,7 @@ class LlamaConfig:
                 if 0 < full < raw["num_hidden_layers"]:
                     raise InputError(f"{kind} with a sliding window in some layers only is not supported")
                 window = window if full == 0 else None
-            return cls(
+            config = cls(
                 vocab_size=raw["vocab_size"],
                 hidden_size=width,
                 intermediate_size=raw["intermediate_size"],
@@ -96,6 +97,8 @@ class LlamaConfig:
                 qk_norm=kind == "qwen3",
                 raw=dict(raw),
             )
+            check_attention(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+            return config
         except KeyError as error:
             raise InputError(f"config.json lacks {error.args[0]!r}") from None
         except (TypeError, AttributeError) as error:

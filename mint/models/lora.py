@@ -284,7 +284,7 @@ def load_adapter(model: Model, folder: str | Path) -> Model:
     if not factors:
         raise InputError(f"the adapter in {folder} is empty")
     for name, pair in factors.items():
-        rank = pair["lora_A"].shape[0]
+        rank = pair["lora_A"].shape[0] if pair["lora_A"].dim() else 0
         linear = modules[name]
         if pair["lora_A"].shape != (rank, linear.in_features) or pair["lora_B"].shape != (linear.out_features, rank):
             raise InputError(

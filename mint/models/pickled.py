@@ -94,6 +94,7 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
 
     Raises InputError for a file that cannot be read, holds anything but tensors and plain containers, or no state dict.
     """
+    _check_stored(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # damaged files raise exceptions of many kinds
@@ -112,10 +113,26 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+    tensors = isinstance(content, dict) and content and all(isinstance(t, Tensor) for t in content.values())
+    if not tensors or not all(isinstance(name, str) for name in content):
         places = ", ".join(CONTAINERS)
         raise InputError(f"{path} holds no state dict (a dictionary of tensors, alone or under {places})")
+    size = path.stat().st_size
+    for name, tensor in content.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.nbytes > size:
+            raise InputError(f"{path}: {name:.100} is not a plain tensor, or larger than the file")
     return content
+
+
+def _check_stored(path: Path) -> None:
+    """Raises InputError for a zip archive with packed members, which could be of any size; PyTorch packs none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = sum(member.file_size for member in archive.infolist()) > path.stat().st_size
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # PyTorch's older form, or no checkpoint at all
+    if packed:
+        raise InputError(f"{path} is a packed archive, which PyTorch does not write; its content is not read")
 
 
 def _wrapper(names: Collection[str], model: nn.Module | None) -> str:

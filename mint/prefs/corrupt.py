@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from mint.cli import choose_device
-from mint.data.image_files import image_size, open_image
+from mint.data.image_files import find_image, image_size, open_image
 from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.record_images import find_images
 from mint.errors import FileProblems, InputError, describe_error
@@ -184,10 +184,7 @@ def record_mask(preference: Preference, size: tuple[int, int], root: Path) -> tu
     if extra.get("mask"):
         if not isinstance(extra["mask"], str):
             raise InputError("mask must be the name of a file")
-        path = (root / extra["mask"]).resolve()
-        if not path.is_relative_to(root):
-            raise InputError(f"the mask {extra['mask']} is outside the folder of the file")
-        mask = np.asarray(open_image(path).convert("L")) > 0
+        mask = np.asarray(open_image(find_image(root, extra["mask"])).convert("L")) > 0
         if mask.shape != size[::-1]:
             raise InputError(f"the mask {extra['mask']} is {mask.shape[::-1]}, its image {size}")
         return mask, "by a mask"

@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from mint.data.image_files import open_image
+from mint.data.image_files import find_image, open_image
 from mint.data.preferences import write_jsonl
 from mint.data.questions import read_questions
+from mint.data.records import read_text
 from mint.data.vqa_files import SPLITS
 from mint.errors import FileProblems, InputError
 from mint.files import check_paths, check_unused
@@ -52,20 +53,18 @@ def read_lesions(path: str | Path) -> list[Lesion]:
     """The rows, images and masks opened. Raises FileProblems naming every bad row, InputError for another table."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = io.StringIO(read_text(path), newline="")
+        rows = list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not rows or not {"image", "mask", "label"} <= set(rows[0]):
         raise InputError(f"{path} needs the columns image, mask and label, and a row")
     root, problems, found = path.parent.resolve(), [], []
     for line, row in enumerate(rows, 2):
         try:
-            files = [(root / (row[name] or "")).resolve() for name in ("image", "mask")]
             if not all(row[name] for name in ("image", "mask", "label")):
                 raise InputError("image, mask and label must be given")
-            if not all(file.is_relative_to(root) for file in files):
-                raise InputError("a file is outside the folder of the table")
+            files = [find_image(root, row[name]) for name in ("image", "mask")]
             image, mask = (open_image(file) for file in files)
             if image.size != mask.size:
                 raise InputError(f"the mask is {mask.size}, its image {image.size}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +10,11 @@ from pathlib import Path
 
 from mint.data.preferences import image_names, write_jsonl
 from mint.data.questions import Question, yes_or_no
-from mint.data.records import parse_rows
+from mint.data.records import json_lines, parse_rows
 from mint.data.spans import mark_changes
 from mint.data.vqa_files import read_boxes
 from mint.errors import InputError
+from mint.files import parse_json
 from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import edit_answer
 
@@ -40,21 +40,14 @@ def read_asked(path: str | Path) -> list[QuestionRecord]:
     Raises FileProblems naming every bad line, InputError if the file cannot be read or holds none.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    found = parse_rows(path, ((number, line) for number, line in enumerate(lines, 1) if line.strip()), _asked)
+    found = parse_rows(path, json_lines(path), _asked)
     if not found:
         raise InputError(f"{path} holds no records")
     return found
 
 
-def _asked(line: str, number: int) -> QuestionRecord:
-    try:
-        raw = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"invalid JSON: {error}") from None
+def _asked(line: bytes, number: int) -> QuestionRecord:
+    raw = parse_json(line)
     if not isinstance(raw, dict):
         raise InputError("a record must be an object")
     if not (images := image_names(raw)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import gzip
+import io
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from mint.data.cases import HEADER, Case, read_term_ids
 from mint.data.gmdb import COLUMNS, cell_value, list_names, parse_texts, read_gmdb
 from mint.data.phenopackets import read_phenopackets
 from mint.data.prompts import Prompt, read_prompt
-from mint.data.records import parse_rows
+from mint.data.records import parse_rows, read_text
 from mint.data.splits import take_split
 from mint.data.tables import read_table
 from mint.errors import InputError
@@ -197,12 +197,10 @@ def draw_portraits(cases: Sequence[Case], folder: Path) -> list[Case]:
 
 def read_labels(path: str) -> dict[str, str]:
     """HPO id -> label, from a tab-separated table with the columns ``id`` and ``label``. Raises InputError."""
+    rows = csv.DictReader(io.StringIO(read_text(Path(path)), newline=""), delimiter="\t")
     try:
-        opener = gzip.open if str(path).endswith(".gz") else open
-        with opener(path, "rt", encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t")
-            if not {"id", "label"} <= set(rows.fieldnames or ()):
-                raise InputError(f"{path} must have the columns id and label")
-            return {row["id"]: row["label"] for row in rows}
-    except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
+        if not {"id", "label"} <= set(rows.fieldnames or ()):
+            raise InputError(f"{path} must have the columns id and label")
+        return {row["id"]: row["label"] for row in rows if row["label"] is not None}
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read: {error}") from None

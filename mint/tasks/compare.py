@@ -15,14 +15,18 @@ from typing import cast
 
 import numpy as np
 
+from mint.data.records import json_lines, read_bytes
 from mint.errors import InputError, describe_error
 from mint.evaluation.scores import estimate, summands
 from mint.evaluation.statistics import Estimate, bootstrap_sums, paired_p_sums, wilson
+from mint.files import parse_json
+from mint.ranges import Range, check_number
 from mint.tasks import TASKS, load_task
-from mint.tasks.base import Lists, Task, groups_of
+from mint.tasks.base import Lists, Task, first_image, groups_of
 
 COMMON = ((0, "none"), (1, "1"), (2, "2-4"), (5, "5-9"), (10, "10-29"), (30, "30 or more"))  # training cases
 CONFUSIONS = 12
+FINITE = Range(-1e300, 1e300, whole=False)
 OTHER_TEACHER = "C, A and CAR cannot be compared here: not all systems were scored against the same teacher lists."
 
 
@@ -163,29 +167,71 @@ def _distinct(names: Sequence[str], given: Sequence[bool], places: Sequence[Path
 def _read_run(folder: Path, tasks: Sequence[Task]) -> System:
     """The evaluation in a folder as a system of one run."""
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = parse_json(read_bytes(folder / "metrics.json"))
         file = next((folder / task.file for task in tasks if (folder / task.file).is_file()), folder / tasks[0].file)
-        records = tuple(json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip())
+        records = tuple(parse_json(line) for _, line in json_lines(file))
         name = metrics["name"] if "name" in metrics else list(metrics["rows"])[-1]
+        _check_metrics(metrics, name)
         if not records:
-            raise InputError(f"{folder} holds an evaluation of no cases")
+            raise InputError("it holds no cases")
         task = next((task for task in tasks if task.field in records[0]), None)
         if task is None:
-            problem = f"{file.name} is of no known task; name yours with --task FILE.py:CLASS"
-            raise InputError(f"{folder} holds no evaluation that can be read ({problem})")
+            raise InputError(f"{file.name} is of no known task; name yours with --task FILE.py:CLASS")
         for record in records:
-            if task.lists and not isinstance(record["listed"], list):
-                raise InputError(f"{folder} holds no evaluation that can be read (listed is no list)")
-            _ = record["id"], record[task.field], [score.summands(record) for score in task.columns.values()]
-            if task.lists:
-                _ = [float(record[metric]) for metric in task.columns if metric in record]
-    except InputError:
-        raise
-    except (OSError, KeyError) as error:  # a file, a field
+            _check_record(record, task)
+        for score in task.columns.values():
+            if len({len(parts) for record in records if (parts := score.summands(record)) is not None}) > 1:
+                raise InputError(f"{score.heading} is of another form in some records")
+    except (InputError, OSError, KeyError) as error:  # a file, a field
         raise InputError(f"{folder} holds no evaluation that can be read ({error})") from None
-    except (ValueError, TypeError, IndexError) as error:  # a value, which may be a text
+    except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError) as error:  # a value, maybe a text
         raise InputError(f"{folder} holds no evaluation that can be read ({describe_error(error)})") from None
     return System(name, (records,), task, folder, metrics)
+
+
+def _check_metrics(metrics: dict, name: object) -> None:
+    """Raises InputError unless metrics.json has the form in which evaluations save it."""
+    rows = metrics.get("rows", {})
+    if not isinstance(name, str) or not isinstance(metrics.get("settings"), dict | None):
+        raise InputError("metrics.json: name must be a text, and settings an object")
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise InputError("metrics.json: rows must be an object of objects")
+    for row in rows.values():
+        for metric, value in row.items():
+            check_number(f"metrics.json: {metric}", value, FINITE)
+
+
+def _check_record(record: dict, task: Task) -> None:
+    """Raises one of Python's errors unless a record has what comparisons and their page read."""
+    if not isinstance(record["id"], str | int) or isinstance(record["id"], bool):
+        raise InputError("an id must be a text or a whole number")
+    _ = record[task.field], first_image(record)
+    if not isinstance(record.get("subject"), str | None) or not isinstance(record.get("portrait"), str | None):
+        raise InputError("subject and portrait must be texts")
+    for metric in task.columns:
+        if isinstance(record.get(metric), str | dict):
+            raise InputError(f"{metric} must be a number")
+        if isinstance(record.get(metric), int | float):
+            check_number(metric, float(record[metric]), FINITE)
+    for metric, score in task.columns.items():
+        if (parts := score.summands(record)) is not None:
+            for part in np.asarray(parts, dtype=float):
+                check_number(metric, float(part), FINITE)
+    if task.answer and not task.lists:
+        _ = record[task.answer]
+    if task.lists:
+        truth, scores = record[task.lists.truth], record.get("scores")
+        for names in (record["listed"], record.get("teacher") or []):
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in [truth, *names]):
+                raise InputError("listed and teacher must be lists of names, and the truth a name")
+            _ = [task.lists.is_true(name, record) for name in names]
+        if scores is not None:
+            for score in scores:
+                check_number("a score", score, FINITE)
+            if len(scores) != len(record["listed"]):
+                raise InputError("scores must be as many as names are listed")
+        if "disease_count" in record:
+            check_number("disease_count", record["disease_count"], FINITE)
 
 
 def paired_tests(systems: Sequence[System]) -> list[dict]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import accumulate, groupby
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mint.data.image_files import find_image
 from mint.errors import InputError
 from mint.evaluation.charts import forest_axis, forest_cell, line_chart, nice_ticks
 from mint.evaluation.html import (
@@ -49,6 +52,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     add("runs", nargs="+", metavar="RUN", help="folders of evaluate.py; NAME=RUN,RUN for seeds of one system")
     add("--task", metavar="FILE.py:CLASS", help="the task of the evaluations, if it is one of your own")
     add("--baseline", metavar="NAME", help="system that differences refer to (default: the first)")
+    add("--images", metavar="DIR", help="show cases' images that lie in DIR (default: the runs' own)")
     add("--case-pages", type=int, default=60, help="cases shown one by one (default 60)")
     add("--out", default="runs/comparison", metavar="DIR", help="default runs/comparison")
     parser.set_defaults(run=run_compare)
@@ -63,17 +67,27 @@ def run_compare(args: argparse.Namespace) -> None:
     known = Path(args.out) / "comparison.json"
     if known.exists() and _compared(known) != list(map(str, args.runs)):
         raise InputError(f"{args.out} holds a comparison of other evaluations already: give another --out")
-    print(save_comparison(args.runs, Path(args.out), args.baseline, args.case_pages, args.task))
+    print(
+        save_comparison(
+            args.runs, Path(args.out), args.baseline, args.case_pages, args.task, [args.images] if args.images else ()
+        )
+    )
     print(f"saved in {args.out}: comparison.md, .csv, .json and .html")
 
 
 def save_comparison(
-    runs: Sequence[str | Path], out: Path, baseline: str | None = None, case_pages: int = 60, task: str | None = None
+    runs: Sequence[str | Path],
+    out: Path,
+    baseline: str | None = None,
+    case_pages: int = 60,
+    task: str | None = None,
+    images: Sequence[str | Path] = (),
 ) -> str:
     """Compares the runs and writes comparison.md, .csv, .json and .html; returns the first.
 
     runs, task: see ``load_systems``. baseline: the system that the page shows differences to (default: the first).
-    case_pages: cases shown one by one.
+    case_pages: cases shown one by one. images: folders whose images the page may hold, beside those of the runs: what a
+    record names elsewhere is not read, since evaluations are files that others may have written.
     Raises InputError as ``load_systems`` does.
     """
     given = list(map(str, runs))
@@ -83,7 +97,7 @@ def save_comparison(
         "md": compare.markdown(systems, tests),
         "csv": compare.table(systems),
         "json": json.dumps({"runs": given, "baseline": base.name, **compare.as_json(systems, tests)}, indent=2) + "\n",
-        "html": write_html(systems, tests, base, max(0, case_pages)),
+        "html": write_html(systems, tests, base, max(0, case_pages), [Path(folder) for folder in images]),
     }
     make_folder(out)
     for suffix, content in files.items():
@@ -95,12 +109,14 @@ def _compared(file: Path) -> list[str] | None:
     """The evaluations that a saved comparison is of, None if the file does not tell."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))["runs"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def write_html(systems: Sequence[System], tests: Sequence[dict], baseline: System, cases: int) -> str:
-    """The page. cases: how many are shown one by one."""
+def write_html(
+    systems: Sequence[System], tests: Sequence[dict], baseline: System, cases: int, images: Sequence[Path] = ()
+) -> str:
+    """The page. cases: how many are shown one by one. images: as in :func:`save_comparison`."""
     task = systems[0].task
     parts = [*_lead(systems), tag("h2", "Scores"), *_scores(systems, baseline)]
     if task.lists:
@@ -111,7 +127,7 @@ def write_html(systems: Sequence[System], tests: Sequence[dict], baseline: Syste
         parts += [tag("h2", f"Differences to {baseline.name}"), *_differences(systems, tests, baseline)]
     if task.lists:
         parts += [tag("h2", "Most frequent confusions"), *_confusions(systems)]
-    parts += [tag("h2", "Cases"), *_cases(systems, cases)]
+    parts += [tag("h2", "Cases"), *_cases(systems, cases, images)]
     return html_page(f"Comparison: {task.name}", *parts)
 
 
@@ -277,7 +293,7 @@ def _confusions(systems: Sequence[System]) -> list[Html]:
     ]
 
 
-def _cases(systems: Sequence[System], count: int) -> list[Html]:
+def _cases(systems: Sequence[System], count: int, images: Sequence[Path]) -> list[Html]:
     """Those on which the systems differ most, first; a quarter is kept for those on which they agree."""
     task, spread = systems[0].task, _spread(systems)
     order = np.argsort(-spread, kind="stable")
@@ -293,7 +309,7 @@ def _cases(systems: Sequence[System], count: int) -> list[Html]:
         note += f" Beside a system's letter: the first score that the case has of {names}."
     if hidden := [title for name, title in task.texts.items() if not any(name in s.cases[0] for s in systems)]:
         note += f" Not saved: {', '.join(hidden).lower()}. Evaluate with --keep-notes, or again with --resume too."
-    shown = [_case(systems, int(place), None if spread[place] > 0 else "plain") for place in order]
+    shown = [_case(systems, int(place), None if spread[place] > 0 else "plain", images) for place in order]
     return [tag("p", note), filter_box("only cases on which the systems differ"), tag("div", *shown)]
 
 
@@ -314,10 +330,10 @@ def _spread(systems: Sequence[System]) -> np.ndarray:
     return total
 
 
-def _case(systems: Sequence[System], place: int, class_: str | None) -> Html:
+def _case(systems: Sequence[System], place: int, class_: str | None, images: Sequence[Path]) -> Html:
     task, own = systems[0].task, [system.cases[place] for system in systems]
     named = list(zip(systems, own, strict=True))
-    parts = [picture for s, found in named if (picture := _picture(first_image(found), s.folder))][:1]
+    parts = [picture for s, found in named if (picture := _picture(first_image(found), s.folder, images))][:1]
     texts = {title: next((r[field] for r in own if field in r), None) for field, title in task.texts.items()}
     parts += [tag("div", tag("b", title), tag("br"), text, class_="note") for title, text in texts.items() if text]
     if task.lists:
@@ -357,6 +373,9 @@ def _case_scores(system: System, record: dict) -> dict[Score, str]:
     }
 
 
-def _picture(name: str | None, folder: Path) -> Html:
-    path = folder / str(name)
-    return embed_picture(path, "image of the case") if name and path.is_file() else Html()
+def _picture(name: str | None, folder: Path, images: Sequence[Path]) -> Html:
+    """The image that a record names relative to its ``folder``; nothing where it lies in none of the folders."""
+    for root in (folder, *images) if name else ():
+        with suppress(InputError):
+            return embed_picture(find_image(root, os.path.abspath(folder / str(name))), "image of the case")
+    return Html()

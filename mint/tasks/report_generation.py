@@ -19,6 +19,7 @@ from nltk.stem import PorterStemmer
 from nltk.translate.meteor_score import single_meteor_score
 
 from mint.data.questions import Question, read_questions
+from mint.data.records import read_text
 from mint.data.vqa_files import SPLITS
 from mint.errors import InputError
 from mint.evaluation.folder import EvaluationFolder
@@ -68,9 +69,9 @@ def read_findings(path: str | Path = FINDINGS) -> tuple[Finding, ...]:
     Raises InputError if the table cannot be read or names something twice.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            rows = [[name.strip() for name in row if name.strip()] for row in csv.reader(file, delimiter="\t")]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = csv.reader(io.StringIO(read_text(Path(path)), newline=""), delimiter="\t")
+        rows = [[name.strip() for name in row if name.strip()] for row in table]
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     rows = [row for row in rows if row]
     twice = [name for name, count in Counter(name.lower() for row in rows for name in row).items() if count > 1]

@@ -297,8 +297,8 @@ BAD = {
     "link": ({"filename": "link.png"}, "the image link.png lies outside"),
     "loop": ({"filename": "loop.png"}, "the image loop.png "),
     "long name": ({"filename": "x" * 5000}, "the image xxx"),
-    "not an image": ({"filename": "text.png"}, "the image text.png cannot be read"),
-    "cut short": ({"filename": "short.png"}, "the image short.png cannot be read"),
+    "not an image": ({"filename": "text.png"}, "the image .*text.png cannot be read"),
+    "cut short": ({"filename": "short.png"}, "the image .*short.png cannot be read"),
 }
 
 
@@ -326,7 +326,7 @@ def test_a_bad_row_is_named_with_what_is_wrong(cohort, changes, problem):
 
 @pytest.mark.parametrize("name", ["../outside.png", "../absent.png", "link.png", "text.png", "short.png"])
 def test_only_a_missing_image_may_be_allowed(cohort, name):
-    with pytest.raises(FileProblems, match=f"the image {name} (lies outside|cannot be read)"):
+    with pytest.raises(FileProblems, match=f"the image .*{name} (lies outside|cannot be read)"):
         read_gmdb(write(cohort, ROW | {"filename": name}), missing_images="skip")
 
 

@@ -109,7 +109,7 @@ def test_every_bad_line_is_named(tmp_path):
     with pytest.raises(FileProblems) as error:
         read_labels(write(tmp_path / "labels.jsonl", rows), ["a", "b"])
     wanted = [
-        "not valid JSON",
+        "invalid JSON",
         'needs an "id"',
         "no report has the id 'x'",
         'needs "chexbert" or "radgraph"',

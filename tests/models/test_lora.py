@@ -350,4 +350,4 @@ def test_missing_and_damaged_files(adapter, tmp_path):
     (adapter / "adapter_model.safetensors").unlink()
     refuse(adapter, "is missing")
     (adapter / "adapter_config.json").write_text("{")
-    refuse(adapter, "is not a JSON object")
+    refuse(adapter, "invalid JSON")

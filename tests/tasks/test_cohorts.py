@@ -97,7 +97,7 @@ def test_what_cannot_be_read(packets, table, tmp_path):
         (packets, ["--portraits", tmp_path / "p"], "no case has a facial finding that can be drawn"),
         (packets, ["--face-terms", face, "--portraits", tmp_path / "file"], "cannot be written"),
         (table, ["--hpo-terms", face], "must have the columns id and label"),
-        (table, ["--hpo-terms", tmp_path / "none"], "none cannot be read"),
+        (table, ["--hpo-terms", tmp_path / "none"], "none does not exist"),
     ):
         if "columns" in message:
             face.write_text("a\tb\n")

@@ -4,6 +4,7 @@ import json
 import re
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -48,6 +49,41 @@ def runs(tmp_path):
         "half": save(tmp_path / "half", "half", [0, 1, 2, 3, 4, 4, 4, None]),
         "other": save(tmp_path / "other", "half", [0, 1, 2, 3, 4, 4, 2, None]),
     }
+
+
+def change_records(folder, **fields):
+    file = Path(folder) / "predictions.jsonl"
+    records = [json.loads(line) | fields for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_a_page_holds_images_of_the_runs_and_of_the_folders_named_alone(runs, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    Image.new("RGB", (4, 4)).save(secret / "face.png")
+    (tmp_path / "good" / "link.png").symlink_to(secret / "face.png")
+    command = ["compare", runs["good"], "--out", f"{tmp_path}/out"]
+    for name, shown in (("face.png", 8), ("../secret/face.png", 0), (f"{secret}/face.png", 0), ("link.png", 0)):
+        change_records(runs["good"], portrait=name)
+        assert evaluate.main(command) == 0
+        assert (tmp_path / "out" / "comparison.html").read_text().count("data:image/png") == shown, name
+    change_records(runs["good"], portrait="../secret/face.png")
+    assert evaluate.main([*command, "--images", str(secret)]) == 0
+    assert (tmp_path / "out" / "comparison.html").read_text().count("data:image/png") == 8
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id": ["c"]}, {"id": True}, {"listed": "Alpha"}, {"listed": [1]}, {"teacher": {"a": 1}}, {"disease": 3},
+        {"portrait": 3}, {"images": "x"}, {"top_1": "high"}, {"top_1": [1]}, {"disease_count": "many"}, {"subject": 1},
+        {"scores": ["a"]}, {"scores": [1.0]},
+    ],
+)  # fmt: skip
+def test_records_of_a_wrong_type_are_refused_where_they_are_read(runs, fields):
+    change_records(runs["good"], **fields)
+    with pytest.raises(InputError, match="holds no evaluation that can be read"):
+        load_systems([runs["good"]])
 
 
 def test_the_tables_by_hand(runs):

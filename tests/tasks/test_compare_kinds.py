@@ -97,7 +97,7 @@ def save_looks(folder, name, ratios):
 
 def compare(folder, *runs):
     """(numbers of both systems, the tests, comparison.md); the page is whole and has an image for every case."""
-    assert evaluate.main(["compare", *runs, "--out", f"{folder}/out"]) == 0
+    assert evaluate.main(["compare", *runs, "--images", str(folder), "--out", f"{folder}/out"]) == 0
     record = json.loads((folder / "out" / "comparison.json").read_text())
     text = (folder / "out" / "comparison.html").read_text(encoding="utf-8")
     page = Page()

@@ -155,8 +155,8 @@ def test_values_that_cannot_be_meant(setting, tmp_path, capsys, flags, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"lora_alpha": "16"}, "lora_alpha is '16', not a number"),
-        ({"r": True}, "r is True, not a number"),
+        ({"lora_alpha": "16"}, "lora_alpha must be a number, not '16'"),
+        ({"r": True}, "r must be a whole number, not True"),
         ({"rank_pattern": ["a"]}, "rank_pattern must be an object"),
     ],
 )

@@ -17,7 +17,6 @@ from mint.evaluation.report_labels import read_labels
 from mint.prefs.claims import Truth
 from mint.prefs.corrupt import record_mask
 from mint.privacy import find_identifiers
-from mint.tasks.compare import load_systems
 
 FOUND = {
     "date": [
@@ -153,12 +152,6 @@ def labels(folder):
     read_labels(folder / "labels.jsonl", ["a"])
 
 
-def evaluation(folder):
-    (folder / "metrics.json").write_text('{"name": "x"}')
-    (folder / "predictions.jsonl").write_text(json.dumps({"id": "a", "disease": "x", "listed": [], "car": TEXT}))
-    load_systems([str(folder)])
-
-
 def boxes(folder):
     answer = Answer("x")
     record_mask(Preference("a", 1, "x", answer, answer, extra={"boxes": [[TEXT, 1, 2, 3]]}), (4, 4), folder)
@@ -171,7 +164,6 @@ MESSAGES = {
     "finding": lambda folder: table(folder, COLUMNS, "1", "x", f"HP:1 {TEXT}"),
     "no header": lambda folder: table(folder, ("7", TEXT), "8", "y"),
     "labels": labels,
-    "evaluation": evaluation,
     "boxes": boxes,
     "side": lambda _: Truth.from_dict({"findings": [{"name": "x", "present": True, "side": TEXT}]}),
     "degree": lambda _: Truth.from_dict({"findings": [{"name": "x", "present": True, "degree": TEXT}]}),

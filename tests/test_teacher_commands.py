@@ -119,6 +119,7 @@ def test_retrieved_passages_and_other_models_lists(setting, tmp_path):
     )
     assert rows["hosted"]["top_1"] == 1
     command = ["compare", str(tmp_path / "first"), str(tmp_path / "theirs"), "--out", str(tmp_path / "compared")]
+    command += ["--images", f"{setting}/cohort"]
     assert evaluate.main(command) == 0 and "data:image/png" in (tmp_path / "compared" / "comparison.html").read_text()
 
 

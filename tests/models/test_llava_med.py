@@ -198,7 +198,7 @@ def test_chats_with_images(source):
         ({"mm_vision_select_feature": "all"}, {}, "'all' is none of patch, cls_patch"),
         ({}, {"tower": None}, "reads images with 'clip': say where that is"),
         ({"vocab_size": 250}, {}, "goes up to 258, the model to 249"),
-        ({"hidden_size": 20}, {}, "config.json asks for"),
+        ({"hidden_size": 24}, {}, "config.json asks for"),
     ],
 )
 def test_what_cannot_be_converted(source, settings, options, message):

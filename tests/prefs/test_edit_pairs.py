@@ -187,7 +187,7 @@ def test_images_outside_the_folder(setting, capsys):  # noqa: F811
     (setting / "questions.jsonl").write_text("\n".join(map(json.dumps, rows_)))
     command = ["edit", "--questions", f"{setting}/questions.jsonl", "--model", f"{setting}/model"]
     assert generate_prefs.main([*command, "--out", f"{setting}/out.jsonl"]) == 2
-    assert "questions.jsonl:2: the image ../x.png is outside" in capsys.readouterr().err
+    assert "questions.jsonl:2: the image ../x.png lies outside" in capsys.readouterr().err
 
 
 def test_replies():

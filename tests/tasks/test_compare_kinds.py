@@ -65,7 +65,8 @@ def test_texts_of_cases_are_saved_on_request_only(image, monkeypatch):
     assert "Not saved: question, reference. Evaluate with --keep-notes" in page and "left lung" not in page
     reports = save_reports(image / "r1", "r1", REFERENCES), save_reports(image / "r2", "r2", REFERENCES[::-1])
     assert "reference" not in json.loads(Path(reports[0], "predictions.jsonl").read_text().splitlines()[0])
-    *_, page = compare(image / "reports", *reports)
+    (image / "out").rename(image / "questions")
+    *_, page = compare(image, *reports)
     assert "Not saved: reference." in page and "ROUGE-L" in page
 
 

@@ -94,7 +94,7 @@ def test_empty_and_bad(tmp_path):
     (tmp_path / "twice.tsv").write_text("a\tb\nc\tA\n")
     with pytest.raises(InputError, match="names 'a' twice"):
         read_findings(tmp_path / "twice.tsv")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="does not exist"):
         read_findings(tmp_path / "none.tsv")
 
 

@@ -10,20 +10,19 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from benchmarks.fire import divergence, grounding, stability, style, tower, ward
+from benchmarks.fire import divergence, grounding, policy, probe, stability, style, ward
 from benchmarks.fire.__main__ import FINDINGS, run_findings
 from benchmarks.fire.checkpoints import repetition, saving, steps_of
 from benchmarks.fire.corruption import WITHOUT
 from benchmarks.fire.divergence import divergences
 from benchmarks.fire.grounding import EVERY, KINDS, ROWS, VIEWS, arm_of, choose_rates
 from benchmarks.fire.policy import join
-from benchmarks.fire.probe import probe
 from benchmarks.fire.style import as_scored, terse
 from benchmarks.fire.ward import BASE, RECIPE, Ward
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences
 from mint.data.questions import read_questions
-from mint.demo import arms, radiograph_demo
+from mint.demo import arms, radiograph_demo, tower
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.evaluation import statistics
@@ -70,9 +69,8 @@ def finished(tmp_path_factory):
         true = lambda task, loaded, questions, **_: [question.answer for question in questions]  # noqa: E731
         patch.setattr(radiograph_demo.Vqa, "ask", true)
         patch.setattr(ward, "TUNED", (1, 500))
-        patch.setattr(tower, "STEPS", 2)
-        patch.setattr(tower, "IMAGES", 4)
-        patch.setattr(tower, "PROBED", (40, 10))
+        patch.setattr(policy, "SIGHT", (4, 2))
+        patch.setattr(probe, "PROBED", (40, 10))
         patch.setattr(grounding, "LOOKED", 3)
         patch.setattr(style, "ROWS", dict(list(style.ROWS.items())[::3]))
         patch.setattr(stability, "ROWS", dict(list(stability.ROWS.items())[::3]))
@@ -263,8 +261,8 @@ def test_a_probe_learns_what_is_linear_and_nothing_else():
     generator = torch.Generator().manual_seed(0)
     x, z = (torch.randn(400, 5, generator=generator) for _ in range(2))
     linear, product = (lambda v: (v[:, 0] > 0).long()), (lambda v: (v[:, 0] * v[:, 1] > 0).long())
-    assert probe(x, linear(x), z, linear(z)).float().mean() > 0.95
-    assert 0.4 < probe(x, product(x), z, product(z)).float().mean() < 0.6
+    assert probe.probe(x, linear(x), z, linear(z)).float().mean() > 0.95
+    assert 0.4 < probe.probe(x, product(x), z, product(z)).float().mean() < 0.6
 
 
 def test_the_steps_at_which_a_row_is_asked(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.fire.tower import probe_tower, probes_table, teach_tower
+from benchmarks.fire.probe import probe_tower, probes_table
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
 from mint.data.processors.clip import ClipImageProcessor
@@ -23,6 +23,7 @@ from mint.demo.arms import load_train
 from mint.demo.radiograph_demo import DESCRIBING, TEACH, write_lessons
 from mint.demo.stages import teach
 from mint.demo.tiny_model import IMAGE
+from mint.demo.tower import teach_tower
 from mint.errors import InputError
 from mint.files import folder_aside, read_json, write_aside
 from mint.models import init_model, load_language_model, save_model
@@ -43,6 +44,7 @@ CHATML_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 TEMPLATES = {"<|im_start|>": CHATML_TEMPLATE, "<|start_header_id|>": LLAMA3_TEMPLATE}  # by a token of the decoder
+SIGHT = 20_000, 3000  # radiographs that the tower learns from, and steps
 # Of a pretrained decoder, in both stages; the projector starts from random weights.
 PRETRAINED: dict[str, Any] = {"batch_size": 16, "lr": 3e-4, "warmup": 0.05, "save_every": 50}
 PRETRAINED_STEPS = 400, 200  # describing, answering
@@ -73,7 +75,7 @@ def give_sight(blank: Path, folder: Path) -> Path:
     sighted = folder / "sighted"
     if not sighted.is_dir():
         model, processor = cast(Llava, load_language_model(blank)), cast(ClipImageProcessor, load_processor(blank))
-        teach_tower(model, processor)
+        teach_tower(model, processor, *SIGHT)
         table = probes_table(probe_tower(model, ImageReader(processor), folder / "probes"))
         print(table, flush=True)
         write_aside(folder / "probes.md", table + "\n")

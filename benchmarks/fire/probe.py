@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from mint.data.image_features import ImageReader
+from mint.demo.tower import FACTS, UNKNOWN, facts
 from mint.models.llama import CausalLM
+from mint.synthetic.populations import BALANCED
+from mint.synthetic.radiographs import KINDS, draw_radiograph
 
 PENALTY = 1e-3  # of the squared weights, per standardised feature
 BATCH = 64
+PROBED = (2400, 600)  # radiographs to fit the probes to, and to test them on
 
 
 @torch.no_grad()
@@ -46,3 +51,38 @@ def probe(features: Tensor, labels: Tensor, unseen: Tensor, truth: Tensor) -> Te
     optimizer.step(closure)
     with torch.no_grad():
         return (z @ weight.T + bias).argmax(1) == truth
+
+
+def probe_tower(model: CausalLM, reader: ImageReader, folder: Path) -> dict[str, dict[str, float]]:
+    """kind -> fact -> accuracy, in 0 to 1, of a linear probe on other radiographs than it was fitted to.
+
+    folder: the radiographs are written there.
+    """
+    fitted, tested = PROBED
+    drawn = [draw_radiograph(f"probe/{i}", BALANCED) for i in range(fitted + tested)]
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [str(folder / f"{i}.png") for i in range(len(drawn))]
+    for one, file in zip(drawn, files, strict=True):
+        one.image.save(file)
+    features, labels = tower_features(model, reader, files), torch.tensor([facts(one) for one in drawn])
+    found: dict[str, dict[str, float]] = {}
+    for k, kind in enumerate(KINDS):
+        for f, name in enumerate(FACTS):
+            known = labels[:, k, f] != UNKNOWN
+            if known.any():
+                fit, test = (
+                    (known & (torch.arange(len(drawn)) < fitted)),
+                    (known & (torch.arange(len(drawn)) >= fitted)),
+                )
+                right = probe(features[fit], labels[fit, k, f], features[test], labels[test, k, f])
+                found.setdefault(kind, {})[name] = right.float().mean().item()
+    return found
+
+
+def probes_table(found: dict[str, dict[str, float]]) -> str:
+    """A Markdown table, in per cent."""
+    lines = [f"| probe (%) | {' | '.join(FACTS)} |", "|---" * (len(FACTS) + 1) + "|"]
+    for kind, some in found.items():
+        cells = [f"{100 * some[name]:.1f}" if name in some else "" for name in FACTS]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)

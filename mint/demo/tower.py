@@ -1,0 +1,81 @@
+"""A CLIP image tower that sees what is drawn: taught on balanced radiographs to tell every fact of their descriptions.
+
+The classifier that teaches it is linear in the features that a LLaVA's projector receives, so what the tower learns is
+what a linear probe can read, and a language model behind the projector.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mint.data.processors.clip import ClipImageProcessor
+from mint.models.llava import Llava
+from mint.progress import Progress
+from mint.synthetic.populations import BALANCED
+from mint.synthetic.radiographs import DEGREES, KINDS, SIDE, SIDES, ZONES, Radiograph, draw_radiograph
+
+FACTS = {"present": 2, "side": len(SIDES), "degree": len(DEGREES), "zone": len(ZONES)}  # of each kind: classes
+UNKNOWN = -100  # of a finding that is absent, or has no zone
+BATCH, RATE, WARMUP, DECAY = 64, 1e-3, 100, 0.05
+
+
+def facts(drawn: Radiograph) -> list[list[int]]:
+    """[kinds][FACTS]: the class of each fact."""
+    rows = [[0, *[UNKNOWN] * (len(FACTS) - 1)] for _ in KINDS]
+    for finding in drawn.findings:
+        zone = UNKNOWN if finding.zone is None else ZONES.index(finding.zone)
+        rows[KINDS.index(finding.kind)] = [1, SIDES.index(finding.side), DEGREES.index(finding.degree), zone]
+    return rows
+
+
+def draw_facts(images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(grey pixels [N, SIDE, SIDE] uint8, labels [N, kinds, FACTS]) of drawn radiographs."""
+    pixels = torch.empty(images, SIDE, SIDE, dtype=torch.uint8)
+    labels = torch.empty(images, len(KINDS), len(FACTS), dtype=torch.int64)
+    for i in Progress(range(images), desc="drawing", unit="image", leave=False):
+        drawn = draw_radiograph(f"tower/{seed}/{i}", BALANCED)
+        pixels[i] = torch.from_numpy(np.asarray(drawn.image)[..., 0].copy())
+        labels[i] = torch.tensor(facts(drawn))
+    return pixels, labels
+
+
+def teach_tower(model: Llava, processor: ClipImageProcessor, images: int, steps: int, seed: int = 0) -> None:
+    """Teaches the image tower of ``model`` in place, in steps of 64 of the drawn ``images``, kept as grey pixels."""
+    pixels, labels = draw_facts(images, seed)
+    width = model.image_slots[1] * model.config.vision.hidden_size * len(model.config.feature_layers)
+    heads = nn.Linear(width, len(KINDS) * sum(FACTS.values()))
+    nn.init.zeros_(heads.weight)
+    parameters = [*model.tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
+    )
+    generator = torch.Generator().manual_seed(seed)
+    model.tower.train()
+    for _ in Progress(range(steps), desc="tower", unit="step", leave=False):
+        some = torch.randint(len(pixels), (BATCH,), generator=generator)
+        x = (pixels[some, None] * processor.scale - processor.mean) / processor.std
+        found = model.encode_images({"pixel_values": x})
+        assert found is not None
+        loss = fact_loss(heads(found["features"].flatten(1)), labels[some])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def fact_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum over FACTS of the mean cross-entropy. logits: [B, kinds * classes]. labels: [B, kinds, FACTS]."""
+    parts = logits.view(len(labels), len(KINDS), -1).split(list(FACTS.values()), -1)
+    losses = [
+        F.cross_entropy(part.flatten(0, 1), labels[..., i].flatten(), ignore_index=UNKNOWN)
+        for i, part in enumerate(parts)
+    ]
+    return torch.stack(losses).sum()

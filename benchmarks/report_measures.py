@@ -122,7 +122,8 @@ def draw_log_probabilities(file: Path, arms: Sequence[Arm]) -> None:
             axes.plot([row["step"] for row in rows], values, color=colour, label=None if number else side)
     for when, value in AUTHORS.items():
         axes.axhline(value, color="grey", linestyle=":", linewidth=1)
-        axes.annotate(f"authors' rejected answers, {when}: {value}", (0, value), fontsize=8, va="bottom")
+        where: dict = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
+        axes.annotate(f"authors, rejected,\n{when}: {value}", (1.01, value), **where)
     axes.set(xlabel="step", ylabel="log-probability per token of held-out answers")
     axes.legend()
     with file_aside(file) as aside:

@@ -137,7 +137,7 @@ def taught(model, tokenizer, names):
     model = copy.deepcopy(model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     prompt = tokenizer.encode_prompt(PROMPTS[0])
-    for step in range(60):
+    for step in range(20):
         answer = tokenizer.encode_answer(format_list(names[step % len(names) :][:1]))
         logits = model(torch.tensor([prompt + answer]))[0, len(prompt) - 1 : -1]
         torch.nn.functional.cross_entropy(logits, torch.tensor(answer)).backward()

@@ -23,7 +23,7 @@ COUNT = Range(1, 1_000_000_000)
 WHOLE, ANY = Range(-(2**63), 2**63 - 1), Range(-1e300, 1e300, whole=False)
 RANGES = {  # of flags, by the name of the setting; other numbers must be finite, and whole ones of 64 bits
     **dict.fromkeys(("batch_size", "max_pixels", "limit"), COUNT),
-    **dict.fromkeys(("views", "passages", "teacher_epochs", "row", "steps", "seeds"), COUNT),
+    **dict.fromkeys(("views", "passages", "teacher_epochs", "row"), COUNT),
     **dict.fromkeys(("top_k", "bottom_q"), COUNT),
     "max_new_tokens": Range(1, 1_000_000),
     "sample_top_k": Range(0, 1_000_000_000),

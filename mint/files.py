@@ -86,8 +86,7 @@ def file_aside(path: str | Path) -> Iterator[Path]:
 
 
 def append_text(path: str | Path, text: str) -> None:
-    """Appends to a file, made with its folder (0600, 0700) if it does not exist. Raises OSError."""
-    Path(path).parent.mkdir(0o700, parents=True, exist_ok=True)
+    """Appends to a file, made (0600) if it does not exist, in a folder that exists. Raises OSError."""
     with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(text)
 
@@ -113,7 +112,7 @@ def folder_aside(folder: str | Path, sync: bool = False) -> Iterator[Path]:
         aside.mkdir(0o700, parents=True)
         yield aside
         if sync:
-            _sync(*aside.rglob("*"))
+            _sync(aside, *aside.rglob("*"))
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
@@ -265,8 +264,9 @@ def _finite_integer(number: str) -> int:
 def _object(pairs: list[tuple]) -> dict:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise InputError(f"invalid JSON: {next(n for n in names if names.count(n) > 1)!r} is given twice")
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InputError(f"invalid JSON: {name[:60]!r} is given twice")
     return value
 
 

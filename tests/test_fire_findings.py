@@ -85,6 +85,9 @@ def finished(tmp_path_factory):
         assert run_findings(arguments(out)) == tables
         with pytest.raises(InputError, match="was trained with other settings"):
             run_findings(arguments(out, steps=3))
+        for changed in ({"patients": 3}, {"decoder": "elsewhere"}):
+            with pytest.raises(InputError, match="give another --out"):
+                run_findings(arguments(out, **changed))
         yield out, tables
 
 
@@ -280,8 +283,8 @@ def test_numbers_out_of_range(tmp_path):
 
 
 def test_a_finding_without_its_rows(tmp_path):
-    with pytest.raises(InputError, match="--findings style needs the rows DPO"):
-        run_findings(arguments(tmp_path, rows=["FiRe"], findings=["style"]))
+    with pytest.raises(InputError, match="--findings stability needs the rows FiRe"):
+        run_findings(arguments(tmp_path, rows=["DPO"], findings=["stability"]))
 
 
 def test_the_policy_on_a_pretrained_decoder(finished, tmp_path):

@@ -15,6 +15,7 @@ A command that was stopped goes on where it was; one that is finished writes tab
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -27,11 +28,12 @@ from benchmarks.fire.stability import find_stability
 from benchmarks.fire.style import find_style
 from benchmarks.fire.ward import Ward
 from mint.errors import InputError
+from mint.files import read_json, write_aside
 from mint.synthetic.radiograph_set import LONG, SHORT
 
 STEPS = 320  # of 16 pairs
 FINDINGS = ("grounding", "corruption", "style", "stability")
-NEEDED = {"corruption": {OURS, WITHOUT}, "style": {OURS, "DPO"}, "stability": {OURS}}  # rows
+NEEDED = {"corruption": {OURS, WITHOUT}, "stability": {OURS}}  # rows
 
 
 def run_findings(args: argparse.Namespace) -> str:
@@ -47,25 +49,31 @@ def run_findings(args: argparse.Namespace) -> str:
             raise InputError(f"--findings {finding} needs the rows {', '.join(sorted(missing))}")
     root = Path(args.out)
     decoder = Path(args.decoder) if args.decoder else None
-    policy = Path(args.model) if args.model else teach_policy(root / "policy", decoder)
+    check_study(root / "study.json", {"decoder": args.decoder, "patients": args.patients})
+    policy = teach_policy(root / "policy", decoder)
     ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT)
     ward.prepare()
     tables = [find_grounding(ward, args.rows, args.rates)]
     if "corruption" in args.findings:
         tables.append(find_corruption(ward, args.rows))
     if "style" in args.findings:
-        tables.append(find_style(ward))
+        tables.append(find_style(ward, args.rates))
     if "stability" in args.findings:
         tables.append(find_stability(ward, args.rates))
     return "\n\n".join(tables)
 
 
+def check_study(file: Path, settings: dict) -> None:
+    """Writes what all runs of a folder share, once. Raises InputError where it differs from what is there."""
+    if (known := read_json(file, optional=True)) and known != settings:
+        raise InputError(f"{file.parent} is of {known}, not of {settings}: give another --out")
+    write_aside(file, json.dumps(settings) + "\n")
+
+
 def main() -> int:
     parser = make_parser(__doc__, seeds=3)
     add = parser.add_argument
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument("--decoder", metavar="DIR", help="a pretrained Llama for the policy (default: a tiny one)")
-    start.add_argument("--model", metavar="DIR", help="a LLaVA that was taught on the ward, instead of teaching one")
+    add("--decoder", metavar="DIR", help="a pretrained Llama for the policy (default: a tiny one)")
     add("--patients", type=int, default=300, metavar="N", help="unseen ones of each population (default 300)")
     add("--findings", nargs="+", choices=FINDINGS, default=FINDINGS, help="default: all; grounding comes first always")
     add("--steps", type=int, default=STEPS, help=f"of 16 pairs (default {STEPS})")

@@ -14,7 +14,7 @@ from benchmarks.fire.ward import read_rows
 from mint.data.preferences import write_jsonl
 from mint.data.questions import Question
 from mint.demo.arms import Arm, Job, logged, run_arm
-from mint.demo.radiograph_demo import DECODING, load
+from mint.demo.radiograph_demo import load
 from mint.evaluation.statistics import bootstrap
 from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import says_truth
@@ -22,6 +22,7 @@ from mint.tasks.facts import facts_f1
 from mint.tasks.vqa import Vqa, words
 
 GRAM = 4  # words
+TOKENS = 256  # of an answer: a report has 30, one that runs away many
 PARTS = 32
 SHARES = ("clinical", "facts", "repetition")  # shown in per cent
 
@@ -82,7 +83,7 @@ def answer_rows(
     model: str, adapter: Path | None, questions: Sequence[Question], first: Path, read: Callable[[str, Question], str]
 ) -> list[dict]:
     """A record for each question: the answer, its number of words, ``repetition``, ``clinical``, ``facts``, ``kl``."""
-    answers = Vqa().ask(load(model, adapter), questions, **DECODING)
+    answers = Vqa().ask(load(model, adapter), questions, max_new_tokens=TOKENS, batch_size=64)
     kl = {row["id"]: row["kl"] for row in divergences(model, adapter, first)}
     rows = []
     for question, answer in zip(questions, answers, strict=True):

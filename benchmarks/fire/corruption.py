@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -55,15 +54,12 @@ def recognised(ward: Ward, name: str) -> Estimate:
     for place in (LEARNT, ASKED):
         file = ward.root / place / f"{name}.jsonl"
         shown = [one for one in find_images(read_preferences(file), file, corrupted=True) if one.corrupted_images]
-        clean = sorted({one.images[0] for one in shown})
-        files = [*clean, *(one.corrupted_images[0] for one in shown)]
-        features.append(tower_features(loaded[0], loaded[2], files))
-        labels.append(torch.tensor([0] * len(clean) + [1] * len(shown)))
-        names = [*clean, *(one.images[0] for one in shown)]
+        once = {one.images[0]: one.corrupted_images[0] for one in shown}  # of each patient, one of either
+        names = [*once, *once]
+        features.append(tower_features(loaded[0], loaded[2], [*once, *once.values()]))
+        labels.append(torch.arange(2).repeat_interleave(len(once)))
     right = probe(features[0], labels[0], features[1], labels[1]).double().numpy()
-    share = np.bincount(labels[1].numpy())  # both classes count the same
-    weights = (len(right) / 2 / share)[labels[1].numpy()]
-    return bootstrap((right * weights)[None], groups=names)
+    return bootstrap(right[None], groups=names)
 
 
 def gains(ward: Ward, row: str) -> dict[str, tuple[Estimate, float]]:

@@ -86,6 +86,16 @@ def read_rates(root: Path) -> dict[str, float]:
     return {row: float(max(scores, key=scores.__getitem__)) for row, scores in found.items()}
 
 
+def describe_rates(root: Path) -> str:
+    """The chosen learning rates; those at the edge of what was tried may not be the best."""
+    tried = {row: list(map(float, scores)) for row, scores in read_json(root / "rates.json").items()}
+    lines = [
+        f"{row} {rate:g}{' (at the edge of those tried)' * (rate in (min(tried[row]), max(tried[row])))}"
+        for row, rate in read_rates(root).items()
+    ]
+    return f"learning rates: {'; '.join(lines)}\n"
+
+
 def attention_file(arm: Arm, test: TestSet) -> Path:
     return arm.folder / test.name / "attention.jsonl"
 
@@ -114,6 +124,7 @@ def write_tables(ward: Ward, rows: Mapping[str, Sequence[Arm]]) -> str:
     for test in ward.unseen:
         folders = {row: [arm.folder / test.name for arm in arms] for row, arms in rows.items()}
         tables.append(f"{test.name}\n\n{compare(folders, ward.root / test.name)}")
+    tables.append(describe_rates(ward.root))
     for name, figure in (("rows", draw_rows(ward)), ("layers", draw_layers(ward, rows))):
         with file_aside(ward.root / f"{name}.png") as aside:
             figure.savefig(aside, dpi=150, bbox_inches="tight")

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.fire.checkpoints import answers_table, checkpoint_jobs, plot_answers, saving
-from benchmarks.fire.grounding import read_rates
+from benchmarks.fire.checkpoints import answers_file, answers_table, checkpoint_jobs, plot_answers, saving
 from benchmarks.fire.methods import METHODS, OURS
-from benchmarks.fire.ward import BASE, Ward, read_rows
+from benchmarks.fire.ward import BASE, TestSet, Ward, read_rows
 from mint.data.preferences import write_jsonl
 from mint.data.questions import Question, read_questions
 from mint.data.spans import Answer
@@ -29,7 +28,7 @@ from mint.prefs.question_files import QuestionRecord, read_asked
 from mint.synthetic.radiograph_set import DESCRIBE
 from mint.tasks.pair_style import pair_style, read_answers, style_table
 
-ROWS = {  # row -> pairs, the row of ``grounding`` with its settings
+ROWS = {  # row -> pairs, method
     "DPO, terse reference chosen": ("terse", "DPO"),
     "DPO, changed words alone": ("bare", "DPO"),
     "DPO, own answers edited": ("own", "DPO"),
@@ -41,31 +40,47 @@ POPULATION = "balanced"
 SMOOTH = 10  # steps
 
 
-def find_style(ward: Ward) -> str:
-    """Trains and asks what is missing; writes the tables and the figure, and returns the tables."""
-    for place in ward.places:
+def find_style(ward: Ward, rates: Sequence[float]) -> str:
+    """Trains and asks what is missing; writes the tables and the figure, and returns the tables.
+
+    rates: learning rates, of which each row has the one with the best clinical accuracy on patients in no table.
+    """
+    for place in ("tuning", *ward.places):
         write_styles(ward.root / place)
-    rates = read_rates(ward.root)
-    arms = {
-        row: [arm_of(ward, row, place, rates[source]) for place in ward.places] for row, (_, source) in ROWS.items()
-    }
+    tried = {row: [arm_of(ward, row, "tuning", rate) for rate in rates] for row in ROWS}
+    ask(ward.tuned, [arm for some in tried.values() for arm in some])
+    chosen = {row: max(some, key=accuracy).settings["lr"] for row, some in tried.items()}
+    arms = {row: [arm_of(ward, row, place, chosen[row]) for place in ward.places] for row in ROWS}
     arms = {BASE: [Arm(BASE, ward.root / "style" / BASE, ward.policy)], **arms}
-    (test,) = (one for one in ward.unseen if one.name == POPULATION)
-    questions = [one for one in read_questions(test.folder / "test.jsonl", test.folder)[0] if one.text != DESCRIBE]
-    first = test.folder / "answers-short.jsonl"
-    write_jsonl(first, [row for row in read_rows(test.folder / "answers.jsonl") if row["prompt"] != DESCRIBE])
-    side_by_side(checkpoint_jobs([arm for some in arms.values() for arm in some], questions, first, as_scored))
+    ask(ward.unseen, [arm for some in arms.values() for arm in some])
     with file_aside(ward.root / "style.png") as aside:
         draw(arms).savefig(aside, dpi=150, bbox_inches="tight")
-    text = f"{pairs_table(ward)}\n\n{answers_table(arms, SHOWN)}\n"
+    lines = ", ".join(f"{row} {rate:g}" for row, rate in chosen.items())
+    text = f"{pairs_table(ward)}\n\n{answers_table(arms, SHOWN)}\n\nlearning rates: {lines}\n"
     write_aside(ward.root / "style.md", text)
     return text
 
 
+def ask(sets: Sequence[TestSet], arms: Sequence[Arm]) -> None:
+    """Trains the arms and asks them about balanced patients, all questions but for reports, unless this is done."""
+    (test,) = (one for one in sets if one.name == POPULATION)
+    questions = [one for one in read_questions(test.folder / "test.jsonl", test.folder)[0] if one.text != DESCRIBE]
+    first = test.folder / "answers-short.jsonl"
+    write_jsonl(first, [row for row in read_rows(test.folder / "answers.jsonl") if row["prompt"] != DESCRIBE])
+    side_by_side(checkpoint_jobs(arms, questions, first, as_scored))
+
+
+def accuracy(arm: Arm) -> float:
+    """Clinical accuracy after the last step."""
+    return float(np.mean([row["clinical"] for row in read_rows(answers_file(arm, arm.settings["steps"]))]))
+
+
 def arm_of(ward: Ward, row: str, place: str, rate: float) -> Arm:
+    """A row trained on the pairs in the folder ``place``; for a table's seeds it is asked during training too."""
     pairs, source = ROWS[row]
-    settings = {**METHODS[source], "lr": rate, **saving(ward.steps)}
-    return ward.arm(row, place, settings, f"style-{pairs}", f"style/{pairs}-{source.lower()}")
+    saved = saving(ward.steps) if place in ward.places else {"save_every": ward.steps}
+    settings = {**METHODS[source], "lr": rate, **saved}
+    return ward.arm(row, place, settings, f"style-{pairs}", f"style/{pairs}-{source.lower()}/{rate:g}")
 
 
 def write_styles(folder: Path) -> None:

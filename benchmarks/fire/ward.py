@@ -34,6 +34,7 @@ from mint.synthetic.radiograph_set import SHORT, Wording
 BASE = "base"
 RECIPE = {"batch_size": 16, "lora_rank": 64, "lora_alpha": 128.0, "rslora": True, "lora_targets": "all-linear"}
 OTHER_MODES = ("noise", "global", "crop", "black")  # ways to corrupt an image, beside MODE
+TESTED = "blur"  # how lesions are hidden to measure reliance on them: no row is trained with it
 TUNING = 100  # seed of the runs that choose a learning rate
 TUNED = 100, 500  # patients of each population on which learning rates are chosen, and their seed
 UNSEEN = 80  # seed of the patients of the tables
@@ -70,7 +71,7 @@ class Ward:
             folder = self.root / name / population
             if not (folder / "contrasts.jsonl").is_file():
                 write_unseen(folder, count, seed + place, patients, self.wording)
-            found.append(TestSet(population, folder, contrast_images(folder, folder / "contrasts")))
+            found.append(TestSet(population, folder, contrast_images(folder, folder / "contrasts", TESTED)))
         return found
 
     @cached_property
@@ -171,7 +172,7 @@ def run_row(arm: Arm, sets: Sequence[TestSet]) -> None:
     for test in sets:
         place, answers = arm.folder / test.name, test.folder / "answers.jsonl"
         with logged(arm.folder / f"{test.name}.log"):
-            print(score(arm.name, *arm.trained, place, test.folder, dict(test.contrasts)))
+            print(score(arm.name, *arm.trained, place, test.folder, dict(test.contrasts), TESTED))
             if not arm.settings:
                 write_answers(place / "predictions.jsonl", test.folder / "test.jsonl", answers)
             write_jsonl(place / "kl.jsonl", divergences(*arm.trained, answers))

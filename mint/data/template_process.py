@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class RenderProcess:
         self._process: subprocess.Popen | None = None
         self._owner = 0
         self._compiled: set[str] = set()
+        self._answers = False  # whether the process has replied to anything
         self._lock = threading.RLock()
 
     def ask(self, template: Template, request: dict) -> dict:
@@ -58,7 +60,7 @@ class RenderProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for this process
         )
-        self._owner, self._compiled = os.getpid(), set()
+        self._owner, self._compiled, self._answers = os.getpid(), set(), False
 
     def _exchange(self, request: dict) -> dict:
         process = self._process
@@ -73,8 +75,15 @@ class RenderProcess:
             self.close()
             raise
         if not line.endswith(b"\n"):
+            with suppress(subprocess.TimeoutExpired):  # one that has stopped answering is ended by ``close``
+                process.wait(1.0)
+            status = process.returncode
             self.close()
+            if status == 1 and not self._answers:  # an exception outside any template
+                command = f"{sys.executable} {WORKER} {SECONDS} {PATIENCE} {MEMORY} {LONGEST}"
+                raise InputError(f"the process that renders chat templates does not start; see {command}")
             return {"limit": f"it runs for more than {SECONDS:g} seconds, or needs too much memory"}
+        self._answers = True
         return json.loads(line)
 
     def close(self) -> None:

@@ -127,7 +127,7 @@ def _read_folders(root: Path, report: TileReport) -> list[Tile]:
                 report.passed["files that are no images (passed over)"] += file.is_file()
                 continue
             try:
-                open_image(find_image(root, str(file.relative_to(root))))
+                open_image(file)  # named by the folder, not by a record: it may be a link
             except InputError as error:
                 problems.append(str(error))
             tiles.append(Tile(str(file.relative_to(root)), file, folder.name.replace("_", " ")))

@@ -177,16 +177,22 @@ def compare(config: TrainConfig, folder: Path, cache: Path) -> None:
         print(f"page: {out / 'comparison.html'}")
 
 
-def contrast_images(unseen: Path, folder: Path) -> dict[str, list[Preference]]:
-    """The contrasts of the unseen radiographs: the lesion inpainted, and another place; images in ``folder``."""
+def contrast_images(unseen: Path, folder: Path, mode: str = MODE) -> dict[str, list[Preference]]:
+    """The contrasts of the unseen radiographs: the lesion hidden, and another place; images in ``folder``."""
     file = unseen / "contrasts.jsonl"
-    return corrupt_both(find_images(read_preferences(file), file), file, folder, MODE)
+    return corrupt_both(find_images(read_preferences(file), file), file, folder, mode)
 
 
 def score(
-    name: str, model_dir: str, adapter: Path | None, folder: Path, unseen: Path, records: dict[str, list[Preference]]
+    name: str,
+    model_dir: str,
+    adapter: Path | None,
+    folder: Path,
+    unseen: Path,
+    records: dict[str, list[Preference]],
+    mode: str = MODE,
 ) -> str:
-    """The scores of a model on the unseen images, as text; saved in ``folder``. records: ``contrast_images``."""
+    """The scores of a model on the unseen images, as text; saved in ``folder``. records, mode: ``contrast_images``."""
     questions, _ = read_questions(unseen / "test.jsonl", unseen)
     loaded, vqa, sensitivity = load(model_dir, adapter), Vqa(), Sensitivity()
     answers = vqa.ask(loaded, questions, **DECODING)
@@ -196,5 +202,5 @@ def score(
     kept = [record for record in records["lesion"] if record.id in found]
     place = folder / "sensitivity"
     measured = score_answers(sensitivity, name, kept, [found[record.id] for record in kept], place)
-    save_results(sensitivity, place, [measured], COHORT | {"mode": MODE})
+    save_results(sensitivity, place, [measured], COHORT | {"mode": mode})
     return f"{means_table({name: answered.means}, vqa.columns)}\n\n{sensitivity.text([measured])}"

@@ -50,6 +50,7 @@ def teach_tower(model: Llava, processor: ClipImageProcessor, images: int, steps:
     width = model.image_slots[1] * model.config.vision.hidden_size * len(model.config.feature_layers)
     heads = nn.Linear(width, len(KINDS) * sum(FACTS.values()))
     nn.init.zeros_(heads.weight)
+    nn.init.zeros_(heads.bias)
     parameters = [*model.tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=DECAY, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -67,6 +67,7 @@ class Answers:
         rows = [{**self.identities[place], self.field: answer} for place, answer in answers.items()]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
+            self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
             append_text(self.path, "\n" * self._cut + text)
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error}") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mint.errors import InputError
 from mint.evaluation.answers import Answers, stamp
-from mint.files import check_writable, make_folder, write_aside
+from mint.files import check_writable, make_folder, read_json, write_aside
 
 SETTINGS, ANSWERS, METRICS = "settings.json", "answers.jsonl", "metrics.json"
 # Settings that may differ when an evaluation is continued: its answers do not depend on them.
@@ -73,9 +73,9 @@ class EvaluationFolder:
                 f"{self.path} holds an evaluation already: add --resume to continue it, or give another --out"
             )
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = read_json(file)
             settings, _ = before["settings"], before["cases"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             raise InputError(f"{self.path} holds no {SETTINGS} and cannot be resumed; give another --out") from None
         changed = [key for key in sorted({*settings, *self._settings}) if settings.get(key) != self._settings.get(key)]
         if changed:

@@ -169,7 +169,8 @@ class _Connection(http.client.HTTPConnection):
         if secure:
             self._context, self.default_port = ssl.create_default_context(), 443
             if not is_this_machine(host) and not urllib.request.proxy_bypass(host):
-                proxy = urlsplit(urllib.request.getproxies().get("https", ""))
+                given = urllib.request.getproxies().get("https", "")
+                proxy = urlsplit(given if "://" in given else f"//{given}")
         super().__init__(proxy.hostname or host, proxy.port or 80 if proxy.hostname else port, timeout=LONGEST_CONNECT)
         if proxy.hostname:
             self.set_tunnel(host, port, _proxy_headers(proxy))

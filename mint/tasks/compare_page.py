@@ -310,6 +310,8 @@ def _cases(systems: Sequence[System], count: int, images: Sequence[Path]) -> lis
     if hidden := [title for name, title in task.texts.items() if not any(name in s.cases[0] for s in systems)]:
         note += f" Not saved: {', '.join(hidden).lower()}. Evaluate with --keep-notes, or again with --resume too."
     shown = [_case(systems, int(place), None if spread[place] > 0 else "plain", images) for place in order]
+    if any(first_image(system.cases[0]) for system in systems) and not any("<img" in str(case) for case in shown):
+        note += " The images lie elsewhere: --images names their folder."
     return [tag("p", note), filter_box("only cases on which the systems differ"), tag("div", *shown)]
 
 

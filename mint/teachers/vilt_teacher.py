@@ -7,7 +7,6 @@ that none is ranked by a model that has seen it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from mint.data.images import load_processor
 from mint.data.processors.vilt import ViltImageProcessor
 from mint.data.text_encoder import TextEncoder
 from mint.errors import InputError
+from mint.files import read_json
 from mint.models import load_model
 from mint.models.vilt import Vilt
 from mint.teachers.fitting import FOLDS
@@ -141,9 +141,9 @@ def load_teacher(
     folder = Path(folder)
     if (folder / FOLDS).is_file():
         try:
-            record = json.loads((folder / FOLDS).read_text(encoding="utf-8"))
+            record = read_json(folder / FOLDS)
             fold_of, count = dict(record["cases"]), int(record["folds"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             raise InputError(f"{folder / FOLDS} cannot be read") from None
         return FoldedTeacher([_load_one(folder / f"fold-{k + 1}", device, view) for k in range(count)], fold_of)
     return _load_one(folder, device, view)

@@ -11,6 +11,7 @@ curves.png            loss, reward margin and accuracy over the steps; of an int
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -24,7 +25,16 @@ import torch
 
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
-from mint.files import check_paths, check_writable, folder_aside, lock, make_folder, remove_leftovers, write_aside
+from mint.files import (
+    append_text,
+    check_paths,
+    check_writable,
+    folder_aside,
+    lock,
+    make_folder,
+    remove_leftovers,
+    write_aside,
+)
 from mint.hub import is_dataset_id
 from mint.models import load_model, save_model
 from mint.models.llama import CausalLM
@@ -40,6 +50,7 @@ from mint.training.checkpoints import (
 from mint.training.selection import best_step
 from mint.training.track import check_tracker
 
+OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO)
 NUMBER = (int, float, type(None))  # of the metrics; null stands for one that is not finite
 
 
@@ -60,6 +71,8 @@ def open_run(config: TrainConfig) -> Iterator[RunDirectory]:
             run.resumed = choose_checkpoint(config)
             yield run
     except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in OF_DISKS:
+            raise  # a bug, ours or of a loss of the user's
         last = run.last_good() if run.started else None
         if last is None and isinstance(error, InputError):
             raise
@@ -271,8 +284,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _append(file: Path, row: dict) -> None:
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    append_text(file, json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _stem(loss: str) -> str:
@@ -284,7 +296,7 @@ def _make_unused(path: Path) -> Path:
     for number in itertools.count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
-            candidate.mkdir(parents=True)
+            candidate.mkdir(0o700, parents=True)
             break
         except FileExistsError:
             continue

@@ -65,6 +65,15 @@ c.png\tcolon\ts3\tval\t3
 """
 
 
+def test_a_folder_of_links(tmp_path):
+    """The usual way to make folds: the names are the folder's own, not a record's."""
+    picture(tmp_path / "all" / "1.png")
+    (tmp_path / "fold" / "colon").mkdir(parents=True)
+    (tmp_path / "fold" / "colon" / "1.png").symlink_to(tmp_path / "all" / "1.png")
+    (tile,) = read_tiles(tmp_path / "fold")[0]
+    assert tile.tissue == "colon"
+
+
 def test_a_table(tmp_path):
     for name in "abc":
         picture(tmp_path / f"{name}.png")

@@ -149,12 +149,22 @@ def test_checkpoints_that_expand(tmp_path):
         (b'{"\\uDFff": 1}', "half of a surrogate pair"),
         (b"[" + b"1" * 5000 + b"]", "too many digits"),
         (b'{"a": 1, "a": 2}', "'a' is given twice"),
+        (b"{%s}" % b",".join(b'"%d": 1' % (i // 2 if i > 199_998 else i) for i in range(200_000)), "'99999' is given"),
         (b'"\xff"', "not UTF-8"),
     ],
 )
 def test_json_that_is_refused(content, message):
     with pytest.raises(InputError, match=message):
         parse_json(content)
+
+
+def test_a_template_process_that_does_not_start(tmp_path, monkeypatch):
+    (tmp_path / "worker.py").write_text("raise ImportError")
+    monkeypatch.setattr(template_process, "WORKER", tmp_path / "worker.py")
+    PROCESS.close()
+    with pytest.raises(InputError, match="does not start; see .*worker.py"):
+        Template("x", DATE).render(messages=[])
+    PROCESS.close()
 
 
 def test_json_that_is_read():

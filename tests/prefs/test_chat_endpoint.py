@@ -252,7 +252,8 @@ def test_a_key_that_is_none_is_not_quoted(key, tmp_path, monkeypatch):
     assert SECRET not in str(raised.value)
 
 
-def test_a_proxy_gets_its_own_password_alone(monkeypatch, tmp_path):
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_a_proxy_gets_its_own_password_alone(monkeypatch, tmp_path, scheme):
     """The request goes through a tunnel; the proxy sees the name of the host, and no key."""
     lines = []
 
@@ -268,7 +269,7 @@ def test_a_proxy_gets_its_own_password_alone(monkeypatch, tmp_path):
     monkeypatch.delenv("NO_PROXY", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
-        monkeypatch.setenv("https_proxy", f"http://user:proxy-password@127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setenv("https_proxy", f"{scheme}user:proxy-password@127.0.0.1:{listener.getsockname()[1]}")
         with pytest.raises(InputError, match=r"does not answer \(OSError\)") as raised:
             ask("https://example.invalid/v1", tmp_path)
     assert lines[0].startswith(b"CONNECT example.invalid:443 ")

@@ -22,6 +22,7 @@ from mint.cli import StopSignal, choose_device, guard
 from mint.config import TrainConfig, parse
 from mint.errors import InputError, Stopped
 from mint.progress import Progress
+from mint.training.out_of_memory import explain_out_of_memory
 from mint.training.summary import add_metrics, describe_failure, describe_step
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def train(config: TrainConfig) -> RunDirectory:
 
     # The steps of the run, and the checkpoint it continues from.
     per_step = config.batch_size * config.grad_accum
-    total = config.steps or math.ceil(config.epochs * len(data.pairs) / per_step)
+    total = config.total_steps(len(data.pairs))
     record = make_record(config, dtype, data.pairs, total)
     for note in check_record(checkpoint, record) if checkpoint else []:
         print(note, file=sys.stderr)
@@ -157,8 +158,12 @@ def accumulate_gradients(forward: Forward, step_pairs: Sequence[EncodedPair]) ->
 
 
 def run(config: TrainConfig) -> None:
-    """Trains on the given pairs, or runs a demo where none are given."""
-    if config.model is not None:
+    """Trains on the given pairs, or describes that run (``--dry-run``), or runs a demo where no pairs are given."""
+    if config.dry_run:
+        from mint.training.dry_run import dry_run
+
+        dry_run(config)
+    elif config.model is not None:
         train(config)
     else:
         from mint.demo import run_demo
@@ -167,7 +172,12 @@ def run(config: TrainConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return guard(lambda: run(parse(TrainConfig, argv, __doc__.splitlines()[0])))
+    def job() -> None:
+        config = parse(TrainConfig, argv, __doc__.splitlines()[0])
+        with explain_out_of_memory(config):
+            run(config)
+
+    return guard(job)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``train.py --dry-run``: what a run would read, how its batches are packed, and what a step would take.
+"""``train.py --dry-run``: what a run would read, how its batches are packed, and what a step would cost.
 
 Everything is read but the weights, of which only names and shapes are; nothing is written.
 """
@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import (
 
 from mint.cli import choose_device
 from mint.config import TrainConfig
-from mint.data.batch import Batch, EncodedPair, collate
+from mint.data.batch import Batch, EncodedPair
 from mint.data.chat import ChatTokenizer
 from mint.data.image_features import ImageReader, frozen_encoder
 from mint.data.order import PairOrder
@@ -39,6 +39,7 @@ from mint.training.run_directory import check_run
 from mint.training.step_trace import KINDS, Fakes, StepTrace, trace_step
 
 LOOKED = 2000  # pairs, from the first, whose packing is measured
+SHOWN_ROWS = 16  # of the first batch
 UNTRACEABLE = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
@@ -60,8 +61,9 @@ def dry_run(config: TrainConfig) -> StepTrace:
     per_step = config.batch_size * config.grad_accum
     steps = [order.step(step, per_step) for step in range(min(total, max(1, LOOKED // per_step)))]
     packing = measure_packing(forward, [[data.pairs[i] for i in step] for step in steps])
-    print(f"{total} steps of {per_step} pairs\n{packing}")
-    print(describe_batch(collate(packing.first, **forward.shape), packing.first, data.tokenizer))
+    print(f"optimiser steps: {total}, of {per_step} pairs and {packing.tokens / packing.steps:,.0f} tokens\n{packing}")
+    first, _, _ = next(forward.micro_batches(packing.first))
+    print(describe_batch(first, packing.first, data.tokenizer))
     try:
         trace = trace_step(forward, packing.largest, optimizer, config.max_grad_norm, device.type == "cuda")
     except UNTRACEABLE as error:
@@ -87,7 +89,8 @@ def _fake_training(
         if network is not None:
             fakes.fill(network)
     if processor is not None:
-        images = ImageReader(lambda files: fakes.floats(processor(files)), frozen_encoder(model))
+        fake_processor: Any = lambda images: fakes.floats(processor(images))  # noqa: E731
+        images = ImageReader(fake_processor, frozen_encoder(model))
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
     prompt_targets = setup.reads_prompt(config, loss)
     forward = Forward(model, loss, config.batch_size, frozen, {}, prompt_targets, images, autocast)
@@ -118,7 +121,7 @@ def describe_sizes(model: nn.Module, frozen: nn.Module | None) -> str:
         if parameters:
             count, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
             dtypes = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
-            lines.append(f"{name}: {count:,} parameters, {_scaled(size, 'B')} in {dtypes}")
+            lines.append(f"{name}: {count:,} parameters, {scaled(size, 'B')} in {dtypes}")
     return "\n".join(lines)
 
 
@@ -139,8 +142,7 @@ class Packing:
         rows, lengths = (_range(*ends) for ends in (self.rows, self.lengths))
         return (
             f"packing: {rows} rows of {lengths} cells in the first {self.batches} forward passes; "
-            f"{100 * self.tokens / self.cells:.1f} % of the cells hold tokens\n"
-            f"a step has {self.tokens / self.steps:,.0f} tokens on average"
+            f"{100 * self.tokens / self.cells:.1f} % of the cells hold tokens"
         )
 
 
@@ -161,9 +163,11 @@ def measure_packing(forward: Forward, steps: Sequence[Sequence[EncodedPair]]) ->
 def describe_batch(batch: Batch, pairs: Sequence[EncodedPair], tokenizer: ChatTokenizer) -> str:
     """The rows of a batch of ``pairs`` as numbers, and with ``--show-text`` the pairs as the model reads them."""
     lines = [f"first batch: {batch.tokens.shape[0]} rows of {batch.tokens.shape[1]:,} cells"]
-    for number, row in enumerate(batch.segments, 1):
+    for number, row in enumerate(batch.segments[:SHOWN_ROWS], 1):
         parts = [_describe_pair(batch, pairs, int(index)) for index in (row[row >= 0] // 3).unique_consecutive()]
         lines.append(f"  row {number}: {'; '.join([*parts, f'padding {int((row < 0).sum())}'])}")
+    if len(batch.segments) > SHOWN_ROWS:
+        lines.append(f"  and {len(batch.segments) - SHOWN_ROWS} more")
     if shows_text():
         colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         lines += [render_pair(pair, tokenizer, colours) for pair in pairs]
@@ -171,9 +175,10 @@ def describe_batch(batch: Batch, pairs: Sequence[EncodedPair], tokenizer: ChatTo
 
 
 def _describe_pair(batch: Batch, pairs: Sequence[EncodedPair], index: int) -> str:
-    corrupted = index >= batch.pairs
-    pair = pairs[int(batch.twins[index - batch.pairs]) if corrupted else index]
-    name, pair = f"{pair.id}{' with corrupted images' if corrupted else ''}", pair.twin if corrupted else pair
+    name, pair = batch.ids[index % batch.pairs], pairs[index % batch.pairs]
+    if index >= batch.pairs:
+        place = int(batch.twins[index - batch.pairs])
+        name, pair = f"{batch.ids[place]} with corrupted images", pairs[place].twin or pairs[place]
     images = pair.prompt.count(pair.image_token)
     marked = [f"{sum(span)} in spans" if span else "" for span in (pair.chosen_span, pair.rejected_span)]
     roles = [f"prompt {len(pair.prompt)}" + (f" ({images} of images)" if images else "")]
@@ -183,12 +188,17 @@ def _describe_pair(batch: Batch, pairs: Sequence[EncodedPair], index: int) -> st
 
 
 def describe_trace(trace: StepTrace, device: torch.device) -> str:
-    """The estimate as a table."""
-    lines = [f"a step, the largest of those: {_scaled(trace.flops, 'FLOP')}; memory on {device.type} at its peak:"]
-    lines += [f"  {kind:<16}{_scaled(trace.peak[kind], 'B'):>10}" for kind in KINDS if trace.peak[kind]]
-    lines.append(f"  {'total':<16}{_scaled(sum(trace.peak.values()), 'B'):>10}")
+    """The estimate as a table: of each kind of tensor, the bytes at the peak of the whole and its own highest."""
+    lines = [
+        f"the step with the largest batch: {scaled(trace.flops, 'FLOP')}, and in the memory of {device.type}:",
+        f"{'':<16}{'at the peak':>12}{'at most':>12}",
+    ]
+    for kind in KINDS:
+        if trace.highest[kind]:
+            lines.append(f"{kind:<16}{scaled(trace.peak[kind], 'B'):>12}{scaled(trace.highest[kind], 'B'):>12}")
+    lines.append(f"{'total':<16}{scaled(trace.total, 'B'):>12}")
     if device.type == "cuda":
-        lines.append("  (tensors of layers that are not compiled; CUDA itself and fragmentation add about 1 GB)")
+        lines.append("Compiled layers take less; CUDA itself and fragmentation add about 1 GB.")
     return "\n".join(lines)
 
 
@@ -196,7 +206,7 @@ def _range(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _scaled(value: float, unit: str) -> str:
+def scaled(value: float, unit: str) -> str:
     """Three digits and a prefix: 2470000000, "B" -> "2.47 GB"."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if value < 999.5 or prefix == "P":

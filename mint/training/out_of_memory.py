@@ -17,12 +17,9 @@ def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        reason = str(error).partition(". ")[:1] + (". ",)  # what was asked for; the rest is about the allocator
-        listed = "\n  ".join(memory_flags(config))
-        message = (
-            f"{''.join(reason).strip()} These flags reduce the memory of a run, the first ones without changing it:"
-        )
-        raise InputError(f"{message}\n  {listed}") from None
+        reason = ". ".join(str(error).split(". ")[:2])  # the size asked for; the rest is about the allocator
+        flags = "\n  ".join(memory_flags(config))
+        raise InputError(f"{reason}. These flags reduce the memory of a step:\n  {flags}") from None
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -32,21 +29,21 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def memory_flags(config: TrainConfig) -> list[str]:
-    """The flags that reduce the memory of the run, those first that leave its result the same."""
+    """The flags that reduce the memory of the run, first those that leave its result the same."""
     flags = []
     if not config.checkpoint_activations:
-        flags.append("--checkpoint-activations: recompute activations in the backward pass")
+        flags.append("--checkpoint-activations: activations are recomputed in the backward pass")
     if config.batch_size > 1:
         half, times = -(-config.batch_size // 2), 2 * config.grad_accum
         flags.append(f"--batch-size {half} --grad-accum {times}: fewer pairs at a time, as many in a step")
-    if config.full:
-        flags.append("an adapter, without --full: no gradients and optimizer state of all weights")
-    if config.dtype == "float32" and not config.full:
-        flags.append("--dtype bfloat16: frozen weights and activations of half the size")
-    flags.append(f"--max-length, now {config.max_length}: longer pairs are dropped or cut (--overlength)")
-    if config.max_pixels is not None or config.full:
-        pass
+    if config.dtype == "float32":
+        flags.append("--dtype bfloat16: activations, and frozen weights, of half the size")
+    flags.append(f"--max-length, now {config.max_length}: longer pairs are left out or cut (--overlength)")
     flags.append("--max-pixels: fewer image tokens (Qwen-VL)")
-    if not config.full:
-        flags.append(f"--lora-rank, now {config.lora_rank or config.LORA_DEFAULTS['lora_rank']}; fewer --lora-targets")
-    return [*flags, "train.py --dry-run estimates the memory of each choice, without a GPU"]
+    if config.full:
+        flags.append("no --full: an adapter needs far fewer gradients and moments than all weights")
+    else:
+        flags.append(
+            f"--lora-rank, now {config.lora_rank or config.LORA_DEFAULTS['lora_rank']}, or fewer --lora-targets"
+        )
+    return [*flags, "--dry-run estimates the memory of a choice, without a GPU"]

@@ -12,6 +12,7 @@ counts live storages, and operations by PyTorch's formulas.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,13 +40,20 @@ KINDS = (WEIGHTS, ADAPTER, REFERENCE, GRADIENTS, OPTIMIZER, ACTIVATIONS, HEAD)
 
 @dataclass(frozen=True)
 class StepTrace:
-    """peak: bytes of the live tensors when they are most, by kind (``KINDS``). flops: operations of matrix products.
+    """Bytes of live tensors by kind (``KINDS``), and operations of matrix products and attention.
 
-    ``LM head`` is what ``mint.losses.logprobs`` computes, ``activations`` everything else that a step makes.
+    peak: at the moment of the largest sum. highest: of each kind, at its own moment. ``LM head`` is what
+    ``mint.losses.logprobs`` computes, ``activations`` everything else that a step makes.
     """
 
     peak: dict[str, int]
+    highest: dict[str, int]
     flops: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all live tensors at the peak."""
+        return sum(self.peak.values())
 
 
 class Fakes:
@@ -99,7 +107,7 @@ class StepCounter(TorchDispatchMode):
         super().__init__()
         self.flops = 0
         self.now = dict.fromkeys(KINDS, 0)
-        self.peak = dict(self.now)
+        self.peak, self.highest = dict(self.now), dict(self.now)
         self._live: dict[int, tuple[weakref.ref, int, str]] = {}  # of each storage: reference, bytes, kind
 
     def add(self, tensors: Iterable[Tensor | None], kind: str, again: bool = False) -> None:
@@ -114,12 +122,13 @@ class StepCounter(TorchDispatchMode):
                     continue
                 self._drop(key)
             size = storage.nbytes()
-            self._live[key] = weakref.ref(storage, lambda _, key=key: self._drop(key)), size, kind
+            self._live[key] = weakref.ref(storage, functools.partial(self._drop, key)), size, kind
             self.now[kind] += size
+            self.highest[kind] = max(self.highest[kind], self.now[kind])
         if sum(self.now.values()) > sum(self.peak.values()):
             self.peak = dict(self.now)
 
-    def _drop(self, key: int) -> None:
+    def _drop(self, key: int, _: weakref.ref | None = None) -> None:
         _, size, kind = self._live.pop(key)
         self.now[kind] -= size
 
@@ -154,15 +163,16 @@ class _KnownIndices(TorchDispatchMode):
 
 def _places(index: Tensor | None) -> Sequence[Tensor | None]:
     """The indices that a mask stands for."""
-    is_mask = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
-    return index.nonzero(as_tuple=True) if is_mask else [index]
+    if index is None or index.dtype != torch.bool or isinstance(index, FakeTensor):
+        return [index]
+    return index.nonzero(as_tuple=True)
 
 
 @contextlib.contextmanager
 def _as_cuda(dtype: torch.dtype | None) -> Iterator[None]:
     """Every tensor says that it is on CUDA. dtype: autocast there is enabled, with this dtype."""
     before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-    Tensor.is_cuda = True  # type: ignore[misc]  # of the class, before the property that it inherits
+    Tensor.is_cuda = True  # of the class, before the property that it inherits
     if dtype is not None:
         torch.set_autocast_enabled("cuda", True)
         torch.set_autocast_dtype("cuda", dtype)
@@ -212,4 +222,4 @@ def trace_step(
         clip_gradients(model, max_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return StepTrace(counter.peak, counter.flops)
+    return StepTrace(counter.peak, counter.highest, counter.flops)

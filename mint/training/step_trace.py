@@ -150,11 +150,15 @@ def _in_head() -> bool:
 
 
 class _KnownIndices(TorchDispatchMode):
-    """Lets fake tensors be indexed by real masks, and be read as the number 1, which only logs depend on."""
+    """Lets fake tensors be indexed by real masks, be read as the number 1, which only logs depend on, and be equal to
+    others, as the embeddings of absent tiles are in published checkpoints of Llama 3.2 Vision.
+    """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return torch.ones((), dtype=args[0].dtype).item()
+        if func is aten.equal.default and isinstance(args[0], FakeTensor):
+            return True
         if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
             if isinstance(args[0], FakeTensor):
                 args = (args[0], [place for index in args[1] for place in _places(index)], *args[2:])
@@ -193,28 +197,21 @@ def trace_step(
     FlexAttention does; the layers are not compiled.
     """
     model, counter = forward.model, StepCounter()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for p in trained:  # a first step, which makes the state
-        p.grad = torch.empty_like(p)
-        p.register_post_accumulate_grad_hook(lambda p: counter.add([p.grad], GRADIENTS, again=True))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if forward.images is not None:
-        for batch, _, _ in forward.micro_batches(pairs):
-            forward.images(batch.image_files)  # features of a frozen encoder are computed once a run
-    adapter = [x for layer in lora_layers(model).values() for x in (layer.lora_A.weight, layer.lora_B.weight)]
-    counter.add(adapter, ADAPTER)
-    counter.add(model.state_dict(keep_vars=True).values(), WEIGHTS)
-    counter.add(forward.frozen.parameters() if forward.frozen is not None else (), REFERENCE)
-    counter.add((x for layer in lora_layers(model).values() for x in layer.start or ()), REFERENCE)
-    counter.add((x for state in optimizer.state.values() for x in state.values() if isinstance(x, Tensor)), OPTIMIZER)
     with contextlib.ExitStack() as stack:
         if cuda:
-            model.attention_backend = "split"
-            if forward.frozen is not None:
-                forward.frozen.attention_backend = "split"
+            for network in filter(None, (model, forward.frozen)):
+                network.attention_backend = "split"
             stack.enter_context(_as_cuda(forward.autocast))
         stack.enter_context(_KnownIndices())
+        for p in (p for p in model.parameters() if p.requires_grad):  # a first step, which makes the state
+            p.grad = torch.empty_like(p)
+            p.register_post_accumulate_grad_hook(lambda p: counter.add([p.grad], GRADIENTS, again=True))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for batch, _, _ in forward.micro_batches(pairs):
+            if forward.images is not None and batch.image_files:
+                forward.images(batch.image_files)  # features of a frozen encoder are computed once a run
+        _add_held(counter, forward, optimizer)
         stack.enter_context(counter)
         for batch, tokens, share in forward.micro_batches(pairs):
             output = forward(batch, tokens)
@@ -223,3 +220,14 @@ def trace_step(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return StepTrace(counter.peak, counter.highest, counter.flops)
+
+
+def _add_held(counter: StepCounter, forward: Forward, optimizer: torch.optim.Optimizer) -> None:
+    """Counts what is held between steps."""
+    layers = lora_layers(forward.model).values()
+    counter.add((x for layer in layers for x in (layer.lora_A.weight, layer.lora_B.weight)), ADAPTER)
+    counter.add((x for layer in layers for x in layer.start or ()), REFERENCE)
+    counter.add(forward.model.parameters(), WEIGHTS)
+    counter.add(forward.model.buffers(), WEIGHTS)
+    counter.add(forward.frozen.parameters() if forward.frozen is not None else (), REFERENCE)
+    counter.add((x for state in optimizer.state.values() for x in state.values() if isinstance(x, Tensor)), OPTIMIZER)

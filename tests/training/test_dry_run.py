@@ -30,6 +30,7 @@ from mint.training import setup
 from mint.training.dry_run import dry_run, scaled
 from mint.training.forward import Forward
 from mint.training.step_trace import KINDS, StepTrace
+from tests.test_train_images import become
 
 NOTHING = dict.fromkeys(KINDS, 0)
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -148,6 +149,21 @@ def test_the_estimate_is_that_of_a_real_step(setting, estimate, loss, full, chec
     assert trace.total == pytest.approx(held + peak, rel=0.1)
     made = sum(trace.peak[kind] for kind in ("gradients", "activations", "LM head"))
     assert made == pytest.approx(peak, rel=0.1) and peak > held / 4
+
+
+@pytest.mark.parametrize("family", ["mllama", "qwen3_vl"])
+def test_other_families_are_traced_too(setting, tmp_path, family):
+    """With image features whose indices depend on the sizes of the images."""
+    shutil.copytree(setting, tmp_path / "other")
+    settings_file = tmp_path / "other" / "model" / "config.json"
+    raw = json.loads(settings_file.read_text())
+    raw["text_config"]["num_hidden_layers"] = 2  # Llama 3.2 Vision's second one is for cross-attention
+    settings_file.write_text(json.dumps(raw))
+    become(tmp_path / "other", family)
+    config = settings(tmp_path / "other", loss="orpo", batch_size=1)
+    trace, real = dry_run(config), RealStep(config)
+    assert trace.flops == real.flops
+    assert trace.total == pytest.approx(real.held() + real.peak(), rel=0.1)
 
 
 def test_sizes_packing_and_the_first_batch_are_printed(setting, capsys):

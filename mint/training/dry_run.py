@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -25,6 +25,7 @@ from mint.config import TrainConfig
 from mint.data.batch import Batch, EncodedPair
 from mint.data.chat import ChatTokenizer
 from mint.data.image_features import ImageReader, frozen_encoder
+from mint.data.images import Processor
 from mint.data.order import PairOrder
 from mint.data.pair_summary import render_pair
 from mint.errors import InputError, shows_text
@@ -56,7 +57,7 @@ def dry_run(config: TrainConfig) -> StepTrace:
     data = setup.read_data(config, model, loss)
 
     order, total = PairOrder(len(data.pairs), config.seed), config.total_steps(len(data.pairs))
-    forward, optimizer = _fake_training(config, loss, model, frozen, data, device, dtype)
+    forward = _fake_forward(config, loss, model, frozen, data, dtype)
     forward.shape.update(_row_shape(config, model, data, order, total, device))
     per_step = config.batch_size * config.grad_accum
     steps = [order.step(step, per_step) for step in range(min(total, max(1, LOOKED // per_step)))]
@@ -65,6 +66,7 @@ def dry_run(config: TrainConfig) -> StepTrace:
     first, _, _ = next(forward.micro_batches(packing.first))
     print(describe_batch(first, packing.first, data.tokenizer))
     try:
+        optimizer = make_optimizer(model, config)
         trace = trace_step(forward, packing.largest, optimizer, config.max_grad_norm, device.type == "cuda")
     except UNTRACEABLE as error:
         raise InputError(
@@ -74,27 +76,29 @@ def dry_run(config: TrainConfig) -> StepTrace:
     return trace
 
 
-def _fake_training(
-    config: TrainConfig,
-    loss: Loss,
-    model: CausalLM,
-    frozen: CausalLM | None,
-    data: setup.Data,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Forward, torch.optim.Optimizer]:
-    """The forward pass and the optimiser of the run, on fake tensors."""
-    fakes, images, processor = Fakes(), None, data.processor
-    for network in (model, frozen):
-        if network is not None:
-            fakes.fill(network)
-    if processor is not None:
-        fake_processor: Any = lambda images: fakes.floats(processor(images))  # noqa: E731
-        images = ImageReader(fake_processor, frozen_encoder(model))
+def _fake_forward(
+    config: TrainConfig, loss: Loss, model: CausalLM, frozen: CausalLM | None, data: setup.Data, dtype: torch.dtype
+) -> Forward:
+    """The forward pass of the run; its models become fake, and the images that it reads are."""
+    fakes, images = Fakes(), None
+    for network in filter(None, (model, frozen)):
+        fakes.fill(network)
+    if data.processor is not None:
+        processor: Any = _FakeProcessor(fakes, data.processor)
+        images = ImageReader(processor, frozen_encoder(model))
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
-    prompt_targets = setup.reads_prompt(config, loss)
-    forward = Forward(model, loss, config.batch_size, frozen, {}, prompt_targets, images, autocast)
-    return forward, make_optimizer(model, config)
+    return Forward(model, loss, config.batch_size, frozen, {}, setup.reads_prompt(config, loss), images, autocast)
+
+
+@dataclass(frozen=True)
+class _FakeProcessor:
+    """An image processor whose pixels are fake."""
+
+    fakes: Fakes
+    processor: Processor
+
+    def __call__(self, images) -> dict[str, Tensor]:
+        return self.fakes.floats(self.processor(images))
 
 
 def _row_shape(

@@ -22,7 +22,6 @@ from mint.cli import StopSignal, choose_device, guard
 from mint.config import TrainConfig, parse
 from mint.errors import InputError, Stopped
 from mint.progress import Progress
-from mint.training.out_of_memory import explain_out_of_memory
 from mint.training.summary import add_metrics, describe_failure, describe_step
 
 if TYPE_CHECKING:
@@ -173,6 +172,8 @@ def run(config: TrainConfig) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     def job() -> None:
+        from mint.training.out_of_memory import explain_out_of_memory
+
         config = parse(TrainConfig, argv, __doc__.splitlines()[0])
         with explain_out_of_memory(config):
             run(config)

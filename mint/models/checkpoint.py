@@ -280,10 +280,10 @@ def stored_tensors(folder: Path, name: str | Path | None = None, shapes_only: bo
         try:
             with safe_open(path, "pt") as file:
                 for key in file.keys():
-                    read = functools.partial(file.get_tensor, key)
                     if shapes_only:
-                        read = functools.partial(torch.empty, file.get_slice(key).get_shape(), device="meta")
-                    yield path, key, read
+                        yield path, key, functools.partial(torch.empty, file.get_slice(key).get_shape(), device="meta")
+                        continue
+                    yield path, key, functools.partial(file.get_tensor, key)
         except SafetensorError as error:
             raise InputError(f"{path} is damaged or not a safetensors file: {error}") from None
 

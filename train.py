@@ -76,7 +76,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
 
     # The steps of the run, and the checkpoint it continues from.
     per_step = config.batch_size * config.grad_accum
-    total = config.steps or math.ceil(config.epochs * len(data.pairs) / per_step)
+    total = config.total_steps(len(data.pairs))
     record = make_record(config, dtype, data.pairs, total)
     for note in check_record(run.resumed, record) if run.resumed else []:
         print(note, file=sys.stderr)
@@ -168,8 +168,12 @@ def accumulate_gradients(forward: Forward, step_pairs: Sequence[EncodedPair]) ->
 
 
 def run(config: TrainConfig) -> None:
-    """Trains on the given pairs, or runs a demo where none are given."""
-    if config.model is not None:
+    """Trains on the given pairs, or describes that run (``--dry-run``), or runs a demo where no pairs are given."""
+    if config.dry_run:
+        from mint.training.dry_run import dry_run
+
+        dry_run(config)
+    elif config.model is not None:
         train(config)
     else:
         from mint.demo import run_demo
@@ -178,7 +182,14 @@ def run(config: TrainConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return guard(lambda: run(parse(TrainConfig, argv, __doc__.splitlines()[0])))
+    def job() -> None:
+        from mint.training.out_of_memory import explain_out_of_memory
+
+        config = parse(TrainConfig, argv, __doc__.splitlines()[0])
+        with explain_out_of_memory(config):
+            run(config)
+
+    return guard(job)
 
 
 if __name__ == "__main__":

@@ -201,12 +201,15 @@ def lazy_command(name: str, help: str, place: str, *arguments, aliases: Sequence
     return add
 
 
-def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """``auto`` is CUDA where there is one, and bfloat16 there. Raises InputError for CUDA without a device."""
+def choose_device(device: str, dtype: str, absent: bool = False) -> tuple[torch.device, torch.dtype]:
+    """``auto`` is CUDA where there is one, and bfloat16 there.
+
+    Raises InputError for CUDA without a device, unless ``absent``: nothing is computed there.
+    """
     import torch  # here, since every command imports this module and --help should not wait for it
 
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not absent and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
     wanted = dtype if dtype != "auto" else ("bfloat16" if name == "cuda" else "float32")
     return torch.device(name), getattr(torch, wanted)

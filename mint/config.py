@@ -144,6 +144,9 @@ class TrainConfig:
         "checkpoint to continue from, or auto: the newest in --out; more --steps extend a run",
         metavar="auto|DIR",
     )
+    dry_run: bool = option(
+        "output", False, "read everything, then print sizes, packing, memory and FLOPs per step instead of training"
+    )
     track: str | None = option("output", None, "also log to this tracker", choices=("tensorboard", "trackio", "wandb"))
 
     LORA_DEFAULTS: typing.ClassVar[dict] = {
@@ -191,6 +194,10 @@ class TrainConfig:
                 raise InputError(f"{_flag(name)} {flags[name]} and {other} set the same: leave one out")
         return {**flags, **self.loss_args}
 
+    def total_steps(self, pairs: int) -> int:
+        """Optimiser steps of a run on so many pairs."""
+        return self.steps or math.ceil(self.epochs * pairs / (self.batch_size * self.grad_accum))
+
     def check(self) -> None:
         """Raises InputError for values out of range, and for settings that contradict each other."""
         for name, value in vars(self).items():
@@ -217,6 +224,8 @@ class TrainConfig:
         if (self.model is None) != (self.data is None):
             missing = "--model" if self.model is None else "--data"
             raise InputError(f"{missing} is missing: give both, or neither to run a demo")
+        if self.dry_run and self.model is None:
+            raise InputError("--dry-run describes a run on your model and data: give --model and --data")
         if self.patience is not None and self.best is None:
             raise InputError("--patience needs --best, the metric that has to improve")
         if self.best is not None and (not self.eval_every or self.model and not self.eval_data):

@@ -160,9 +160,21 @@ def image_reader(model: VisionModel, processor: Processor, folder: str | Path | 
     folder: keeps the features from one run to the next. run: the run's folder, where features that do not fit into
     memory are kept in ``features-overflow`` until training ends.
     """
-    tower = model.tower
-    if tower is None or not model.vision_is_frozen:
+    tower, encode = model.tower, frozen_encoder(model)
+    if tower is None or encode is None:
         return ImageReader(processor)
+
+    def encoder() -> str:
+        return fingerprint(tower.state_dict().items(), processor)
+
+    store = FeatureStore(folder or run / "features-overflow", encoder)
+    return ImageReader(processor, encode, store, overflow=not folder)
+
+
+def frozen_encoder(model: VisionModel) -> Encode | None:
+    """From pixels to features on the CPU, for models with a frozen vision encoder; None for others."""
+    if model.tower is None or not model.vision_is_frozen:
+        return None
     device = model.head_weight.device
 
     @torch.no_grad()
@@ -170,11 +182,7 @@ def image_reader(model: VisionModel, processor: Processor, folder: str | Path | 
         seen = model.encode_images({name: value.to(device) for name, value in images.items()}) or {}
         return {name: value.cpu() for name, value in seen.items() if name != "pixel_values"}
 
-    def encoder() -> str:
-        return fingerprint(tower.state_dict().items(), processor)
-
-    store = FeatureStore(folder or run / "features-overflow", encoder)
-    return ImageReader(processor, encode, store, overflow=not folder)
+    return encode
 
 
 def check_image_features(model: VisionModel) -> None:

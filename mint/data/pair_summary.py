@@ -11,6 +11,7 @@ from mint.data.batch import EncodedPair, EncodeReport
 from mint.data.chat import ChatTokenizer
 
 PARTS = ("prompt", "chosen", "rejected")
+COLOURS = {"prompt": "36", "chosen": "32", "rejected": "31"}  # ANSI codes: cyan, green, red
 
 
 def summarize_pairs(pairs: Sequence[EncodedPair], report: EncodeReport | None = None) -> str:
@@ -50,10 +51,11 @@ def summarize_pairs(pairs: Sequence[EncodedPair], report: EncodeReport | None = 
     return "\n".join(lines)
 
 
-def render_pair(pair: EncodedPair, tokenizer: ChatTokenizer) -> str:
+def render_pair(pair: EncodedPair, tokenizer: ChatTokenizer, colours: bool = False) -> str:
     """The pair under a heading for each role, special tokens included; ``[[ ]]`` encloses spans.
 
-    A run of image tokens is written as one, with its length.
+    A run of image tokens is written as one, with its length. colours: for a terminal; each role has its colour, and
+    spans are in reverse video.
     """
     lines = [f"pair {pair.id}"]
     lines += [f"images: {', '.join(pair.images)}"] if pair.images else []
@@ -64,14 +66,20 @@ def render_pair(pair: EncodedPair, tokenizer: ChatTokenizer) -> str:
         text = ""
         for marked, count, piece in _pieces(ids, marks, [] if role == "prompt" else pair.prompt, tokenizer):
             if not marked:
-                text += piece
+                text += _printable(piece) if colours else piece
             elif role == "prompt":
                 text += f"{tokenizer.decode([pair.image_token], skip_special=False)} x {count}"
             else:
-                text += f"[[{piece}]]"
+                text += f"\x1b[7m{_printable(piece)}\x1b[27m" if colours else f"[[{piece}]]"
         spans = f", {sum(span)} in spans" if span is not None else ""
-        lines.append(f"--- {role}: {len(ids)} tokens{spans} ---\n{text}")
+        block = f"--- {role}: {len(ids)} tokens{spans} ---\n{text}"
+        lines.append(f"\x1b[{COLOURS[role]}m{block}\x1b[0m" if colours else block)
     return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """The text without characters that control a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 def _pieces(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.files import folder_aside, read_json
-from mint.hub import MODEL_FILES, list_files, pickled_weights, resolve_dir
+from mint.hub import MODEL_FILES, SETTINGS_FILES, list_files, local_dir, pickled_weights, resolve_dir
 from mint.models.adapter_files import some
 from mint.models.clip import Clip, ClipConfig
 from mint.models.llama import CausalLM, Llama, LlamaConfig
@@ -105,7 +105,26 @@ def load_language_model(
     name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> CausalLM:
     """:func:`load_model` for models that write text. Raises InputError for others too."""
-    model = load_model(name, dtype=dtype, device=device)
+    return _language_model(load_model(name, dtype=dtype, device=device), name)
+
+
+def load_structure(
+    name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "meta"
+) -> CausalLM:
+    """:func:`load_language_model` on the meta device, without the weights: parameters have shapes and no values.
+
+    Of a hub repository only the settings are fetched; in a directory the tensors' names and shapes are checked too.
+    """
+    folder = resolve_dir(name, SETTINGS_FILES)
+    model = _language_model(build_model(read_json(folder / "config.json"), name).to(dtype), name)
+    if local_dir(name) is not None:
+        for _ in placed_tensors(model, stored_tensors(folder, name, shapes_only=True), name):
+            pass
+    model.source_dir, model.source_name = folder, str(name)
+    return model.eval()
+
+
+def _language_model(model: Pretrained, name: str | Path) -> CausalLM:
     if not isinstance(model, CausalLM):
         raise InputError(f"{name} is a {model.config.raw.get('model_type')} model, which writes no text")
     return model
@@ -250,10 +269,11 @@ def placed_tensors(
         raise InputError(f"{where} lacks weights: {some(missing, 5)}")
 
 
-def stored_tensors(folder: Path, name: str | Path | None = None) -> Iterator[Stored]:
+def stored_tensors(folder: Path, name: str | Path | None = None, shapes_only: bool = False) -> Iterator[Stored]:
     """Every tensor of a directory's safetensors files.
 
-    name: the hub id that the directory is a copy of, for errors. Raises InputError for missing or damaged files.
+    name: the hub id that the directory is a copy of, for errors. shapes_only: the tensors are on the meta device, and
+    only the headers of the files are read. Raises InputError for missing or damaged files.
     """
     if (folder / INDEX).is_file():
         files = indexed_files(folder / INDEX)
@@ -271,6 +291,9 @@ def stored_tensors(folder: Path, name: str | Path | None = None) -> Iterator[Sto
         try:
             with safe_open(path, "pt") as file:
                 for key in file.keys():
+                    if shapes_only:
+                        yield path, key, functools.partial(torch.empty, file.get_slice(key).get_shape(), device="meta")
+                        continue
                     yield path, key, functools.partial(file.get_tensor, key)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is damaged or not a safetensors file: {error}") from None

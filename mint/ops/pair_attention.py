@@ -47,7 +47,7 @@ def pair_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tenso
     instructions, bfloat16 is computed in float32.
     """
     dtype = q.dtype
-    if dtype == torch.bfloat16 and not has_bfloat16():
+    if dtype == torch.bfloat16 and not q.is_cuda and not has_bfloat16():
         q, k, v = q.float(), k.float(), v.float()
     bounds, lengths, cell = layout.bounds.tolist(), [], 0
     for row, prompt, _, rejected, end in bounds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,7 +55,11 @@ def reads_prompt(config: TrainConfig, loss: Loss) -> bool:
 
 
 def load_policy(
-    config: TrainConfig, loss: Loss, device: torch.device, dtype: torch.dtype
+    config: TrainConfig,
+    loss: Loss,
+    device: torch.device,
+    dtype: torch.dtype,
+    load: Callable[..., CausalLM] = load_language_model,
 ) -> tuple[CausalLM, CausalLM | None, TrainConfig]:
     """(model to train, reference model, settings).
 
@@ -63,7 +67,7 @@ def load_policy(
     loss with a reference gets a model of its own for it. Rank, alpha, dropout and targets of the returned settings are
     the adapter's.
     """
-    model = load_language_model(str(config.model), dtype=torch.float32 if config.full else dtype, device=device)
+    model = load(str(config.model), dtype=torch.float32 if config.full else dtype, device=device)
     if config.adapter and config.full:
         merge_lora(load_adapter(model, config.adapter), drop=True)
     elif config.adapter:

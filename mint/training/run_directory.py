@@ -67,7 +67,7 @@ def open_run(config: TrainConfig) -> Iterator[RunDirectory]:
     busy = f"{run.path} is in use by another run: wait for its end, or give another --out"
     try:
         with lock(run.path / ".lock", busy):
-            remove_leftovers(run.path, run.checkpoints)
+            remove_leftovers(run.path, run.checkpoints, run.path / "adapter", run.path / "model")
             run.resumed = choose_checkpoint(config)
             yield run
     except (InputError, OSError) as error:

@@ -210,6 +210,15 @@ def test_files_removed_during_a_run(setting, tmp_path, monkeypatch, capsys):
 # -- locks -------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_kill_has_left_is_removed(setting, copy):
+    left = [copy / ".writing-1-x", copy / "checkpoints" / ".writing-2-x", copy / "adapter" / ".writing-3-x"]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half")
+    assert train.main(settings(setting, copy, *SHORT, "--resume", "auto")) == 0
+    assert not [file for file in left if file.exists()]
+
+
 def test_a_folder_in_use_is_refused(setting, copy, capsys):
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
     with lock(copy / ".lock", "in use"):

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from benchmarks.fire import divergence, grounding, policy, probe, stability, style, ward
+from benchmarks.fire import divergence, grounding, policy, probe, stability, style, tower, ward
 from benchmarks.fire.__main__ import FINDINGS, run_findings
 from benchmarks.fire.checkpoints import repetition, saving, steps_of
 from benchmarks.fire.corruption import WITHOUT
@@ -22,7 +22,7 @@ from benchmarks.fire.ward import BASE, RECIPE, Ward
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences
 from mint.data.questions import read_questions
-from mint.demo import arms, radiograph_demo, tower
+from mint.demo import arms, radiograph_demo
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.evaluation import statistics

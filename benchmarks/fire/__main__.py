@@ -4,10 +4,10 @@
 
 A policy is taught on the patients of a ward, whose findings are correlated (``policy``). Findings:
 
-    grounding    d and e: every row's use of the lesion, and its clinical accuracy; this chooses the learning rates
-    corruption   c: where and how images are corrupted
-    style        a: pairs whose answers differ in form
-    stability    b: long answers without the KL term
+    grounding    every row's use of the lesion, and its clinical accuracy; this chooses the learning rates
+    corruption   where and how images are corrupted
+    style        pairs whose answers differ in form
+    stability    long answers without the KL term
 
 A command that was stopped goes on where it was; one that is finished writes tables and figures again from its runs.
 """

@@ -1,4 +1,4 @@
-"""Finding c: where and how to corrupt an image, against how easily the corruption itself is recognised.
+"""Where and how to corrupt an image, against how easily the corruption itself is recognised.
 
 The paper's reading is that crops and black boxes fail because they are recognisable as such. For each kind: FiRe's gain
 over itself without the image term, and how often a linear probe of the tower's features tells corrupted images from

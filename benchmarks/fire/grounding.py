@@ -1,4 +1,4 @@
-"""Findings d and e: grounding and clinical accuracy of all rows, on the ward, on balanced and on reversed patients.
+"""Grounding and clinical accuracy of all rows, on the ward, on balanced and on reversed patients.
 
 Each row's learning rate is chosen from the same ones, by its clinical accuracy on patients and pairs that are in no
 table. ``rates.json`` holds the choice, ``ward/table.md`` and so on the tables, ``rows.png`` and ``layers.png`` the

@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from benchmarks.fire.probe import probe_tower, probes_table
+from benchmarks.fire.tower import teach_tower
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
 from mint.data.processors.clip import ClipImageProcessor
@@ -23,7 +24,6 @@ from mint.demo.arms import load_train
 from mint.demo.radiograph_demo import DESCRIBING, TEACH, write_lessons
 from mint.demo.stages import teach
 from mint.demo.tiny_model import IMAGE
-from mint.demo.tower import teach_tower
 from mint.errors import InputError
 from mint.files import folder_aside, read_json, write_aside
 from mint.models import init_model, load_language_model, save_model

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fire.tower import FACTS, UNKNOWN, facts
 from mint.data.image_features import ImageReader
-from mint.demo.tower import FACTS, UNKNOWN, facts
 from mint.models.llama import CausalLM
 from mint.synthetic.populations import BALANCED
 from mint.synthetic.radiographs import KINDS, draw_radiograph

@@ -1,4 +1,4 @@
-"""Finding b: the KL term stabilises long answers. Reports alone, trained for four times as many steps.
+"""The KL term stabilises long answers. Reports alone, trained for four times as many steps.
 
 Rows: FiRe without the KL term, and with it in each direction and in both. Each at FiRe's learning rate and at the
 highest of those tried. As in the paper, a report's corrupted image has noise everywhere. ``stability.md`` has the

@@ -1,4 +1,4 @@
-"""Finding a, style hacking: pairs whose answers differ in form teach the form.
+"""Style hacking: pairs whose answers differ in form teach the form.
 
 The same records three times: the data set's terse answer against the policy's sentence; the changed words alone; the
 policy's own sentence against its minimal edit. DPO learns from each, FiRe from the last. A terse answer is scored with

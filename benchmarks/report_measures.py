@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from mint.data.batch import encode_pairs
 from mint.data.chat import load_tokenizer
+from mint.data.encode import encode_pairs
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.demo.arms import Arm
 from mint.files import file_aside, read_json, write_aside

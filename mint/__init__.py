@@ -14,7 +14,7 @@ _MODULES = {  # public name -> the module that defines it
     "InputError": "mint.errors",
     "LossOutput": "mint.losses",
     "add_lora": "mint.models.lora",
-    "encode_pairs": "mint.data.batch",
+    "encode_pairs": "mint.data.encode",
     "generate": "mint.models.generate",
     "load_adapter": "mint.models.lora",
     "load_loss": "mint.losses",

@@ -68,6 +68,7 @@ class TrainConfig:
         "data", None, "preference pairs: .jsonl, .jsonl.gz, .parquet, or OWNER/NAME[:SPLIT] of the hub", None, "FILE|ID"
     )
     eval_data: str | None = option("data", None, "held-out pairs to evaluate on, in the same format", metavar="FILE")
+    stream: bool = option("data", False, "start at once on a file of any size: encode pairs when their step comes")
     max_length: int = option("data", 2048, "token limit of prompt + longer answer", metavar="N")
     images_anywhere: bool = option("data", False, "allow images outside the folder of the preference file")
     max_pixels: int | None = option("data", None, "most pixels of an image after resizing (Qwen-VL)", metavar="N")
@@ -219,6 +220,10 @@ class TrainConfig:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
         if self.max_pixels is not None and self.model is None:
             raise InputError("--max-pixels needs --model: the demos resize every image to one size")
+        if self.stream and self.overlength == "error":
+            raise InputError(
+                "--overlength error reads all pairs before the first step, --stream does not: leave one out"
+            )
         if self.resume == "auto" and not self.out:
             raise InputError("--resume auto continues the run in --out: name it")
         if (self.model is None) != (self.data is None):

@@ -6,8 +6,9 @@ from PIL import Image
 
 import train
 from mint.config import TrainConfig
-from mint.data.batch import collate, encode_pairs
+from mint.data.batch import collate
 from mint.data.chat import load_tokenizer
+from mint.data.encode import encode_pairs
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
 from mint.data.preferences import read_preferences, write_jsonl

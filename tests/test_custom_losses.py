@@ -8,8 +8,9 @@ import torch
 
 import train
 from mint.config import TrainConfig, parse, to_toml
-from mint.data.batch import collate, encode_pairs
+from mint.data.batch import collate
 from mint.data.chat import load_tokenizer
+from mint.data.encode import encode_pairs
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.demo import radiograph_demo
 from mint.demo.tiny_model import write_base

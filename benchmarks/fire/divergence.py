@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from mint.data.batch import CHOSEN, encode_pairs, make_batches
+from mint.data.batch import CHOSEN, make_batches
 from mint.data.chat import load_tokenizer
+from mint.data.encode import encode_pairs
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
 from mint.data.preferences import read_preferences

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from mint.data.encoders import PlainEncoders, encode_text, tokenizer_errors
 from mint.data.template import LLAMA3_TEMPLATE, AnswerForm, ChatTemplate
@@ -187,7 +187,7 @@ class ChatTokenizer:
 
         They continue ``encode_prompt``. Raises InputError if the model has no such token.
         """
-        return [*self.answer_offsets(text, chat)[0], self.answer_end(chat)]
+        return [*self._encode_answer(text, chat)[0].ids, self.answer_end(chat)]
 
     def answer_end(self, chat: bool = True) -> int:
         """The token that ends an answer. Raises InputError if the model has none."""
@@ -201,13 +201,17 @@ class ChatTokenizer:
 
         A token of what the template writes around the answer has an empty range.
         """
-        form = self._form if chat else AnswerForm(continues=True)
-        encoder = self._encoders.within_text if form.continues else self._encoders.after_control
-        encoding = encode_text(encoder, form.prefix + text + form.suffix, self._folder)
-        shift, length = len(form.prefix), len(text)
+        encoding, shift = self._encode_answer(text, chat)
+        length = len(text)
         edges = ((min(max(edge - shift, 0), length) for edge in offset) for offset in encoding.offsets)
         inside = [(start, end) for start, end in edges]
         return encoding.ids, inside
+
+    def _encode_answer(self, text: str, chat: bool) -> tuple[Encoding, int]:
+        """(an answer as the template writes it, without the end token; the characters before ``text`` in it)."""
+        form = self._form if chat else AnswerForm(continues=True)
+        encoder = self._encoders.within_text if form.continues else self._encoders.after_control
+        return encode_text(encoder, form.prefix + text + form.suffix, self._folder), len(form.prefix)
 
     @property
     def end_of_turn(self) -> int | None:

@@ -88,3 +88,15 @@ def batch_shape(
             break
         rows = max(rows, len(pack([n for i in indices[batch].tolist() for n in lengths[i]], row_length)))
     return {"row_length": row_length, "rows": rows}
+
+
+def open_shape(
+    sample: Sequence[EncodedPair], longest: int, batch_size: int, compiled: bool, split_from: int | None
+) -> dict[str, int]:
+    """As :func:`batch_shape`, of pairs that are not known yet: a sample of them is, and the ``longest`` that their
+    prompt with the longer answer can be."""
+    flat = [length for pair in sample for length in pair.lengths]
+    if not compiled:
+        return {"rows": 1} if split_from is not None and sum(flat) >= split_from * len(flat) else {}
+    sides = max(len(pair.lengths) for pair in sample)
+    return {"row_length": math.ceil(2 * longest / ROW_MULTIPLE) * ROW_MULTIPLE, "rows": batch_size * sides}

@@ -7,8 +7,9 @@ from itertools import groupby
 
 import numpy as np
 
-from mint.data.batch import EncodedPair, EncodeReport
+from mint.data.batch import EncodedPair
 from mint.data.chat import ChatTokenizer
+from mint.data.encode import EncodeReport
 
 PARTS = ("prompt", "chosen", "rejected")
 COLOURS = {"prompt": "36", "chosen": "32", "rejected": "31"}  # ANSI codes: cyan, green, red

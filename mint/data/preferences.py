@@ -13,6 +13,7 @@ is reported, all at once, before anything else happens.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -44,6 +45,10 @@ class Preference:
     corrupted_images: tuple[str, ...] = ()
     extra: dict = field(default_factory=dict)
 
+    @property
+    def has_spans(self) -> bool:
+        return any(answer.spans for answer in (self.chosen, self.rejected) if answer)
+
 
 def read_preferences(path: str | Path, require_rejected: bool = True, fields: Sequence[str] = ()) -> list[Preference]:
     """The records of a preference file, in order.
@@ -56,21 +61,20 @@ def read_preferences(path: str | Path, require_rejected: bool = True, fields: Se
     """
     fetched = is_dataset_id(path)
     path = fetch_dataset(path) if fetched else Path(path)
-    if taken := FIELDS.intersection(fields):
-        raise InputError(f"a loss cannot ask for the fields {', '.join(sorted(taken))}: their meaning is fixed")
-
-    def parse(content: bytes | dict, line: int) -> Preference:
-        record = _parse(content, line, require_rejected)
-        for name in fields:
-            _check_number(record, name)
-        return record
-
+    check_fields(fields)
+    parse = functools.partial(parse_record, require_rejected=require_rejected, fields=fields)
     records = parse_rows(path, _lines(path), parse)
     if fetched and any(record.images for record in records):
         raise InputError(f"{path} names images, which are not fetched from the hub: download the whole data set")
     if not records:
         raise InputError(f"{path} holds no records")
     return records
+
+
+def check_fields(fields: Sequence[str]) -> None:
+    """Raises InputError if a loss asks for a field with a meaning of its own."""
+    if taken := FIELDS.intersection(fields):
+        raise InputError(f"a loss cannot ask for the fields {', '.join(sorted(taken))}: their meaning is fixed")
 
 
 def image_names(record: Mapping) -> tuple[str, ...]:
@@ -108,6 +112,24 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
     except (OSError, ArrowException) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     return enumerate(rows, 1)
+
+
+def parse_record(
+    content: bytes | dict, line: int, require_rejected: bool = True, fields: Sequence[str] = ()
+) -> Preference:
+    """The record on a line; the arguments are those of :func:`read_preferences`. Raises InputError for a bad one."""
+    record = _parse(content, line, require_rejected)
+    for name in fields:
+        _check_number(record, name)
+    return record
+
+
+def identify_record(
+    content: bytes, line: int, require_rejected: bool = True, fields: Sequence[str] = ()
+) -> tuple[str, bool]:
+    """(id, whether an answer has spans) of the record on a line, which is checked as by :func:`parse_record`."""
+    record = parse_record(content, line, require_rejected, fields)
+    return record.id, record.has_spans
 
 
 def _parse(content: bytes | dict, line: int, require_rejected: bool) -> Preference:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import runpy
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from mint.demo.stages import Train, aligned, load_student
 from mint.errors import InputError
 from mint.evaluation.predictions import read_predictions
 from mint.files import read_json, write_aside
+from mint.processes import cores, worker_processes
 from mint.progress import duration
 from mint.scripts import command_file
 from mint.tasks.disease import Disease
@@ -126,7 +125,7 @@ def side_by_side(jobs: Sequence[Job], workers: int | None = None) -> None:
     """
     if not jobs:
         return
-    with _processes(min(len(jobs), workers or cores())) as pool:
+    with worker_processes(min(len(jobs), workers or cores()), _one_thread) as pool:
         start = time.monotonic()
         futures = {pool.submit(_run, function, *arguments): name for name, function, arguments in jobs}
         for number, future in enumerate(as_completed(futures), 1):
@@ -145,40 +144,10 @@ def _run(function: Callable[..., object], *arguments) -> None:
         os._exit(1)
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes end with it, whatever ends it."""
-    pool = ProcessPoolExecutor(max(1, count), multiprocessing.get_context("spawn"), initializer=_begin)
-    try:
-        yield pool
-        pool.shutdown()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        children = multiprocessing.active_children()
-        for child in children:
-            child.terminate()
-        for child in children:
-            child.join()
-        raise
-
-
-def _begin() -> None:
-    """One thread; and the process ends with its parent, also where that is killed."""
+def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 def run_arm(arm: Arm, *exams: Exam) -> None:

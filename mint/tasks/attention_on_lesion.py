@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mint.data.batch import EncodedPair, encode_pairs
+from mint.data.batch import EncodedPair
 from mint.data.chat import ChatTokenizer
+from mint.data.encode import encode_pairs
 from mint.data.image_features import ImageReader
 from mint.data.image_files import image_size, open_image
 from mint.data.images import Processor

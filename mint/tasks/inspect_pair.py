@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mint.cli import choose_device
 from mint.config import TrainConfig, parse
-from mint.data.batch import CHOSEN, REJECTED, collate, encode_pairs
+from mint.data.batch import CHOSEN, REJECTED, collate
 from mint.data.chat import ChatTokenizer, load_tokenizer
+from mint.data.encode import encode_pairs
 from mint.data.image_features import ImageReader
 from mint.data.image_files import open_image
 from mint.data.images import processor_of

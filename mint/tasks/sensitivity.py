@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mint.data.batch import CHOSEN, REJECTED, Batch, encode_pairs, make_batches
+from mint.data.batch import CHOSEN, REJECTED, Batch, make_batches
 from mint.data.chat import ChatTokenizer
+from mint.data.encode import encode_pairs
 from mint.data.image_features import ImageReader
 from mint.data.image_files import open_image
 from mint.data.preferences import Preference, read_preferences

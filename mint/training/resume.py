@@ -20,6 +20,7 @@ import torch
 
 from mint.config import TrainConfig, loss_settings
 from mint.data.batch import EncodedPair
+from mint.data.streamed_pairs import StreamedPairs
 from mint.errors import InputError
 from mint.training.checkpoints import read_state
 
@@ -40,8 +41,14 @@ def make_record(config: TrainConfig, dtype: torch.dtype, pairs: Sequence[Encoded
 
 
 def hash_pairs(pairs: Iterable[EncodedPair]) -> str:
-    """SHA-256 of the encoded pairs (see the module), in hexadecimal."""
+    """SHA-256 of the encoded pairs (see the module), in hexadecimal.
+
+    Of streamed pairs: of the file as it is, and of a sample of encoded pairs.
+    """
     digest = hashlib.sha256()
+    if isinstance(pairs, StreamedPairs):
+        digest.update(pairs.sha256.encode())
+        pairs = pairs.sample
     for pair in pairs:
         _add(digest, pair)
     return digest.hexdigest()

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 
 from mint.config import TrainConfig
-from mint.data.batch import EncodedPair, EncodeReport, encode_pairs
+from mint.data.batch import EncodedPair
 from mint.data.chat import ChatTokenizer, load_tokenizer
+from mint.data.encode import EncodeReport, PairEncoder, encode_pairs
 from mint.data.image_features import check_image_features
 from mint.data.images import Processor, processor_of
-from mint.data.order import PairOrder, batch_shape
+from mint.data.order import PairOrder, batch_shape, open_shape
 from mint.data.pair_summary import render_pair, summarize_pairs
-from mint.data.preferences import read_preferences
+from mint.data.preferences import Preference, read_preferences
 from mint.data.record_images import ImageSlots, find_images
 from mint.data.spans import mark_changes
+from mint.data.streamed_pairs import StreamedPairs, read_streamed
 from mint.errors import InputError, shows_text
 from mint.losses import Loss, fire_loss, load_loss
 from mint.losses.check import check_loss
@@ -103,7 +105,7 @@ def load_policy(
 class Data:
     """The encoded pairs of a run, and what encoded them. processor: None for models that read no images."""
 
-    pairs: list[EncodedPair]
+    pairs: Sequence[EncodedPair]
     eval_pairs: list[EncodedPair]
     tokenizer: ChatTokenizer
     processor: Processor | None
@@ -113,50 +115,90 @@ def read_data(config: TrainConfig, model: CausalLM, loss: Loss) -> Data:
     """Reads the training and evaluation pairs, and prints statistics; with ``--show-text`` also the first pair as the
     model reads it.
 
-    Every problem of a file is reported before anything trains.
+    Every problem of a file is reported before anything trains; with ``--stream`` those that only encoding finds, and
+    those of images, come when their pair does.
     """
     assert config.data is not None
-    tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
-    processor = processor_of(model, config.max_pixels)
-    pairs, report = _read_pairs(config.data, config, model, loss, tokenizer, processor)
-    print(f"{config.data}: {summarize_pairs(pairs, report)}")
+    reader = _PairReader(config, model, loss)
+    pairs: Sequence[EncodedPair]
+    if config.stream:
+        pairs, report = reader.stream(config.data)
+        some, of = pairs.sample, f"{len(pairs):,} records, of which {pairs.sampled} were encoded: "
+    else:
+        pairs, report = reader.read(config.data)
+        some, of = pairs, ""
+    print(f"{config.data}: {of}{summarize_pairs(some, report)}")
     if shows_text():
-        print(_shorten(render_pair(pairs[0], tokenizer)))
-    warn_of_missing(pairs, loss, config.data)
+        print(_shorten(render_pair(pairs[0], reader.tokenizer)))
+    warn_of_missing(some, loss, config.data)
     eval_pairs: list[EncodedPair] = []
     if config.eval_data:
-        eval_pairs, report = _read_pairs(config.eval_data, config, model, loss, tokenizer, processor)
+        eval_pairs, report = reader.read(config.eval_data)
         print(f"{config.eval_data}: {report}")
-    return Data(pairs, eval_pairs, tokenizer, processor)
+    return Data(pairs, eval_pairs, reader.tokenizer, reader.processor)
 
 
-def _read_pairs(
-    path: str, config: TrainConfig, model: CausalLM, loss: Loss, tokenizer: ChatTokenizer, processor: Processor | None
-) -> tuple[list[EncodedPair], EncodeReport]:
-    preferences = read_preferences(path, require_rejected=loss.needs.rejected, fields=loss.needs.fields)
-    if not loss.needs.rejected:
-        preferences = [replace(preference, rejected=None) for preference in preferences]
-    if config.spans == "changes" and loss.needs.spans and loss.needs.rejected:
-        sides = [mark_changes(p.chosen.text, p.rejected.text if p.rejected else "") for p in preferences]
-        preferences = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(preferences, sides, strict=True)]
-    preferences = find_images(preferences, path, config.images_anywhere, loss.needs.corrupted_image)
-    slots = ImageSlots(*model.image_slots, processor) if processor else None
-    vocabulary = model.decoder.embed_tokens.num_embeddings
-    limit = min(config.max_length, model.config.max_position_embeddings)
-    pairs, report = encode_pairs(
-        preferences,
-        tokenizer,
-        limit,
-        config.overlength,
-        loss.needs.spans,
-        slots,
-        loss.needs.corrupted_answers,
-        loss.needs.fields,
-    )
-    largest = max(max(pair.prompt + pair.chosen + pair.rejected) for pair in pairs)
-    if largest >= vocabulary:
-        raise InputError(f"the tokenizer gives id {largest}, the model knows {vocabulary}: they do not belong together")
-    return pairs, report
+class _PairReader:
+    """Reads files of pairs as a run needs them."""
+
+    def __init__(self, config: TrainConfig, model: CausalLM, loss: Loss):
+        self.config, self.needs = config, loss.needs
+        self.tokenizer = load_tokenizer(model.source_dir, chat_date=config.chat_date)
+        self.processor = processor_of(model, config.max_pixels)
+        self.vocabulary = model.decoder.embed_tokens.num_embeddings
+        self.by_changes = config.spans == "changes" and loss.needs.spans and loss.needs.rejected
+        self.encoding: dict[str, Any] = {
+            "tokenizer": self.tokenizer,
+            "max_length": min(config.max_length, model.config.max_position_embeddings),
+            "overlength": config.overlength,
+            "slots": ImageSlots(*model.image_slots, self.processor) if self.processor else None,
+            "corrupted": loss.needs.corrupted_answers,
+            "fields": loss.needs.fields,
+        }
+
+    def read(self, path: str) -> tuple[list[EncodedPair], EncodeReport]:
+        """All pairs of a file."""
+        records = read_preferences(path, require_rejected=self.needs.rejected, fields=self.needs.fields)
+        records = self._prepare(records, path)
+        pairs, report = encode_pairs(records, drop_spanless=self.needs.spans, **self.encoding)
+        for pair in pairs:
+            self._check_ids(pair)
+        return pairs, report
+
+    def stream(self, path: str) -> tuple[StreamedPairs, EncodeReport]:
+        """The pairs of a file, read when they are asked for; the report is of the sample."""
+        encoder = PairEncoder(**self.encoding)
+
+        def encode(record: Preference) -> EncodedPair | None:
+            (record,) = self._prepare([record], path)
+            if self.by_changes and not record.has_spans:
+                encoder.report.spanless.append(record.id)
+            elif (pair := encoder(record)) is not None:
+                self._check_ids(pair)
+                return pair
+            return None
+
+        drop_spanless = self.needs.spans and not self.by_changes
+        pairs = read_streamed(path, encode, self.needs.rejected, self.needs.fields, drop_spanless)
+        report, encoder.report = encoder.report, EncodeReport()
+        report.kept = len(pairs.sample)
+        return pairs, report
+
+    def _prepare(self, records: list[Preference], path: str) -> list[Preference]:
+        """The records with what the loss reads: rejected answers, spans, and images, which are looked for."""
+        if not self.needs.rejected:
+            records = [replace(record, rejected=None) for record in records]
+        if self.by_changes:
+            sides = [mark_changes(p.chosen.text, p.rejected.text if p.rejected else "") for p in records]
+            records = [replace(p, chosen=a, rejected=b) for p, (a, b) in zip(records, sides, strict=True)]
+        return find_images(records, path, self.config.images_anywhere, self.needs.corrupted_image)
+
+    def _check_ids(self, pair: EncodedPair) -> None:
+        largest = max(pair.prompt + pair.chosen + pair.rejected)
+        if largest >= self.vocabulary:
+            raise InputError(
+                f"the tokenizer gives id {largest}, the model knows {self.vocabulary}: they do not belong together"
+            )
 
 
 def _shorten(text: str) -> str:
@@ -201,4 +243,7 @@ def compile_and_shape(
             network.compile_blocks()
     split_from = SPLIT_FROM if device.type == "cpu" and networks[0].config.sliding_window is None else None
     batches = total * config.grad_accum
+    if isinstance(data.pairs, StreamedPairs):
+        longest = min(config.max_length, networks[0].config.max_position_embeddings)
+        return open_shape(data.pairs.sample, longest, config.batch_size, compiled, split_from)
     return batch_shape(data.pairs, data.eval_pairs, order, config.batch_size, batches, compiled, split_from)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, encode_pairs, make_batches, pack
+from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, make_batches, pack
+from mint.data.encode import encode_pairs
 from mint.data.preferences import Preference
 from mint.data.spans import Answer
 from mint.errors import InputError
@@ -20,6 +21,9 @@ class LetterTokenizer:
 
     def answer_offsets(self, text, chat=True):
         return list(map(ord, text)), [(i, i + 1) for i in range(len(text))]
+
+    def encode_answer(self, text, chat=True):
+        return [*self.answer_offsets(text, chat)[0], self.answer_end(chat)]
 
 
 def preference(name, prompt, chosen, rejected="no"):

@@ -3,7 +3,8 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from mint.data.batch import EncodedPair, EncodeReport
+from mint.data.batch import EncodedPair
+from mint.data.encode import EncodeReport
 from mint.data.pair_summary import render_pair, summarize_pairs
 
 

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from mint.data.batch import collate, encode_pairs
+from mint.data.batch import collate
 from mint.data.chat import load_tokenizer
+from mint.data.encode import encode_pairs
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
 from mint.data.preferences import read_preferences

@@ -21,8 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from mint.data.batch import EncodedPair, collate, encode_pairs
+from mint.data.batch import EncodedPair, collate
 from mint.data.chat import load_tokenizer
+from mint.data.encode import encode_pairs
 from mint.data.preferences import Preference
 from mint.data.spans import Answer
 from mint.losses import load_loss

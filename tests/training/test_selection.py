@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import train
-from mint.data.batch import encode_pairs
 from mint.data.chat import load_tokenizer
+from mint.data.encode import encode_pairs
 from mint.data.preferences import read_preferences
 from mint.losses import load_loss
 from mint.models import load_model

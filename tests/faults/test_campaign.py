@@ -1,24 +1,56 @@
-"""A short version of ``python -m benchmarks.faults``: real kills, a full disk and races."""
+"""The campaign's parts, and the page that it fills."""
 
-import os
-import subprocess
-import sys
+import argparse
 
 import pytest
 
-from tests.conftest import ROOT
+from benchmarks import campaign
+from mint.errors import InputError
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the trials are forked")
-def test_no_fault_costs_more_than_the_steps_since_the_last_checkpoint():
-    counts = {"kills": 3, "full-disks": 1, "races": 2}
-    flags = [word for name, count in counts.items() for word in (f"--{name}", str(count))]
-    command = [sys.executable, "-m", "benchmarks.faults", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
-    assert [int(trials) for _, trials, *_ in rows] == list(counts.values())
-    assert all(problems == "0" for *_, problems in rows)
-    outcomes = [outcome for _, _, outcome, _ in rows]
-    assert outcomes[0] == "3 identical" and outcomes[2] == "2 identical"
-    assert outcomes[1] in ("1 identical", "1 not possible here")  # where no disk can be mounted
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A copy of the page; three parts, which are not run."""
+    copy = tmp_path / "trust.md"
+    copy.write_text(campaign.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(campaign, "PAGE", copy)
+    monkeypatch.setattr(campaign, "commit", lambda: "abc")
+    monkeypatch.setattr(campaign, "TRIALS", {"kills": (None, 5, "kills")})
+    monkeypatch.setattr(campaign, "READERS", {"questions": None, "lost pickles": None})
+    return copy
+
+
+def table(flags):
+    if "--kills" in flags:
+        return "| fault | trials |\n|---|---|\n| kills | 5 |\n"
+    count = flags[flags.index("--inputs") + 1]
+    row = f"{count} | 1 | 2 | 0 | 0.1 s |"
+    return f"| reader | inputs |\n|---|---:|\n| {flags[1]} | {row}\n| all | {row}\n\nseed 0, 9 s\n"
+
+
+def test_parts_fill_the_page_and_are_not_run_twice(tmp_path, monkeypatch, page):
+    asked = []
+    monkeypatch.setattr(campaign, "run_part", lambda module, flags: (asked.append(flags), (0, table(flags)))[1])
+    args = argparse.Namespace(out=str(tmp_path / "out"), inputs=6000, seed=1)
+    before = page.read_text(encoding="utf-8")
+    tables = campaign.run_campaign(args)
+    assert campaign.run_campaign(args) == tables
+    assert [flags[0] for flags in asked] == ["--kills", "--only", "--only"]
+    filled = page.read_text(encoding="utf-8")
+    assert "commit abc" in filled and "| kills | 5 |" in filled
+    assert "| lost pickles | 3000 | 1 | 2 | 0 | 0.1 s |\n| all | 6,000 | 2 | 4 | 0 | |\n<!--" in filled
+    for mark in ("<!-- faults -->", "<!-- fuzz -->"):
+        assert filled.count(mark) == 1 and filled.split(mark)[0].splitlines()[0] == before.splitlines()[0]
+
+
+def test_a_part_with_problems_leaves_the_page_as_it_was(tmp_path, monkeypatch, page):
+    results = {"--kills": (1, "a traceback")}
+    monkeypatch.setattr(campaign, "run_part", lambda module, flags: results.get(flags[0], (0, table(flags))))
+    before = page.read_text(encoding="utf-8")
+    args = argparse.Namespace(out=str(tmp_path / "out"), inputs=6, seed=1)
+    with pytest.raises(InputError, match=r"problems in faults kills \(status 1\)"):
+        campaign.run_campaign(args)
+    assert page.read_text(encoding="utf-8") == before
+    results.clear()
+    campaign.run_campaign(args)
+    assert "| kills | 5 |" in page.read_text(encoding="utf-8")

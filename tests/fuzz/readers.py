@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -31,13 +32,14 @@ from safetensors.torch import save_file
 import evaluate
 import generate_prefs
 from mint.config import TrainConfig, parse
+from mint.data import line_index
 from mint.data.cases import read_term_ids
 from mint.data.chat import load_tokenizer
 from mint.data.gmdb import COLUMNS, read_gmdb
 from mint.data.image_files import image_size, open_image
 from mint.data.images import load_processor
 from mint.data.phenopackets import read_phenopackets
-from mint.data.preferences import read_preferences
+from mint.data.preferences import identify_record, read_preferences
 from mint.data.prompts import read_prompt
 from mint.data.questions import read_mmedpo, read_questions
 from mint.data.record_images import find_images
@@ -45,7 +47,7 @@ from mint.data.retrieval import read_descriptions
 from mint.data.text_encoder import TextEncoder
 from mint.data.tiles import read_tiles
 from mint.data.vqa_files import read_boxes
-from mint.errors import InputError
+from mint.errors import FileProblems, InputError
 from mint.evaluation.disease_ids import read_mondo
 from mint.evaluation.predictions import read_rankings
 from mint.evaluation.report_labels import FINDINGS, read_labels
@@ -184,6 +186,24 @@ ASKED = [{"id": "q", "images": ["a.png"], "question": "Where is it?", "truth": T
 def preferences(rng: random.Random, folder: Path):
     path = packed(rng, folder, "pairs.jsonl", damage_rows(rng, PAIRS))
     return read_preferences(path, require_rejected=rng.random() < 0.8, fields=rng.choice(((), ("weight",))))
+
+
+@reader
+def streamed_preferences(rng: random.Random, folder: Path):
+    """Found line by line they are what they are in the whole file, wherever its parts begin."""
+    path = write(folder, "pairs.jsonl", damage_rows(rng, PAIRS))
+    with mock.patch.object(line_index, "CHUNK", rng.randint(1, 300)):
+        outcomes = []
+        for read in (read_preferences, lambda path: line_index.index_lines(path, identify_record, workers=1)):
+            try:
+                outcomes.append(read(path))
+            except FileProblems as error:
+                outcomes.append(sorted(error.problems))
+    if isinstance(outcomes[0], list) and isinstance(outcomes[1], line_index.LineIndex):
+        assert [record.line for record in outcomes[0]] == outcomes[1].numbers.tolist()
+    else:
+        assert outcomes[0] == outcomes[1]
+        raise InputError("refused")
 
 
 @reader

@@ -71,6 +71,10 @@ class CrossAttentionInputs:
                 runs.append(run._replace(length=1))
         return CrossAttentionInputs(None, tuple(runs), self.has_prior_image[:, -1:])
 
+    def of_rows(self, rows: Tensor) -> CrossAttentionInputs:
+        """Of some rows, [N] indices, where each row is one run (:meth:`last`)."""
+        return CrossAttentionInputs(self.states, tuple(self.runs[row] for row in rows), self.has_prior_image[rows])
+
 
 def divide_rows(
     columns: Sequence[Sequence[int]],

@@ -19,6 +19,7 @@ from mint.models.llama import CausalLM, KeyValueCache
 from mint.progress import Progress
 
 Prompt = str | list[dict] | list[int]
+KEPT = 0.75  # of a batch's rows: when no more than these go on, the others are dropped
 
 
 class AnswerState(Protocol):
@@ -145,34 +146,40 @@ def _decode(
     lengths = torch.tensor([len(ids) for ids in prompts])
     longest = int(lengths.max())
     tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
-    for row, ids in enumerate(prompts):
-        tokens[row, : len(ids)] = torch.tensor(ids)
+    for number, ids in enumerate(prompts):
+        tokens[number, : len(ids)] = torch.tensor(ids)
     positions = torch.arange(longest).expand_as(tokens)  # a short row's padding is overwritten as it grows
     slots = max(len(ids) + room for ids, room in zip(prompts, rooms, strict=True))
     cache = KeyValueCache(model.config, len(prompts), slots, model.head_weight)
+    cache.used = longest
     hidden = model.forward_cached(tokens.to(device), positions.to(device), cache, images)
-    rows = torch.arange(len(prompts))
-    last = hidden[rows.to(device), (lengths - 1).to(device)]  # [B, H]
+    last = hidden[torch.arange(len(prompts), device=device), (lengths - 1).to(device)]  # [B, H]
     outputs: list[list[int]] = [[] for _ in prompts]
     present = _present(prompts, vocabulary) if repetition_penalty != 1 else None
-    alive = set(range(len(prompts)))
+    rows: list[int | None] = list(range(len(prompts)))  # the answers that the batch's rows continue; None: it has ended
     for step in range(max(rooms)):
         logits = model.logits(last).float().cpu()
         logits[:, unwritten] = -torch.inf
         if present is not None:
             logits = penalize_repetition(logits, present, repetition_penalty)
-        chosen = choose(logits, alive)
+        chosen = choose(logits, rows)
         if present is not None:
-            present[rows, chosen] = True
-        for row in list(alive):
-            if chosen[row] in eos_ids:
-                alive.discard(row)
-            else:
-                outputs[row].append(chosen[row])
-                if len(outputs[row]) == rooms[row]:
-                    alive.discard(row)
-        if not alive:
+            present[torch.arange(len(rows)), chosen] = True
+        for i, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+            if row is not None:
+                if token not in eos_ids:
+                    outputs[row].append(token)
+                if token in eos_ids or len(outputs[row]) == rooms[row]:
+                    rows[i] = None
+        going = [i for i, row in enumerate(rows) if row is not None]
+        if not going:
             break
+        if len(going) <= KEPT * len(rows):
+            kept = torch.tensor(going)
+            cache.keep(kept.to(device))
+            rows, chosen, lengths = [rows[i] for i in going], [chosen[i] for i in going], lengths[kept]
+            present = present[kept] if present is not None else None
+        cache.used = min(cache.length, longest + step + 1)
         place = (lengths + step).clamp(max=cache.length - 1).unsqueeze(1).to(device)  # ended rows write anywhere
         last = model.forward_cached(torch.tensor(chosen).unsqueeze(1).to(device), place, cache)[:, 0]
     return outputs
@@ -181,8 +188,8 @@ def _decode(
 def _present(prompts: list[list[int]], vocabulary: int) -> Tensor:
     """[B, V] bool: the tokens of each prompt; an image token after the vocabulary has no logit."""
     present = torch.zeros(len(prompts), vocabulary, dtype=torch.bool)
-    for row, ids in enumerate(prompts):
-        present[row, [i for i in ids if i < vocabulary]] = True
+    for number, ids in enumerate(prompts):
+        present[number, [i for i in ids if i < vocabulary]] = True
     return present
 
 
@@ -208,26 +215,28 @@ class _Chooser:
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self.generators, self.states = generators, states
 
-    def __call__(self, logits: Tensor, alive: set[int]) -> list[int]:
-        """logits: [B, V] float32 on the CPU. Rows that are not alive get an arbitrary token."""
+    def __call__(self, logits: Tensor, rows: Sequence[int | None]) -> list[int]:
+        """logits: [B, V] float32 on the CPU. rows: the answer that each continues; one that is None gets any token."""
         if self.states is None:
-            return self._choose(logits, alive)
+            return self._choose(logits, rows)
         held = torch.full_like(logits, -torch.inf)
-        for row in alive:
-            allowed = self.states[row].allowed()
-            held[row, allowed] = logits[row, allowed]
-        chosen = self._choose(held, alive)
-        for row in alive:
-            self.states[row].advance(chosen[row])
+        for place, row in enumerate(rows):
+            if row is not None:
+                allowed = self.states[row].allowed()
+                held[place, allowed] = logits[place, allowed]
+        chosen = self._choose(held, rows)
+        for row, token in zip(rows, chosen, strict=True):
+            if row is not None:
+                self.states[row].advance(token)
         return chosen
 
-    def _choose(self, logits: Tensor, alive: set[int]) -> list[int]:
+    def _choose(self, logits: Tensor, rows: Sequence[int | None]) -> list[int]:
         if self.temperature == 0:
             return logits.argmax(-1).tolist()
         probabilities = sampling_probabilities(logits, self.temperature, self.top_p, self.top_k)
         return [
-            int(torch.multinomial(probabilities[row], 1, generator=generator)) if row in alive else 0
-            for row, generator in enumerate(self.generators)
+            0 if row is None else int(torch.multinomial(one, 1, generator=self.generators[row]))
+            for one, row in zip(probabilities, rows, strict=True)
         ]
 
 

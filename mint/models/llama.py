@@ -125,22 +125,34 @@ class RMSNorm(nn.Module):
 
 
 class KeyValueCache:
-    """Keys and values of all layers during generation, [B, K, S, D]; each row writes at its own positions."""
+    """Keys and values of all layers during generation, [B, K, S, D]; each row writes at its own positions.
+
+    used: the slots that are attended to, by default all S.
+    """
 
     def __init__(self, config: LlamaConfig, rows: int, length: int, like: Tensor):
         shape = (rows, config.num_key_value_heads, length, config.head_dim)
         self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.num_hidden_layers)]
-        self.length = length
+        self.length = self.used = length
         self.images: dict[int, tuple[Tensor, Tensor]] = {}  # of the image tiles, by cross-attention layer
         self.vision: CrossAttentionInputs | None = None  # for the tokens after the last ones
         self.shift: Tensor | None = None  # [B, 1]: rotary position minus position
 
     def update(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k, v [B, K, T, D] at ``positions`` [B, T]; returns all that the layer holds."""
+        """Writes k, v [B, K, T, D] at ``positions`` [B, T]; returns all that the layer holds in the slots used."""
         index = positions[:, None, :, None].expand_as(k)
-        for stored, new in zip(self.layers[layer], (k, v), strict=True):
-            stored.scatter_(2, index, new)
-        return self.layers[layer]
+        keys, values = self.layers[layer]
+        keys.scatter_(2, index, k)
+        values.scatter_(2, index, v)
+        return keys[:, :, : self.used], values[:, :, : self.used]
+
+    def keep(self, rows: Tensor) -> None:
+        """Forgets all rows but some, [N] indices, which take the places 0 to N - 1."""
+        self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+        if self.shift is not None:
+            self.shift = self.shift[rows]
+        if self.vision is not None:
+            self.vision = self.vision.of_rows(rows)
 
 
 class Attention(nn.Module):
@@ -328,7 +340,7 @@ class CausalLM(Pretrained):
         self, tokens: Tensor, positions: Tensor, cache: KeyValueCache, images: dict[str, Tensor] | None = None
     ) -> Tensor:
         """[B, T, H] of new tokens at ``positions`` [B, T], after the tokens in ``cache``, which is updated."""
-        slots = torch.arange(cache.length, device=tokens.device)
+        slots = torch.arange(cache.used, device=tokens.device)
         mask = slots <= positions[:, :, None]
         if self.config.sliding_window is not None:
             mask &= positions[:, :, None] - slots < self.config.sliding_window

@@ -1,13 +1,15 @@
 """Decoding in batches with a static key/value cache, greedy or sampled.
 
-A prompt's answer does not depend on its batch: rows are padded on the right, each row writes the cache at
-its own positions, and sampling draws from a generator of the prompt's own.
+A prompt's answer does not depend on its batch: rows are padded on the right, each row writes the cache at its own
+positions, and sampling draws from a generator of the prompt's own. Tokens are chosen on the model's device.
 
 Legend: B rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeGuard, cast
 
@@ -19,6 +21,7 @@ from mint.models.llama import CausalLM, KeyValueCache
 from mint.progress import Progress
 
 Prompt = str | list[dict] | list[int]
+SLOTS = 256  # the cache's length is a multiple of it where the step is compiled
 KEPT = 0.75  # of a batch's rows: when no more than these go on, the others are dropped
 
 
@@ -72,6 +75,7 @@ def generate(
     repetition_penalty: float = 1.0,
     known: Mapping[int, str] | None = None,
     save: Callable[[dict[int, str]], None] | None = None,
+    compile: bool | None = None,
 ) -> list[str]:
     """The model's answer to every prompt, in the given order.
 
@@ -82,8 +86,9 @@ def generate(
     it ends, whatever ``max_new_tokens``. images: maps the indices of a batch of prompts to the tensors of all their
     images, in the order of the image tokens in the prompts' ids.
     repetition_penalty: > 0, see :func:`penalize_repetition`; 1 is off. known: answers by index that are not decoded
-    again. save: called with the answers of each batch by index. Raises InputError for settings out of range or a prompt
-    that leaves no room in the model's context.
+    again. save: called with the answers of each batch by index. compile: the step of a token, which then has one shape
+    for all tokens of a batch (default: on CUDA). Raises InputError for settings out of range or a prompt that leaves no
+    room in the model's context.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:
         raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
@@ -98,9 +103,12 @@ def generate(
         if not 0 < len(ids) <= limit - least:
             room = f" and an answer up to {least}" if least > 1 else ""
             raise InputError(f"prompt {number + 1} has {len(ids)} tokens{room}; the model's context is {limit}")
+    compiled = model.head_weight.is_cuda if compile is None else compile
     known = known or {}
     left = [i for i in range(len(encoded)) if i not in known]
-    order = sorted(left, key=lambda i: (len(encoded[i]), i))
+    order = sorted(
+        left, key=lambda i: (len(encoded[i]), encoded[i], i)
+    )  # equal prompts side by side: they are read once
     answers: list[str] = [known.get(i, "") for i in range(len(encoded))]
     training = model.training
     model.eval()
@@ -113,7 +121,7 @@ def generate(
         choose = _Chooser(temperature, top_p, top_k, draws, states)
         seen = images(members) if images else None
         batch = [encoded[i] for i in members]
-        outputs = _decode(model, batch, rooms, tokenizer.eos_ids, choose, seen, repetition_penalty)
+        outputs = _decode(model, batch, rooms, tokenizer.eos_ids, choose, seen, repetition_penalty, compiled)
         for row, (i, ids) in enumerate(zip(members, outputs, strict=True)):
             answers[i] = states[row].text() if states else tokenizer.decode(ids)
         if save is not None:
@@ -137,35 +145,32 @@ def _decode(
     choose: _Chooser,
     images: dict[str, Tensor] | None,
     repetition_penalty: float,
+    compiled: bool,
 ) -> list[list[int]]:
-    device = model.head_weight.device
-    vocabulary = model.head_weight.shape[0]
+    """The tokens of each answer. The device is waited for once a token, to see which rows have ended."""
+    device, vocabulary = model.head_weight.device, model.head_weight.shape[0]
     unwritten = [i for i in model.image_slots[:1] if 0 <= i < vocabulary]  # no answer holds an image
-    if images is not None:
-        images = {name: value.to(device) for name, value in images.items()}
-    lengths = torch.tensor([len(ids) for ids in prompts])
-    longest = int(lengths.max())
-    tokens = torch.zeros(len(prompts), longest, dtype=torch.int64)
-    for number, ids in enumerate(prompts):
-        tokens[number, : len(ids)] = torch.tensor(ids)
-    positions = torch.arange(longest).expand_as(tokens)  # a short row's padding is overwritten as it grows
     slots = max(len(ids) + room for ids, room in zip(prompts, rooms, strict=True))
-    cache = KeyValueCache(model.config, len(prompts), slots, model.head_weight)
-    cache.used = longest
-    hidden = model.forward_cached(tokens.to(device), positions.to(device), cache, images)
-    last = hidden[torch.arange(len(prompts), device=device), (lengths - 1).to(device)]  # [B, H]
+    if compiled:  # few shapes
+        slots = math.ceil(slots / SLOTS) * SLOTS
+    last, cache = _read_prompts(model, prompts, slots, images)
+    place = torch.tensor([len(ids) for ids in prompts], device=device).unsqueeze(1)
+    longest = max(map(len, prompts))
+    step = _compiled_step() if compiled else _step
+    if compiled:
+        cache.keep_addresses()
     outputs: list[list[int]] = [[] for _ in prompts]
-    present = _present(prompts, vocabulary) if repetition_penalty != 1 else None
+    present = _present(prompts, vocabulary).to(device) if repetition_penalty != 1 else None
     rows: list[int | None] = list(range(len(prompts)))  # the answers that the batch's rows continue; None: it has ended
-    for step in range(max(rooms)):
-        logits = model.logits(last).float().cpu()
+    for length in range(longest, longest + max(rooms)):
+        logits = last.float()
         logits[:, unwritten] = -torch.inf
         if present is not None:
             logits = penalize_repetition(logits, present, repetition_penalty)
         chosen = choose(logits, rows)
         if present is not None:
-            present[torch.arange(len(rows)), chosen] = True
-        for i, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+            present.scatter_(1, chosen.unsqueeze(1), True)
+        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if row is not None:
                 if token not in eos_ids:
                     outputs[row].append(token)
@@ -174,15 +179,54 @@ def _decode(
         going = [i for i, row in enumerate(rows) if row is not None]
         if not going:
             break
-        if len(going) <= KEPT * len(rows):
-            kept = torch.tensor(going)
-            cache.keep(kept.to(device))
-            rows, chosen, lengths = [rows[i] for i in going], [chosen[i] for i in going], lengths[kept]
-            present = present[kept] if present is not None else None
-        cache.used = min(cache.length, longest + step + 1)
-        place = (lengths + step).clamp(max=cache.length - 1).unsqueeze(1).to(device)  # ended rows write anywhere
-        last = model.forward_cached(torch.tensor(chosen).unsqueeze(1).to(device), place, cache)[:, 0]
+        if not compiled:
+            if len(going) <= KEPT * len(rows):
+                kept = torch.tensor(going, device=device)
+                cache.keep(kept)
+                rows, chosen, place = [rows[i] for i in going], chosen[kept], place[kept]
+                present = present[kept] if present is not None else None
+            cache.used = min(cache.length, length + 1)
+        last = step(model, chosen.unsqueeze(1), place.clamp(max=cache.length - 1), cache)  # ended rows write anywhere
+        place = place + 1
     return outputs
+
+
+def _read_prompts(
+    model: CausalLM, prompts: list[list[int]], slots: int, images: dict[str, Tensor] | None
+) -> tuple[Tensor, KeyValueCache]:
+    """([B, V] logits after each prompt, the cache with ``slots`` each). Equal prompts without images are read once."""
+    device = model.head_weight.device
+    texts = list(map(tuple, prompts))
+    read = texts if images is not None else list(dict.fromkeys(texts))
+    lengths = [len(ids) for ids in read]
+    longest = max(lengths)
+    tokens = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in read], device=device)
+    positions = torch.arange(longest, device=device).expand_as(tokens)  # padding is overwritten as the row grows
+    if images is not None:
+        images = {name: value.to(device) for name, value in images.items()}
+    cache = KeyValueCache(model.config, len(read), slots, model.head_weight)
+    cache.used = longest
+    hidden = model.forward_cached(tokens, positions, cache, images)
+    last = hidden[torch.arange(len(read), device=device), torch.tensor(lengths, device=device) - 1]  # [B, H]
+    logits = model.logits(last)
+    if len(read) < len(prompts):
+        places = {ids: place for place, ids in enumerate(read)}
+        copies = torch.tensor([places[ids] for ids in texts], device=device)
+        cache.keep(copies)
+        logits = logits[copies]
+    cache.used = slots
+    return logits, cache
+
+
+def _step(model: CausalLM, tokens: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
+    """[B, V] logits after one more token [B, 1] of each row."""
+    return model.logits(model.forward_cached(tokens, positions, cache)[:, 0])
+
+
+@functools.cache
+def _compiled_step() -> Callable[[CausalLM, Tensor, Tensor, KeyValueCache], Tensor]:
+    """``_step`` as a single graph, on CUDA a recorded one (CUDA graph): a small model's step is all launches."""
+    return torch.compile(_step, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
 
 def _present(prompts: list[list[int]], vocabulary: int) -> Tensor:
@@ -215,29 +259,35 @@ class _Chooser:
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self.generators, self.states = generators, states
 
-    def __call__(self, logits: Tensor, rows: Sequence[int | None]) -> list[int]:
-        """logits: [B, V] float32 on the CPU. rows: the answer that each continues; one that is None gets any token."""
+    def __call__(self, logits: Tensor, rows: Sequence[int | None]) -> Tensor:
+        """[B] tokens. logits: [B, V] float32. rows: the answer that each continues; one that is None gets any token."""
         if self.states is None:
             return self._choose(logits, rows)
+        allowed = [(i, t) for i, row in enumerate(rows) if row is not None for t in self.states[row].allowed()]
+        places = tuple(torch.tensor(allowed, device=logits.device).T)
         held = torch.full_like(logits, -torch.inf)
-        for place, row in enumerate(rows):
-            if row is not None:
-                allowed = self.states[row].allowed()
-                held[place, allowed] = logits[place, allowed]
+        held[places] = logits[places]
         chosen = self._choose(held, rows)
-        for row, token in zip(rows, chosen, strict=True):
+        for row, token in zip(rows, chosen.tolist(), strict=True):
             if row is not None:
                 self.states[row].advance(token)
         return chosen
 
-    def _choose(self, logits: Tensor, rows: Sequence[int | None]) -> list[int]:
+    def _choose(self, logits: Tensor, rows: Sequence[int | None]) -> Tensor:
         if self.temperature == 0:
-            return logits.argmax(-1).tolist()
+            return logits.argmax(-1)
         probabilities = sampling_probabilities(logits, self.temperature, self.top_p, self.top_k)
-        return [
-            0 if row is None else int(torch.multinomial(one, 1, generator=self.generators[row]))
-            for one, row in zip(probabilities, rows, strict=True)
-        ]
+        draws = [0.0 if row is None else float(torch.rand((), generator=self.generators[row])) for row in rows]
+        return pick(probabilities, torch.tensor(draws, device=logits.device))
+
+
+def pick(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """[B]: the first token of each row whose cumulative probability exceeds ``draws`` [B], uniform in [0, 1).
+
+    probabilities: [B, V]. The draws may come from any generator, so that devices agree; summed in float64.
+    """
+    cumulative = probabilities.double().cumsum(-1)
+    return (cumulative <= draws.unsqueeze(1) * cumulative[:, -1:]).sum(-1)
 
 
 def sampling_probabilities(logits: Tensor, temperature: float, top_p: float, top_k: int) -> Tensor:

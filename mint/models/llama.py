@@ -146,8 +146,13 @@ class KeyValueCache:
         values.scatter_(2, index, v)
         return keys[:, :, : self.used], values[:, :, : self.used]
 
+    def keep_addresses(self) -> None:
+        """Tells the compiler that keys and values stay where they are: a CUDA graph then writes them in place."""
+        for tensor in (x for layer in self.layers for x in layer):
+            torch._dynamo.mark_static_address(tensor)
+
     def keep(self, rows: Tensor) -> None:
-        """Forgets all rows but some, [N] indices, which take the places 0 to N - 1."""
+        """Keeps only some rows, [N] indices, which take the places 0 to N - 1; one may be taken several times."""
         self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
         if self.shift is not None:
             self.shift = self.shift[rows]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mint.errors import InputError
+from mint.models import generate as generation
 from mint.models import init_model
-from mint.models.generate import generate, penalize_repetition, sampling_probabilities
+from mint.models.generate import generate, penalize_repetition, pick, sampling_probabilities
 from mint.models.llama import KeyValueCache
 from tests.reference import mllama_inputs
 from tests.reference.weights import TINY_LLAMA, draw, reference_weights
@@ -109,6 +110,45 @@ def test_the_penalty_passes_over_tokens_without_a_logit():
     assert image >= network.head_weight.shape[0]
     plain, penalised = (generate(network, IDS, [[1, image, 5]], 4, repetition_penalty=p)[0] for p in (1.0, 1e6))
     assert len(plain) == 4 and len({1, 5, *penalised}) == 6
+
+
+def test_tokens_are_picked_by_hand():
+    """Tokens without probability never, whatever is drawn."""
+    probabilities = torch.tensor([[0.0, 0.25, 0.75, 0.0]]).expand(5, 4)
+    draws = torch.tensor([0.0, 0.249, 0.25, 0.7, 1 - 2.0**-24])
+    assert pick(probabilities, draws).tolist() == [1, 1, 2, 2, 2]
+
+
+def test_equal_prompts_are_read_once(model, monkeypatch):
+    read = []
+    forward = model.forward_cached
+    monkeypatch.setattr(
+        model, "forward_cached", lambda tokens, *more: (read.append(len(tokens)), forward(tokens, *more))[1]
+    )
+    prompts = [PROMPTS[1], PROMPTS[0], PROMPTS[1], PROMPTS[1], PROMPTS[0]]
+    options = {"max_new_tokens": 6, "temperature": 0.9, "seed": 3}
+    together = generate(model, IDS, prompts, **options)
+    assert read[0] == 2 and read[1] == 5
+    assert together == generate(model, IDS, prompts, batch_size=1, **options)
+    assert len({tuple(together[i]) for i in (0, 2, 3)}) > 1
+
+
+@pytest.mark.parametrize("config", [TINY_LLAMA, TINY_LLAMA | {"sliding_window": 4}])
+def test_a_compiled_step_is_one_graph_for_each_shape_and_changes_nothing(config, monkeypatch):
+    network = init_model(config | {"initializer_range": 0.3}, seed=4)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(generation._step, backend=backend, fullgraph=True, dynamic=False)
+    monkeypatch.setattr(generation, "_compiled_step", lambda: compiled)
+    monkeypatch.setattr(generation, "SLOTS", 64)
+    for options in ({}, {"temperature": 0.9, "top_p": 0.9}):
+        plain = generate(network, IDS, PROMPTS, 10, compile=False, **options)
+        assert generate(network, IDS, PROMPTS, 10, compile=True, **options) == plain
+    assert len(graphs) == 1
 
 
 def test_draws_follow_the_probabilities(model):

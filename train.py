@@ -81,7 +81,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     for note in check_record(run.resumed, record) if run.resumed else []:
         print(note, file=sys.stderr)
     order = PairOrder(len(data.pairs), config.seed)
-    shape = setup.compile_and_shape(config, [model, frozen] if frozen else [model], data, order, total)
+    shape = setup.compile_and_shape(config, [model, frozen] if frozen else [model], data, order)
     images = image_reader(model, data.processor, config.image_features, run.path) if data.processor else None
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
     prompt_targets = setup.reads_prompt(config, loss)

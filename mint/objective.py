@@ -14,6 +14,7 @@ from torch import Tensor
 from mint.data.batch import CHOSEN, PROMPT, SIDES, Batch
 from mint.losses import AnswerStats, Loss, LossOutput, Needs
 from mint.losses.logprobs import TokenStats, token_stats
+from mint.models.attention import Mask
 from mint.models.llama import CausalLM
 from mint.models.lora import reference
 
@@ -50,12 +51,13 @@ def predicted_stats(model: CausalLM, batch: Batch, wants: Needs, frozen: CausalL
     if frozen is None and batch.images is not None and model.vision_is_frozen:
         with torch.no_grad():  # the same features for policy and reference
             batch = replace(batch, images=model.encode_images(batch.images))
-    hidden = _predicting(model, batch)
+    mask = model.attention_mask(batch)
+    hidden = _predicting(model, batch, mask)
     ref_hidden = ref_head = ref_update = kl_positions = None
     if wants.reference:
         network = model if frozen is None else frozen
         with torch.no_grad(), reference(model) if frozen is None else nullcontext():
-            ref_hidden, ref_head = _predicting(network, batch), network.head_weight
+            ref_hidden, ref_head = _predicting(network, batch, mask), network.head_weight
             ref_update = network.head_update(ref_hidden)
     if wants.kl_forward or wants.kl_reverse:
         kl_positions = (batch.side == CHOSEN) & batch.clean
@@ -75,9 +77,9 @@ def predicted_stats(model: CausalLM, batch: Batch, wants: Needs, frozen: CausalL
     )
 
 
-def _predicting(model: CausalLM, batch: Batch) -> Tensor:
+def _predicting(model: CausalLM, batch: Batch, mask: Mask) -> Tensor:
     """[N, H]: the final hidden states at the predicting positions."""
-    return model.hidden_states(batch).flatten(0, 1)[batch.predict]
+    return model.hidden_states(batch, mask).flatten(0, 1)[batch.predict]
 
 
 def answer_stats(

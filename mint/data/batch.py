@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from mint.data.chat import ChatTokenizer
+from mint.data.encoded import EncodedPair, EncodeReport
+from mint.data.packing import divide, pack
 from mint.data.preferences import Preference
 from mint.data.record_images import ImageSlots, encode_with_images
 from mint.data.spans import Answer, span_tokens
@@ -34,73 +36,6 @@ SIDES = {  # argument of a loss -> (role of its tokens, whether under the corrup
     "corrupted_rejected": (REJECTED, True),
 }
 ROW_STEP = 8  # a single row's length is a multiple of it: matrix products of odd sizes are 10 % slower
-
-
-@dataclass(frozen=True)
-class EncodedPair:
-    """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked.
-
-    ``images``: files, in the order of their tokens in the prompt; ``image_token``: the id of an image token.
-    ``twin``: the same answers after the same prompt with corrupted images, for losses that need them.
-    ``fields``: the record's numbers that the loss needs, by name.
-    """
-
-    id: str
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
-    chosen_span: list[bool] | None = None
-    rejected_span: list[bool] | None = None
-    images: tuple[str, ...] = ()
-    image_token: int = -1
-    twin: EncodedPair | None = None
-    fields: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.chosen) + len(self.rejected)
-
-    @property
-    def lengths(self) -> list[int]:
-        """The lengths of the pair and of its twin."""
-        return [len(self)] if self.twin is None else [len(self), len(self.twin)]
-
-
-@dataclass
-class EncodeReport:
-    """The outcome of encoding: how many records were kept, and the ids of the others.
-
-    image_tokens: of the records with images that are too long, (image tokens, all tokens) of the prompt with the longer
-    answer.     resizable: the number of image tokens depends on the size of an image.
-    """
-
-    kept: int = 0
-    twins: int | None = None
-    dropped: list[str] = dataclasses.field(default_factory=list)
-    image_tokens: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    resizable: bool = False
-    truncated: list[str] = dataclasses.field(default_factory=list)
-    spanless: list[str] = dataclasses.field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{self.kept} pairs" + ("" if self.twins is None else f", {self.twins} with a corrupted image")]
-        for ids, outcome in (
-            (self.dropped, "dropped as longer than --max-length"),
-            (self.truncated, "with their prompt cut to --max-length"),
-            (self.spanless, "dropped as neither answer marks a span"),
-        ):
-            if ids:
-                more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-                lines.append(f"{len(ids)} {outcome}: {', '.join(map(self._describe, ids[:10]))}{more}")
-        return "; ".join(lines) + self.advice
-
-    @property
-    def advice(self) -> str:
-        """How to make records shorter, where their image tokens can be made fewer."""
-        return "; a lower --max-pixels gives fewer image tokens" if self.resizable and self.image_tokens else ""
-
-    def _describe(self, name: str) -> str:
-        images, total = self.image_tokens.get(name, (0, 0))
-        return f"{name} ({images} of {total} tokens are image tokens)" if images else name
 
 
 @dataclass(frozen=True)
@@ -254,21 +189,6 @@ def _encode_answer(answer: Answer | None, tokenizer: ChatTokenizer, chat: bool) 
     return [*ids, tokenizer.answer_end(chat)], [*span_tokens(offsets, answer.spans), False]
 
 
-def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """First-fit packing, longest first: rows of indices whose lengths sum to at most ``row_length``."""
-    rows: list[list[int]] = []
-    free: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        row = next((r for r, room in enumerate(free) if lengths[index] <= room), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            free.append(row_length)
-        rows[row].append(index)
-        free[row] -= lengths[index]
-    return rows
-
-
 def collate(
     pairs: Sequence[EncodedPair], row_length: int | None = None, rows: int | None = None, prompt_targets: bool = False
 ) -> Batch:
@@ -363,7 +283,19 @@ def make_batches(
     row_length: int | None = None,
     rows: int | None = None,
     prompt_targets: bool = False,
+    row_lengths: Sequence[int] = (),
 ) -> Iterator[Batch]:
-    """Every pair once, in the given order, ``batch_size`` pairs at a time; the arguments are those of ``collate``."""
-    for start in range(0, len(pairs), batch_size):
-        yield collate(pairs[start : start + batch_size], row_length, rows, prompt_targets)
+    """Every pair once, in the given order, ``batch_size`` pairs at a time; the arguments are those of ``collate``.
+
+    row_lengths: ascending; then a batch is one row of one of these lengths, and the pairs are divided by their tokens
+    into as few batches as the longest row allows. Raises ValueError for a pair that with its twin is longer.
+    """
+    if not row_lengths:
+        for start in range(0, len(pairs), batch_size):
+            yield collate(pairs[start : start + batch_size], row_length, rows, prompt_targets)
+        return
+    lengths = [sum(pair.lengths) for pair in pairs]
+    for group in divide(lengths, row_lengths[-1]):
+        total = sum(lengths[i] for i in group)
+        shortest = next(length for length in row_lengths if total <= length)
+        yield collate([pairs[i] for i in group], shortest, 1, prompt_targets)

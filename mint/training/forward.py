@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ class Forward:
     loss: Loss
     batch_size: int
     frozen: CausalLM | None = None
-    shape: dict[str, int] = field(default_factory=dict)
+    shape: dict[str, Any] = field(default_factory=dict)
     prompt_targets: bool = False
     images: ImageReader | None = None
     autocast: torch.dtype | None = None

@@ -188,17 +188,20 @@ def warn_of_vision(model: CausalLM, loss: Loss) -> None:
 
 
 def compile_and_shape(
-    config: TrainConfig, networks: Sequence[CausalLM], data: Data, order: PairOrder, total: int
-) -> dict[str, int]:
+    config: TrainConfig, networks: Sequence[CausalLM], data: Data, order: PairOrder
+) -> dict[str, Any]:
     """Compiles the decoder blocks of ``networks``, if that is wanted; returns the shape of all batches of the run.
 
-    networks: the model, and the reference where it is a model of its own. total: optimiser steps.
+    networks: the model, and the reference where it is a model of its own. Shapes are static where blocks are compiled,
+    and on CUDA, where attention is.
     """
-    device = networks[0].head_weight.device
-    compiled = device.type == "cuda" if config.compile is None else config.compile
+    on_cuda = networks[0].head_weight.device.type == "cuda"
+    compiled = on_cuda if config.compile is None else config.compile
     if compiled:
         for network in networks:
             network.compile_blocks()
-    split_from = SPLIT_FROM if device.type == "cpu" and networks[0].config.sliding_window is None else None
-    batches = total * config.grad_accum
-    return batch_shape(data.pairs, data.eval_pairs, order, config.batch_size, batches, compiled, split_from)
+    dense = not on_cuda and networks[0].config.sliding_window is not None
+    size = 1 if compiled and dense else config.batch_size  # the dense mask of a long row is large
+    split_from = None if on_cuda or dense else SPLIT_FROM
+    per_step, static = config.batch_size * config.grad_accum, compiled or on_cuda
+    return batch_shape(data.pairs, data.eval_pairs, order, size, per_step, static, split_from)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, encode_pairs, make_batches, pack
+from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, encode_pairs, make_batches
+from mint.data.packing import pack
 from mint.data.preferences import Preference
 from mint.data.spans import Answer
 from mint.errors import InputError

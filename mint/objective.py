@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mint.data.batch import CHOSEN, PROMPT, SIDES, Batch
+from mint.data.batch import CHOSEN, SIDES, Batch
 from mint.losses import AnswerStats, Loss, LossOutput, Needs
 from mint.losses.logprobs import TokenStats, token_stats
 from mint.models.attention import Mask
@@ -35,7 +35,7 @@ def preference_loss(
     A side without tokens in this batch, such as a corrupted one where no pair has a twin, has an empty mask.
     """
     stats = predicted_stats(model, batch, loss.needs, frozen)
-    with_prompt = bool((batch.side == PROMPT).any()) if tokens_per_pair is None else "prompt" in tokens_per_pair
+    with_prompt = len(batch.sides[SIDES["prompt"]].at) > 0 if tokens_per_pair is None else "prompt" in tokens_per_pair
     sides = {}
     for name in loss.needs.statistics:
         if name != "prompt" or with_prompt:
@@ -60,9 +60,7 @@ def predicted_stats(model: CausalLM, batch: Batch, wants: Needs, frozen: CausalL
             ref_hidden, ref_head = _predicting(network, batch, mask), network.head_weight
             ref_update = network.head_update(ref_hidden)
     if wants.kl_forward or wants.kl_reverse:
-        kl_positions = (batch.side == CHOSEN) & batch.clean
-        if wants.kl_over == "span" and batch.span is not None:
-            kl_positions &= batch.span
+        kl_positions = batch.kl_positions[wants.kl_over]
     return token_stats(
         hidden,
         model.head_weight,
@@ -89,15 +87,11 @@ def answer_stats(
 
     token_count: as in ``AnswerStats``.
     """
-    here = ((batch.side == side) & (batch.clean != corrupted)).nonzero().squeeze(1)
-    pair, column = batch.pair[here], batch.column[here]
-    if corrupted:
-        pair = batch.twins[pair - batch.pairs]
-    length = int(column.max()) + 1 if len(here) else 1
+    at, cells, length = batch.sides[side, corrupted]
 
     def dense(values: Tensor) -> Tensor:
-        table = values.new_zeros(batch.pairs, length)
-        return table.index_put((pair, column), values[here])
+        table = values.new_zeros(batch.pairs * length)
+        return table.index_copy(0, cells, values[at]).view(batch.pairs, length)
 
     def optional(values: Tensor | None) -> Tensor | None:
         return None if values is None else dense(values)

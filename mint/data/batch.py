@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from mint.data.preferences import Preference
 from mint.data.record_images import ImageSlots, encode_with_images
 from mint.data.spans import Answer, span_tokens
 from mint.errors import InputError
+from mint.ops.transfer import upload
 from mint.progress import Progress
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2  # roles; a segment is 3 * pair + role
@@ -35,7 +36,19 @@ SIDES = {  # argument of a loss -> (role of its tokens, whether under the corrup
     "corrupted_chosen": (CHOSEN, True),
     "corrupted_rejected": (REJECTED, True),
 }
+INDICES = ("tokens", "positions", "segments", "predict", "targets", "pair", "side", "column", "twins")
 ROW_STEP = 8  # a single row's length is a multiple of it: matrix products of odd sizes are 10 % slower
+
+
+class Side(NamedTuple):
+    """The n predicted tokens of one side, as a table [P, L] of answers; all that places them there.
+
+    at: [n] in [0, N).     cells: [n] in [0, P * L).     length: L, of the longest answer, at least 1.
+    """
+
+    at: Tensor
+    cells: Tensor
+    length: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,9 @@ class Batch:
     image_files: in the order of their image tokens in ``tokens``.     images: the tensors of these files
     (``mint.data.image_features``), None until they are read, and for text.
     fields: the records' numbers that the loss needs, each [P] float32, by name.
+    sides: by role and whether under the corrupted images (``SIDES``). token_total: tokens that are not padding.
+    kl_positions: [N] bool, always on the CPU: the positions of the chosen answer, "all" or those in a "span".
+    host: the batch on the CPU, of which this one is a copy on a device; None on the CPU.
     """
 
     tokens: Tensor
@@ -65,6 +81,10 @@ class Batch:
     image_files: tuple[str, ...] = ()
     images: dict[str, Tensor] | None = None
     fields: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    sides: dict[tuple[int, bool], Side] = dataclasses.field(default_factory=dict)
+    kl_positions: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    token_total: int = 0
+    host: Batch | None = None
 
     @property
     def pairs(self) -> int:
@@ -75,22 +95,30 @@ class Batch:
         """[N] bool: not a corrupted twin's."""
         return self.pair < self.pairs
 
-    @property
-    def token_total(self) -> int:
-        """Tokens that are not padding."""
-        return int((self.segments >= 0).sum())
-
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on ``device``."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        for name in ("images", "fields"):
-            if (tensors := getattr(self, name)) is not None:
-                moved[name] = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
-        return dataclasses.replace(self, **moved)
+        """The batch on ``device``. Integers are transferred together, and nothing waits for the device.
+
+        The integers of ``images`` stay on the CPU, as sizes of images are read there.
+        """
+        device = torch.device(device)
+        if device == self.tokens.device:
+            return self
+        own = [getattr(self, name) for name in INDICES] + [x for side in self.sides.values() for x in side[:2]]
+        flat = upload(torch.cat([x.flatten() for x in own]), device).split([x.numel() for x in own])
+        moved = iter(part.view(x.shape) for part, x in zip(flat, own, strict=True))
+        return dataclasses.replace(
+            self,
+            **{name: next(moved) for name in INDICES},
+            sides={key: Side(next(moved), next(moved), side.length) for key, side in self.sides.items()},
+            span=None if self.span is None else upload(self.span, device),
+            images=None if self.images is None else _upload_floats(self.images, device),
+            fields=_upload_floats(self.fields, device),
+            host=self.host or self,
+        )
+
+
+def _upload_floats(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: upload(x, device) if x.is_floating_point() else x for name, x in tensors.items()}
 
 
 def encode_pairs(
@@ -227,6 +255,9 @@ def collate(
             start = end
     predict, target, pair_of, side, column, span = torch.tensor(targets, dtype=torch.int64).T.contiguous().unbind()
     marked = any(pair.chosen_span is not None for pair in pairs)
+    clean = pair_of < count
+    of_answer = torch.tensor([*range(count), *twins])[pair_of]  # the pair, or the pair of the twin
+    chosen = clean & (side == CHOSEN)
     return Batch(
         tokens,
         positions,
@@ -241,7 +272,17 @@ def collate(
         torch.tensor(twins, dtype=torch.int64),
         tuple(file for members in packed for index in members for file in pairs[index].images),
         fields={name: torch.tensor([pair.fields[name] for pair in pairs[:count]]) for name in pairs[0].fields},
+        sides={key: _side((side == key[0]) & (clean != key[1]), of_answer, column) for key in SIDES.values()},
+        kl_positions={"all": chosen, "span": chosen & span.bool() if marked else chosen},
+        token_total=sum(lengths),
     )
+
+
+def _side(own: Tensor, pair: Tensor, column: Tensor) -> Side:
+    """own: [N] bool, the side's positions.     pair, column: [N], where each is in the table of answers."""
+    at = own.nonzero().squeeze(1)
+    length = int(column[at].max()) + 1 if len(at) else 1
+    return Side(at, pair[at] * length + column[at], length)
 
 
 def _targets(pair: EncodedPair, index: int, start: int, prompt_targets: bool) -> Iterator[tuple[int, ...]]:

@@ -165,6 +165,7 @@ class CausalLM(Pretrained):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.gradient_checkpointing = False
         self.compiled = False
+        self._rotary: Tensor | None = None
         self.attention_backend = "auto"
 
     @property
@@ -306,7 +307,13 @@ class CausalLM(Pretrained):
 
     def _angles(self, positions: Tensor) -> Tensor:
         """[B, 1, T, D / 2] float32: the rotary angles."""
-        return positions[:, None, :, None].float() * rope_frequencies(self.config).to(positions.device)
+        return positions[:, None, :, None].float() * self._frequencies(positions.device)
+
+    def _frequencies(self, device: torch.device) -> Tensor:
+        """[D / 2] float32: the rotary frequencies, transferred once. ``.to(dtype)`` would round them in a buffer."""
+        if self._rotary is None or self._rotary.device != device:
+            self._rotary = rope_frequencies(self.config).to(device)
+        return self._rotary
 
     def compile_blocks(self, **options) -> None:
         """Compiles every decoder layer in place, once for every shape of a batch; layers share their compiled code.

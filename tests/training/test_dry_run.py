@@ -338,7 +338,7 @@ CUDA_MESSAGE = (
     ],
 )  # fmt: skip
 def test_out_of_memory_names_the_flags_that_help(setting, monkeypatch, capsys, tmp_path, flags, named, unnamed):
-    def fail(forward, pairs):
+    def fail(*_):
         raise torch.cuda.OutOfMemoryError(CUDA_MESSAGE)
 
     monkeypatch.setattr(train, "accumulate_gradients", fail)
@@ -350,7 +350,7 @@ def test_out_of_memory_names_the_flags_that_help(setting, monkeypatch, capsys, t
 
 
 def test_other_errors_stay_as_they_are(setting, monkeypatch, tmp_path):
-    def fail(forward, pairs):
+    def fail(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(train, "accumulate_gradients", fail)

@@ -17,21 +17,21 @@ try:
     import contextlib
     import math
     import time
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import TYPE_CHECKING
 
     from mint.cli import StopSignal, choose_device, guard
     from mint.config import TrainConfig, parse
     from mint.errors import InputError, Stopped
     from mint.progress import Progress
-    from mint.training.summary import add_metrics, describe_failure, describe_step
+    from mint.training.summary import describe_failure, describe_step
 except KeyboardInterrupt:  # Ctrl-C before ``guard`` can tell
     print("interrupted", file=sys.stderr)
     sys.exit(130)
 
 if TYPE_CHECKING:
     from mint.data.batch import EncodedPair
-    from mint.training.forward import Forward
+    from mint.training.forward import Forward, MicroBatch
     from mint.training.run_directory import RunDirectory
 
 FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
@@ -57,6 +57,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     from mint.data.order import PairOrder
     from mint.optim import clip_gradients, learning_rate, make_optimizer
     from mint.training import setup
+    from mint.training.ahead import computed_ahead
     from mint.training.curves import plot_curves
     from mint.training.forward import Forward
     from mint.training.monitor import describe_order, evaluation_is_due, log_evaluation, log_samples
@@ -81,12 +82,13 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     for note in check_record(run.resumed, record) if run.resumed else []:
         print(note, file=sys.stderr)
     order = PairOrder(len(data.pairs), config.seed)
-    shape = setup.compile_and_shape(config, [model, frozen] if frozen else [model], data, order, total)
+    shape = setup.compile_and_shape(config, [model, frozen] if frozen else [model], data, order)
     images = image_reader(model, data.processor, config.image_features, run.path) if data.processor else None
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
     prompt_targets = setup.reads_prompt(config, loss)
     forward = Forward(model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast)
     step = first = load_checkpoint(run.resumed, model, optimizer) if run.resumed else 0
+    steps = ([data.pairs[i] for i in order.step(number, per_step)] for number in range(first, total))
     run.start(config, first, record)
     failures = 0
 
@@ -94,6 +96,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
         contextlib.closing(images) if images else contextlib.nullcontext(),
         open_tracker(config.track, run.path, record["settings"]) as run.track,
         StopSignal() as stop,
+        computed_ahead(forward.collate, steps) as collated,
         Progress(total=total, initial=first, desc=config.loss, unit="step") as progress,
     ):
         if first == 0 and loss.needs.rejected:
@@ -104,8 +107,8 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
         for step in range(first + 1, total + 1) if not stalled else ():
             started = time.perf_counter()
             lr = learning_rate(step - 1, total, config)
-            step_pairs = [data.pairs[i] for i in order.step(step - 1, per_step)]
-            metrics, tokens = accumulate_gradients(forward, step_pairs)
+            step_pairs, batches = next(collated)
+            metrics, tokens = accumulate_gradients(forward, step_pairs, batches)
             grad_norm = float(clip_gradients(model, config.max_grad_norm))
             skipped: dict[str, list[str]] = {}
 
@@ -152,19 +155,23 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
         raise Stopped(stop.number, "stopped after the last step" if finished else unfinished)
 
 
-def accumulate_gradients(forward: Forward, step_pairs: Sequence[EncodedPair]) -> tuple[dict[str, float], int]:
+def accumulate_gradients(
+    forward: Forward, step_pairs: Sequence[EncodedPair], batches: Iterable[MicroBatch] | None = None
+) -> tuple[dict[str, float], int]:
     """Gradients of one optimiser step, in micro-batches that add up to the gradient of one large batch.
 
-    Returns the mean metrics and the number of tokens computed.
+    batches: the micro-batches of ``step_pairs``, where they exist already. Returns the mean metrics and the number of
+    tokens computed.
     """
-    mean: dict[str, float] = {}
-    computed = 0
-    for batch, tokens, share in forward.micro_batches(step_pairs):
+    from mint.training.means import MeanMetrics
+
+    means, computed = MeanMetrics(), 0
+    for batch, tokens, share in forward.micro_batches(step_pairs) if batches is None else batches:
         output = forward(batch, tokens)
         (output.loss * share).backward()
-        add_metrics(mean, output.loss.detach(), output.metrics, share)
+        means.add(output, share)
         computed += batch.token_total
-    return mean, computed
+    return means.read(), computed
 
 
 def run(config: TrainConfig) -> None:

@@ -133,7 +133,7 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     if variant.compile:
         model.compile_blocks()
     config = TrainConfig(lr=LEARNING_RATE, max_grad_norm=CLIP, batch_size=PAIRS)
-    shape = batch_shape(pairs, [], PairOrder(len(pairs), 0), PAIRS, 1, variant.compile, SPLIT_FROM)
+    shape = batch_shape(pairs, [], PairOrder(len(pairs), 0), PAIRS, PAIRS, variant.compile, SPLIT_FROM)
     optimizer, loss = make_optimizer(model, config), load_loss(variant.objective, {"beta": BETA})
     first = None
     for _ in range(variant.warmup + variant.repeats):

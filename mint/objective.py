@@ -11,9 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mint.data.batch import CHOSEN, PROMPT, SIDES, Batch
+from mint.data.batch import CHOSEN, SIDES, Batch
 from mint.losses import AnswerStats, Loss, LossOutput, Needs
 from mint.losses.logprobs import TokenStats, token_stats
+from mint.models.attention import Mask
 from mint.models.llama import CausalLM
 from mint.models.lora import reference
 
@@ -34,7 +35,7 @@ def preference_loss(
     A side without tokens in this batch, such as a corrupted one where no pair has a twin, has an empty mask.
     """
     stats = predicted_stats(model, batch, loss.needs, frozen)
-    with_prompt = bool((batch.side == PROMPT).any()) if tokens_per_pair is None else "prompt" in tokens_per_pair
+    with_prompt = len(batch.sides[SIDES["prompt"]].at) > 0 if tokens_per_pair is None else "prompt" in tokens_per_pair
     sides = {}
     for name in loss.needs.statistics:
         if name != "prompt" or with_prompt:
@@ -50,17 +51,16 @@ def predicted_stats(model: CausalLM, batch: Batch, wants: Needs, frozen: CausalL
     if frozen is None and batch.images is not None and model.vision_is_frozen:
         with torch.no_grad():  # the same features for policy and reference
             batch = replace(batch, images=model.encode_images(batch.images))
-    hidden = _predicting(model, batch)
+    mask = model.attention_mask(batch)
+    hidden = _predicting(model, batch, mask)
     ref_hidden = ref_head = ref_update = kl_positions = None
     if wants.reference:
         network = model if frozen is None else frozen
         with torch.no_grad(), reference(model) if frozen is None else nullcontext():
-            ref_hidden, ref_head = _predicting(network, batch), network.head_weight
+            ref_hidden, ref_head = _predicting(network, batch, mask), network.head_weight
             ref_update = network.head_update(ref_hidden)
     if wants.kl_forward or wants.kl_reverse:
-        kl_positions = (batch.side == CHOSEN) & batch.clean
-        if wants.kl_over == "span" and batch.span is not None:
-            kl_positions &= batch.span
+        kl_positions = batch.kl_positions[wants.kl_over]
     return token_stats(
         hidden,
         model.head_weight,
@@ -75,9 +75,9 @@ def predicted_stats(model: CausalLM, batch: Batch, wants: Needs, frozen: CausalL
     )
 
 
-def _predicting(model: CausalLM, batch: Batch) -> Tensor:
+def _predicting(model: CausalLM, batch: Batch, mask: Mask) -> Tensor:
     """[N, H]: the final hidden states at the predicting positions."""
-    return model.hidden_states(batch).flatten(0, 1)[batch.predict]
+    return model.hidden_states(batch, mask).flatten(0, 1)[batch.predict]
 
 
 def answer_stats(
@@ -87,15 +87,11 @@ def answer_stats(
 
     token_count: as in ``AnswerStats``.
     """
-    here = ((batch.side == side) & (batch.clean != corrupted)).nonzero().squeeze(1)
-    pair, column = batch.pair[here], batch.column[here]
-    if corrupted:
-        pair = batch.twins[pair - batch.pairs]
-    length = int(column.max()) + 1 if len(here) else 1
+    at, cells, length = batch.sides[side, corrupted]
 
     def dense(values: Tensor) -> Tensor:
-        table = values.new_zeros(batch.pairs, length)
-        return table.index_put((pair, column), values[here])
+        table = values.new_zeros(batch.pairs * length)
+        return table.index_copy(0, cells, values[at]).view(batch.pairs, length)
 
     def optional(values: Tensor | None) -> Tensor | None:
         return None if values is None else dense(values)

@@ -240,21 +240,22 @@ def test_micro_batches_add_up_to_one_large_batch(name, whole):
     set_factors_constant(model)
     at_once = preference_loss(model, collate(pairs, prompt_targets=whole), loss)
     gradients = torch.autograd.grad(at_once.loss, [p for p in model.parameters() if p.requires_grad])
-    for size in (5, 2):
-        total, ours = accumulate(model, pairs, size, loss, whole)
+    longest = max(map(len, pairs))
+    for size, lengths in ((5, ()), (2, ()), (1, (longest, 2 * longest)), (1, (longest,))):
+        total, ours = accumulate(model, pairs, size, loss, whole, {"row_lengths": lengths})
         assert total == pytest.approx(at_once.loss.item(), rel=1e-9)
         for part, expected in zip(ours, gradients, strict=True):
             torch.testing.assert_close(part, expected, rtol=1e-7, atol=1e-9)
 
 
-def forward_of(model, loss, prompt_targets):
-    return lambda size: Forward(model, loss, size, prompt_targets=prompt_targets)
+def forward_of(model, loss, prompt_targets, shape=None):
+    return lambda size: Forward(model, loss, size, shape=shape or {}, prompt_targets=prompt_targets)
 
 
-def accumulate(model, pairs, size, loss, prompt_targets):
+def accumulate(model, pairs, size, loss, prompt_targets, shape=None):
     """(loss, gradients) as the training loop accumulates them."""
     model.zero_grad()
-    metrics, tokens = train.accumulate_gradients(forward_of(model, loss, prompt_targets)(size), pairs)
+    metrics, tokens = train.accumulate_gradients(forward_of(model, loss, prompt_targets, shape)(size), pairs)
     assert tokens == sum(map(len, pairs))
     return metrics["loss"], [p.grad.clone() for p in model.parameters() if p.requires_grad]
 

@@ -13,10 +13,14 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from mint.data.encoded import EncodedPair
+from mint.data.packing import divide, pack
+from mint.ops.transfer import upload
 
 PROMPT, CHOSEN, REJECTED = 0, 1, 2  # roles; a segment is 3 * pair + role
 SIDES = {  # argument of a loss -> (role of its tokens, whether under the corrupted image)
@@ -26,36 +30,19 @@ SIDES = {  # argument of a loss -> (role of its tokens, whether under the corrup
     "corrupted_chosen": (CHOSEN, True),
     "corrupted_rejected": (REJECTED, True),
 }
+INDICES = ("tokens", "positions", "segments", "predict", "targets", "pair", "side", "column", "twins")
 ROW_STEP = 8  # a single row's length is a multiple of it: matrix products of odd sizes are 10 % slower
 
 
-@dataclass(frozen=True)
-class EncodedPair:
-    """One record as token ids. ``rejected`` is empty where there is none; spans are None where nothing is marked.
+class Side(NamedTuple):
+    """The n predicted tokens of one side, as a table [P, L] of answers; all that places them there.
 
-    ``images``: files, in the order of their tokens in the prompt; ``image_token``: the id of an image token.
-    ``twin``: the same answers after the same prompt with corrupted images, for losses that need them.
-    ``fields``: the record's numbers that the loss needs, by name.
+    at: [n] in [0, N).     cells: [n] in [0, P * L).     length: L, of the longest answer, at least 1.
     """
 
-    id: str
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
-    chosen_span: list[bool] | None = None
-    rejected_span: list[bool] | None = None
-    images: tuple[str, ...] = ()
-    image_token: int = -1
-    twin: EncodedPair | None = None
-    fields: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.chosen) + len(self.rejected)
-
-    @property
-    def lengths(self) -> list[int]:
-        """The lengths of the pair and of its twin."""
-        return [len(self)] if self.twin is None else [len(self), len(self.twin)]
+    at: Tensor
+    cells: Tensor
+    length: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +56,9 @@ class Batch:
     image_files: in the order of their image tokens in ``tokens``.     images: the tensors of these files
     (``mint.data.image_features``), None until they are read, and for text.
     fields: the records' numbers that the loss needs, each [P] float32, by name.
+    sides: by role and whether under the corrupted images (``SIDES``). token_total: tokens that are not padding.
+    kl_positions: [N] bool, always on the CPU: the positions of the chosen answer, "all" or those in a "span".
+    host: the batch on the CPU, of which this one is a copy on a device; None on the CPU.
     """
 
     tokens: Tensor
@@ -85,6 +75,10 @@ class Batch:
     image_files: tuple[str, ...] = ()
     images: dict[str, Tensor] | None = None
     fields: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    sides: dict[tuple[int, bool], Side] = dataclasses.field(default_factory=dict)
+    kl_positions: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    token_total: int = 0
+    host: Batch | None = None
 
     @property
     def pairs(self) -> int:
@@ -95,37 +89,30 @@ class Batch:
         """[N] bool: not a corrupted twin's."""
         return self.pair < self.pairs
 
-    @property
-    def token_total(self) -> int:
-        """Tokens that are not padding."""
-        return int((self.segments >= 0).sum())
-
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on ``device``."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        for name in ("images", "fields"):
-            if (tensors := getattr(self, name)) is not None:
-                moved[name] = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
-        return dataclasses.replace(self, **moved)
+        """The batch on ``device``. Integers are transferred together, and nothing waits for the device.
+
+        The integers of ``images`` stay on the CPU, as sizes of images are read there.
+        """
+        device = torch.device(device)
+        if device == self.tokens.device:
+            return self
+        own = [getattr(self, name) for name in INDICES] + [x for side in self.sides.values() for x in side[:2]]
+        flat = upload(torch.cat([x.flatten() for x in own]), device).split([x.numel() for x in own])
+        moved = iter(part.view(x.shape) for part, x in zip(flat, own, strict=True))
+        return dataclasses.replace(
+            self,
+            **{name: next(moved) for name in INDICES},
+            sides={key: Side(next(moved), next(moved), side.length) for key, side in self.sides.items()},
+            span=None if self.span is None else upload(self.span, device),
+            images=None if self.images is None else _upload_floats(self.images, device),
+            fields=_upload_floats(self.fields, device),
+            host=self.host or self,
+        )
 
 
-def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """First-fit packing, longest first: rows of indices whose lengths sum to at most ``row_length``."""
-    rows: list[list[int]] = []
-    free: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        row = next((r for r, room in enumerate(free) if lengths[index] <= room), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            free.append(row_length)
-        rows[row].append(index)
-        free[row] -= lengths[index]
-    return rows
+def _upload_floats(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: upload(x, device) if x.is_floating_point() else x for name, x in tensors.items()}
 
 
 def collate(
@@ -166,6 +153,9 @@ def collate(
             start = end
     predict, target, pair_of, side, column, span = torch.tensor(targets, dtype=torch.int64).T.contiguous().unbind()
     marked = any(pair.chosen_span is not None for pair in pairs)
+    clean = pair_of < count
+    of_answer = torch.tensor([*range(count), *twins])[pair_of]  # the pair, or the pair of the twin
+    chosen = clean & (side == CHOSEN)
     return Batch(
         tokens,
         positions,
@@ -180,7 +170,17 @@ def collate(
         torch.tensor(twins, dtype=torch.int64),
         tuple(file for members in packed for index in members for file in pairs[index].images),
         fields={name: torch.tensor([pair.fields[name] for pair in pairs[:count]]) for name in pairs[0].fields},
+        sides={key: _side((side == key[0]) & (clean != key[1]), of_answer, column) for key in SIDES.values()},
+        kl_positions={"all": chosen, "span": chosen & span.bool() if marked else chosen},
+        token_total=sum(lengths),
     )
+
+
+def _side(own: Tensor, pair: Tensor, column: Tensor) -> Side:
+    """own: [N] bool, the side's positions.     pair, column: [N], where each is in the table of answers."""
+    at = own.nonzero().squeeze(1)
+    length = int(column[at].max()) + 1 if len(at) else 1
+    return Side(at, pair[at] * length + column[at], length)
 
 
 def _targets(pair: EncodedPair, index: int, start: int, prompt_targets: bool) -> Iterator[tuple[int, ...]]:
@@ -222,7 +222,19 @@ def make_batches(
     row_length: int | None = None,
     rows: int | None = None,
     prompt_targets: bool = False,
+    row_lengths: Sequence[int] = (),
 ) -> Iterator[Batch]:
-    """Every pair once, in the given order, ``batch_size`` pairs at a time; the arguments are those of ``collate``."""
-    for start in range(0, len(pairs), batch_size):
-        yield collate(pairs[start : start + batch_size], row_length, rows, prompt_targets)
+    """Every pair once, in the given order, ``batch_size`` pairs at a time; the arguments are those of ``collate``.
+
+    row_lengths: ascending; then a batch is one row of one of these lengths, and the pairs are divided by their tokens
+    into as few batches as the longest row allows. Raises ValueError for a pair that with its twin is longer.
+    """
+    if not row_lengths:
+        for start in range(0, len(pairs), batch_size):
+            yield collate(pairs[start : start + batch_size], row_length, rows, prompt_targets)
+        return
+    lengths = [sum(pair.lengths) for pair in pairs]
+    for group in divide(lengths, row_lengths[-1]):
+        total = sum(lengths[i] for i in group)
+        shortest = next(length for length in row_lengths if total <= length)
+        yield collate([pairs[i] for i in group], shortest, 1, prompt_targets)

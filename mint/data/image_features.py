@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -124,10 +125,16 @@ class ImageReader:
         self._kept: dict[str, dict[str, Tensor]] = {}
         self._bytes = 0
         self._spilt: set[str] = set()
+        self._lock = threading.Lock()
+
+    def holds(self, files: Sequence[str]) -> bool:
+        """Whether all of ``files`` can be read without ``encode``, as far as this reader has seen them."""
+        return self._encode is None or all(file in self._kept or file in self._spilt for file in files)
 
     def __call__(self, files: Sequence[str]) -> dict[str, Tensor]:
         distinct = list(dict.fromkeys(files))
-        parts = [self._read(file) for file in distinct]
+        with self._lock:
+            parts = [self._read(file) for file in distinct]
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return {**tensors, "order": torch.tensor([distinct.index(file) for file in files])}
 
@@ -140,7 +147,8 @@ class ImageReader:
         if fits := self._bytes + size <= KEPT_BYTES:
             self._kept[file] = tensors
             self._bytes += size
-        if stored is None and self._store and not (self._overflow and fits) and self._store.put(file, tensors):
+        stays = self._store is None or self._overflow and fits  # in memory alone
+        if stored or (self._store and not stays and self._store.put(file, tensors)):
             self._spilt.add(file)
         return tensors
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mint.data.batch import ROW_STEP, EncodedPair, pack
+from mint.data.batch import ROW_STEP
+from mint.data.encoded import EncodedPair
+from mint.data.packing import choose_lengths, divide
 
 ROW_MULTIPLE = 128  # FlexAttention's block size: static row lengths are a multiple of it
+FITTING = 0.95  # of the batches fit into the longest static row; others are divided
+SAMPLED = 20_000  # pairs, from the first of the run, whose batches the row lengths are chosen for
 
 
 class PairOrder:
@@ -56,47 +60,30 @@ def batch_shape(
     eval_pairs: Sequence[EncodedPair],
     order: PairOrder,
     batch_size: int,
-    count: int,
-    compiled: bool,
+    per_step: int,
+    static: bool,
     split_from: int | None,
-) -> dict[str, int]:
-    """The shape of all batches of a run, as arguments of :func:`mint.data.batch.collate`.
+    longest: int = 0,
+) -> dict[str, Any]:
+    """The shape of all batches of a run, as arguments of :func:`mint.data.batch.make_batches`.
 
-    order, batch_size, count: the training batches are the first ``count`` of ``order``; evaluation takes the pairs as
-    they come. compiled: one row length and row count for all batches, so that a step never recompiles. split_from: mean
-    length from which pairs share one row per batch with hardly any padding, where attention skips masked blocks; None
-    where it does not.
+    order: of ``pairs``, in steps of ``per_step``. static: every batch is one row of one of at most four
+    lengths, each of which is compiled once, and the pairs of a step are divided by their tokens. The longest row holds
+    ``FITTING`` of all batches of ``batch_size`` pairs, and every pair with its twin. split_from: mean length from which
+    pairs share one row per batch with hardly any padding, where attention skips masked blocks; None where it does not.
+    longest: tokens of a pair with its twin, at most, where ``pairs`` are only some of the run's.
     """
-    lengths = [pair.lengths for pair in pairs]
-    flat = [length for some in lengths for length in some]
-    one_row = split_from is not None and sum(flat) >= split_from * len(flat)
-    if not compiled:
-        return {"rows": 1} if one_row else {}
-    starts = range(0, len(eval_pairs), batch_size)
-    eval_lengths = [[n for pair in eval_pairs[i : i + batch_size] for n in pair.lengths] for i in starts]
-    indices = torch.cat(list(order.batches(batch_size, count)))  # [batches, pairs]
-    totals, at = torch.tensor([sum(some) for some in lengths])[indices].sum(1).sort(descending=True)
-    if one_row:
-        longest = max(int(totals[0]), *map(sum, eval_lengths), 0)
-    else:
-        longest = max(int(torch.tensor([max(some) for some in lengths])[indices].max()), *map(max, eval_lengths), 0)
-    multiple = ROW_MULTIPLE if split_from is None else ROW_STEP
-    row_length = math.ceil(longest / multiple) * multiple
-    rows = max((len(pack(some, row_length)) for some in eval_lengths), default=1)
-    for total, batch in zip(totals.tolist(), at.tolist(), strict=True):
-        if 2 * total <= (rows + 1) * row_length:  # first-fit leaves no two rows that would fit into one
-            break
-        rows = max(rows, len(pack([n for i in indices[batch].tolist() for n in lengths[i]], row_length)))
-    return {"row_length": row_length, "rows": rows}
-
-
-def open_shape(
-    sample: Sequence[EncodedPair], longest: int, batch_size: int, compiled: bool, split_from: int | None
-) -> dict[str, int]:
-    """As :func:`batch_shape`, of pairs that are not known yet: a sample of them is, and the ``longest`` that their
-    prompt with the longer answer can be."""
-    flat = [length for pair in sample for length in pair.lengths]
-    if not compiled:
+    if not static:
+        flat = [length for pair in pairs for length in pair.lengths]
         return {"rows": 1} if split_from is not None and sum(flat) >= split_from * len(flat) else {}
-    sides = max(len(pair.lengths) for pair in sample)
-    return {"row_length": math.ceil(2 * longest / ROW_MULTIPLE) * ROW_MULTIPLE, "rows": batch_size * sides}
+    own, others = ([sum(pair.lengths) for pair in some] for some in (pairs, eval_pairs))
+    batches, steps = (
+        torch.tensor(own)[torch.cat(list(order.batches(size, max(1, SAMPLED // size))))]  # [n, size]
+        for size in (batch_size, per_step)
+    )
+    fitting = batches.sum(1).double().quantile(FITTING, interpolation="higher")
+    budget = max(*own, *others, int(fitting), longest)
+    totals = [budget]
+    for lengths in steps.tolist():
+        totals += [sum(lengths[i] for i in group) for group in divide(lengths, budget)]
+    return {"row_lengths": choose_lengths(totals, ROW_MULTIPLE if split_from is None else ROW_STEP)}

@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mint.ops.bfloat16 import bfloat16_products, has_bfloat16
+from mint.ops.transfer import upload
 
 BLOCK = {"cpu": (1024, 2048), "cuda": (4096, 16384)}  # rows and words worked on at a time: 8 MB and 256 MB of float32
 HALVES = (torch.bfloat16, torch.float16)
@@ -70,14 +71,15 @@ def token_stats(
 
     hidden: [N, H], the policy's states at the predicting positions.      head: [V, H], the LM head's weight.
     targets: [N] int64 in [0, V).     ref_hidden: [N, H]; ref_head: [V, H], default ``head``: the frozen reference's.
-    kl_positions: [N] bool, where the KL is wanted (default everywhere). block: rows and words worked on at a time.
+    kl_positions: [N] bool, where the KL is wanted (default everywhere); on the CPU, since the host reads it.
+    block: rows and words worked on at a time.
     update, ref_update: (low [N, r], B [V, r]) of an adapter on either head, which adds low B^T to the logits.
     Gradients flow to ``hidden``, ``head`` and ``update``, never to the reference. The sums run in float32 at least.
     Raises ValueError if a KL is asked for without ``ref_hidden``, or (on the CPU) for a target outside the vocabulary.
     """
     if (kl_forward or kl_reverse) and ref_hidden is None:
         raise ValueError("a KL divergence needs ref_hidden")
-    if not hidden.is_cuda and len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(head):
+    if hidden.device.type == "cpu" and len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(head):
         raise ValueError(f"targets must lie in [0, {len(head)})")
     if ref_hidden is not None:
         ref_head = head if ref_head is None else ref_head
@@ -85,7 +87,7 @@ def token_stats(
     ref = (None if x is None else x.detach() for x in (ref_hidden, ref_head, *(ref_update or (None, None))))
     wanted = None
     if kl_forward or kl_reverse:
-        wanted = torch.ones_like(targets, dtype=torch.bool) if kl_positions is None else kl_positions
+        wanted = torch.ones(len(targets), dtype=torch.bool) if kl_positions is None else kl_positions
     block = block or BLOCK["cuda" if hidden.is_cuda else "cpu"]
     operand = _operand_dtype(head)
     with torch.autocast(hidden.device.type, enabled=False), bfloat16_products(_rounds_on_cpu(head)):
@@ -147,7 +149,7 @@ class _TokenStats(torch.autograd.Function):
         for rows in _slices(len(targets), block[0]):
             policy = _Softmax(whole.rows(rows), targets[rows])
             ref = None if whole_ref is None else _Softmax(whole_ref.rows(rows), targets[rows])
-            chunk = _Chunk(policy, ref, _indices(wanted, rows), grads)
+            chunk = _Chunk(policy, ref, _indices(wanted, rows, hidden.device), grads)
             for words in _slices(len(head), block[1]):
                 chunk.read(words)
             stats[0, rows], normalisers[0, rows] = policy.logps(), policy.normaliser()
@@ -279,7 +281,7 @@ def _recomputed_gradients(ctx, weights: tuple[Tensor, ...]) -> tuple[Tensor | No
         own, at = whole.rows(rows), targets[rows].unsqueeze(1)
         logps_weight, _, forward_weight, reverse_weight = (weight[rows].unsqueeze(1) for weight in weights)
         normaliser, ref_normaliser = normalisers[:, rows].unsqueeze(2)
-        keep = _indices(wanted, rows)
+        keep = _indices(wanted, rows, targets.device)
         ref_own = None if keep is None or whole_ref is None else whole_ref.rows(keep + rows.start)
         for words in _slices(len(whole.head), ctx.block[1]):
             log_p = own.logits(words).sub_(normaliser)
@@ -313,9 +315,10 @@ def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _indices(wanted: Tensor | None, rows: slice) -> Tensor | None:
-    """[K]: which of ``rows`` are wanted; None for none."""
-    return wanted[rows].nonzero().squeeze(1) if wanted is not None and wanted[rows].any() else None
+def _indices(wanted: Tensor | None, rows: slice, device: torch.device) -> Tensor | None:
+    """[K] on ``device``: which of ``rows`` are wanted; None for none."""
+    keep = None if wanted is None else wanted[rows].nonzero().squeeze(1)
+    return None if keep is None or not len(keep) else upload(keep, device)
 
 
 def _accumulation_dtype(x: Tensor) -> torch.dtype:

@@ -7,6 +7,7 @@ A row holds whole pairs, each laid out as ``prompt | chosen | rejected``; a segm
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from mint.ops.pair_attention import PairLayout, pair_attention, pair_layout
 
 Mask = Tensor | BlockMask | PairLayout | None  # None: plain causal attention
+BLOCK = 128  # FlexAttention's block size
+STATIC: dict[str, Any] = {"dynamic": False, "recompile_limit": 64}  # a graph for every shape; PyTorch's limit is 8
 SPLIT_FROM = 256  # row length from which attention per pair is faster than one with a mask (CPU)
 
 
@@ -45,12 +48,15 @@ def make_mask(
     """The mask of packed rows for :func:`attend`.
 
     segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``flex`` = a BlockMask, which skips masked
-    blocks; ``split`` = the pairs' bounds, for the CPU, without a window; ``auto`` = flex on CUDA, elsewhere
-    split for long rows and dense for short ones.
+    blocks; ``split`` = the pairs' bounds, for the CPU, without a window; ``auto`` = flex on CUDA for static rows, which
+    are whole blocks, elsewhere split for long rows and dense for short ones.
     """
     if backend == "auto":
-        long = segments.shape[1] >= SPLIT_FROM and window is None
-        backend = "flex" if segments.is_cuda else "split" if long else "dense"
+        length = segments.shape[1]
+        if segments.is_cuda:  # compiled for every length: not worth it for a length that may not occur again
+            backend = "dense" if length % BLOCK else "flex"
+        else:
+            backend = "split" if length >= SPLIT_FROM and window is None else "dense"
     if backend == "flex":
         return _block_mask(segments, positions, window)
     if backend == "split":
@@ -69,12 +75,14 @@ def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> Bloc
     def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return may_attend(segments[b, q], segments[b, k], q, k, positions[b, q], positions[b, k], window)
 
-    return create_block_mask(rule, rows, None, length, length, device=segments.device)
+    create = _compiled(create_block_mask) if segments.is_cuda else create_block_mask
+    return create(rule, rows, None, length, length, device=segments.device)
 
 
 @functools.cache
-def _compiled_flex():
-    return torch.compile(flex_attention, dynamic=False)
+def _compiled(function: Any) -> Any:
+    """``function``, compiled for every shape that it meets."""
+    return torch.compile(function, **STATIC)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
@@ -87,7 +95,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
         return pair_attention(q, k, v, mask)
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
-        flex = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled_flex()
+        flex = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled(flex_attention)
         return flex(q, k, v, block_mask=mask, enable_gqa=grouped)
     if grouped and q.is_cuda:  # there, only some kernels read grouped heads; on the CPU copying them is what costs
         groups = q.shape[1] // k.shape[1]

@@ -24,7 +24,8 @@ from mint.files import folder_aside, read_json
 from mint.hub import MODEL_FILES, SETTINGS_FILES, list_files, local_dir, pickled_weights, resolve_dir
 from mint.models.adapter_files import some
 from mint.models.clip import Clip, ClipConfig
-from mint.models.llama import CausalLM, Llama, LlamaConfig
+from mint.models.llama import CausalLM, Llama
+from mint.models.llama_config import LlamaConfig
 from mint.models.llava import OWN_FORMS, Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.mllama import Mllama, MllamaConfig

@@ -10,7 +10,6 @@ Legend: B rows, T row length, H width, N heads, K key/value heads, D head size, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import torch
@@ -18,96 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.attention import Mask, attend, make_mask
+from mint.models.attention import STATIC, Mask, attend, make_mask
 from mint.models.cross_attention import CrossAttentionInputs
+from mint.models.llama_config import LlamaConfig
 from mint.models.lora import LoRALinear
 from mint.models.names import PackedBatch, Pretrained
 from mint.models.recompute import run_layer
-from mint.models.rotary import check_scaling, cos_sin, rope_frequencies
-from mint.models.settings import check_attention
+from mint.models.rotary import cos_sin, rope_frequencies
 from mint.ops.elementwise import rms_norm, rotate, swiglu
-
-QWEN = ("qwen2", "qwen3")
-MODEL_TYPES = ("llama", "mistral", *QWEN)
-
-
-@dataclass(frozen=True)
-class LlamaConfig:
-    """The settings of ``config.json`` that shape the network; ``raw`` is the file's content."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    max_position_embeddings: int
-    rms_norm_eps: float
-    rope_theta: float
-    rope_scaling: dict | None
-    tie_word_embeddings: bool
-    qkv_bias: bool
-    o_bias: bool
-    mlp_bias: bool
-    sliding_window: int | None
-    initializer_range: float
-    qk_norm: bool = False
-    raw: dict = field(repr=False, compare=False, default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, raw: dict) -> LlamaConfig:
-        """From the content of ``config.json``. Raises InputError for a missing or unsupported setting."""
-        kind = raw.get("model_type")
-        if kind not in MODEL_TYPES:
-            raise InputError(f"model_type {kind!r} is not supported; known are {', '.join(MODEL_TYPES)}")
-        if raw.get("hidden_act", "silu") != "silu":
-            raise InputError(f"hidden_act {raw['hidden_act']!r} is not supported, only silu")
-        try:
-            heads, width = raw["num_attention_heads"], raw["hidden_size"]
-            bias = bool(raw.get("attention_bias", False))
-            rope = raw.get("rope_parameters") or {}  # the newer spelling holds theta and scaling together
-            scaling = raw.get("rope_scaling") or rope
-            window = raw.get("sliding_window", 4096)  # the families' own default
-            if kind == "llama" or (kind in QWEN and not raw.get("use_sliding_window", False)):
-                window = None
-            if kind in QWEN and window:
-                full = raw.get("max_window_layers", 28)  # layers from this one on have the window
-                if 0 < full < raw["num_hidden_layers"]:
-                    raise InputError(f"{kind} with a sliding window in some layers only is not supported")
-                window = window if full == 0 else None
-            config = cls(
-                vocab_size=raw["vocab_size"],
-                hidden_size=width,
-                intermediate_size=raw["intermediate_size"],
-                num_hidden_layers=raw["num_hidden_layers"],
-                num_attention_heads=heads,
-                num_key_value_heads=raw.get("num_key_value_heads") or heads,
-                head_dim=raw.get("head_dim") or (128 if kind == "qwen3" else width // heads),
-                max_position_embeddings=raw.get("max_position_embeddings", 2048),
-                rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-                rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
-                rope_scaling=check_scaling(scaling) if scaling else None,
-                tie_word_embeddings=is_tied(raw),
-                qkv_bias=bias or kind == "qwen2",
-                o_bias=bias and kind in ("llama", "qwen3"),
-                mlp_bias=bool(raw.get("mlp_bias", False)),
-                sliding_window=window,
-                initializer_range=raw.get("initializer_range", 0.02),
-                qk_norm=kind == "qwen3",
-                raw=dict(raw),
-            )
-            check_attention(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-            return config
-        except KeyError as error:
-            raise InputError(f"config.json lacks {error.args[0]!r}") from None
-        except (TypeError, AttributeError) as error:
-            raise InputError(f"config.json holds a setting of the wrong type: {error}") from None
-
-
-def is_tied(raw: dict) -> bool:
-    """Whether the LM head is the embedding, as ``config.json`` or its ``text_config`` says."""
-    return any(level.get("tie_word_embeddings") for level in (raw, raw.get("text_config") or {}))
 
 
 class RMSNorm(nn.Module):
@@ -264,6 +181,8 @@ class CausalLM(Pretrained):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.gradient_checkpointing = False
+        self.compiled = False
+        self._rotary: Tensor | None = None
         self.attention_backend = "auto"
 
     @property
@@ -333,9 +252,16 @@ class CausalLM(Pretrained):
         rotary = self.rotary_positions(tokens, positions, images)
         return self.logits(self._run(x, positions, mask, rotary, vision=vision))
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
-        """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images)."""
-        mask = make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
+    def attention_mask(self, batch: PackedBatch) -> Mask:
+        """The mask of a packed batch."""
+        return make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
+
+    def hidden_states(self, batch: PackedBatch, mask: Mask = None) -> Tensor:
+        """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images).
+
+        mask: of :meth:`attention_mask`, for several passes of one batch; default: made here.
+        """
+        mask = self.attention_mask(batch) if mask is None else mask
         images = self.encode_images(batch.images)
         x, vision = self.embed(batch.tokens, images), self.vision_inputs(batch.tokens, images, batch.segments)
         rotary = self.rotary_positions(batch.tokens, batch.positions, images, batch.segments)
@@ -382,6 +308,8 @@ class CausalLM(Pretrained):
         vision: VisionInputs = None,
     ) -> Tensor:
         rope = cos_sin(self._angles(rotary), x.dtype)
+        if self.compiled and torch.is_grad_enabled() and not x.requires_grad:
+            x = x.detach().requires_grad_()  # or the first layer would need graphs of its own
         for number, layer in enumerate(self.decoder.layers):
             if isinstance(layer, DecoderLayer):
                 inputs: tuple = (x, rope, mask, cache, positions)
@@ -396,12 +324,23 @@ class CausalLM(Pretrained):
 
     def _angles(self, positions: Tensor) -> Tensor:
         """[B, 1, T, D / 2] float32: the rotary angles."""
-        return positions[:, None, :, None].float() * rope_frequencies(self.config).to(positions.device)
+        return positions[:, None, :, None].float() * self._frequencies(positions.device)
+
+    def _frequencies(self, device: torch.device) -> Tensor:
+        """[D / 2] float32: the rotary frequencies, transferred once. ``.to(dtype)`` would round them in a buffer."""
+        if self._rotary is None or self._rotary.device != device:
+            self._rotary = rope_frequencies(self.config).to(device)
+        return self._rotary
 
     def compile_blocks(self, **options) -> None:
-        """Compiles every decoder layer in place; one compilation serves all, as they share their code."""
+        """Compiles every decoder layer in place, once for every shape of a batch; layers share their compiled code.
+
+        options: as for ``torch.compile``.
+        """
+        self.compiled = True
         for layer in self.decoder.layers:
-            layer.compile(**options)
+            static = STATIC if isinstance(layer, DecoderLayer) else {}  # cross-attention: any number of image tiles
+            layer.compile(**static, **options)
 
 
 class Llama(CausalLM):

@@ -20,7 +20,6 @@ from mint.errors import InputError
 from mint.models.llama import MLP, Decoder, RMSNorm
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
 from mint.models.recompute import run_layer
-from mint.models.rotary import rope_frequencies
 from mint.models.settings import read_settings
 from mint.models.vision_language import VisionLanguageConfig, VisionLanguageModel
 
@@ -179,8 +178,8 @@ class QwenVL(VisionLanguageModel[nn.Module]):
         """[B, 1, T, D / 2]: some rotary pairs rotate by time, some by height, some by width."""
         if positions.dim() == 2:
             positions = positions.expand(3, -1, -1)
-        own = positions[self._axes().to(positions.device)].movedim(0, -1)[:, None].float()
-        return own * rope_frequencies(self.config).to(positions.device)
+        own = torch.stack([positions[axis] for axis in self._axes().tolist()], -1)[:, None].float()
+        return own * self._frequencies(positions.device)
 
 
 class PatchTower(nn.Module):

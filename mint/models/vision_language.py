@@ -8,7 +8,8 @@ from typing import Generic, TypeVar, cast
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.llama import CausalLM, Decoder, LlamaConfig, is_tied
+from mint.models.llama import CausalLM, Decoder
+from mint.models.llama_config import LlamaConfig, is_tied
 
 Config = TypeVar("Config", bound="VisionLanguageConfig")
 Tower = TypeVar("Tower", bound=nn.Module)

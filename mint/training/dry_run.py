@@ -58,13 +58,14 @@ def dry_run(config: TrainConfig) -> StepTrace:
 
     order, total = PairOrder(len(data.pairs), config.seed), config.total_steps(len(data.pairs))
     forward = _fake_forward(config, loss, model, frozen, data, dtype)
-    forward.shape.update(_row_shape(config, model, data, order, total, device))
+    forward.shape.update(_row_shape(config, model, data, order, device))
     per_step = config.batch_size * config.grad_accum
     steps = [order.step(step, per_step) for step in range(min(total, max(1, LOOKED // per_step)))]
     packing = measure_packing(forward, [[data.pairs[i] for i in step] for step in steps])
     print(f"optimiser steps: {total}, of {per_step} pairs and {packing.tokens / packing.steps:,.0f} tokens\n{packing}")
     first, _, _ = next(forward.micro_batches(packing.first))
-    print(describe_batch(first, packing.first, data.tokenizer))
+    in_first = [pair for pair in packing.first if pair.id in first.ids]
+    print(describe_batch(first, in_first, data.tokenizer))
     try:
         optimizer = make_optimizer(model, config)
         trace = trace_step(forward, packing.largest, optimizer, config.max_grad_norm, device.type == "cuda")
@@ -102,12 +103,12 @@ class _FakeProcessor:
 
 
 def _row_shape(
-    config: TrainConfig, model: CausalLM, data: setup.Data, order: PairOrder, total: int, device: torch.device
-) -> dict[str, int]:
+    config: TrainConfig, model: CausalLM, data: setup.Data, order: PairOrder, device: torch.device
+) -> dict[str, Any]:
     """The shape of the run's batches on ``device``; nothing is compiled."""
     head: Any = SimpleNamespace(device=device)
     network: Any = SimpleNamespace(head_weight=head, config=model.config, compile_blocks=lambda: None)
-    return setup.compile_and_shape(config, [network], data, order, total)
+    return setup.compile_and_shape(config, [network], data, order)
 
 
 def describe_sizes(model: nn.Module, frozen: nn.Module | None) -> str:
@@ -131,7 +132,7 @@ def describe_sizes(model: nn.Module, frozen: nn.Module | None) -> str:
 
 @dataclass(frozen=True)
 class Packing:
-    """Sums over micro-batches. first: the pairs of the first one. largest: those of the step with the largest one."""
+    """Sums over micro-batches. first: the pairs of the first step. largest: those of the step with the largest one."""
 
     batches: int
     steps: int
@@ -161,7 +162,7 @@ def measure_packing(forward: Forward, steps: Sequence[Sequence[EncodedPair]]) ->
                 most, largest = batch.tokens.numel(), pairs
     rows, lengths = zip(*shapes, strict=True)
     ends = (min(rows), max(rows)), (min(lengths), max(lengths))
-    return Packing(len(shapes), len(steps), tokens, cells, *ends, steps[0][: forward.batch_size], largest)
+    return Packing(len(shapes), len(steps), tokens, cells, *ends, steps[0], largest)
 
 
 def describe_batch(batch: Batch, pairs: Sequence[EncodedPair], tokenizer: ChatTokenizer) -> str:

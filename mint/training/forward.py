@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -13,6 +14,9 @@ from mint.data.image_features import ImageReader
 from mint.losses import Loss, LossOutput
 from mint.models.llama import CausalLM
 from mint.objective import preference_loss
+from mint.ops.transfer import pinned
+
+MicroBatch = tuple[Batch, dict[str, float], float]  # batch, tokens per pair by side, share of the pairs
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Forward:
     loss: Loss
     batch_size: int
     frozen: CausalLM | None = None
-    shape: dict[str, int] = field(default_factory=dict)
+    shape: dict[str, Any] = field(default_factory=dict)
     prompt_targets: bool = False
     images: ImageReader | None = None
     autocast: torch.dtype | None = None
@@ -37,12 +41,26 @@ class Forward:
     def __call__(self, batch: Batch, tokens: dict[str, float]) -> LossOutput:
         """tokens: per pair, by side, over all pairs that the batch is a part of."""
         device = self.model.head_weight.device
-        if self.images is not None and batch.image_files:
+        if self.images is not None and batch.image_files and batch.images is None:
             batch = replace(batch, images=self.images(batch.image_files))
         with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             return preference_loss(self.model, batch.to(device), self.loss, self.frozen, tokens)
 
-    def micro_batches(self, pairs: Sequence[EncodedPair]) -> Iterator[tuple[Batch, dict[str, float], float]]:
+    def collate(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], list[MicroBatch]]:
+        """``pairs`` and their micro-batches, ready for the device; for another thread, as the model does not run.
+
+        Images that only the model can encode are left to the forward pass.
+        """
+        return pairs, [(self._with_images(batch), tokens, share) for batch, tokens, share in self.micro_batches(pairs)]
+
+    def _with_images(self, batch: Batch) -> Batch:
+        if self.images is None or not batch.image_files or not self.images.holds(batch.image_files):
+            return batch
+        device = self.model.head_weight.device
+        images = {name: pinned(x, device) for name, x in self.images(batch.image_files).items()}
+        return replace(batch, images=images)
+
+    def micro_batches(self, pairs: Sequence[EncodedPair]) -> Iterator[MicroBatch]:
         """(batch, tokens, share of the pairs) of each part of ``pairs``.
 
         The losses of the parts, each times its share, sum to that of one large batch; so do the metrics.

@@ -13,10 +13,11 @@ from mint.losses import AnswerStats, Loss, LossOutput, Needs
 from mint.models.generate import generate
 from mint.progress import Progress
 from mint.training.forward import Forward
+from mint.training.means import MeanMetrics
 from mint.training.run_directory import RunDirectory
 from mint.training.selection import check_metric
 from mint.training.setup import Data
-from mint.training.summary import add_metrics, describe_evaluation
+from mint.training.summary import describe_evaluation
 
 COMPARED = 32  # training pairs whose order is measured before training
 SAMPLED, MAX_TOKENS = 3, 128  # prompts that are answered, tokens of an answer
@@ -27,12 +28,11 @@ def evaluate(forward: Forward, pairs: Sequence[EncodedPair]) -> dict[str, float]
     """Loss and metrics of the pairs, named ``eval/...``; they do not depend on the batch size."""
     training = forward.model.training
     forward.model.eval()
-    mean: dict[str, float] = {}
+    means = MeanMetrics()
     for batch, tokens, share in forward.micro_batches(pairs):
-        output = forward(batch, tokens)
-        add_metrics(mean, output.loss, output.metrics, share)
+        means.add(forward(batch, tokens), share)
     forward.model.train(training)
-    return {f"eval/{name}": value for name, value in mean.items()}
+    return {f"eval/{name}": value for name, value in means.read().items()}
 
 
 def evaluation_is_due(step: int, total: int, every: int) -> bool:

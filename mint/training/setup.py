@@ -16,7 +16,7 @@ from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.encode import EncodeReport, PairEncoder, encode_pairs
 from mint.data.image_features import check_image_features
 from mint.data.images import Processor, processor_of
-from mint.data.order import PairOrder, batch_shape, open_shape
+from mint.data.order import PairOrder, batch_shape
 from mint.data.pair_summary import render_pair, summarize_pairs
 from mint.data.preferences import Preference, read_preferences
 from mint.data.record_images import ImageSlots, find_images
@@ -230,20 +230,25 @@ def warn_of_vision(model: CausalLM, loss: Loss) -> None:
 
 
 def compile_and_shape(
-    config: TrainConfig, networks: Sequence[CausalLM], data: Data, order: PairOrder, total: int
-) -> dict[str, int]:
+    config: TrainConfig, networks: Sequence[CausalLM], data: Data, order: PairOrder
+) -> dict[str, Any]:
     """Compiles the decoder blocks of ``networks``, if that is wanted; returns the shape of all batches of the run.
 
-    networks: the model, and the reference where it is a model of its own. total: optimiser steps.
+    networks: the model, and the reference where it is a model of its own. Shapes are static where blocks are compiled,
+    and on CUDA, where attention is.
     """
-    device = networks[0].head_weight.device
-    compiled = device.type == "cuda" if config.compile is None else config.compile
+    on_cuda = networks[0].head_weight.device.type == "cuda"
+    compiled = on_cuda if config.compile is None else config.compile
     if compiled:
         for network in networks:
             network.compile_blocks()
-    split_from = SPLIT_FROM if device.type == "cpu" and networks[0].config.sliding_window is None else None
-    batches = total * config.grad_accum
+    dense = not on_cuda and networks[0].config.sliding_window is not None
+    size = 1 if compiled and dense else config.batch_size  # the dense mask of a long row is large
+    split_from = None if on_cuda or dense else SPLIT_FROM
+    per_step, static = config.batch_size * config.grad_accum, compiled or on_cuda
     if isinstance(data.pairs, StreamedPairs):
-        longest = min(config.max_length, networks[0].config.max_position_embeddings)
-        return open_shape(data.pairs.sample, longest, config.batch_size, compiled, split_from)
-    return batch_shape(data.pairs, data.eval_pairs, order, config.batch_size, batches, compiled, split_from)
+        pairs, order = data.pairs.sample, PairOrder(len(data.pairs.sample), config.seed)
+        longest = min(config.max_length, networks[0].config.max_position_embeddings)  # of a prompt and one answer
+        longest *= 2 * max(len(pair.lengths) for pair in pairs)
+        return batch_shape(pairs, data.eval_pairs, order, size, per_step, static, split_from, longest)
+    return batch_shape(data.pairs, data.eval_pairs, order, size, per_step, static, split_from)

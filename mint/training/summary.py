@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import SupportsFloat
 
 ACCURACY = "rewards/accuracies"
 SHOWN = (("loss", "loss", 1), (ACCURACY, "preference accuracy", 100), ("rewards/margins", "margin", 1))
-
-
-def add_metrics(mean: dict[str, float], loss: SupportsFloat, metrics: Mapping, share: float) -> None:
-    """Adds the loss and metrics of a micro-batch, times its share of the pairs, to ``mean``."""
-    for name, value in {"loss": loss, **metrics}.items():
-        mean[name] = mean.get(name, 0.0) + share * float(value)
 
 
 def describe_step(metrics: Mapping, tokens_per_second: float) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """Packing, order, spans, over-long pairs: what a batch must hold to the last index."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, make_batches, pack
+from mint.data.batch import CHOSEN, PROMPT, REJECTED, EncodedPair, collate, make_batches
 from mint.data.encode import encode_pairs
+from mint.data.packing import pack
 from mint.data.preferences import Preference
 from mint.data.spans import Answer
 from mint.errors import InputError
@@ -154,3 +157,22 @@ def test_nothing_left_is_an_error():
 def test_make_batches_takes_every_pair_once_in_order():
     batches = list(make_batches([A, B, A], 2))
     assert [batch.ids for batch in batches] == [("a", "b"), ("a",)]
+
+
+def test_a_batch_moves_as_a_whole(monkeypatch):
+    """Its integers in one transfer, each back to its own shape; on the device it knows its original on the CPU."""
+    pairs = [replace(A, chosen_span=[True] * len(A.chosen), rejected_span=[False] * len(A.rejected)), B]
+    batch = collate([replace(pair, fields={"weight": 0.5}) for pair in pairs], prompt_targets=True)
+    batch = replace(batch, images={"pixel_values": torch.ones(2), "image_grid_thw": torch.ones(2, dtype=torch.int64)})
+    moved, sent = batch.to("meta"), []
+    assert moved.host is batch and moved.images["image_grid_thw"].is_cpu and moved.images["pixel_values"].is_meta
+    assert all(x.is_cpu for x in moved.kl_positions.values())
+    monkeypatch.setattr("mint.data.batch.upload", lambda x, device: sent.append(x.numel()) or x)
+    moved = batch.to("meta")  # the values, which stay on the CPU
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(moved, name), value) and getattr(moved, name).dtype == value.dtype, name
+    for key, side in batch.sides.items():
+        assert all(torch.equal(ours, x) for ours, x in zip(moved.sides[key][:2], side[:2], strict=True))
+    assert len(sent) == 4  # integers, spans, pixels, weights
+    assert batch.to("cpu") is batch

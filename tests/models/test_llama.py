@@ -13,7 +13,8 @@ from mint.data.batch import EncodedPair, collate
 from mint.errors import InputError
 from mint.models import init_model, load_model
 from mint.models.generate import generate
-from mint.models.llama import LlamaConfig, rope_frequencies
+from mint.models.llama_config import LlamaConfig
+from mint.models.rotary import rope_frequencies
 from tests.reference.weights import TINY_LLAMA, reference_weights
 
 REFERENCE = Path(__file__).parent.parent / "reference"

@@ -1,0 +1,64 @@
+"""Compiled layers: a graph for each of a few row lengths, and none after each length has been met."""
+
+import pytest
+import torch
+
+import train
+from mint.data.batch import EncodedPair, collate
+from mint.losses import load_loss
+from mint.models import attention, init_model
+from mint.models.lora import add_lora
+from mint.objective import preference_loss
+from mint.training.forward import Forward
+from mint.training.monitor import evaluate
+from tests.reference.weights import TINY_LLAMA
+
+LENGTHS = (128, 256)
+
+
+def pair_of(length):
+    return EncodedPair("a", [1] * (length - 20), [2] * 12, [3] * 8)
+
+
+def make_forward(graphs, backend):
+    """Of a model whose compiled layers add their graphs to ``graphs``."""
+    torch._dynamo.reset()
+    model = add_lora(init_model(TINY_LLAMA | {"num_hidden_layers": 3}), 4, 8, targets="q_proj,down_proj")
+    model.attention_backend = backend
+    model.compile_blocks(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    return Forward(model, load_loss("orpo"), 1, shape={"row_lengths": LENGTHS})
+
+
+def test_a_row_length_is_compiled_once():
+    """All layers share its graph, and later batches take it."""
+    graphs = []
+    forward = make_forward(graphs, "dense")
+    for lengths, compiled in (([90], 1), ([200], 2), ([128], 2), ([130, 70, 90, 60], 2), ([256, 255], 2)):
+        train.accumulate_gradients(forward, [pair_of(length) for length in lengths])
+        assert len(graphs) == compiled
+
+
+def test_a_block_mask_is_compiled_into_the_same_graphs():
+    graphs = []
+    forward = make_forward(graphs, "flex")
+    for lengths, compiled in (([90], 1), ([60, 50], 1), ([200], 2), ([130, 70, 90, 60], 2)):
+        evaluate(forward, [pair_of(length) for length in lengths])
+        assert len(graphs) == compiled
+
+
+@pytest.mark.parametrize(("length", "kind"), [(256, "BlockMask"), (250, "Tensor")])
+def test_on_cuda_only_whole_blocks_take_flex_attention(length, kind, monkeypatch):
+    """Whose kernel is compiled for each length; the mask is compiled too, which is left out here."""
+    monkeypatch.setattr(attention, "_compiled", lambda function: function)
+    segments = torch.zeros(1, length, dtype=torch.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+        mask = attention.make_mask(segments, segments)
+    assert type(mask).__name__ == kind
+
+
+def test_policy_and_reference_share_the_mask(monkeypatch):
+    made, make = [], attention.make_mask
+    monkeypatch.setattr("mint.models.llama.make_mask", lambda *given: made.append(1) or make(*given))
+    preference_loss(add_lora(init_model(TINY_LLAMA), 4, 8), collate([pair_of(40)]), load_loss("dpo"))
+    assert len(made) == 1

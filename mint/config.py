@@ -123,6 +123,9 @@ class TrainConfig:
     dtype: str = option("hardware", "auto", "auto: bfloat16 on CUDA, else float32", ("auto", "float32", "bfloat16"))
     compile: bool | None = option("hardware", None, "torch.compile the decoder block (default: on CUDA)")
     checkpoint_activations: bool = option("hardware", False, "recompute activations in the backward pass: less memory")
+    cache_reference: bool = option(
+        "hardware", False, "compute the reference once, before training, and keep it in the run folder (DPO, FiRe, ...)"
+    )
     out: str | None = option("output", None, "run directory (default: runs/LOSS, numbered)", metavar="DIR")
     eval_every: int = option("output", 0, "steps between evaluations; 0: before and after training", metavar="N")
     best: str | None = option(

@@ -114,6 +114,7 @@ class Batch:
     image_files: in the order of their image tokens in ``tokens``.     images: the tensors of these files
     (``mint.data.image_features``), None until they are read, and for text.
     fields: the records' numbers that the loss needs, each [P] float32, by name.
+    records: the P pairs. reference: values of the reference where they are known (``mint.objective.reference_values``).
     """
 
     tokens: Tensor
@@ -130,6 +131,8 @@ class Batch:
     image_files: tuple[str, ...] = ()
     images: dict[str, Tensor] | None = None
     fields: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    records: tuple[EncodedPair, ...] = ()
+    reference: dict[str, Tensor] | None = None
 
     @property
     def pairs(self) -> int:
@@ -152,7 +155,7 @@ class Batch:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        for name in ("images", "fields"):
+        for name in ("images", "fields", "reference"):
             if (tensors := getattr(self, name)) is not None:
                 moved[name] = {key: value.to(device, non_blocking=True) for key, value in tensors.items()}
         return dataclasses.replace(self, **moved)
@@ -278,7 +281,7 @@ def collate(
     as many as are needed; fixed values of both give every batch the same shape. prompt_targets: predict the prompt's
     own tokens too. Raises ValueError if the pairs do not fit.
     """
-    ids, count = tuple(pair.id for pair in pairs), len(pairs)
+    ids, count, records = tuple(pair.id for pair in pairs), len(pairs), tuple(pairs)
     twins = [index for index, pair in enumerate(pairs) if pair.twin is not None]
     pairs = [*pairs, *(pair.twin for pair in pairs if pair.twin is not None)]
     lengths = [len(pair) for pair in pairs]
@@ -321,6 +324,7 @@ def collate(
         torch.tensor(twins, dtype=torch.int64),
         tuple(file for members in packed for index in members for file in pairs[index].images),
         fields={name: torch.tensor([pair.fields[name] for pair in pairs[:count]]) for name in pairs[0].fields},
+        records=records,
     )
 
 

@@ -40,6 +40,8 @@ def memory_flags(config: TrainConfig) -> list[str]:
         flags.append("--dtype bfloat16: activations, and frozen weights, of half the size")
     flags.append(f"--max-length, now {config.max_length}: longer pairs are left out or cut (--overlength)")
     flags.append("--max-pixels: fewer image tokens (Qwen-VL)")
+    if config.full and not config.cache_reference:
+        flags.append("--cache-reference: no second model for losses with a reference")
     if config.full:
         flags.append("no --full: an adapter needs far fewer gradients and moments than all weights")
     else:

@@ -5,6 +5,7 @@ metrics.jsonl         a row for every step and every evaluation
 samples.jsonl         sample answers (--sample-every)
 adapter/              the trained adapter, PEFT's files and a model card (model/ after full fine-tuning)
 checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (mint.training.checkpoints)
+reference/            values of the reference (--cache-reference)
 curves.png            loss, reward margin and accuracy over the steps; of an interrupted run too
 .lock                 while a run is active in the folder
 """

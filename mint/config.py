@@ -118,6 +118,13 @@ class TrainConfig:
     adam_beta2: float = option("optimisation", 0.999, "second-moment decay of AdamW", metavar="X")
     max_grad_norm: float = option("optimisation", 1.0, "gradient clipping; 0: none", metavar="X")
     seed: int = option("optimisation", 0, "seed of order, initialisation and dropout", metavar="N")
+    quantize: str | None = option(
+        "model",
+        None,
+        "store the frozen weights of the decoder's linear layers, and with them the reference, in fewer bits (needs "
+        "torchao)",
+        choices=("int8", "nf4"),
+    )
     image_features: str | None = option("hardware", None, "cache frozen vision features here", metavar="DIR")
     device: str = option("hardware", "auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("hardware", "auto", "auto: bfloat16 on CUDA, else float32", ("auto", "float32", "bfloat16"))
@@ -220,6 +227,10 @@ class TrainConfig:
             raise InputError(f"--epochs must be positive, not {self.epochs}")
         if self.full and self.dtype == "bfloat16" and self.adapter:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
+        if self.quantize and self.full:
+            raise InputError("--quantize is for frozen weights below an adapter: leave out --quantize or --full")
+        if self.quantize and self.dry_run:
+            raise InputError("--dry-run does not know the size of quantised weights: leave out --quantize")
         if self.max_pixels is not None and self.model is None:
             raise InputError("--max-pixels needs --model: the demos resize every image to one size")
         if self.resume == "auto" and not self.out:

@@ -21,6 +21,7 @@ from mint.data.image_features import fingerprint
 from mint.errors import InputError
 from mint.losses import Needs
 from mint.models.lora import lora_layers
+from mint.models.quantized import plain_parts
 from mint.objective import ReferenceHead
 from mint.progress import Progress
 from mint.training.forward import Forward
@@ -108,7 +109,7 @@ def reference_head(forward: Forward) -> ReferenceHead | None:
 def fingerprint_reference(forward: Forward, data: Data) -> str:
     """Names the reference and what is stored of it."""
     model, wants = forward.model, forward.loss.needs
-    weights = [(name, tensor) for name, tensor in model.state_dict().items() if ".lora_" not in name]
+    weights = [part for name, x in model.state_dict().items() if ".lora_" not in name for part in plain_parts(name, x)]
     for name, layer in lora_layers(model).items():
         if layer.start is not None:
             weights += [(f"{name}.{layer.scaling}.{factor}", x) for factor, x in zip("AB", layer.start, strict=True)]

@@ -40,6 +40,7 @@ from mint.hub import is_dataset_id
 from mint.models import load_model, save_model
 from mint.models.llama import CausalLM
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
+from mint.models.quantized import quantizer
 from mint.training.checkpoints import (
     check_checkpoint,
     newest_intact,
@@ -98,10 +99,12 @@ def check_settings(config: TrainConfig) -> None:
     """Raises InputError for settings that cannot be used, whatever ``--out`` holds.
 
     These are paths, adapter settings that are given with ``--adapter`` and differ from the adapter's, and a tracker
-    that is not installed.
+    or a library for quantised weights that is not installed.
     """
     check_paths(config)
     check_tracker(config.track)
+    if config.quantize:
+        quantizer(config.quantize)
     for flag, path in (("--data", config.data), ("--eval-data", config.eval_data)):
         if path and not is_dataset_id(path) and not Path(path).is_file():
             raise InputError(f"{flag} {path} is not a file")

@@ -36,6 +36,7 @@ from mint.models.lora import (
     merge_lora,
     target_modules,
 )
+from mint.models.quantized import weight_bytes
 
 SHOWN = (1200, 600)  # characters of the rendered pair, from its beginning and from its end
 
@@ -69,7 +70,8 @@ def load_policy(
     loss with a reference gets a model of its own for it, unless the reference is cached. Rank, alpha, dropout and
     targets of the returned settings are the adapter's.
     """
-    model = load(str(config.model), dtype=torch.float32 if config.full else dtype, device=device)
+    more = {"quantize": config.quantize} if config.quantize else {}
+    model = load(str(config.model), dtype=torch.float32 if config.full else dtype, device=device, **more)
     if config.adapter and config.full:
         merge_lora(load_adapter(model, config.adapter), drop=True)
     elif config.adapter:
@@ -95,6 +97,8 @@ def load_policy(
         check_image_features(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{config.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trained")
+    if config.quantize:
+        print(f"weights in {config.quantize}: {weight_bytes(model) / 1e6:,.1f} MB, embeddings and the rest included")
     warn_of_vision(model, loss)
     own_reference = config.full and loss.needs.reference and not config.cache_reference
     frozen = copy.deepcopy(model).requires_grad_(False).eval() if own_reference else None

@@ -344,13 +344,13 @@ CUDA_MESSAGE = (
         (
             ["--batch-size", "8", "--dtype", "float32"],
             ["--batch-size 4 --grad-accum 2", "--checkpoint-activations", "--max-length, now 2048", "--dtype bfloat16",
-             "--lora-rank, now 16"],
+             "--lora-rank, now 16", "--quantize int8"],
             ["--full"],
         ),
         (
             ["--batch-size", "1", "--full", "--checkpoint-activations", "--max-length", "512"],
             ["--max-length, now 512", "no --full", "--cache-reference"],
-            ["--batch-size", "--checkpoint-activations", "--lora-rank", "--dtype bfloat16"],
+            ["--batch-size", "--checkpoint-activations", "--lora-rank", "--dtype bfloat16", "--quantize"],
         ),
     ],
 )  # fmt: skip

@@ -61,6 +61,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     from mint.training.curves import plot_curves
     from mint.training.forward import Forward
     from mint.training.monitor import describe_order, evaluation_is_due, log_evaluation, log_samples
+    from mint.training.reference_cache import cache_reference
     from mint.training.result import save_result
     from mint.training.resume import check_record, make_record
     from mint.training.run_directory import load_checkpoint
@@ -87,6 +88,10 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
     prompt_targets = setup.reads_prompt(config, loss)
     forward = Forward(model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast)
+    if config.cache_reference:
+        epoch = range(min(total, math.ceil(len(data.pairs) / per_step)))
+        pairs = [[data.pairs[i] for i in order.step(number, per_step)] for number in epoch]
+        forward = cache_reference(forward, data, pairs, run.path / "reference")
     step = first = load_checkpoint(run.resumed, model, optimizer) if run.resumed else 0
     steps = ([data.pairs[i] for i in order.step(number, per_step)] for number in range(first, total))
     run.start(config, first, record)

@@ -119,11 +119,21 @@ class TrainConfig:
     adam_beta2: float = option("optimisation", 0.999, "second-moment decay of AdamW", metavar="X")
     max_grad_norm: float = option("optimisation", 1.0, "gradient clipping; 0: none", metavar="X")
     seed: int = option("optimisation", 0, "seed of order, initialisation and dropout", metavar="N")
+    quantize: str | None = option(
+        "model",
+        None,
+        "store the frozen weights of the decoder's linear layers, and with them the reference, in fewer bits (needs "
+        "torchao)",
+        choices=("int8", "nf4"),
+    )
     image_features: str | None = option("hardware", None, "cache frozen vision features here", metavar="DIR")
     device: str = option("hardware", "auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("hardware", "auto", "auto: bfloat16 on CUDA, else float32", ("auto", "float32", "bfloat16"))
     compile: bool | None = option("hardware", None, "torch.compile the decoder block (default: on CUDA)")
     checkpoint_activations: bool = option("hardware", False, "recompute activations in the backward pass: less memory")
+    cache_reference: bool = option(
+        "hardware", False, "compute the reference once, before training, and keep it in the run folder (DPO, FiRe, ...)"
+    )
     out: str | None = option("output", None, "run directory (default: runs/LOSS, numbered)", metavar="DIR")
     eval_every: int = option("output", 0, "steps between evaluations; 0: before and after training", metavar="N")
     best: str | None = option(
@@ -218,11 +228,19 @@ class TrainConfig:
             raise InputError(f"--epochs must be positive, not {self.epochs}")
         if self.full and self.dtype == "bfloat16" and self.adapter:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
+        if self.quantize and self.full:
+            raise InputError("--quantize is for frozen weights below an adapter: leave out --quantize or --full")
+        if self.quantize and self.dry_run:
+            raise InputError("--dry-run does not know the size of quantised weights: leave out --quantize")
         if self.max_pixels is not None and self.model is None:
             raise InputError("--max-pixels needs --model: the demos resize every image to one size")
         if self.stream and self.overlength == "error":
             raise InputError(
                 "--overlength error reads all pairs before the first step, --stream does not: leave one out"
+            )
+        if self.stream and self.cache_reference:
+            raise InputError(
+                "--cache-reference reads all pairs before the first step, --stream does not: leave one out"
             )
         if self.resume == "auto" and not self.out:
             raise InputError("--resume auto continues the run in --out: name it")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mint.data.batch import CHOSEN, SIDES, Batch
 from mint.losses import AnswerStats, Loss, LossOutput, Needs
@@ -23,15 +24,16 @@ def preference_loss(
     model: CausalLM,
     batch: Batch,
     loss: Loss,
-    frozen: CausalLM | None = None,
+    frozen: CausalLM | ReferenceHead | None = None,
     tokens_per_pair: dict[str, float] | None = None,
 ) -> LossOutput:
     """The loss of one packed batch, with gradients to the trainable parameters of ``model``.
 
     frozen: the reference as a network of its own (full fine-tuning); by default the reference is ``model`` with its
-    adapter as training found it. tokens_per_pair: predicted tokens per pair of each side, over all pairs of the update
-    or evaluation that the batch is a part of (``mint.data.batch.tokens_per_pair``). The losses of the parts, weighted
-    by their share of the pairs, then add up to the loss of all pairs at once. By default the batch is the whole.
+    adapter as training found it. A batch that holds the values of the reference needs neither, except the head of a
+    trained one for a KL. tokens_per_pair: predicted tokens per pair of each side, over all pairs of the update or
+    evaluation that the batch is a part of (``mint.data.batch.tokens_per_pair``). The losses of the parts, weighted by
+    their share of the pairs, then add up to the loss of all pairs at once. By default the batch is the whole.
     A side without tokens in this batch, such as a corrupted one where no pair has a twin, has an empty mask.
     """
     stats = predicted_stats(model, batch, loss.needs, frozen)
@@ -46,33 +48,77 @@ def preference_loss(
     return loss(**sides, **batch.fields)
 
 
-def predicted_stats(model: CausalLM, batch: Batch, wants: Needs, frozen: CausalLM | None = None) -> TokenStats:
+def predicted_stats(
+    model: CausalLM, batch: Batch, wants: Needs, frozen: CausalLM | ReferenceHead | None = None
+) -> TokenStats:
     """Per-token numbers at the N predicted positions: what a loss ``wants`` and nothing more."""
     if frozen is None and batch.images is not None and model.vision_is_frozen:
         with torch.no_grad():  # the same features for policy and reference
             batch = replace(batch, images=model.encode_images(batch.images))
     mask = model.attention_mask(batch)
     hidden = _predicting(model, batch, mask)
-    ref_hidden = ref_head = ref_update = kl_positions = None
+    ref: dict[str, Any] = {}
     if wants.reference:
         network = model if frozen is None else frozen
         with torch.no_grad(), reference(model) if frozen is None else nullcontext():
-            ref_hidden, ref_head = _predicting(network, batch, mask), network.head_weight
-            ref_update = network.head_update(ref_hidden)
-    if wants.kl_forward or wants.kl_reverse:
-        kl_positions = batch.kl_positions[wants.kl_over]
+            ref = _reference_inputs(network, batch, hidden, mask)
     return token_stats(
         hidden,
         model.head_weight,
         batch.targets,
-        ref_hidden,
-        ref_head,
         kl_forward=wants.kl_forward,
         kl_reverse=wants.kl_reverse,
-        kl_positions=kl_positions,
+        kl_positions=kl_positions(batch, wants),
         update=model.head_update(hidden),
-        ref_update=ref_update,
+        **ref,
     )
+
+
+def _reference_inputs(network: CausalLM | ReferenceHead, batch: Batch, hidden: Tensor, mask: Mask) -> dict[str, Any]:
+    """The arguments of ``token_stats`` that concern the reference: known ones of the batch, or computed ones."""
+    known = batch.reference
+    if known is None:
+        assert not isinstance(network, ReferenceHead)  # which has no states of its own
+        states = _predicting(network, batch, mask)
+    elif "hidden" in known:
+        states = known["hidden"].new_zeros(hidden.shape).index_copy_(0, known["at"], known["hidden"])
+    else:
+        return {"ref_logps": known["logps"]}
+    inputs = {"ref_hidden": states, "ref_head": network.head_weight, "ref_update": network.head_update(states)}
+    return inputs if known is None else {**inputs, "ref_logps": known["logps"]}
+
+
+def kl_positions(batch: Batch, wants: Needs) -> Tensor | None:
+    """[N] bool, on the CPU: where a KL is computed; None if the loss needs none."""
+    return batch.kl_positions[wants.kl_over] if wants.kl_forward or wants.kl_reverse else None
+
+
+@torch.no_grad()
+def reference_values(model: CausalLM, batch: Batch, wants: Needs) -> dict[str, Tensor]:
+    """What a loss ``wants`` of the reference, which is ``model`` as training found it; for ``Batch.reference``.
+
+    logps: [N], log ref(target). For a KL: at: [K], the positions where it is computed, in ascending order; hidden:
+    [K, H], the final states there.
+    """
+    with reference(model):
+        hidden = _predicting(model, batch, model.attention_mask(batch))
+        update = model.head_update(hidden)
+    values = {"logps": token_stats(hidden, model.head_weight, batch.targets, update=update).logps}
+    if (positions := kl_positions(batch, wants)) is not None:
+        at = positions.nonzero().squeeze(1).to(hidden.device)
+        values |= {"at": at, "hidden": hidden[at]}
+    return values
+
+
+class ReferenceHead(nn.Module):
+    """The LM head [V, H] of a reference whose final states are known, for training that changes the policy's head."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.head_weight = nn.Parameter(weight, requires_grad=False)
+
+    def head_update(self, hidden: Tensor) -> None:
+        """There is no adapter on it."""
 
 
 def _predicting(model: CausalLM, batch: Batch, mask: Mask) -> Tensor:

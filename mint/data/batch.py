@@ -59,6 +59,7 @@ class Batch:
     sides: by role and whether under the corrupted images (``SIDES``). token_total: tokens that are not padding.
     kl_positions: [N] bool, always on the CPU: the positions of the chosen answer, "all" or those in a "span".
     host: the batch on the CPU, of which this one is a copy on a device; None on the CPU.
+    records: the P pairs. reference: values of the reference where they are known (``mint.objective.reference_values``).
     """
 
     tokens: Tensor
@@ -79,6 +80,8 @@ class Batch:
     kl_positions: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     token_total: int = 0
     host: Batch | None = None
+    records: tuple[EncodedPair, ...] = ()
+    reference: dict[str, Tensor] | None = None
 
     @property
     def pairs(self) -> int:
@@ -107,6 +110,7 @@ class Batch:
             span=None if self.span is None else upload(self.span, device),
             images=None if self.images is None else _upload_floats(self.images, device),
             fields=_upload_floats(self.fields, device),
+            reference=self.reference and {name: upload(x, device) for name, x in self.reference.items()},
             host=self.host or self,
         )
 
@@ -124,7 +128,7 @@ def collate(
     as many as are needed; fixed values of both give every batch the same shape. prompt_targets: predict the prompt's
     own tokens too. Raises ValueError if the pairs do not fit.
     """
-    ids, count = tuple(pair.id for pair in pairs), len(pairs)
+    ids, count, records = tuple(pair.id for pair in pairs), len(pairs), tuple(pairs)
     twins = [index for index, pair in enumerate(pairs) if pair.twin is not None]
     pairs = [*pairs, *(pair.twin for pair in pairs if pair.twin is not None)]
     lengths = [len(pair) for pair in pairs]
@@ -173,6 +177,7 @@ def collate(
         sides={key: _side((side == key[0]) & (clean != key[1]), of_answer, column) for key in SIDES.values()},
         kl_positions={"all": chosen, "span": chosen & span.bool() if marked else chosen},
         token_total=sum(lengths),
+        records=records,
     )
 
 

@@ -66,6 +66,7 @@ def token_stats(
     block: tuple[int, int] | None = None,
     update: LowRank | None = None,
     ref_update: LowRank | None = None,
+    ref_logps: Tensor | None = None,
 ) -> TokenStats:
     """log pi(target) at every position and, against a reference, log ref(target) and the KL in either direction.
 
@@ -74,6 +75,7 @@ def token_stats(
     kl_positions: [N] bool, where the KL is wanted (default everywhere); on the CPU, since the host reads it.
     block: rows and words worked on at a time.
     update, ref_update: (low [N, r], B [V, r]) of an adapter on either head, which adds low B^T to the logits.
+    ref_logps: [N], log ref(target) where it is known: then ``ref_hidden`` is read at ``kl_positions`` alone.
     Gradients flow to ``hidden``, ``head`` and ``update``, never to the reference. The sums run in float32 at least.
     Raises ValueError if a KL is asked for without ``ref_hidden``, or (on the CPU) for a target outside the vocabulary.
     """
@@ -91,15 +93,12 @@ def token_stats(
     block = block or BLOCK["cuda" if hidden.is_cuda else "cpu"]
     operand = _operand_dtype(head)
     with torch.autocast(hidden.device.type, enabled=False), bfloat16_products(_rounds_on_cpu(head)):
-        logps, ref_logps, forward, reverse = _TokenStats.apply(
-            *policy, targets, *ref, wanted, kl_forward, kl_reverse, block, operand
+        logps, computed, forward, reverse = _TokenStats.apply(
+            *policy, targets, *ref, wanted, ref_logps is not None, kl_forward, kl_reverse, block, operand
         )
-    return TokenStats(
-        logps,
-        None if ref_hidden is None else ref_logps,
-        forward if kl_forward else None,
-        reverse if kl_reverse else None,
-    )
+    if ref_logps is None and ref_hidden is not None:
+        ref_logps = computed
+    return TokenStats(logps, ref_logps, forward if kl_forward else None, reverse if kl_reverse else None)
 
 
 class _Network(NamedTuple):
@@ -130,7 +129,7 @@ class _Network(NamedTuple):
 class _TokenStats(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, head, low, factor, targets, *others):
-        *ref_inputs, wanted, kl_forward, kl_reverse, block, operand = others
+        *ref_inputs, wanted, only_kl, kl_forward, kl_reverse, block, operand = others
         ctx.directions, ctx.block, ctx.operand = (kl_forward, kl_reverse), block, operand
         whole = _Network(hidden, head, low, factor).cast(operand)
         whole_ref = None if ref_inputs[0] is None else _Network(*ref_inputs).cast(operand)
@@ -148,13 +147,17 @@ class _TokenStats(torch.autograd.Function):
             grads = [torch.zeros_like(hidden) if asked else None for asked in (True, kl_forward, kl_reverse)]
         for rows in _slices(len(targets), block[0]):
             policy = _Softmax(whole.rows(rows), targets[rows])
-            ref = None if whole_ref is None else _Softmax(whole_ref.rows(rows), targets[rows])
-            chunk = _Chunk(policy, ref, _indices(wanted, rows, hidden.device), grads)
+            keep, ref, of_ref = _indices(wanted, rows, hidden.device), None, rows
+            if only_kl and keep is not None:
+                of_ref = keep + rows.start
+            if whole_ref is not None and not (only_kl and keep is None):
+                ref = _Softmax(whole_ref.rows(of_ref), targets[of_ref])
+            chunk = _Chunk(policy, ref, keep, slice(None) if only_kl else keep, grads)
             for words in _slices(len(head), block[1]):
                 chunk.read(words)
             stats[0, rows], normalisers[0, rows] = policy.logps(), policy.normaliser()
             if ref is not None:
-                stats[1, rows], normalisers[1, rows] = ref.logps(), ref.normaliser()
+                stats[1, of_ref], normalisers[1, of_ref] = ref.logps(), ref.normaliser()
             if chunk.keep is not None:
                 stats[2:, rows].index_copy_(1, chunk.keep, chunk.divergences().to(stats.dtype))
             if take_gradient:
@@ -172,13 +175,13 @@ class _TokenStats(torch.autograd.Function):
     def backward(ctx, *weights):  # one for each statistic, each [N]
         if ctx.recompute:
             with bfloat16_products(_rounds_on_cpu(ctx.saved_tensors[1])):
-                return *_recomputed_gradients(ctx, weights), *[None] * 10
+                return *_recomputed_gradients(ctx, weights), *[None] * 11
         hidden_grad = None
         for weight, grad in zip((weights[0], *weights[2:]), ctx.saved_tensors, strict=True):
             if grad is not None:
                 part = weight.to(grad.dtype).unsqueeze(1) * grad
                 hidden_grad = part if hidden_grad is None else hidden_grad + part
-        return hidden_grad, *[None] * 13
+        return hidden_grad, *[None] * 14
 
 
 class _Softmax:
@@ -211,11 +214,19 @@ class _Softmax:
 class _Chunk:
     """Sums over the vocabulary for C rows: both divergences of the rows ``keep``, and gradients.
 
-    grads: where the gradients of logps, kl_forward, kl_reverse go, None for those not wanted.
+    ref_keep: these rows among those of ``ref``. grads: where the gradients of logps, kl_forward, kl_reverse go, None
+    for those not wanted.
     """
 
-    def __init__(self, policy: _Softmax, ref: _Softmax | None, keep: Tensor | None, grads: list[Tensor | None]):
-        self.policy, self.ref, self.keep, self.grads = policy, ref, keep, grads
+    def __init__(
+        self,
+        policy: _Softmax,
+        ref: _Softmax | None,
+        keep: Tensor | None,
+        ref_keep: Tensor | slice | None,
+        grads: list[Tensor | None],
+    ):
+        self.policy, self.ref, self.keep, self.ref_keep, self.grads = policy, ref, keep, ref_keep, grads
         self.p_head = self.q_head = self.p_ratio_head = self.p_ratio = self.q_ratio = policy.total.new_zeros(())
 
     def read(self, words: slice) -> None:
@@ -224,7 +235,7 @@ class _Chunk:
         head, logits, ratio = network.head[words], network.logits(words), None
         if self.ref is not None:
             ref_logits = self.ref.network.logits(words)
-            ratio = None if self.keep is None else logits[self.keep] - ref_logits[self.keep]
+            ratio = None if self.keep is None else logits[self.keep] - ref_logits[self.ref_keep]
             ref_exps, ref_factor = self.ref.add(ref_logits, words)
         exps, factor = self.policy.add(logits, words)
         if self.grads[0] is not None:
@@ -233,9 +244,9 @@ class _Chunk:
             return
         p_ratio, q, factor, ref_factor = (
             exps[self.keep] * ratio,
-            ref_exps[self.keep],
+            ref_exps[self.ref_keep],
             factor[self.keep],
-            ref_factor[self.keep],
+            ref_factor[self.ref_keep],
         )
         self.p_ratio = self.p_ratio * factor + p_ratio.sum(-1, keepdim=True)
         self.q_ratio = self.q_ratio * ref_factor + (q * ratio).sum(-1, keepdim=True)
@@ -248,8 +259,10 @@ class _Chunk:
         """[2, K]: KL(ref || pi) and KL(pi || ref)."""
         policy, ref = self.policy, self.ref
         assert ref is not None  # there is no divergence without a reference
-        shift = (policy.top - ref.top + (policy.total / ref.total).log())[self.keep].squeeze(1)  # of the normalisers
-        forward = shift - (self.q_ratio / ref.total[self.keep]).squeeze(1)
+        top, total = ref.top[self.ref_keep], ref.total[self.ref_keep]
+        shift = policy.top[self.keep] - top + (policy.total[self.keep] / total).log()  # of the normalisers
+        shift = shift.squeeze(1)
+        forward = shift - (self.q_ratio / total).squeeze(1)
         return torch.stack((forward, (self.p_ratio / policy.total[self.keep]).squeeze(1) - shift))
 
     def write_gradients(self, rows: slice) -> None:
@@ -262,7 +275,7 @@ class _Chunk:
             return
         at, mean, total = self.keep + rows.start, mean[self.keep], self.policy.total[self.keep]
         if forward is not None:
-            forward[at] = (mean - self.q_head / self.ref.total[self.keep]).to(forward.dtype)
+            forward[at] = (mean - self.q_head / self.ref.total[self.ref_keep]).to(forward.dtype)
         if reverse is not None:
             reverse[at] = ((self.p_ratio_head - self.p_ratio * mean) / total).to(reverse.dtype)
 

@@ -30,6 +30,7 @@ from mint.models.llava import OWN_FORMS, Llava, LlavaConfig
 from mint.models.lora import lora_layers
 from mint.models.mllama import Mllama, MllamaConfig
 from mint.models.names import Pretrained, current_name
+from mint.models.quantized import QuantizedLinear, quantize_layers
 from mint.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from mint.models.qwen_vl import QwenVL, QwenVLConfig
 from mint.models.settings import check_config
@@ -77,13 +78,15 @@ def load_model(
     settings: dict | None = None,
     fresh: tuple[str, ...] = (),
     seed: int = 0,
+    quantize: str | None = None,
 ) -> Pretrained:
     """The model in a directory or hub repository, in ``dtype`` on ``device``, in evaluation mode.
 
     Tensors stream from the files one at a time, so the peak is the model itself and one tensor. ``model.source_dir`` is
     the directory that was read, ``model.source_name`` the hub id or directory as given. settings: replace those of
     ``config.json``. fresh: prefixes of names: these parameters are drawn from ``seed`` as in :func:`init_model`,
-    even if the files have them (a new head).
+    even if the files have them (a new head). quantize: number format of the weights of a decoder's linear layers
+    (``mint.models.quantized``), each of which is quantised when it has been read.
     Raises InputError for an unsupported architecture, missing, unexpected or misshapen tensors, damaged files, and
     weights that are not safetensors.
     """
@@ -91,6 +94,8 @@ def load_model(
     raw = read_json(folder / "config.json")
     raw |= settings or {}
     model = build_model(raw, name)
+    if quantize:
+        quantize_layers(_language_model(model, name).decoder, quantize)
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     for key, tensor in placed_tensors(model, stored_tensors(folder, name), name, fresh):
         _assign(model, key, tensor.to(device=device, dtype=dtype))
@@ -103,10 +108,13 @@ def load_model(
 
 
 def load_language_model(
-    name: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    name: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    quantize: str | None = None,
 ) -> CausalLM:
     """:func:`load_model` for models that write text. Raises InputError for others too."""
-    return _language_model(load_model(name, dtype=dtype, device=device), name)
+    return _language_model(load_model(name, dtype=dtype, device=device, quantize=quantize), name)
 
 
 def load_structure(
@@ -162,6 +170,8 @@ def save_model(model: Pretrained, folder: str | Path, max_shard_bytes: int = SHA
     merged adapter is part of the weights. Everything is written to a directory beside the target, which then takes its
     place. Raises InputError if an adapter is not merged, or if the target exists and is not a model directory.
     """
+    if any(isinstance(module, QuantizedLinear) for module in model.modules()):
+        raise InputError("the weights of the model are quantised: load it without that to save it")
     if any(not layer.merged for layer in lora_layers(model).values()):
         raise InputError("the model has an adapter: merge it before saving the model, or save the adapter alone")
     folder = Path(folder).absolute()
@@ -317,7 +327,9 @@ def _is_harmless(key: str, model: Pretrained) -> bool:
 def _assign(model: nn.Module, key: str, tensor: Tensor) -> None:
     module, _, name = key.rpartition(".")
     owner = model.get_submodule(module)
-    if name in owner._parameters:
+    if isinstance(owner, QuantizedLinear) and name == "weight":
+        owner.load(tensor)
+    elif name in owner._parameters:
         owner._parameters[name] = nn.Parameter(tensor)
     else:
         owner._buffers[name] = tensor

@@ -47,6 +47,7 @@ class LoRALinear(nn.Linear):
     def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float = 0.0, rslora: bool = False):
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
+        self.product = getattr(linear, "product", F.linear)  # of a quantised weight: its own
         self.weight.requires_grad_(False)
         if self.bias is not None:
             self.bias.requires_grad_(False)
@@ -65,17 +66,26 @@ class LoRALinear(nn.Linear):
             return None
         return self.start if self.as_reference else (self.lora_A.weight, self.lora_B.weight)
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the weight is quantised (``mint.models.quantized``)."""
+        return self.product is not F.linear
+
+    def base(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]: the layer without its adapter."""
+        return self.product(x, self.weight, self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         factors = self.factors()
         if factors is None:
-            return F.linear(x, self.weight, self.bias)
+            return self.base(x)
         a, b = factors
         if self._folding_is_cheaper(x.numel() // self.in_features):
             return F.linear(x, torch.addmm(self.weight, b, a, alpha=self.scaling), self.bias)
         flat = x.reshape(-1, self.in_features)
         low = F.linear(F.dropout(flat, self.dropout, self.training), a.to(x.dtype))  # [T, r]
-        y = F.linear(flat, self.weight, self.bias).addmm_(low, b.to(x.dtype).t(), alpha=self.scaling)
+        y = self.base(flat).addmm_(low, b.to(x.dtype).t(), alpha=self.scaling)
         return y.view(*x.shape[:-1], self.out_features)
 
     def update(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -94,16 +104,18 @@ class LoRALinear(nn.Linear):
 
         Separate products take 6 T r (in + out). Folding takes 2 r in out for the sum, 2 T in out for its gradient and
         4 r in out from there to A and B. Dropout acts between x and A, so it cannot be folded; in half precision the
-        sum would round small updates away.
+        sum would round small updates away, and a quantised weight is not a matrix that can be added to.
         """
-        if (self.dropout and self.training) or self.weight.dtype in (torch.bfloat16, torch.float16):
+        if self.quantized or (self.dropout and self.training) or self.weight.dtype in (torch.bfloat16, torch.float16):
             return False
         folded = (2 * tokens + 6 * self.rank) * self.weight.numel()
         return folded < 6 * tokens * self.rank * (self.in_features + self.out_features)
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Adds the update s B A to the weight, computed in float32."""
+        """Adds the update s B A to the weight, computed in float32. Raises InputError for a quantised weight."""
+        if self.quantized:
+            raise InputError("the weights are quantised: load the model without that, and merge the adapter into it")
         update = self.scaling * (self.lora_B.weight.float() @ self.lora_A.weight.float())
         self.weight.copy_((self.weight.to(update.dtype) + update).to(self.weight.dtype))
         self.merged = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,9 +33,11 @@ from mint.losses import Loss
 from mint.models import load_structure
 from mint.models.llama import CausalLM
 from mint.models.lora import lora_layers
+from mint.objective import kl_positions
 from mint.optim import make_optimizer
 from mint.training import setup
 from mint.training.forward import Forward
+from mint.training.reference_cache import cache_bytes, reference_head
 from mint.training.run_directory import check_run
 from mint.training.step_trace import KINDS, Fakes, StepTrace, trace_step
 
@@ -58,6 +60,8 @@ def dry_run(config: TrainConfig) -> StepTrace:
 
     order, total = PairOrder(len(data.pairs), config.seed), config.total_steps(len(data.pairs))
     forward = _fake_forward(config, loss, model, frozen, data, dtype)
+    if config.cache_reference:
+        print(f"reference cache: {scaled(cache_bytes(forward, [*data.pairs, *data.eval_pairs]), 'B')} on disk")
     forward.shape.update(_row_shape(config, model, data, order, device))
     per_step = config.batch_size * config.grad_accum
     steps = [order.step(step, per_step) for step in range(min(total, max(1, LOOKED // per_step)))]
@@ -88,7 +92,12 @@ def _fake_forward(
         processor: Any = _FakeProcessor(fakes, data.processor)
         images = ImageReader(processor, frozen_encoder(model))
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
-    return Forward(model, loss, config.batch_size, frozen, {}, setup.reads_prompt(config, loss), images, autocast)
+    prompt_targets = setup.reads_prompt(config, loss)
+    forward = Forward(model, loss, config.batch_size, frozen, {}, prompt_targets, images, autocast)
+    if config.cache_reference:
+        store: Any = _FakeReferenceStore(fakes, forward)
+        forward = replace(forward, reference=store, frozen=reference_head(forward))
+    return forward
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,24 @@ class _FakeProcessor:
 
     def __call__(self, images) -> dict[str, Tensor]:
         return self.fakes.floats(self.processor(images))
+
+
+@dataclass(frozen=True)
+class _FakeReferenceStore:
+    """A store of the reference that holds fake values of every pair."""
+
+    fakes: Fakes
+    forward: Forward
+
+    def add_to(self, batch: Batch) -> Batch:
+        norm, needs = self.forward.model.decoder.norm.weight, self.forward.loss.needs
+        sums = torch.promote_types(norm.dtype, torch.float32)
+        known = {"logps": self.fakes.like(torch.empty(len(batch.targets), dtype=sums, device="meta"))}
+        if (positions := kl_positions(batch, needs)) is not None:
+            at = positions.nonzero().squeeze(1)
+            states = torch.empty(len(at), norm.numel(), dtype=norm.dtype, device="meta")
+            known |= {"at": at, "hidden": self.fakes.like(states)}
+        return replace(batch, reference=known)
 
 
 def _row_shape(

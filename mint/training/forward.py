@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mint.data.batch import Batch, EncodedPair, make_batches, tokens_per_pair
 from mint.data.image_features import ImageReader
 from mint.losses import Loss, LossOutput
 from mint.models.llama import CausalLM
-from mint.objective import preference_loss
+from mint.objective import ReferenceHead, preference_loss, reference_values
 from mint.ops.transfer import pinned
+from mint.training.reference_store import ReferenceStore
 
 MicroBatch = tuple[Batch, dict[str, float], float]  # batch, tokens per pair by side, share of the pairs
 
@@ -26,25 +28,41 @@ class Forward:
     frozen: the reference as a model of its own, see :func:`mint.objective.preference_loss`. batch_size: pairs of a
     micro-batch. shape: of its rows, arguments of :func:`mint.data.batch.make_batches`. prompt_targets: whether the
     prompt's tokens are predicted too. images: reads the images of a batch. autocast: dtype of the products, where it is
-    not that of the weights.
+    not that of the weights. reference: the values of the reference, computed before; ``frozen`` is then at most its
+    head.
     """
 
     model: CausalLM
     loss: Loss
     batch_size: int
-    frozen: CausalLM | None = None
+    frozen: CausalLM | ReferenceHead | None = None
     shape: dict[str, Any] = field(default_factory=dict)
     prompt_targets: bool = False
     images: ImageReader | None = None
     autocast: torch.dtype | None = None
+    reference: ReferenceStore | None = None
 
     def __call__(self, batch: Batch, tokens: dict[str, float]) -> LossOutput:
         """tokens: per pair, by side, over all pairs that the batch is a part of."""
-        device = self.model.head_weight.device
+        if self.reference is not None and self.loss.needs.reference:
+            batch = self.reference.add_to(batch)
+        with self._precision():
+            return preference_loss(self.model, self._load(batch), self.loss, self.frozen, tokens)
+
+    def reference_values(self, batch: Batch) -> dict[str, Tensor]:
+        """:func:`mint.objective.reference_values` of a batch."""
+        with self._precision():
+            return reference_values(self.model, self._load(batch), self.loss.needs)
+
+    def _load(self, batch: Batch) -> Batch:
+        """The batch on the model's device, with its images."""
         if self.images is not None and batch.image_files and batch.images is None:
             batch = replace(batch, images=self.images(batch.image_files))
-        with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
-            return preference_loss(self.model, batch.to(device), self.loss, self.frozen, tokens)
+        return batch.to(self.model.head_weight.device)
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        device = self.model.head_weight.device
+        return torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext()
 
     def collate(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], list[MicroBatch]]:
         """``pairs`` and their micro-batches, ready for the device; for another thread, as the model does not run.

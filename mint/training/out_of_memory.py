@@ -38,8 +38,12 @@ def memory_flags(config: TrainConfig) -> list[str]:
         flags.append(f"--batch-size {half} --grad-accum {times}: fewer pairs at a time, as many in a step")
     if config.dtype == "float32":
         flags.append("--dtype bfloat16: activations, and frozen weights, of half the size")
+    if not (config.full or config.quantize):
+        flags.append("--quantize int8 or nf4: frozen weights in 8 or 4 bits, of policy and reference")
     flags.append(f"--max-length, now {config.max_length}: longer pairs are left out or cut (--overlength)")
     flags.append("--max-pixels: fewer image tokens (Qwen-VL)")
+    if config.full and not config.cache_reference:
+        flags.append("--cache-reference: no second model for losses with a reference")
     if config.full:
         flags.append("no --full: an adapter needs far fewer gradients and moments than all weights")
     else:

@@ -5,6 +5,7 @@ metrics.jsonl         a row for every step and every evaluation
 samples.jsonl         sample answers (--sample-every)
 adapter/              the trained adapter, PEFT's files and a model card (model/ after full fine-tuning)
 checkpoints/step-N/   adapter/ or model/, state.pt (optimiser, random states), state.json (mint.training.checkpoints)
+reference/            values of the reference (--cache-reference)
 curves.png            loss, reward margin and accuracy over the steps; of an interrupted run too
 .lock                 while a run is active in the folder
 """
@@ -39,6 +40,7 @@ from mint.hub import is_dataset_id
 from mint.models import load_model, save_model
 from mint.models.llama import CausalLM
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
+from mint.models.quantized import quantizer
 from mint.training.checkpoints import (
     check_checkpoint,
     newest_intact,
@@ -97,10 +99,12 @@ def check_settings(config: TrainConfig) -> None:
     """Raises InputError for settings that cannot be used, whatever ``--out`` holds.
 
     These are paths, adapter settings that are given with ``--adapter`` and differ from the adapter's, and a tracker
-    that is not installed.
+    or a library for quantised weights that is not installed.
     """
     check_paths(config)
     check_tracker(config.track)
+    if config.quantize:
+        quantizer(config.quantize)
     for flag, path in (("--data", config.data), ("--eval-data", config.eval_data)):
         if path and not is_dataset_id(path) and not Path(path).is_file():
             raise InputError(f"{flag} {path} is not a file")

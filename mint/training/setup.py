@@ -38,6 +38,7 @@ from mint.models.lora import (
     merge_lora,
     target_modules,
 )
+from mint.models.quantized import weight_bytes
 
 SHOWN = (1200, 600)  # characters of the rendered pair, from its beginning and from its end
 
@@ -48,6 +49,8 @@ def choose_loss(config: TrainConfig) -> Loss:
     if config.nll_over == "sequence" and not loss.needs.prompt:
         raise InputError(f"--nll-over sequence is for losses with an NLL over the prompt, which {config.loss} is not")
     check_loss(loss, reads_prompt(config, loss))
+    if config.cache_reference and not loss.needs.reference:
+        raise InputError(f"--cache-reference: the loss {config.loss!r} has no reference model; leave the flag out")
     return load_loss(config.loss, config.loss_options())  # a custom one anew, as if it had not been called yet
 
 
@@ -66,10 +69,11 @@ def load_policy(
     """(model to train, reference model, settings).
 
     The model is frozen below an adapter in float32, or with ``--full`` all of it is trained in float32; only then a
-    loss with a reference gets a model of its own for it. Rank, alpha, dropout and targets of the returned settings are
-    the adapter's.
+    loss with a reference gets a model of its own for it, unless the reference is cached. Rank, alpha, dropout and
+    targets of the returned settings are the adapter's.
     """
-    model = load(str(config.model), dtype=torch.float32 if config.full else dtype, device=device)
+    more = {"quantize": config.quantize} if config.quantize else {}
+    model = load(str(config.model), dtype=torch.float32 if config.full else dtype, device=device, **more)
     if config.adapter and config.full:
         merge_lora(load_adapter(model, config.adapter), drop=True)
     elif config.adapter:
@@ -95,8 +99,11 @@ def load_policy(
         check_image_features(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{config.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trained")
+    if config.quantize:
+        print(f"weights in {config.quantize}: {weight_bytes(model) / 1e6:,.1f} MB, embeddings and the rest included")
     warn_of_vision(model, loss)
-    frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
+    own_reference = config.full and loss.needs.reference and not config.cache_reference
+    frozen = copy.deepcopy(model).requires_grad_(False).eval() if own_reference else None
     model.gradient_checkpointing = config.checkpoint_activations
     return model.train(), frozen, config
 

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mint.data.batch import EncodedPair
 from mint.losses import logprobs
+from mint.models.llama import CausalLM
 from mint.models.lora import lora_layers
 from mint.optim import clip_gradients
 from mint.training.forward import Forward
@@ -199,8 +200,9 @@ def trace_step(
     model, counter = forward.model, StepCounter()
     with contextlib.ExitStack() as stack:
         if cuda:
-            for network in filter(None, (model, forward.frozen)):
-                network.attention_backend = "split"
+            for network in (model, forward.frozen):
+                if isinstance(network, CausalLM):
+                    network.attention_backend = "split"
             stack.enter_context(_as_cuda(forward.autocast))
         stack.enter_context(_KnownIndices())
         for p in (p for p in model.parameters() if p.requires_grad):  # a first step, which makes the state

@@ -42,6 +42,26 @@ def test_values_equal_the_plain_computation(case, block):
 
 
 @pytest.mark.parametrize("trainable_head", [False, True])
+@pytest.mark.parametrize("directions", [(True, True), (False, False)])
+def test_a_known_reference_is_read_where_a_kl_is_wanted_alone(case, directions, trainable_head):
+    hidden, head, targets, ref_hidden, ref_head, wanted = case
+    _, known, *kls = plain(hidden, head, targets, ref_hidden, ref_head)
+    ref = (ref_hidden.masked_fill(~wanted[:, None], torch.nan), ref_head) if any(directions) else (None, None)
+    leaves = [hidden.clone().requires_grad_(), head.clone().requires_grad_(trainable_head)]
+    stats = token_stats(*leaves, targets, *ref, *directions, wanted, (2, 3), ref_logps=known)
+    assert stats.ref_logps is known
+    other = token_stats(*leaves, targets, ref_hidden, ref_head, *directions, wanted, (2, 3))
+    for ours, theirs, expected in zip(stats[2:], other[2:], kls, strict=True):
+        assert (ours is None) == (not any(directions))
+        if ours is not None:
+            torch.testing.assert_close(ours, expected * wanted)
+            gradients = (
+                torch.autograd.grad(x.sum(), leaves[: 1 + trainable_head], retain_graph=True) for x in (ours, theirs)
+            )
+            torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("trainable_head", [False, True])
 def test_gradcheck(case, trainable_head):
     hidden, head, targets, ref_hidden, ref_head, wanted = case
     inputs = (hidden.requires_grad_(), head.requires_grad_(trainable_head))

@@ -29,6 +29,7 @@ from mint.optim import clip_gradients, make_optimizer
 from mint.training import setup
 from mint.training.dry_run import dry_run, scaled
 from mint.training.forward import Forward
+from mint.training.reference_cache import cache_reference
 from mint.training.step_trace import KINDS, StepTrace
 from tests.test_train_images import become
 
@@ -76,7 +77,8 @@ class RealStep:
     flops: of the earlier step, as PyTorch's counter has them.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, folder=None):
+        """folder: of the cached reference."""
         loss = setup.choose_loss(config)
         model, frozen, config = setup.load_policy(config, loss, torch.device("cpu"), torch.float32)
         data = setup.read_data(config, model, loss)
@@ -86,6 +88,9 @@ class RealStep:
         self.networks, self.config = [model, frozen] if frozen else [model], config
         self.pairs = [data.pairs[i] for i in order.step(0, config.batch_size * config.grad_accum)]
         self.forward = Forward(model, loss, config.batch_size, frozen, shape, images=images)
+        if config.cache_reference:
+            self.forward = cache_reference(self.forward, data, [self.pairs], folder)
+            self.networks += [self.forward.frozen] if self.forward.frozen else []
         self.optimizer = make_optimizer(model, config)
         for batch, _, _ in self.forward.micro_batches(self.pairs):
             images(batch.image_files)
@@ -149,6 +154,19 @@ def test_the_estimate_is_that_of_a_real_step(setting, estimate, loss, full, chec
     assert trace.total == pytest.approx(held + peak, rel=0.1)
     made = sum(trace.peak[kind] for kind in ("gradients", "activations", "LM head"))
     assert made == pytest.approx(peak, rel=0.1) and peak > held / 4
+
+
+@pytest.mark.parametrize("loss, full", [("dpo", False), ("fire", True)])
+def test_the_estimate_with_a_cached_reference(setting, estimate, loss, full, tmp_path, capsys):
+    """Fewer operations than without it, and with ``--full`` no second model, only its head."""
+    given = {"loss": loss, "full": full}
+    plain = estimate(**given)
+    trace = dry_run(settings(setting, **given, cache_reference=True))
+    assert "\nreference cache: " in capsys.readouterr().out
+    real = RealStep(settings(setting, **given, cache_reference=True), tmp_path)
+    assert trace.flops == real.flops < 0.85 * plain.flops
+    assert trace.total == pytest.approx(real.held() + real.peak(), rel=0.1)
+    assert trace.peak["reference"] < 0.2 * trace.peak["weights"] and (trace.peak["reference"] > 0) == full
 
 
 @pytest.mark.parametrize("family, tolerance", [("mllama", 0.05), ("qwen3_vl", 0)])
@@ -327,13 +345,13 @@ CUDA_MESSAGE = (
         (
             ["--batch-size", "8", "--dtype", "float32"],
             ["--batch-size 4 --grad-accum 2", "--checkpoint-activations", "--max-length, now 2048", "--dtype bfloat16",
-             "--lora-rank, now 16"],
+             "--lora-rank, now 16", "--quantize int8"],
             ["--full"],
         ),
         (
             ["--batch-size", "1", "--full", "--checkpoint-activations", "--max-length", "512"],
-            ["--max-length, now 512", "no --full"],
-            ["--batch-size", "--checkpoint-activations", "--lora-rank", "--dtype bfloat16"],
+            ["--max-length, now 512", "no --full", "--cache-reference"],
+            ["--batch-size", "--checkpoint-activations", "--lora-rank", "--dtype bfloat16", "--quantize"],
         ),
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ try:
     from collections.abc import Sequence
     from typing import TYPE_CHECKING
 
+    from mint import parallel
     from mint.cli import StopSignal, choose_device, guard
     from mint.config import TrainConfig, parse
     from mint.errors import InputError, Stopped
@@ -63,10 +64,10 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     from mint.training.result import save_result
     from mint.training.resume import check_record, make_record
     from mint.training.run_directory import load_checkpoint
-    from mint.training.selection import is_out_of_patience
     from mint.training.track import open_tracker
 
     # Load the model and the data. What can be checked before is checked first.
+    setup.check_processes(config)
     loss = setup.choose_loss(config)
     device, dtype = choose_device(config.device, config.dtype)
     torch.manual_seed(config.seed)
@@ -78,6 +79,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     per_step = config.batch_size * config.grad_accum
     total = config.total_steps(len(data.pairs))
     record = make_record(config, dtype, data.pairs, total)
+    parallel.check_same("settings or training pairs", record)
     for note in check_record(run.resumed, record) if run.resumed else []:
         print(note, file=sys.stderr)
     order = PairOrder(len(data.pairs), config.seed)
@@ -92,7 +94,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
 
     with (
         contextlib.closing(images) if images else contextlib.nullcontext(),
-        open_tracker(config.track, run.path, record["settings"]) as run.track,
+        open_tracker(config.track if parallel.is_main() else None, run.path, record["settings"]) as run.track,
         StopSignal() as stop,
         Progress(total=total, initial=first, desc=config.loss, unit="step") as progress,
     ):
@@ -100,11 +102,12 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
             print(describe_order(forward, data.pairs))
         if data.eval_pairs and evaluation_is_due(first, total, config.eval_every) and not run.has_evaluation(first):
             log_evaluation(run, forward, data, first, config.best, progress)
-        stalled = is_out_of_patience(run.rows(), config.best, config.patience)
+        stalled = run.is_out_of_patience(config.best, config.patience)
         for step in range(first + 1, total + 1) if not stalled else ():
             started = time.perf_counter()
             lr = learning_rate(step - 1, total, config)
             step_pairs = [data.pairs[i] for i in order.step(step - 1, per_step)]
+            parallel.seed_dropout(config.seed, step)
             metrics, tokens = accumulate_gradients(forward, step_pairs)
             grad_norm = float(clip_gradients(model, config.max_grad_norm))
             skipped: dict[str, list[str]] = {}
@@ -126,6 +129,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
                 | {"pairs": len(step_pairs), "epoch": step * per_step / len(data.pairs), "step_seconds": seconds}
             )
             progress.update(values=describe_step(metrics, tokens / seconds))
+            stop.agree()
             ends = step == total or stop.number is not None or failures == FAILURES_IN_A_ROW
             evaluates = data.eval_pairs and evaluation_is_due(step, total, config.eval_every)
             saves = ends or config.best and evaluates or config.save_every and step % config.save_every == 0
@@ -135,7 +139,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
                 run.save_checkpoint(step, model, optimizer, config.keep, config.best)
             if evaluates:
                 log_evaluation(run, forward, data, step, config.best, progress)
-                stalled = is_out_of_patience(run.rows(), config.best, config.patience)
+                stalled = run.is_out_of_patience(config.best, config.patience)
             if ends or stalled:
                 break
 
@@ -144,7 +148,8 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
         if step < total:
             print(f"step {step}: {config.patience} evaluations without a better {config.best}; training ends early")
         save_result(run, config, model, len(data.pairs), step)
-    plot_curves(run.rows(), run.path / "curves.png")
+    if parallel.is_main():
+        plot_curves(run.rows(), run.path / "curves.png")
     if failed:
         raise InputError(f"{failures} steps in a row had a non-finite loss or gradient; lower --lr or look at the data")
     if stop.number is not None:
@@ -155,7 +160,8 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
 def accumulate_gradients(forward: Forward, step_pairs: Sequence[EncodedPair]) -> tuple[dict[str, float], int]:
     """Gradients of one optimiser step, in micro-batches that add up to the gradient of one large batch.
 
-    Returns the mean metrics and the number of tokens computed.
+    Several processes share the micro-batches; all of them then have the gradients of the step. Returns the mean metrics
+    and the number of tokens computed.
     """
     mean: dict[str, float] = {}
     computed = 0
@@ -164,11 +170,14 @@ def accumulate_gradients(forward: Forward, step_pairs: Sequence[EncodedPair]) ->
         (output.loss * share).backward()
         add_metrics(mean, output.loss.detach(), output.metrics, share)
         computed += batch.token_total
-    return mean, computed
+    return parallel.sum_step(forward.model.parameters(), mean, computed)
 
 
 def run(config: TrainConfig) -> None:
     """Trains on the given pairs, or describes that run (``--dry-run``), or runs a demo where no pairs are given."""
+    if parallel.size() > 1 and (config.dry_run or config.model is None):
+        what = "--dry-run" if config.dry_run else "the demo"
+        raise InputError(f"{what} runs in one process: start it without torchrun")
     if config.dry_run:
         from mint.training.dry_run import dry_run
 
@@ -189,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with explain_out_of_memory(config):
             run(config)
 
-    return guard(job)
+    return guard(job, several=True)
 
 
 if __name__ == "__main__":

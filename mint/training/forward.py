@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from mint import parallel
 from mint.data.batch import Batch, EncodedPair, make_batches, tokens_per_pair
 from mint.data.image_features import ImageReader
 from mint.losses import Loss, LossOutput
@@ -43,10 +44,11 @@ class Forward:
             return preference_loss(self.model, batch.to(device), self.loss, self.frozen, tokens)
 
     def micro_batches(self, pairs: Sequence[EncodedPair]) -> Iterator[tuple[Batch, dict[str, float], float]]:
-        """(batch, tokens, share of the pairs) of each part of ``pairs``.
+        """(batch, tokens, share of the pairs) of each part of ``pairs``; of several processes each has its own parts.
 
-        The losses of the parts, each times its share, sum to that of one large batch; so do the metrics.
+        The losses of all parts, each times its share, sum to that of one large batch; so do the metrics.
         """
         tokens = tokens_per_pair(pairs, self.prompt_targets)
-        for batch in make_batches(pairs, self.batch_size, **self.shape, prompt_targets=self.prompt_targets):
+        own = parallel.part(pairs, self.batch_size)
+        for batch in make_batches(own, self.batch_size, **self.shape, prompt_targets=self.prompt_targets):
             yield batch, tokens, batch.pairs / len(pairs)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from mint import parallel
 from mint.data.batch import EncodedPair
 from mint.errors import quote
 from mint.losses import AnswerStats, Loss, LossOutput, Needs
@@ -32,6 +33,7 @@ def evaluate(forward: Forward, pairs: Sequence[EncodedPair]) -> dict[str, float]
         output = forward(batch, tokens)
         add_metrics(mean, output.loss, output.metrics, share)
     forward.model.train(training)
+    mean = parallel.sum_metrics(parallel.gather(mean))
     return {f"eval/{name}": value for name, value in mean.items()}
 
 
@@ -50,6 +52,8 @@ def log_evaluation(run: RunDirectory, forward: Forward, data: Data, step: int, b
 
 def log_samples(run: RunDirectory, forward: Forward, data: Data, step: int, bar: Progress) -> None:
     """Greedy answers to the first ``SAMPLED`` evaluation (else training) pairs, in ``samples.jsonl`` and quoted."""
+    if not parallel.is_main():
+        return
     pairs = (data.eval_pairs or data.pairs)[:SAMPLED]
 
     def images(places: Sequence[int]) -> dict | None:

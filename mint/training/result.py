@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import mint
+from mint import parallel
 from mint.config import TrainConfig, loss_settings, to_toml
 from mint.files import write_aside
 from mint.hub import is_dataset_id
@@ -35,6 +36,8 @@ def save_result(run: RunDirectory, config: TrainConfig, model: CausalLM, pairs: 
 
     pairs: number of training pairs. step: the last one. ``model`` has the saved weights afterwards.
     """
+    if not parallel.is_main():
+        return
     best, rows = run.best_checkpoint(config.best), run.rows()
     if best is not None:
         step = step_of(best)

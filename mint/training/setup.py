@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mint import parallel
 from mint.config import TrainConfig
 from mint.data.batch import EncodedPair, EncodeReport, encode_pairs
 from mint.data.chat import ChatTokenizer, load_tokenizer
@@ -47,6 +48,23 @@ def choose_loss(config: TrainConfig) -> Loss:
         raise InputError(f"--nll-over sequence is for losses with an NLL over the prompt, which {config.loss} is not")
     check_loss(loss, reads_prompt(config, loss))
     return load_loss(config.loss, config.loss_options())  # a custom one anew, as if it had not been called yet
+
+
+def check_processes(config: TrainConfig) -> None:
+    """Raises InputError if the processes outnumber the forward passes of a step; prints a note if some have fewer."""
+    passes, processes = config.grad_accum, parallel.size()
+    if passes < processes:
+        raise InputError(
+            f"a step of --grad-accum {passes} cannot be shared by {processes} processes: --grad-accum counts the "
+            f"forward passes of all processes; give a multiple of {processes}, or fewer processes"
+        )
+    if passes % processes:
+        few, many = passes // processes, -(-passes // processes)
+        print(
+            f"note: --grad-accum {passes} is no multiple of {processes} processes: in each step some compute {few} "
+            f"forward passes, others {many}",
+            file=sys.stderr,
+        )
 
 
 def reads_prompt(config: TrainConfig, loss: Loss) -> bool:

@@ -198,7 +198,7 @@ def run_command(
         args = parser.parse_args(argv)
     except KeyboardInterrupt as stop:  # while the module of a sub-command is imported
         return _interrupted(stop)
-    return guard(lambda: args.run(args), getattr(args, "several", False))
+    return guard(lambda: args.run(args), getattr(args.run, "several", False))
 
 
 def lazy_command(name: str, help: str, place: str, *arguments, aliases: Sequence[str] = ()) -> Callable:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
 T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable)
 BUCKET_BYTES = 2**28  # of gradients that are summed at once
 PATIENCE = timedelta(hours=1)  # for the others at an exchange: the first process may sample or save meanwhile
 _rank, _size = 0, 1  # while processes are joined
@@ -165,16 +166,25 @@ def check_same(what: str, value: object) -> None:
         raise InputError(f"process {odd[0]} has other {what} than process 0: give every node the same files and flags")
 
 
-def complete(count: int, known: Mapping[int, T], decode: Callable[..., Sequence[T]], **arguments) -> list[T]:
+def in_several(command: Command) -> Command:
+    """Marks what a command runs (``run`` of :func:`mint.cli.run_command`) as able to run in several processes."""
+    command.several = True  # type: ignore[attr-defined]
+    return command
+
+
+def complete(
+    count: int, known: Mapping[int, T], decode: Callable[..., Sequence[T]], unit: int = 1, **arguments
+) -> list[T]:
     """``decode(known=known, **arguments)``, a list of ``count`` answers, with the missing ones shared by the processes.
 
     Each process is told that the answers of the others are known, so that places, and with them random seeds, stay.
+    unit: missing answers that stay together. What the first process knows counts.
     """
     if _size == 1:
         return list(decode(known=dict(known), **arguments))
     found: dict[int, Any] = on_main(lambda: dict(known))
     left = [place for place in range(count) if place not in found]
-    own = set(left[_rank::_size])
+    own = {place for number, place in enumerate(left) if number // unit % _size == _rank}
     others: dict[int, Any] = {place: "" for place in left if place not in own}
     answers = decode(known=found | others, **arguments)
     for answered in gather({place: answers[place] for place in own}):

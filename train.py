@@ -87,7 +87,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     images = image_reader(model, data.processor, config.image_features, run.path) if data.processor else None
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
     prompt_targets = setup.reads_prompt(config, loss)
-    forward = Forward(model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast)
+    forward = Forward(model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast, config.shard)
     step = first = load_checkpoint(run.resumed, model, optimizer) if run.resumed else 0
     run.start(config, first, record)
     failures = 0

@@ -122,6 +122,7 @@ class TrainConfig:
     device: str = option("hardware", "auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("hardware", "auto", "auto: bfloat16 on CUDA, else float32", ("auto", "float32", "bfloat16"))
     compile: bool | None = option("hardware", None, "torch.compile the decoder block (default: on CUDA)")
+    shard: bool = option("hardware", False, "divide the frozen weights between the processes of torchrun (FSDP2)")
     checkpoint_activations: bool = option("hardware", False, "recompute activations in the backward pass: less memory")
     out: str | None = option("output", None, "run directory (default: runs/LOSS, numbered)", metavar="DIR")
     eval_every: int = option("output", 0, "steps between evaluations; 0: before and after training", metavar="N")
@@ -217,6 +218,8 @@ class TrainConfig:
             raise InputError(f"--epochs must be positive, not {self.epochs}")
         if self.full and self.dtype == "bfloat16" and self.adapter:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
+        if self.shard and self.full:
+            raise InputError("--shard is for adapters: leave --full out")
         if self.max_pixels is not None and self.model is None:
             raise InputError("--max-pixels needs --model: the demos resize every image to one size")
         if self.resume == "auto" and not self.out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +24,7 @@ class Forward:
     frozen: the reference as a model of its own, see :func:`mint.objective.preference_loss`. batch_size: pairs of a
     micro-batch. shape: of its rows, arguments of :func:`mint.data.batch.make_batches`. prompt_targets: whether the
     prompt's tokens are predicted too. images: reads the images of a batch. autocast: dtype of the products, where it is
-    not that of the weights.
+    not that of the weights. lockstep: every process computes as many micro-batches as the others, as FSDP needs.
     """
 
     model: CausalLM
@@ -34,6 +35,7 @@ class Forward:
     prompt_targets: bool = False
     images: ImageReader | None = None
     autocast: torch.dtype | None = None
+    lockstep: bool = False
 
     def __call__(self, batch: Batch, tokens: dict[str, float]) -> LossOutput:
         """tokens: per pair, by side, over all pairs that the batch is a part of."""
@@ -52,3 +54,7 @@ class Forward:
         own = parallel.part(pairs, self.batch_size)
         for batch in make_batches(own, self.batch_size, **self.shape, prompt_targets=self.prompt_targets):
             yield batch, tokens, batch.pairs / len(pairs)
+        most = math.ceil(math.ceil(len(pairs) / self.batch_size) / parallel.size())
+        if self.lockstep and math.ceil(len(own) / self.batch_size) < most:
+            for batch in make_batches(pairs[:1], 1, **self.shape, prompt_targets=self.prompt_targets):
+                yield batch, tokens, 0.0

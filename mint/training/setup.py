@@ -24,7 +24,7 @@ from mint.data.spans import mark_changes
 from mint.errors import InputError, shows_text
 from mint.losses import Loss, fire_loss, load_loss
 from mint.losses.check import check_loss
-from mint.models import load_language_model
+from mint.models import load_language_model, load_structure
 from mint.models.attention import SPLIT_FROM
 from mint.models.llama import CausalLM
 from mint.models.lora import (
@@ -53,6 +53,12 @@ def choose_loss(config: TrainConfig) -> Loss:
 def check_processes(config: TrainConfig) -> None:
     """Raises InputError if the processes outnumber the forward passes of a step; prints a note if some have fewer."""
     passes, processes = config.grad_accum, parallel.size()
+    if config.shard and processes == 1:
+        raise InputError("--shard divides a model between processes: start several with torchrun --nproc-per-node N")
+    if config.shard and config.sample_every:
+        raise InputError("--shard and --sample-every do not go together: a sharded model does not write answers")
+    if config.shard and passes % processes:
+        raise InputError(f"--shard needs a --grad-accum that is a multiple of {processes}, the number of processes")
     if passes < processes:
         raise InputError(
             f"a step of --grad-accum {passes} cannot be shared by {processes} processes: --grad-accum counts the "
@@ -85,6 +91,9 @@ def load_policy(
     loss with a reference gets a model of its own for it. Rank, alpha, dropout and targets of the returned settings are
     the adapter's.
     """
+    sharded = config.shard and parallel.size() > 1
+    if sharded:
+        load = load_structure
     model = load(str(config.model), dtype=torch.float32 if config.full else dtype, device=device)
     if config.adapter and config.full:
         merge_lora(load_adapter(model, config.adapter), drop=True)
@@ -107,6 +116,10 @@ def load_policy(
         given = {name: getattr(config, name) for name in config.LORA_DEFAULTS if getattr(config, name) is not None}
         config = replace(config, **(config.LORA_DEFAULTS | given))
         add_lora(model, **{name.removeprefix("lora_"): getattr(config, name) for name in config.LORA_DEFAULTS})
+    if sharded:
+        from mint.training.sharding import shard_and_load  # here, since it imports FSDP
+
+        shard_and_load(model, str(config.model), config.adapter, device, config.seed)
     if config.image_features:
         check_image_features(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -220,6 +220,8 @@ class TrainConfig:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
         if self.shard and self.full:
             raise InputError("--shard is for adapters: leave --full out")
+        if self.shard and self.compile:
+            raise InputError("--shard and --compile do not go together: leave one out")
         if self.max_pixels is not None and self.model is None:
             raise InputError("--max-pixels needs --model: the demos resize every image to one size")
         if self.resume == "auto" and not self.out:

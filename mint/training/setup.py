@@ -226,7 +226,7 @@ def compile_and_shape(
     networks: the model, and the reference where it is a model of its own. total: optimiser steps.
     """
     device = networks[0].head_weight.device
-    compiled = device.type == "cuda" if config.compile is None else config.compile
+    compiled = device.type == "cuda" and not config.shard if config.compile is None else config.compile
     if compiled:
         for network in networks:
             network.compile_blocks()

@@ -75,8 +75,9 @@ def test_every_process_loads_its_rows_alone(setting, tmp_path):
 def test_what_does_not_go_with_sharding(setting, tmp_path, capsys):
     assert train.main(settings(setting, tmp_path / "run", "--shard")) == 2
     assert "--shard divides a model between processes: start several with torchrun" in capsys.readouterr().err
-    with pytest.raises(InputError, match="--shard is for adapters: leave --full out"):
-        TrainConfig(shard=True, full=True).check()
+    for other in ("full", "compile"):
+        with pytest.raises(InputError, match=f"--shard .*{other}"):
+            TrainConfig(shard=True, **{other: True}).check()
     assert not any(flag.startswith("--shard") for flag in memory_flags(TrainConfig()))
     for more, message in (
         (["--grad-accum", "3"], "--shard needs a --grad-accum that is a multiple of 2"),

@@ -55,7 +55,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     import torch
 
     from mint.data.image_features import image_reader
-    from mint.data.order import PairOrder
+    from mint.data.order import PairOrder, StepPairs
     from mint.optim import clip_gradients, learning_rate, make_optimizer
     from mint.training import setup
     from mint.training.curves import plot_curves
@@ -106,7 +106,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
         for step in range(first + 1, total + 1) if not stalled else ():
             started = time.perf_counter()
             lr = learning_rate(step - 1, total, config)
-            step_pairs = [data.pairs[i] for i in order.step(step - 1, per_step)]
+            step_pairs = StepPairs(data.pairs, order.step(step - 1, per_step))
             parallel.seed_dropout(config.seed, step)
             metrics, tokens = accumulate_gradients(forward, step_pairs)
             grad_norm = float(clip_gradients(model, config.max_grad_norm))

@@ -50,11 +50,19 @@ class Forward:
 
         The losses of all parts, each times its share, sum to that of one large batch; so do the metrics.
         """
-        tokens = tokens_per_pair(pairs, self.prompt_targets)
-        own = parallel.part(pairs, self.batch_size)
+        own = list(parallel.part(pairs, self.batch_size))
+        tokens = self._tokens_per_pair(own, len(pairs))
         for batch in make_batches(own, self.batch_size, **self.shape, prompt_targets=self.prompt_targets):
             yield batch, tokens, batch.pairs / len(pairs)
         most = math.ceil(math.ceil(len(pairs) / self.batch_size) / parallel.size())
         if self.lockstep and math.ceil(len(own) / self.batch_size) < most:
             for batch in make_batches(pairs[:1], 1, **self.shape, prompt_targets=self.prompt_targets):
                 yield batch, tokens, 0.0
+
+    def _tokens_per_pair(self, own: Sequence[EncodedPair], total: int) -> dict[str, float]:
+        """:func:`tokens_per_pair` of the ``total`` pairs of which each process has its ``own``."""
+        if parallel.size() == 1:
+            return tokens_per_pair(own, self.prompt_targets)
+        means = tokens_per_pair(own, self.prompt_targets) if own else {}
+        sums = parallel.sum_metrics(parallel.gather({side: mean * len(own) for side, mean in means.items()}))
+        return {side: tokens / total for side, tokens in sums.items()}

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from mint import parallel
-from mint.data.order import PairOrder
+from mint.data.batch import EncodedPair, tokens_per_pair
+from mint.data.order import PairOrder, StepPairs
+from mint.training.forward import Forward
 from tests.conftest import ROOT
 from tests.parallel.launch import launch
 
@@ -55,8 +57,35 @@ def test_gradients_and_metrics_are_summed_and_absent_ones_stay_absent(tmp_path, 
             assert torch.equal(network[0].grad, torch.full((3, 4), 10.0))
             assert torch.equal(network[1].grad, torch.full((2,), 63.0, dtype=torch.float64))
             assert network[2].grad is None
+            parallel.barrier()
             assert parallel.on_main(parallel.rank) == 0 and parallel.gather(parallel.rank()) == [0, 1, 2]
 
+    ended = launch(3, tmp_path, job)
+    assert ended.statuses == [0] * 3, ended.printed
+
+
+def test_a_process_reads_its_own_pairs_alone_and_token_counts_are_of_all(tmp_path):
+    """Of 7 pairs in units of 2: the middle process has 2, and counts as one process would."""
+    pairs = [EncodedPair(str(n), [1] * (n + 2), [2] * (n + 1), [3] * (9 - n)) for n in range(8)]
+
+    class Read(list):
+        def __getitem__(self, place):
+            assert isinstance(place, int)
+            read.append(place)
+            return list.__getitem__(self, place)
+
+    def job():
+        with parallel.processes():
+            some = StepPairs(Read(pairs), [6, 5, 4, 3, 2, 1, 0])
+            shares = []
+            for batch, tokens, share in Forward(None, None, batch_size=2, prompt_targets=True).micro_batches(some):
+                assert tokens == pytest.approx(tokens_per_pair(pairs[:7], True), rel=1e-12)
+                shares.append((batch.ids, share))
+            assert read == [[6, 5], [4, 3], [2, 1, 0]][parallel.rank()]
+            assert [share for _, share in shares] == [[2 / 7], [2 / 7], [2 / 7, 1 / 7]][parallel.rank()]
+            assert sum((list(ids) for ids, _ in shares), []) == [str(place) for place in read]
+
+    read = []
     ended = launch(3, tmp_path, job)
     assert ended.statuses == [0] * 3, ended.printed
 

@@ -57,7 +57,8 @@ def no_pictures(monkeypatch):
 
 
 def flags(setting, out, *extra):
-    return settings(setting, out, *STEP, "--eval-data", f"{setting}/eval.jsonl", *extra)
+    evaluation = ("--eval-data", f"{setting}/eval.jsonl", "--eval-every", "2", "--best", "eval/loss", "--patience", "2")
+    return settings(setting, out, *STEP, *evaluation, *extra)
 
 
 def start(size, out, arguments):

@@ -218,8 +218,8 @@ class TrainConfig:
             raise InputError(f"--epochs must be positive, not {self.epochs}")
         if self.full and self.dtype == "bfloat16" and self.adapter:
             raise InputError("--full with --adapter merges the adapter into the weights: use --dtype float32 or auto")
-        if self.shard and self.full:
-            raise InputError("--shard is for adapters: leave --full out")
+        if self.shard and self.full and self.adapter:
+            raise InputError("--shard --full does not merge --adapter: merge it first, with python -m mint.merge")
         if self.shard and self.compile:
             raise InputError("--shard and --compile do not go together: leave one out")
         if self.max_pixels is not None and self.model is None:

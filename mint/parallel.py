@@ -223,7 +223,7 @@ def sum_gradients(parameters: Iterable[Parameter]) -> None:
     import torch
     import torch.distributed as dist
 
-    trained = [p for p in parameters if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad and not hasattr(p, "full_tensor")]  # FSDP sums sharded ones
     present = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
     _exchange(dist.all_reduce, present, dist.ReduceOp.MAX)
     for bucket in _buckets([p for p, some in zip(trained, present.tolist(), strict=True) if some]):

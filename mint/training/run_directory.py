@@ -223,12 +223,15 @@ class RunDirectory:
         return parallel.on_main(lambda: is_out_of_patience(self.rows(), metric, patience))
 
     def save_result(self, model: CausalLM, folder: Path | None = None) -> Path:
-        """Writes the adapter, or after full fine-tuning the model; returns its folder."""
+        """Writes the adapter, or after full fine-tuning the model; returns its folder. All processes call it."""
         folder = self.path if folder is None else folder
+        weights = sharding().gather_tensors(model.state_dict()) if is_sharded(model) else None
+        if not parallel.is_main():
+            return folder
         if lora_layers(model):
             save_adapter(model, folder / "adapter")
             return folder / "adapter"
-        save_model(model, folder / "model")
+        save_model(model, folder / "model", tensors=weights)
         return folder / "model"
 
     def save_checkpoint(
@@ -236,12 +239,14 @@ class RunDirectory:
     ) -> Path:
         """Writes ``checkpoints/step-N``; removes all but the ``keep`` newest and the best by the metric ``best``."""
         final = self.checkpoints / f"step-{step}"
+        moments = sharding().gather_moments(optimizer) if is_sharded(model) else optimizer.state_dict()
         if not parallel.is_main():
+            self.save_result(model)
             return final
         with folder_aside(final, sync=True) as aside:
             self.save_result(model, aside)
             cuda = cuda_random_states()
-            state = {"optimizer": optimizer.state_dict(), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
+            state = {"optimizer": moments, "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
             with (aside / "state.pt").open("wb") as file:  # torch.save(path) reports a full disk as an internal error
                 torch.save(state, file)
             write_state(aside, {"step": step, **self.record})
@@ -266,8 +271,9 @@ def load_checkpoint(path: Path, model: CausalLM, optimizer: torch.optim.Optimize
     step = read_state(path)["step"]
     load_weights(path, model)
     try:
-        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(state["optimizer"])
+        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu", mmap=is_sharded(model))
+        moments = state["optimizer"]
+        optimizer.load_state_dict(sharding().part_moments(optimizer, moments) if is_sharded(model) else moments)
         torch.set_rng_state(state["cpu_rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
             if parallel.size() == 1 and len(state["cuda_rng"]) <= torch.cuda.device_count():
@@ -279,6 +285,18 @@ def load_checkpoint(path: Path, model: CausalLM, optimizer: torch.optim.Optimize
             f"the checkpoint {path} is damaged: state.pt cannot be loaded ({_first_line(error)})"
         ) from None
     return step
+
+
+def is_sharded(model: CausalLM) -> bool:
+    """Whether trained weights of ``model`` are sharded, which those of an adapter never are."""
+    return hasattr(model, "reshard") and not lora_layers(model)
+
+
+def sharding():
+    """The module, which is imported where weights are sharded: FSDP takes a second."""
+    from mint.training import sharding
+
+    return sharding
 
 
 def cuda_random_states() -> list[torch.Tensor]:
@@ -293,6 +311,8 @@ def load_weights(path: Path, model: CausalLM) -> None:
     try:
         if lora_layers(model):
             restore_adapter(model, path / "adapter")
+        elif is_sharded(model):
+            sharding().load_parts(model, str(path / "model"))
         else:
             parameter = next(model.parameters())
             saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)

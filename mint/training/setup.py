@@ -125,7 +125,12 @@ def load_policy(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{config.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {trainable:,} trained")
     warn_of_vision(model, loss)
-    frozen = copy.deepcopy(model).requires_grad_(False).eval() if config.full and loss.needs.reference else None
+    frozen = None
+    if config.full and loss.needs.reference and sharded:
+        frozen = load(str(config.model), dtype=torch.float32).requires_grad_(False)
+        shard_and_load(frozen, str(config.model), None, device, config.seed)
+    elif config.full and loss.needs.reference:
+        frozen = copy.deepcopy(model).requires_grad_(False).eval()
     model.gradient_checkpointing = config.checkpoint_activations
     return model.train(), frozen, config
 

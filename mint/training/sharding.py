@@ -1,17 +1,23 @@
-"""``--shard``: FSDP2 keeps a part of the frozen weights in every process and gathers each layer when it is computed.
+"""``--shard``: FSDP2 keeps a part of the weights in every process and gathers each layer when it is computed.
 
-The adapter, and an image encoder with its projector, are whole in every process: they are small beside the decoder, and
-gradients of the adapter are summed as without ``--shard``. The LM head, the embedding and the final norm form the root
-group, which is gathered by ``hidden_states`` and stays so until the backward pass has ended: the loss, which multiplies
-by the head after ``hidden_states``, finds it whole.
+Below an adapter the decoder is sharded. The adapter, and an image encoder with its projector, are whole in every
+process: they are small beside it, and gradients of the adapter are summed as without ``--shard``. With ``--full`` all
+weights are sharded, and FSDP2 sums their gradients. Files hold whole tensors in either case.
+
+The LM head, the embedding, the final norm and whatever else is sharded form the root group, which is gathered by
+``hidden_states`` and stays so until the backward pass has ended: the loss, which multiplies by the head after
+``hidden_states``, finds it whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from mint import parallel
@@ -22,11 +28,11 @@ from mint.models.lora import init_lora, keep_as_reference, lora_layers, restore_
 
 
 def shard_and_load(model: CausalLM, name: str, adapter: str | None, device: torch.device, seed: int) -> None:
-    """Shards a model with an adapter on the meta device over all processes, and reads its weights, in place.
+    """Shards a model on the meta device over all processes, and reads its weights, in place.
 
-    Every process reads its own rows of each tensor; none holds the whole decoder. name: directory or hub id. adapter:
-    the directory of the adapter to continue from; without one it is drawn from ``seed``, as in one process. Raises
-    InputError as ``load_model`` does.
+    Every process reads its own rows of each sharded tensor; none holds the whole decoder. name: directory or hub id.
+    adapter: the directory of the adapter to continue from; without one an adapter is drawn from ``seed``, as in one
+    process. Raises InputError as ``load_model`` does.
     """
     shard(model, device)
     model.to_empty(device=device)
@@ -43,16 +49,28 @@ def shard_and_load(model: CausalLM, name: str, adapter: str | None, device: torc
 
 
 def shard(model: CausalLM, device: torch.device) -> None:
-    """Shards the decoder and the LM head over all processes: a group for each layer, one for the rest."""
+    """Shards a model over all processes: a group for each layer of the decoder, one for the rest."""
     mesh = init_device_mesh(device.type, (parallel.size(),))
-    decoder = {id(p) for part in (model.decoder, getattr(model, "lm_head", model.decoder)) for p in part.parameters()}
-    adapter = {id(p) for layer in lora_layers(model).values() for p in (layer.lora_A.weight, layer.lora_B.weight)}
-    whole = {p for p in model.parameters() if id(p) in adapter or id(p) not in decoder}
+    whole = _whole(model)
     for layer in model.decoder.layers:
         if isinstance(layer, DecoderLayer):  # a text has no images to attend to: such a layer is not always called
             fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     fully_shard(model, mesh=mesh, ignored_params=whole)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # gradients are summed: a loss has its share of the step already
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(model, "hidden_states")
+
+
+def _whole(model: CausalLM) -> set[nn.Parameter]:
+    """The parameters that every process keeps whole: of a model with an adapter, all outside its frozen decoder."""
+    layers = lora_layers(model).values()
+    if not layers:
+        return set()
+    adapter = {id(p) for layer in layers for p in (layer.lora_A.weight, layer.lora_B.weight)}
+    decoder = {id(p) for part in (model.decoder, getattr(model, "lm_head", model.decoder)) for p in part.parameters()}
+    return {p for p in model.parameters() if id(p) in adapter or id(p) not in decoder}
 
 
 @torch.no_grad()
@@ -67,7 +85,7 @@ def load_parts(model: CausalLM, name: str) -> None:
         copy_rows(targets[key], tensor)
 
 
-def copy_rows(target: Tensor | nn.Parameter, tensor: Tensor) -> None:
+def copy_rows(target: Tensor, tensor: Tensor) -> None:
     """Copies ``tensor`` to ``target``; to a sharded one only this process's rows, the parts of ``torch.chunk``."""
     if not isinstance(target, DTensor):
         target.copy_(tensor)
@@ -75,3 +93,33 @@ def copy_rows(target: Tensor | nn.Parameter, tensor: Tensor) -> None:
     local = target.to_local()
     first = parallel.rank() * -(-len(tensor) // parallel.size())
     local.copy_(tensor[first : first + len(local)])
+
+
+def gather_tensors(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole tensors on the CPU in the first process, {} in the others; all of them call this. Other values stay."""
+    found: dict[str, Any] = {}
+    for name, value in tensors.items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        if parallel.is_main():
+            found[name] = whole.detach().cpu() if isinstance(whole, Tensor) else whole
+    return found
+
+
+def gather_moments(optimizer: torch.optim.Optimizer) -> dict:
+    """``optimizer.state_dict()`` with the whole tensors of :func:`gather_tensors`."""
+    saved = optimizer.state_dict()
+    return {**saved, "state": {index: gather_tensors(values) for index, values in saved["state"].items()}}
+
+
+@torch.no_grad()
+def part_moments(optimizer: torch.optim.Optimizer, saved: dict) -> dict:
+    """A ``state_dict`` of whole tensors with this process's rows of those whose parameters are sharded."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict] = {}
+    for index, values in saved["state"].items():
+        state[index] = dict(values)
+        for name, value in values.items():
+            if isinstance(parameters[index], DTensor) and value.shape == parameters[index].shape:
+                state[index][name] = torch.empty_like(parameters[index])
+                copy_rows(state[index][name], value)
+    return {**saved, "state": state}

@@ -15,7 +15,7 @@ from mint.models.lora import add_lora
 from mint.training import curves, setup
 from mint.training.out_of_memory import memory_flags
 from tests.parallel.launch import launch
-from tests.parallel.test_training import assert_same_run, flags, start
+from tests.parallel.test_training import assert_same_run, cut, flags, start
 from tests.test_train import run, setting, settings  # noqa: F401 (a fixture)
 from tests.test_train_images import arguments
 from tests.test_train_images import setting as images  # noqa: F401 (a fixture)
@@ -42,6 +42,21 @@ def test_an_adapter_continues_in_processes_that_do_not_divide_the_rows(setting, 
     ended = start(3, tmp_path / "three", flags(setting, tmp_path / "three", *more, "--shard"))
     assert ended.statuses == [0, 0, 0], ended.printed
     assert_same_run(tmp_path / "three", tmp_path / "one")
+
+
+def test_full_fine_tuning_and_its_checkpoints(setting, tmp_path):
+    """With a sharded reference; each of the runs continues the other's checkpoint."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = ("--full", "--loss", "dpo", "--lr", "1e-3", "--weight-decay", "0.1")
+    run(*flags(setting, one, *more))
+    ended = start(2, two, flags(setting, two, *more, "--shard"))
+    assert ended.statuses == [0, 0], ended.printed
+    assert_same_run(two, one)
+    run(*flags(setting, cut(two, tmp_path / "two-one"), *more, "--resume", "auto"))
+    assert_same_run(tmp_path / "two-one", one)
+    ended = start(2, two, flags(setting, cut(one, tmp_path / "one-two"), *more, "--resume", "auto", "--shard"))
+    assert ended.statuses == [0, 0], ended.printed
+    assert_same_run(tmp_path / "one-two", one)
 
 
 def test_a_sharded_model_with_a_whole_image_encoder(images, tmp_path):
@@ -75,9 +90,9 @@ def test_every_process_loads_its_rows_alone(setting, tmp_path):
 def test_what_does_not_go_with_sharding(setting, tmp_path, capsys):
     assert train.main(settings(setting, tmp_path / "run", "--shard")) == 2
     assert "--shard divides a model between processes: start several with torchrun" in capsys.readouterr().err
-    for other in ("full", "compile"):
-        with pytest.raises(InputError, match=f"--shard .*{other}"):
-            TrainConfig(shard=True, **{other: True}).check()
+    for other in ({"compile": True}, {"full": True, "adapter": "DIR"}):
+        with pytest.raises(InputError, match=f"--shard .*{list(other)[-1]}"):
+            TrainConfig(shard=True, **other).check()
     assert not any(flag.startswith("--shard") for flag in memory_flags(TrainConfig()))
     for more, message in (
         (["--grad-accum", "3"], "--shard needs a --grad-accum that is a multiple of 2"),

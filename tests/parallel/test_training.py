@@ -65,8 +65,9 @@ def start(size, out, arguments):
     return launch(size, out.with_name(f"{out.name}-output"), train.main, arguments)
 
 
-def adapter(out):
-    return load_file(out / "adapter" / "adapter_model.safetensors")
+def weights(out):
+    adapter = out / "adapter" / "adapter_model.safetensors"
+    return load_file(adapter if adapter.exists() else out / "model" / "model.safetensors")
 
 
 def assert_same_run(out, other):
@@ -74,7 +75,7 @@ def assert_same_run(out, other):
         assert row.keys() == same.keys()
         for name in row.keys() - {"step_seconds"}:
             assert row[name] == pytest.approx(same[name], **CLOSE), name
-    ours, theirs = adapter(out), adapter(other)
+    ours, theirs = weights(out), weights(other)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
@@ -93,7 +94,7 @@ def alone(setting, tmp_path_factory):
 def cut(out, copy):
     """A copy of a run, as if it had been interrupted after its first checkpoint."""
     shutil.copytree(out, copy)
-    shutil.rmtree(copy / "adapter")
+    shutil.rmtree(copy / ("adapter" if (copy / "adapter").exists() else "model"))
     shutil.rmtree(copy / "checkpoints" / "step-3")
     return copy
 

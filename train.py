@@ -17,9 +17,10 @@ try:
     import contextlib
     import math
     import time
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import TYPE_CHECKING
 
+    from mint import parallel
     from mint.cli import StopSignal, choose_device, guard
     from mint.config import TrainConfig, parse
     from mint.errors import InputError, Stopped
@@ -31,7 +32,7 @@ except KeyboardInterrupt:  # Ctrl-C before ``guard`` can tell
 
 if TYPE_CHECKING:
     from mint.data.batch import EncodedPair
-    from mint.training.forward import Forward, MicroBatch
+    from mint.training.forward import CollatedPairs, Forward
     from mint.training.run_directory import RunDirectory
 
 FAILURES_IN_A_ROW = 10  # non-finite steps after which a run gives up
@@ -54,7 +55,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     import torch
 
     from mint.data.image_features import image_reader
-    from mint.data.order import PairOrder
+    from mint.data.order import PairOrder, StepPairs
     from mint.optim import clip_gradients, learning_rate, make_optimizer
     from mint.training import setup
     from mint.training.ahead import computed_ahead
@@ -65,10 +66,10 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     from mint.training.result import save_result
     from mint.training.resume import check_record, make_record
     from mint.training.run_directory import load_checkpoint
-    from mint.training.selection import is_out_of_patience
     from mint.training.track import open_tracker
 
     # Load the model and the data. What can be checked before is checked first.
+    setup.check_processes(config)
     loss = setup.choose_loss(config)
     device, dtype = choose_device(config.device, config.dtype)
     torch.manual_seed(config.seed)
@@ -80,6 +81,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     per_step = config.batch_size * config.grad_accum
     total = config.total_steps(len(data.pairs))
     record = make_record(config, dtype, data.pairs, total)
+    parallel.check_same("settings or training pairs", record)
     for note in check_record(run.resumed, record) if run.resumed else []:
         print(note, file=sys.stderr)
     order = PairOrder(len(data.pairs), config.seed)
@@ -87,33 +89,36 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     images = image_reader(model, data.processor, config.image_features, run.path) if data.processor else None
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
     prompt_targets = setup.reads_prompt(config, loss)
-    forward = Forward(model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast)
+    forward = Forward(
+        model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast, lockstep=config.shard
+    )
     if config.cache_reference:
         epoch = range(min(total, math.ceil(len(data.pairs) / per_step)))
-        pairs = [[data.pairs[i] for i in order.step(number, per_step)] for number in epoch]
+        pairs = [StepPairs(data.pairs, order.step(number, per_step)) for number in epoch]
         forward = cache_reference(forward, data, pairs, run.path / "reference")
     step = first = load_checkpoint(run.resumed, model, optimizer) if run.resumed else 0
-    steps = ([data.pairs[i] for i in order.step(number, per_step)] for number in range(first, total))
+    steps = (StepPairs(data.pairs, order.step(number, per_step)) for number in range(first, total))
     run.start(config, first, record)
     failures = 0
 
     with (
         contextlib.closing(images) if images else contextlib.nullcontext(),
-        open_tracker(config.track, run.path, record["settings"]) as run.track,
+        open_tracker(config.track if parallel.is_main() else None, run.path, record["settings"]) as run.track,
         StopSignal() as stop,
-        computed_ahead(forward.collate, steps) as collated,
+        computed_ahead(forward.collate, steps) as steps_ahead,
         Progress(total=total, initial=first, desc=config.loss, unit="step") as progress,
     ):
         if first == 0 and loss.needs.rejected:
             print(describe_order(forward, data.pairs))
         if data.eval_pairs and evaluation_is_due(first, total, config.eval_every) and not run.has_evaluation(first):
             log_evaluation(run, forward, data, first, config.best, progress)
-        stalled = is_out_of_patience(run.rows(), config.best, config.patience)
+        stalled = run.is_out_of_patience(config.best, config.patience)
         for step in range(first + 1, total + 1) if not stalled else ():
             started = time.perf_counter()
             lr = learning_rate(step - 1, total, config)
-            step_pairs, batches = next(collated)
-            metrics, tokens = accumulate_gradients(forward, step_pairs, batches)
+            collated = next(steps_ahead)
+            parallel.seed_dropout(config.seed, step)
+            metrics, tokens = accumulate_gradients(forward, collated)
             grad_norm = float(clip_gradients(model, config.max_grad_norm))
             skipped: dict[str, list[str]] = {}
 
@@ -124,16 +129,17 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
                 failures = 0
             else:
                 failures += 1
-                skipped["skipped"] = [pair.id for pair in step_pairs]
+                skipped["skipped"] = [pair.id for pair in collated.pairs]
                 progress.write(f"step {step}: {describe_failure(metrics, grad_norm, skipped['skipped'])}; skipped")
             optimizer.zero_grad(set_to_none=True)
 
             seconds = time.perf_counter() - started
             run.log(
                 {"step": step, **metrics, **skipped, "lr": lr, "grad_norm": grad_norm, "tokens": tokens}
-                | {"pairs": len(step_pairs), "epoch": step * per_step / len(data.pairs), "step_seconds": seconds}
+                | {"pairs": per_step, "epoch": step * per_step / len(data.pairs), "step_seconds": seconds}
             )
             progress.update(values=describe_step(metrics, tokens / seconds))
+            stop.agree()
             ends = step == total or stop.number is not None or failures == FAILURES_IN_A_ROW
             evaluates = data.eval_pairs and evaluation_is_due(step, total, config.eval_every)
             saves = ends or config.best and evaluates or config.save_every and step % config.save_every == 0
@@ -143,7 +149,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
                 run.save_checkpoint(step, model, optimizer, config.keep, config.best)
             if evaluates:
                 log_evaluation(run, forward, data, step, config.best, progress)
-                stalled = is_out_of_patience(run.rows(), config.best, config.patience)
+                stalled = run.is_out_of_patience(config.best, config.patience)
             if ends or stalled:
                 break
 
@@ -152,7 +158,8 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
         if step < total:
             print(f"step {step}: {config.patience} evaluations without a better {config.best}; training ends early")
         save_result(run, config, model, len(data.pairs), step)
-    plot_curves(run.rows(), run.path / "curves.png")
+    if parallel.is_main():
+        plot_curves(run.rows(), run.path / "curves.png")
     if failed:
         raise InputError(f"{failures} steps in a row had a non-finite loss or gradient; lower --lr or look at the data")
     if stop.number is not None:
@@ -161,26 +168,29 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
 
 
 def accumulate_gradients(
-    forward: Forward, step_pairs: Sequence[EncodedPair], batches: Iterable[MicroBatch] | None = None
+    forward: Forward, step_pairs: Sequence[EncodedPair] | CollatedPairs
 ) -> tuple[dict[str, float], int]:
     """Gradients of one optimiser step, in micro-batches that add up to the gradient of one large batch.
 
-    batches: the micro-batches of ``step_pairs``, where they exist already. Returns the mean metrics and the number of
-    tokens computed.
+    step_pairs: the pairs, or the micro-batches that were made of them. Several processes share the micro-batches; all
+    of them then have the gradients of the step. Returns the mean metrics and the number of tokens computed.
     """
     from mint.training.means import MeanMetrics
 
     means, computed = MeanMetrics(), 0
-    for batch, tokens, share in forward.micro_batches(step_pairs) if batches is None else batches:
+    for batch, tokens, share in forward.micro_batches(step_pairs):
         output = forward(batch, tokens)
         (output.loss * share).backward()
         means.add(output, share)
         computed += batch.token_total
-    return means.read(), computed
+    return parallel.sum_step(forward.model.parameters(), means.read(), computed)
 
 
 def run(config: TrainConfig) -> None:
     """Trains on the given pairs, or describes that run (``--dry-run``), or runs a demo where no pairs are given."""
+    if parallel.size() > 1 and (config.dry_run or config.model is None):
+        what = "--dry-run" if config.dry_run else "the demo"
+        raise InputError(f"{what} runs in one process: start it without torchrun")
     if config.dry_run:
         from mint.training.dry_run import dry_run
 
@@ -201,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with explain_out_of_memory(config):
             run(config)
 
-    return guard(job)
+    return guard(job, several=True)
 
 
 if __name__ == "__main__":

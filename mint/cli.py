@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mint import parallel
 from mint.errors import SHOW_TEXT, InputError, Stopped, without_passwords
 from mint.ranges import SEED, Range, check_number
 
@@ -89,11 +90,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Prints ``message`` without the usage, and exits with status 2."""
-        self.exit(2, f"error: {without_passwords(message)}\n")
+        self.exit(2, f"error: {without_passwords(message)}\n" if parallel.started_first() else None)
 
 
-def guard(job: Callable[[], object]) -> int:
+def guard(job: Callable[[], object], several: bool = False) -> int:
     """Runs ``job`` and returns the exit status of the command.
+
+    several: whether it can run in the processes that torchrun starts. Of these the first one that fails reports why.
 
     0: success. 2: an InputError, printed as one line. 130 and 143: interrupted by Ctrl-C and by SIGTERM; both reach
     ``job`` as an exception (KeyboardInterrupt, of which ``Stopped`` is one), so its ``finally`` blocks run.
@@ -106,12 +109,18 @@ def guard(job: Callable[[], object]) -> int:
     before = signal.signal(signal.SIGTERM, _terminate) if main_thread else None
     _users_umasks.append(os.umask(PRIVATE))
     try:
-        job()
+        with parallel.processes(several):
+            job()
     except InputError as error:
-        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
+        if parallel.speaks():
+            print(f"error: {without_passwords(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         return _interrupted(stop)
+    except Exception:
+        if parallel.speaks():
+            raise
+        return 1
     finally:
         os.umask(_users_umasks.pop())
         if main_thread:
@@ -132,7 +141,8 @@ def users_umask() -> Iterator[None]:
 
 def _interrupted(stop: KeyboardInterrupt) -> int:
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-    print(str(stop) or "interrupted", file=sys.stderr)
+    if parallel.speaks():
+        print(str(stop) or "interrupted", file=sys.stderr)
     return 128 + number
 
 
@@ -163,9 +173,15 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def agree(self) -> None:
+        """Makes ``number`` that of any process of the command; every process calls it at the same point."""
+        self.number = next((number for number in parallel.gather(self.number) if number is not None), None)
+
     def _ask(self, number: int, frame) -> None:
         self.number = number
         self.__exit__()
+        if not parallel.is_main():
+            return
         start = b"\n" if os.isatty(2) else b""  # after the bar
         os.write(2, start + b"stopping after this step; a second signal ends at once\n")  # print is unsafe in a handler
 
@@ -182,7 +198,7 @@ def run_command(
         args = parser.parse_args(argv)
     except KeyboardInterrupt as stop:  # while the module of a sub-command is imported
         return _interrupted(stop)
-    return guard(lambda: args.run(args))
+    return guard(lambda: args.run(args), getattr(args.run, "several", False))
 
 
 def lazy_command(name: str, help: str, place: str, *arguments, aliases: Sequence[str] = ()) -> Callable:
@@ -202,7 +218,7 @@ def lazy_command(name: str, help: str, place: str, *arguments, aliases: Sequence
 
 
 def choose_device(device: str, dtype: str, absent: bool = False) -> tuple[torch.device, torch.dtype]:
-    """``auto`` is CUDA where there is one, and bfloat16 there.
+    """``auto`` is CUDA where there is one, and bfloat16 there. Of several processes on a node each has its own device.
 
     Raises InputError for CUDA without a device, unless ``absent``: nothing is computed there.
     """
@@ -212,4 +228,10 @@ def choose_device(device: str, dtype: str, absent: bool = False) -> tuple[torch.
     if name == "cuda" and not absent and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch sees no CUDA device; use --device cpu")
     wanted = dtype if dtype != "auto" else ("bfloat16" if name == "cuda" else "float32")
+    if name == "cuda" and parallel.size() > 1:
+        count = torch.cuda.device_count()
+        if parallel.local_rank() >= count:
+            raise InputError(f"this node has {count} CUDA devices: start torchrun with --nproc-per-node {count}")
+        torch.cuda.set_device(parallel.local_rank())
+        return torch.device(name, parallel.local_rank()), getattr(torch, wanted)
     return torch.device(name), getattr(torch, wanted)

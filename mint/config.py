@@ -130,6 +130,7 @@ class TrainConfig:
     device: str = option("hardware", "auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("hardware", "auto", "auto: bfloat16 on CUDA, else float32", ("auto", "float32", "bfloat16"))
     compile: bool | None = option("hardware", None, "torch.compile the decoder block (default: on CUDA)")
+    shard: bool = option("hardware", False, "divide the frozen weights between the processes of torchrun (FSDP2)")
     checkpoint_activations: bool = option("hardware", False, "recompute activations in the backward pass: less memory")
     cache_reference: bool = option(
         "hardware", False, "compute the reference once, before training, and keep it in the run folder (DPO, FiRe, ...)"
@@ -232,6 +233,12 @@ class TrainConfig:
             raise InputError("--quantize is for frozen weights below an adapter: leave out --quantize or --full")
         if self.quantize and self.dry_run:
             raise InputError("--dry-run does not know the size of quantised weights: leave out --quantize")
+        if self.shard and self.full and self.adapter:
+            raise InputError("--shard --full does not merge --adapter: merge it first, with python -m mint.merge")
+        if self.shard and self.compile:
+            raise InputError("--shard and --compile do not go together: leave one out")
+        if self.shard and (self.quantize or self.cache_reference):
+            raise InputError("--shard does not go together with --quantize or --cache-reference: leave one out")
         if self.max_pixels is not None and self.model is None:
             raise InputError("--max-pixels needs --model: the demos resize every image to one size")
         if self.stream and self.overlength == "error":

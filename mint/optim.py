@@ -45,4 +45,5 @@ def learning_rate(step: int, total: int, config: Settings) -> float:
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     """Scales the gradients to a global norm of at most ``limit`` (0: as they are); returns the norm before."""
     parameters = [p for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded parameters

@@ -94,7 +94,7 @@ def test_help_imports_no_sub_command(command):
     found = imported(f"import {command}\ntry:\n    {command}.main(['--help'])\nexcept SystemExit:\n    pass")
     assert "torch" not in found and "numpy" not in found
     ours = {name for name in found if name.startswith("mint")}
-    assert ours == {"mint", "mint.cli", "mint.errors", "mint.ranges", "mint.tasks"}
+    assert ours == {"mint", "mint.cli", "mint.errors", "mint.parallel", "mint.ranges", "mint.tasks"}
 
 
 def test_readers_and_tasks_import_no_drawing_code():

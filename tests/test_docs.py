@@ -32,7 +32,7 @@ def commands(path):
 def check_command(program, words, monkeypatch, capsys):
     """Parses a call of one of the programs; fails with what it prints if its flags do not exist."""
     parsed = []
-    monkeypatch.setattr(mint.cli, "guard", lambda job: parsed.append(job) or 0)  # parsed, not run
+    monkeypatch.setattr(mint.cli, "guard", lambda job, *_: parsed.append(job) or 0)  # parsed, not run
     try:
         if program == "train.py":
             parse(TrainConfig, words[1:], "")

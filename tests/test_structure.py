@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = [  # from the ground up: a room imports only of those before it
-    {"errors", "processes", "progress", "optim", "ops", "ranges", "scripts", "__init__"},
+    {"errors", "processes", "progress", "optim", "ops", "parallel", "ranges", "scripts", "__init__"},
     {"hub", "cli", "losses"},
     {"files"},
     {"config", "models", "data"},

@@ -243,3 +243,10 @@ def make_batches(
         total = sum(lengths[i] for i in group)
         shortest = next(length for length in row_lengths if total <= length)
         yield collate([pairs[i] for i in group], shortest, 1, prompt_targets)
+
+
+def batch_count(pairs: Sequence[EncodedPair], batch_size: int, row_lengths: Sequence[int] = ()) -> int:
+    """The number of batches that ``make_batches`` makes."""
+    if not pairs or not row_lengths:
+        return math.ceil(len(pairs) / batch_size)
+    return len(divide([sum(pair.lengths) for pair in pairs], row_lengths[-1]))

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from mint import parallel
 from mint.data.image_files import open_image
 from mint.data.images import Processor, VisionModel
 from mint.errors import InputError
@@ -175,7 +176,8 @@ def image_reader(model: VisionModel, processor: Processor, folder: str | Path | 
     def encoder() -> str:
         return fingerprint(tower.state_dict().items(), processor)
 
-    store = FeatureStore(folder or run / "features-overflow", encoder)
+    own = f"-{parallel.rank()}" if parallel.rank() else ""  # each process removes its own
+    store = FeatureStore(folder or run / f"features-overflow{own}", encoder)
     return ImageReader(processor, encode, store, overflow=not folder)
 
 

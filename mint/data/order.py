@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -53,6 +53,25 @@ class PairOrder:
             whole = min(len(stream) // size, count)
             yield stream[: whole * size].view(whole, size)
             epoch, rest, count = epoch + 1, stream[whole * size :], count - whole
+
+
+class StepPairs(Sequence[EncodedPair]):
+    """The pairs of a step, looked up when they are asked for: a process reads those of its own micro-batches alone."""
+
+    def __init__(self, pairs: Sequence[EncodedPair], indices: Sequence[int]):
+        self._pairs, self._indices = pairs, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, place: int) -> EncodedPair: ...
+    @overload
+    def __getitem__(self, place: slice) -> StepPairs: ...
+    def __getitem__(self, place: int | slice) -> EncodedPair | StepPairs:
+        if isinstance(place, slice):
+            return StepPairs(self._pairs, self._indices[place])
+        return self._pairs[self._indices[place]]
 
 
 def batch_shape(

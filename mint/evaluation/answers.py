@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mint import parallel
 from mint.errors import InputError, Stopped
 from mint.files import append_text
 from mint.hub import check_name
@@ -19,7 +20,8 @@ class Answers:
     identities: for each prompt the fields of its line besides the answer; a line counts only if all are the same, so
     they name what the answer depends on. field: of the answer, any JSON value. before: called before the first line
     is written. again: how the user continues. As a context manager, it gives an interruption a message that says what
-    is kept and how to continue.
+    is kept and how to continue. Of several processes the first appends to the file and the others to files of their own
+    (``PATH.part-RANK``) until all have finished; a file that an interruption left is read like the first one.
     """
 
     def __init__(
@@ -35,15 +37,15 @@ class Answers:
         self._before: Callable[[], None] | None = before
         self._cut = False  # whether the file ends in the middle of a line
         if self.path.is_file():
-            self._read()
+            self._cut = self._read(self.path)
 
-    def _read(self) -> None:
+    def _read(self, path: Path) -> bool:
+        """Adds the answers of a file to ``known``; returns whether it ends in the middle of a line."""
         try:
-            content = self.path.read_bytes()  # a process may be killed within a character
+            content = path.read_bytes()  # a process may be killed within a character
         except OSError as error:
-            raise InputError(f"{self.path} cannot be read: {error}") from None
+            raise InputError(f"{path} cannot be read: {error}") from None
         places = {_key(identity): place for place, identity in enumerate(self.identities)}
-        self._cut = bool(content) and not content.endswith(b"\n")
         for line in content.split(b"\n"):
             try:
                 row = json.loads(line.decode())
@@ -58,27 +60,63 @@ class Answers:
                 continue
             if (place := places.get(_key(row))) is not None:
                 self.known[place] = answer
+        return bool(content) and not content.endswith(b"\n")
 
     def save(self, answers: Mapping[int, object]) -> None:
         """Appends answers by place. Raises InputError if the file cannot be written."""
-        if self._before is not None:
-            self._before()
-            self._before = None
+        own = self.path if parallel.is_main() else self._part(parallel.rank())
+        self._start()
         rows = [{**self.identities[place], self.field: answer} for place, answer in answers.items()]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
             self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
-            append_text(self.path, "\n" * self._cut + text)
+            append_text(own, "\n" * self._cut + text)
         except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error}") from None
+            raise InputError(f"{own} cannot be written: {error}") from None
         self._cut = False
         self.known |= answers
 
     def complete(self, decode: Callable[..., list]) -> list:
-        """All answers in order; decode(known=..., save=...) gives them all, and is called only if some are missing."""
-        if len(self.known) < len(self.identities):
-            return decode(known=dict(self.known), save=self.save)
-        return [self.known[place] for place in range(len(self.identities))]
+        """All answers in order; decode(known=..., save=...) gives them all, and is called only if some are missing.
+
+        Of several processes, all of which call this, each decodes a share.
+        """
+        self.known = parallel.on_main(self._begin)
+        if len(self.known) == len(self.identities):
+            return [self.known[place] for place in range(len(self.identities))]
+        answers = parallel.complete(len(self.identities), self.known, decode, save=self.save)
+        if parallel.size() > 1 and parallel.is_main():
+            self.save({place: answer for place, answer in enumerate(answers) if place not in self.known})
+            self._remove_parts()
+        return answers
+
+    def _start(self) -> None:
+        if self._before is not None and parallel.is_main():
+            self._before()
+            self._before = None
+
+    def _begin(self) -> dict[int, Any]:
+        """What is known, with what other processes of an interrupted command had saved, which moves to the file."""
+        if parallel.size() > 1:
+            self._start()
+        before = set(self.known)
+        for part in self._parts():
+            self._read(part)
+        if found := {place: answer for place, answer in self.known.items() if place not in before}:
+            self.save(found)
+        self._remove_parts()
+        return self.known
+
+    def _part(self, rank: int | str) -> Path:
+        return self.path.with_name(f"{self.path.name}.part-{rank}")
+
+    def _parts(self) -> list[Path]:
+        files = self.path.parent.iterdir() if self.path.parent.is_dir() else ()
+        return sorted(file for file in files if file.name.startswith(self._part("").name))
+
+    def _remove_parts(self) -> None:
+        for part in self._parts():
+            part.unlink(missing_ok=True)
 
     def __enter__(self) -> Answers:
         return self

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mint import parallel
 from mint.errors import InputError
 from mint.evaluation.answers import Answers, stamp
 from mint.files import check_writable, make_folder, read_json, write_aside
@@ -59,7 +60,7 @@ class EvaluationFolder:
         decisive = {name: value for name, value in vars(args).items() if name not in FREE_TO_CHANGE}
         weights = {flag: stamp(getattr(args, flag, None))[1:] for flag in ("model", "adapter")}
         self._settings = json.loads(json.dumps(decisive | {"weights": weights}))
-        self._before = self._read(args.resume)
+        self._before = parallel.on_main(lambda: self._read(args.resume))
 
     def _read(self, resume: bool) -> dict | None:
         """The content of settings.json where an evaluation is continued."""

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -163,8 +163,13 @@ def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) 
     return model.eval()
 
 
-def save_model(model: Pretrained, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes ``model`` as a directory that ``load_model`` and ``transformers`` read.
+def save_model(
+    model: Pretrained,
+    folder: str | Path,
+    max_shard_bytes: int = SHARD_BYTES,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes ``model`` as a directory that ``load_model`` and ``transformers`` read. tensors: replace its weights.
 
     The other files of the directory it was loaded from (tokenizer, chat template, generation settings) are copied. A
     merged adapter is part of the weights. Everything is written to a directory beside the target, which then takes its
@@ -178,11 +183,11 @@ def save_model(model: Pretrained, folder: str | Path, max_shard_bytes: int = SHA
     if folder.exists() and not (folder / "config.json").is_file() and (folder.is_file() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not a model directory; saving would replace it: choose another place")
     with folder_aside(folder) as aside:
-        _write_model(model, aside, max_shard_bytes)
+        _write_model(model, aside, max_shard_bytes, model.state_dict() if tensors is None else tensors)
 
 
-def _write_model(model: Pretrained, aside: Path, max_shard_bytes: int) -> None:
-    tensors = {key: t for key, t in model.state_dict().items() if ".lora_A." not in key and ".lora_B." not in key}
+def _write_model(model: Pretrained, aside: Path, max_shard_bytes: int, tensors: Mapping[str, Tensor]) -> None:
+    tensors = {key: t for key, t in tensors.items() if ".lora_A." not in key and ".lora_B." not in key}
     first = next(iter(tensors.values()))
     config = {**model.config.raw, "torch_dtype": str(first.dtype).removeprefix("torch.")}
     config.pop("dtype", None)  # the newer spelling of the same

@@ -152,10 +152,14 @@ def add_lora(
     names = find_targets(model, targets)
     model.requires_grad_(False)
     for name in names:
-        layer = _adapt(model, name, rank, alpha, dropout, rslora)
-        nn.init.kaiming_uniform_(layer.lora_A.weight, a=math.sqrt(5))
-        nn.init.zeros_(layer.lora_B.weight)
+        init_lora(_adapt(model, name, rank, alpha, dropout, rslora))
     return model
+
+
+def init_lora(layer: LoRALinear) -> None:
+    """Draws A, and sets B to zero."""
+    nn.init.kaiming_uniform_(layer.lora_A.weight, a=math.sqrt(5))
+    nn.init.zeros_(layer.lora_B.weight)
 
 
 def find_targets(model: nn.Module, targets: str | Iterable[str]) -> list[str]:

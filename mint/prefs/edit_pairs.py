@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mint import parallel
 from mint.data.preferences import Preference, write_jsonl
 from mint.data.record_images import find_images
 from mint.data.spans import Answer, mark_changes
@@ -136,14 +137,14 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add_loading_options(parser)
     add_image_options(parser)
-    parser.set_defaults(run=run_edit)
+    parser.set_defaults(run=parallel.in_several(run_edit))
 
 
 def run_edit(args: argparse.Namespace) -> None:
     """Answers, edits, verifies; writes the pairs, the answers (reused by the next run), the rejects and a report."""
     source, out = Path(args.questions), Path(args.out)
     check_paths(args)
-    check_unused(out)
+    parallel.on_main(lambda: check_unused(out))
     asked = read_asked(source)
     files = find_pictures(asked, source)
     editor, name = choose_editor(args)
@@ -156,6 +157,8 @@ def run_edit(args: argparse.Namespace) -> None:
     ]
     with Answers(f"{out}.answers.jsonl", identities) as kept:
         answers = kept.complete(lambda **state: answer_questions(args, asked, files, **state))
+    if not parallel.is_main():
+        return
     report = EditReport()
     rejects: list[dict] = []
     records = edit_pairs(asked, answers, editor, name, report, rejects)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from mint import parallel
 from mint.data.spans import TAG
 from mint.errors import InputError
 from mint.evaluation.decoding import answer_prompts, load, load_vision_model
@@ -45,6 +46,8 @@ def check_policy(args: argparse.Namespace) -> None:
         raise InputError("--policy-adapter goes with --policy")
     if args.policy_samples < 1 or args.policy_temperature <= 0:
         raise InputError("--policy-samples must be at least 1, and --policy-temperature above 0")
+    if parallel.size() > 1 and (args.reject not in ON_POLICY or getattr(args, "fit", None)):
+        raise InputError("processes share the answers of --policy alone: start --fit and other pairs without torchrun")
 
 
 class Policy:
@@ -71,10 +74,15 @@ class Policy:
         return cls(loaded, args.policy_samples, **decoding, **sampling)
 
     def answers(self, prompts: Sequence[list[dict]], files: Sequence[Sequence[str]]) -> list[list[str]]:
-        """The answers to every prompt, without span tags. files: the images of each prompt."""
+        """The answers to every prompt, without span tags; processes share them. files: the images of each prompt."""
         places = [place for place in range(len(prompts)) for _ in range(self.samples)]
         asked, seen = [prompts[place] for place in places], [files[place] for place in places]
-        answers = [TAG.sub("", answer) for answer in answer_prompts(self.loaded, asked, seen, **self.decoding)]
+
+        def decode(known: Mapping[int, str]) -> list[str]:
+            return answer_prompts(self.loaded, asked, seen, known=known, **self.decoding)
+
+        found = parallel.complete(len(asked), {}, decode, unit=self.samples)
+        answers = [TAG.sub("", answer) for answer in found]
         return [answers[start : start + self.samples] for start in range(0, len(answers), self.samples)]
 
 

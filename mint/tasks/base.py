@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mint import parallel
 from mint.data.preferences import image_names, write_jsonl
 from mint.errors import InputError
 from mint.evaluation.decoding import (
@@ -207,6 +208,8 @@ class Task:
 
     def write_pairs(self, args: argparse.Namespace) -> None:
         """Writes the pairs and prints their number."""
+        if parallel.size() > 1:
+            raise InputError(f"pairs of {self.name} are made in one process: start it without torchrun")
         check_paths(args)
         check_unused(args.out)
         count = write_jsonl(args.out, Progress(self.pairs(args), desc="pairs", unit="pair"))
@@ -258,8 +261,10 @@ def save_results(task: Task, folder: Path, results: Sequence[Result], settings: 
 
 
 def evaluate(command: str, task: Task, args: argparse.Namespace) -> None:
-    """Reads, decodes or measures, scores, saves and prints."""
+    """Reads, decodes or measures, scores, saves and prints. Several processes share what a model decodes."""
     task.check(args)
+    if parallel.size() > 1 and not (task.answer and args.model):
+        raise InputError("of an evaluation only decoding is shared by processes: start this one without torchrun")
     if task.decoding:
         settle_decoding(args)
     folder = EvaluationFolder(args, command, *task.folder_parts(args))
@@ -267,6 +272,8 @@ def evaluate(command: str, task: Task, args: argparse.Namespace) -> None:
     read = take_first(task.read(args), args.limit)
     task.prepare(args, read)
     pairs = zip(read, task.answers(args, folder, read), strict=True)
+    if not parallel.is_main():
+        return
     kept = [(example, answer) for example, answer in pairs if answer is not None]
     examples, answers = ([pair[place] for pair in kept] for place in (0, 1))
     name, keep_notes = args.name or task.row_name(args), getattr(args, "keep_notes", False)
@@ -311,7 +318,7 @@ def add_evaluation(parser: argparse.ArgumentParser, command: str) -> None:
     if task.vision:
         add_image_options(parser)
     add_folder_options(parser, f"{command}-MODEL-ADAPTER{'-DECODE' * bool(task.decoding)}")
-    parser.set_defaults(run=lambda args: evaluate(command, task, args))
+    parser.set_defaults(run=parallel.in_several(lambda args: evaluate(command, task, args)))
 
 
 def add_pairs(parser: argparse.ArgumentParser, command: str) -> None:
@@ -319,4 +326,4 @@ def add_pairs(parser: argparse.ArgumentParser, command: str) -> None:
     task = _load(command)
     task.add_pair_options(parser)
     parser.add_argument("--out", required=task.out_required, metavar="FILE.jsonl", help="the pairs")
-    parser.set_defaults(run=task.write_pairs)
+    parser.set_defaults(run=parallel.in_several(lambda args: task.write_pairs(args)))

@@ -14,6 +14,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from mint import parallel
 from mint.data.cases import HEADER, format_list, parse_list
 from mint.data.preferences import write_jsonl
 from mint.errors import InputError
@@ -184,13 +185,16 @@ class RankedTask(Task):
         self.check_pairs(args)
         check_paths(args)
         if args.out:
-            check_unused(args.out)
+            parallel.on_main(lambda: check_unused(args.out))
         examples, teacher, settings, held_out = self.rank_examples(args)
         if not args.out:
             return
         report, out = PairReport(), Path(args.out)
         policy = Policy.load(args, self.vision) if args.reject in ON_POLICY else None
         records = make_pairs(self, examples, teacher, settings, report, held_out, out.parent, policy)
+        if not parallel.is_main():
+            next(iter(records), None)  # before the first record the policy answers all notes
+            return
         total = len(examples) * settings.variants * settings.rejected_samples
         if not write_jsonl(out, Progress(records, total=total, desc="ranking", unit="pair")):
             out.unlink()

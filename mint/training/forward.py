@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mint.data.batch import Batch, EncodedPair, make_batches, tokens_per_pair
+from mint import parallel
+from mint.data.batch import Batch, EncodedPair, batch_count, make_batches, tokens_per_pair
 from mint.data.image_features import ImageReader
 from mint.losses import Loss, LossOutput
 from mint.models.llama import CausalLM
@@ -22,6 +23,15 @@ MicroBatch = tuple[Batch, dict[str, float], float]  # batch, tokens per pair by 
 
 
 @dataclass(frozen=True)
+class CollatedPairs:
+    """Pairs, of which this process has its ``own``, in micro-batches."""
+
+    pairs: Sequence[EncodedPair]
+    own: Sequence[EncodedPair]
+    batches: Iterable[Batch]
+
+
+@dataclass(frozen=True)
 class Forward:
     """``forward(batch, tokens)`` is the loss of one micro-batch.
 
@@ -29,7 +39,8 @@ class Forward:
     micro-batch. shape: of its rows, arguments of :func:`mint.data.batch.make_batches`. prompt_targets: whether the
     prompt's tokens are predicted too. images: reads the images of a batch. autocast: dtype of the products, where it is
     not that of the weights. reference: the values of the reference, computed before; ``frozen`` is then at most its
-    head.
+    head. lockstep:
+    every process computes as many micro-batches as the others, as FSDP needs.
     """
 
     model: CausalLM
@@ -41,6 +52,7 @@ class Forward:
     images: ImageReader | None = None
     autocast: torch.dtype | None = None
     reference: ReferenceStore | None = None
+    lockstep: bool = False
 
     def __call__(self, batch: Batch, tokens: dict[str, float]) -> LossOutput:
         """tokens: per pair, by side, over all pairs that the batch is a part of."""
@@ -64,12 +76,15 @@ class Forward:
         device = self.model.head_weight.device
         return torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext()
 
-    def collate(self, pairs: Sequence[EncodedPair]) -> tuple[Sequence[EncodedPair], list[MicroBatch]]:
-        """``pairs`` and their micro-batches, ready for the device; for another thread, as the model does not run.
-
-        Images that only the model can encode are left to the forward pass.
+    def collate(self, pairs: Sequence[EncodedPair]) -> CollatedPairs:
+        """This process's micro-batches of ``pairs``; for another thread, as neither the model nor other processes are
+        asked. Images that only the model can encode are left to the forward pass.
         """
-        return pairs, [(self._with_images(batch), tokens, share) for batch, tokens, share in self.micro_batches(pairs)]
+        own = list(parallel.part(pairs, self.batch_size))
+        return CollatedPairs(pairs, own, [self._with_images(batch) for batch in self._batches(own)])
+
+    def _batches(self, pairs: Sequence[EncodedPair]) -> Iterator[Batch]:
+        return make_batches(pairs, self.batch_size, **self.shape, prompt_targets=self.prompt_targets)
 
     def _with_images(self, batch: Batch) -> Batch:
         if self.images is None or not batch.image_files or not self.images.holds(batch.image_files):
@@ -78,11 +93,29 @@ class Forward:
         images = {name: pinned(x, device) for name, x in self.images(batch.image_files).items()}
         return replace(batch, images=images)
 
-    def micro_batches(self, pairs: Sequence[EncodedPair]) -> Iterator[MicroBatch]:
-        """(batch, tokens, share of the pairs) of each part of ``pairs``.
+    def micro_batches(self, pairs: Sequence[EncodedPair] | CollatedPairs) -> Iterator[MicroBatch]:
+        """(batch, tokens, share of the pairs) of each part of ``pairs``; of several processes each has its own parts.
 
-        The losses of the parts, each times its share, sum to that of one large batch; so do the metrics.
+        The losses of all parts, each times its share, sum to that of one large batch; so do the metrics.
         """
-        tokens = tokens_per_pair(pairs, self.prompt_targets)
-        for batch in make_batches(pairs, self.batch_size, **self.shape, prompt_targets=self.prompt_targets):
-            yield batch, tokens, batch.pairs / len(pairs)
+        if not isinstance(pairs, CollatedPairs):
+            own = list(parallel.part(pairs, self.batch_size))
+            pairs = CollatedPairs(pairs, own, self._batches(own))
+        total = len(pairs.pairs)
+        tokens, lacking = self._agree(pairs.own, total)
+        for batch in pairs.batches:
+            yield batch, tokens, batch.pairs / total
+        for _ in range(lacking):
+            yield next(self._batches(pairs.pairs[:1])), tokens, 0.0
+
+    def _agree(self, own: Sequence[EncodedPair], total: int) -> tuple[dict[str, float], int]:
+        """(:func:`tokens_per_pair` of the ``total`` pairs of which each process has its ``own``; how many micro-batches
+        this process has to add for ``lockstep``).
+        """
+        if parallel.size() == 1:
+            return tokens_per_pair(own, self.prompt_targets), 0
+        means = tokens_per_pair(own, self.prompt_targets) if own else {}
+        count = batch_count(own, self.batch_size, self.shape.get("row_lengths", ())) if self.lockstep else 0
+        found = parallel.gather(({side: mean * len(own) for side, mean in means.items()}, count))
+        sums = parallel.sum_metrics(counts for counts, _ in found)
+        return {side: tokens / total for side, tokens in sums.items()}, max(most for _, most in found) - count

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from mint import parallel
 from mint.data.batch import EncodedPair
 from mint.errors import quote
 from mint.losses import AnswerStats, Loss, LossOutput, Needs
@@ -28,11 +29,12 @@ def evaluate(forward: Forward, pairs: Sequence[EncodedPair]) -> dict[str, float]
     """Loss and metrics of the pairs, named ``eval/...``; they do not depend on the batch size."""
     training = forward.model.training
     forward.model.eval()
-    means = MeanMetrics()
+    mean = MeanMetrics()
     for batch, tokens, share in forward.micro_batches(pairs):
-        means.add(forward(batch, tokens), share)
+        mean.add(forward(batch, tokens), share)
     forward.model.train(training)
-    return {f"eval/{name}": value for name, value in means.read().items()}
+    means = parallel.sum_metrics(parallel.gather(mean.read()))
+    return {f"eval/{name}": value for name, value in means.items()}
 
 
 def evaluation_is_due(step: int, total: int, every: int) -> bool:
@@ -50,6 +52,8 @@ def log_evaluation(run: RunDirectory, forward: Forward, data: Data, step: int, b
 
 def log_samples(run: RunDirectory, forward: Forward, data: Data, step: int, bar: Progress) -> None:
     """Greedy answers to the first ``SAMPLED`` evaluation (else training) pairs, in ``samples.jsonl`` and quoted."""
+    if not parallel.is_main():
+        return
     pairs = (data.eval_pairs or data.pairs)[:SAMPLED]
 
     def images(places: Sequence[int]) -> dict | None:

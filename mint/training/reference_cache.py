@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import torch
 
+from mint import parallel
 from mint.data.batch import EncodedPair, tokens_per_pair
 from mint.data.image_features import fingerprint
 from mint.errors import InputError
@@ -40,9 +41,10 @@ def cache_reference(forward: Forward, data: Data, steps: Sequence[Sequence[Encod
     Raises InputError if they do not fit on the disk.
     """
     place = folder / fingerprint_reference(forward, data)
-    for other in folder.glob("*"):
+    for other in folder.glob("*") if parallel.is_main() else ():
         if other != place:
             shutil.rmtree(other, ignore_errors=True)
+    parallel.barrier()
     store = ReferenceStore(place, forward.loss.needs)
     groups = [*steps, data.eval_pairs]
     distinct = {store.key(pair): pair for pairs in groups for pair in pairs}
@@ -53,7 +55,10 @@ def cache_reference(forward: Forward, data: Data, steps: Sequence[Sequence[Encod
         reused = f"; {known} are there already" if known else ""
         print(f"reference cache: {len(missing)} pairs, {size / 1e6:,.1f} MB, in {place}{reused}")
         _check_room(folder, size)
+        parallel.barrier()  # no process writes before all have looked
         fill(store, forward, groups)
+        parallel.barrier()
+        store = ReferenceStore(place, forward.loss.needs)  # with what the others have computed
     else:
         print(f"reference cache: all pairs are in {place}")
     return replace(forward, reference=store, frozen=reference_head(forward))
@@ -61,11 +66,11 @@ def cache_reference(forward: Forward, data: Data, steps: Sequence[Sequence[Encod
 
 def fill(store: ReferenceStore, forward: Forward, groups: Sequence[Sequence[EncodedPair]]) -> None:
     """Computes what is missing, in the batches that training and evaluation make of ``groups``."""
-    with Progress(total=sum(map(len, groups)), desc="reference", unit="pair", leave=False) as progress:
-        for pairs in groups:
-            if any(pair not in store for pair in pairs):
-                for batch, _, _ in forward.micro_batches(pairs):
-                    store.put(batch, forward.reference_values(batch))
+    lacking = [pairs for pairs in groups if any(pair not in store for pair in pairs)]
+    with Progress(total=sum(map(len, lacking)), desc="reference", unit="pair", leave=False) as progress:
+        for pairs in lacking:
+            for batch, _, _ in forward.micro_batches(pairs):
+                store.put(batch, forward.reference_values(batch))
             progress.update(len(pairs))
     store.flush()
 

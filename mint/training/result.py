@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import mint
+from mint import parallel
 from mint.config import TrainConfig, loss_settings, to_toml
 from mint.files import write_aside
 from mint.hub import is_dataset_id
@@ -35,12 +36,14 @@ def save_result(run: RunDirectory, config: TrainConfig, model: CausalLM, pairs: 
 
     pairs: number of training pairs. step: the last one. ``model`` has the saved weights afterwards.
     """
-    best, rows = run.best_checkpoint(config.best), run.rows()
+    best, rows = parallel.on_main(lambda: run.best_checkpoint(config.best)), run.rows()
     if best is not None:
         step = step_of(best)
         check_checkpoint(best)
         load_weights(best, model)
     result = run.save_result(model)
+    if not parallel.is_main():
+        return
     serve = vllm_command(model, result) if lora_layers(model) else None
     write_model_card(result, config, pairs, rows, step, model.tower is not None, serve)
     of_best = f" (of step {step}, the best by {config.best})" if best else ""

@@ -19,11 +19,12 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
 
+from mint import parallel
 from mint.config import TrainConfig, to_toml
 from mint.errors import InputError
 from mint.files import (
@@ -49,7 +50,7 @@ from mint.training.checkpoints import (
     step_of,
     write_state,
 )
-from mint.training.selection import best_step
+from mint.training.selection import best_step, is_out_of_patience
 from mint.training.track import check_tracker
 
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO)
@@ -61,16 +62,18 @@ def open_run(config: TrainConfig) -> Iterator[RunDirectory]:
     """The folder of a run: its settings checked, made, locked, and ``resumed`` set to the checkpoint to continue from.
 
     An error after the start of the run names the last good checkpoint. Folders that are made and not used are removed.
+    Of several processes the first one does all this, and the others are told.
     """
     check_settings(config)
     out = Path(config.out or "runs")
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    new = [folder for folder in (out, *out.parents) if not folder.exists()] if parallel.is_main() else []
     run = RunDirectory(config)
     busy = f"{run.path} is in use by another run: wait for its end, or give another --out"
     try:
-        with lock(run.path / ".lock", busy):
-            remove_leftovers(run.path, run.checkpoints, run.path / "adapter", run.path / "model")
-            run.resumed = choose_checkpoint(config)
+        with lock(run.path / ".lock", busy) if parallel.is_main() else nullcontext():
+            if parallel.is_main():
+                remove_leftovers(run.path, run.checkpoints, run.path / "adapter", run.path / "model")
+            run.resumed = parallel.on_main(lambda: choose_checkpoint(config))
             yield run
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in OF_DISKS:
@@ -81,7 +84,7 @@ def open_run(config: TrainConfig) -> Iterator[RunDirectory]:
         kept = f"; the last good checkpoint is {last} (--resume {last} continues from it)" if last else ""
         raise InputError(f"{error}{kept}") from None
     finally:
-        for folder in new if config.out else (run.path, *new):
+        for folder in new if config.out or not parallel.is_main() else (run.path, *new):
             with suppress(OSError):  # those that are not empty stay
                 folder.rmdir()
 
@@ -154,11 +157,12 @@ def _find_checkpoint(config: TrainConfig) -> Path | None:
 
 
 class RunDirectory:
-    """Where one training run keeps its files."""
+    """Where one training run keeps its files. Of several processes the first one alone writes and reads them."""
 
     def __init__(self, config: TrainConfig):
         """The folder is made; without ``config.out``, one that no other run has."""
-        self.path = make_folder(config.out) if config.out else _make_unused(Path("runs") / _stem(config.loss))
+        unnamed = Path("runs") / _stem(config.loss)
+        self.path = parallel.on_main(lambda: make_folder(config.out) if config.out else _make_unused(unnamed))
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -175,6 +179,8 @@ class RunDirectory:
         (:func:`mint.training.resume.make_record`).
         """
         self.record, self.started = record, True
+        if not parallel.is_main():
+            return
         make_folder(self.checkpoints)
         logs = [file for file in (self.metrics, self.samples) if file.exists()]
         later = [checkpoint for checkpoint in saved_checkpoints(self.checkpoints) if step_of(checkpoint) > resumed_step]
@@ -191,6 +197,8 @@ class RunDirectory:
 
     def log(self, row: dict) -> None:
         """Appends one row to ``metrics.jsonl``; tensors become numbers, non-finite numbers null."""
+        if not parallel.is_main():
+            return
         plain = {key: _plain(value) for key, value in row.items()}
         _append(self.metrics, plain)
         self.track(plain)
@@ -200,8 +208,8 @@ class RunDirectory:
         _append(self.samples, row)
 
     def rows(self) -> list[dict]:
-        """The rows of ``metrics.jsonl``; none before the first. Damaged ones are left out."""
-        rows = [row for _, row in _read_rows(self.metrics)] if self.metrics.exists() else []
+        """The rows of ``metrics.jsonl``; none before the first, nor in another process. Damaged ones are left out."""
+        rows = [row for _, row in _read_rows(self.metrics)] if parallel.is_main() and self.metrics.exists() else []
         return [row for row in rows if all(isinstance(row[name], NUMBER) for name in row.keys() - {"skipped"})]
 
     def last_good(self) -> Path | None:
@@ -212,15 +220,22 @@ class RunDirectory:
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the metrics hold an evaluation of ``step``."""
-        return any(row["step"] == step and "eval/loss" in row for row in self.rows())
+        return parallel.on_main(lambda: any(row["step"] == step and "eval/loss" in row for row in self.rows()))
+
+    def is_out_of_patience(self, metric: str | None, patience: int | None) -> bool:
+        """:func:`mint.training.selection.is_out_of_patience` of the metrics."""
+        return parallel.on_main(lambda: is_out_of_patience(self.rows(), metric, patience))
 
     def save_result(self, model: CausalLM, folder: Path | None = None) -> Path:
-        """Writes the adapter, or after full fine-tuning the model; returns its folder."""
+        """Writes the adapter, or after full fine-tuning the model; returns its folder. All processes call it."""
         folder = self.path if folder is None else folder
+        weights = sharding().gather_tensors(model.state_dict()) if is_sharded(model) else None
+        if not parallel.is_main():
+            return folder
         if lora_layers(model):
             save_adapter(model, folder / "adapter")
             return folder / "adapter"
-        save_model(model, folder / "model")
+        save_model(model, folder / "model", tensors=weights)
         return folder / "model"
 
     def save_checkpoint(
@@ -228,10 +243,14 @@ class RunDirectory:
     ) -> Path:
         """Writes ``checkpoints/step-N``; removes all but the ``keep`` newest and the best by the metric ``best``."""
         final = self.checkpoints / f"step-{step}"
+        moments = sharding().gather_moments(optimizer) if is_sharded(model) else optimizer.state_dict()
+        if not parallel.is_main():
+            self.save_result(model)
+            return final
         with folder_aside(final, sync=True) as aside:
             self.save_result(model, aside)
-            cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-            state = {"optimizer": optimizer.state_dict(), "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
+            cuda = cuda_random_states()
+            state = {"optimizer": moments, "cpu_rng": torch.get_rng_state(), "cuda_rng": cuda}
             with (aside / "state.pt").open("wb") as file:  # torch.save(path) reports a full disk as an internal error
                 torch.save(state, file)
             write_state(aside, {"step": step, **self.record})
@@ -256,11 +275,15 @@ def load_checkpoint(path: Path, model: CausalLM, optimizer: torch.optim.Optimize
     step = read_state(path)["step"]
     load_weights(path, model)
     try:
-        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(state["optimizer"])
+        state = torch.load(path / "state.pt", weights_only=True, map_location="cpu", mmap=is_sharded(model))
+        moments = state["optimizer"]
+        optimizer.load_state_dict(sharding().part_moments(optimizer, moments) if is_sharded(model) else moments)
         torch.set_rng_state(state["cpu_rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            if parallel.size() == 1 and len(state["cuda_rng"]) <= torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(state["cuda_rng"])
+            else:
+                torch.cuda.set_rng_state(state["cuda_rng"][0])
     except Exception as error:  # of damaged bytes: any
         raise InputError(
             f"the checkpoint {path} is damaged: state.pt cannot be loaded ({_first_line(error)})"
@@ -268,11 +291,32 @@ def load_checkpoint(path: Path, model: CausalLM, optimizer: torch.optim.Optimize
     return step
 
 
+def is_sharded(model: CausalLM) -> bool:
+    """Whether trained weights of ``model`` are sharded, which those of an adapter never are."""
+    return hasattr(model, "reshard") and not lora_layers(model)
+
+
+def sharding():
+    """The module, which is imported where weights are sharded: FSDP takes a second."""
+    from mint.training import sharding
+
+    return sharding
+
+
+def cuda_random_states() -> list[torch.Tensor]:
+    """The random states of this process's CUDA devices; none without CUDA. One of several processes has one device."""
+    if not torch.cuda.is_available():
+        return []
+    return torch.cuda.get_rng_state_all() if parallel.size() == 1 else [torch.cuda.get_rng_state()]
+
+
 def load_weights(path: Path, model: CausalLM) -> None:
     """Puts the weights of a checkpoint into ``model``. Raises InputError if they do not fit or cannot be read."""
     try:
         if lora_layers(model):
             restore_adapter(model, path / "adapter")
+        elif is_sharded(model):
+            sharding().load_parts(model, str(path / "model"))
         else:
             parameter = next(model.parameters())
             saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mint import parallel
 from mint.config import TrainConfig
 from mint.data.batch import EncodedPair
 from mint.data.chat import ChatTokenizer, load_tokenizer
@@ -25,7 +26,7 @@ from mint.data.streamed_pairs import StreamedPairs, read_streamed
 from mint.errors import InputError, shows_text
 from mint.losses import Loss, fire_loss, load_loss
 from mint.losses.check import check_loss
-from mint.models import load_language_model
+from mint.models import load_language_model, load_structure
 from mint.models.attention import SPLIT_FROM
 from mint.models.llama import CausalLM
 from mint.models.lora import (
@@ -54,6 +55,29 @@ def choose_loss(config: TrainConfig) -> Loss:
     return load_loss(config.loss, config.loss_options())  # a custom one anew, as if it had not been called yet
 
 
+def check_processes(config: TrainConfig) -> None:
+    """Raises InputError if the processes outnumber the forward passes of a step; prints a note if some have fewer."""
+    passes, processes = config.grad_accum, parallel.size()
+    if config.shard and processes == 1:
+        raise InputError("--shard divides a model between processes: start several with torchrun --nproc-per-node N")
+    if config.shard and config.sample_every:
+        raise InputError("--shard and --sample-every do not go together: a sharded model does not write answers")
+    if config.shard and passes % processes:
+        raise InputError(f"--shard needs a --grad-accum that is a multiple of {processes}, the number of processes")
+    if passes < processes:
+        raise InputError(
+            f"a step of --grad-accum {passes} cannot be shared by {processes} processes: --grad-accum counts the "
+            f"forward passes of all processes; give a multiple of {processes}, or fewer processes"
+        )
+    if passes % processes:
+        few, many = passes // processes, -(-passes // processes)
+        print(
+            f"note: --grad-accum {passes} is no multiple of {processes} processes: in each step some compute {few} "
+            f"forward passes, others {many}",
+            file=sys.stderr,
+        )
+
+
 def reads_prompt(config: TrainConfig, loss: Loss) -> bool:
     """Whether the prompt's own tokens are predicted: where that was asked for, and for losses that require them."""
     return loss.needs.prompt and (config.nll_over == "sequence" or loss.requires("prompt"))
@@ -72,6 +96,9 @@ def load_policy(
     loss with a reference gets a model of its own for it, unless the reference is cached. Rank, alpha, dropout and
     targets of the returned settings are the adapter's.
     """
+    sharded = config.shard and parallel.size() > 1
+    if sharded:
+        load = load_structure
     more = {"quantize": config.quantize} if config.quantize else {}
     model = load(str(config.model), dtype=torch.float32 if config.full else dtype, device=device, **more)
     if config.adapter and config.full:
@@ -95,6 +122,10 @@ def load_policy(
         given = {name: getattr(config, name) for name in config.LORA_DEFAULTS if getattr(config, name) is not None}
         config = replace(config, **(config.LORA_DEFAULTS | given))
         add_lora(model, **{name.removeprefix("lora_"): getattr(config, name) for name in config.LORA_DEFAULTS})
+    if sharded:
+        from mint.training.sharding import shard_and_load  # here, since it imports FSDP
+
+        shard_and_load(model, str(config.model), config.adapter, device, config.seed)
     if config.image_features:
         check_image_features(model)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -103,7 +134,12 @@ def load_policy(
         print(f"weights in {config.quantize}: {weight_bytes(model) / 1e6:,.1f} MB, embeddings and the rest included")
     warn_of_vision(model, loss)
     own_reference = config.full and loss.needs.reference and not config.cache_reference
-    frozen = copy.deepcopy(model).requires_grad_(False).eval() if own_reference else None
+    frozen = None
+    if own_reference and sharded:
+        frozen = load(str(config.model), dtype=torch.float32).requires_grad_(False)
+        shard_and_load(frozen, str(config.model), None, device, config.seed)
+    elif own_reference:
+        frozen = copy.deepcopy(model).requires_grad_(False).eval()
     model.gradient_checkpointing = config.checkpoint_activations
     return model.train(), frozen, config
 
@@ -245,7 +281,7 @@ def compile_and_shape(
     and on CUDA, where attention is.
     """
     on_cuda = networks[0].head_weight.device.type == "cuda"
-    compiled = on_cuda if config.compile is None else config.compile
+    compiled = on_cuda and not config.shard if config.compile is None else config.compile
     if compiled:
         for network in networks:
             network.compile_blocks()

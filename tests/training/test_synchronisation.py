@@ -69,7 +69,7 @@ def make_step(model, loss, pairs, images=None, **shape):
     optimizer_step = torch.no_grad()(lambda: optimizer.step())
 
     def step():
-        train.accumulate_gradients(forward, *forward.collate(pairs))
+        train.accumulate_gradients(forward, forward.collate(pairs))
         float(clip_gradients(model, 1.0))
         optimizer_step()
         optimizer.zero_grad()

@@ -41,8 +41,8 @@ def memory_flags(config: TrainConfig) -> list[str]:
         flags.append("--dtype bfloat16: activations, and frozen weights, of half the size")
     flags.append(f"--max-length, now {config.max_length}: longer pairs are left out or cut (--overlength)")
     flags.append("--max-pixels: fewer image tokens (Qwen-VL)")
-    if parallel.size() > 1 and not (config.shard or config.full):
-        flags.append("--shard: each process keeps a part of the frozen weights")
+    if parallel.size() > 1 and not config.shard:
+        flags.append("--shard: each process keeps a part of the weights")
     if config.full:
         flags.append("no --full: an adapter needs far fewer gradients and moments than all weights")
     else:

@@ -130,7 +130,7 @@ class TrainConfig:
     device: str = option("hardware", "auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("hardware", "auto", "auto: bfloat16 on CUDA, else float32", ("auto", "float32", "bfloat16"))
     compile: bool | None = option("hardware", None, "torch.compile the decoder block (default: on CUDA)")
-    shard: bool = option("hardware", False, "divide the frozen weights between the processes of torchrun (FSDP2)")
+    shard: bool = option("hardware", False, "divide the weights between the processes of torchrun (FSDP2)")
     checkpoint_activations: bool = option("hardware", False, "recompute activations in the backward pass: less memory")
     cache_reference: bool = option(
         "hardware", False, "compute the reference once, before training, and keep it in the run folder (DPO, FiRe, ...)"

@@ -45,8 +45,8 @@ def memory_flags(config: TrainConfig) -> list[str]:
     flags.append("--max-pixels: fewer image tokens (Qwen-VL)")
     if config.full and not config.cache_reference:
         flags.append("--cache-reference: no second model for losses with a reference")
-    if parallel.size() > 1 and not (config.shard or config.full):
-        flags.append("--shard: each process keeps a part of the frozen weights")
+    if parallel.size() > 1 and not config.shard:
+        flags.append("--shard: each process keeps a part of the weights")
     if config.full:
         flags.append("no --full: an adapter needs far fewer gradients and moments than all weights")
     else:

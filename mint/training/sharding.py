@@ -79,6 +79,8 @@ def load_parts(model: CausalLM, name: str) -> None:
 
     The files are mapped into memory, so only these rows are read.
     """
+    if isinstance(model, FSDPModule):
+        model.reshard()  # after an evaluation the root group is whole
     targets: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     plain = build_model(model.config.raw, name)  # without an adapter
     for key, tensor in placed_tensors(plain, stored_tensors(resolve_dir(name, MODEL_FILES), name), name):

@@ -8,6 +8,7 @@ import traceback
 from dataclasses import dataclass
 
 import torch
+import torch.distributed.fsdp  # once here, not in every fork
 
 PATIENCE = 60  # seconds for a process to end
 

@@ -15,7 +15,7 @@ from mint.training import curves
 from tests.parallel.launch import launch
 from tests.test_train import losses, rows, run, setting, settings  # noqa: F401 (a fixture)
 
-STEP = ("--batch-size", "2", "--grad-accum", "4", "--steps", "3", "--save-every", "2", "--keep", "9")
+STEP = ("--batch-size", "2", "--grad-accum", "4", "--steps", "2", "--save-every", "1", "--keep", "9")
 CLOSE = {"rel": 1e-5, "abs": 1e-6}
 LOSS = """
 import os, signal
@@ -57,7 +57,7 @@ def no_pictures(monkeypatch):
 
 
 def flags(setting, out, *extra):
-    evaluation = ("--eval-data", f"{setting}/eval.jsonl", "--eval-every", "2", "--best", "eval/loss", "--patience", "2")
+    evaluation = ("--eval-data", f"{setting}/eval.jsonl", "--eval-every", "1", "--best", "eval/loss", "--patience", "2")
     return settings(setting, out, *STEP, *evaluation, *extra)
 
 
@@ -95,7 +95,7 @@ def cut(out, copy):
     """A copy of a run, as if it had been interrupted after its first checkpoint."""
     shutil.copytree(out, copy)
     shutil.rmtree(copy / ("adapter" if (copy / "adapter").exists() else "model"))
-    shutil.rmtree(copy / "checkpoints" / "step-3")
+    shutil.rmtree(copy / "checkpoints" / "step-2")
     return copy
 
 
@@ -104,11 +104,12 @@ def test_several_processes_train_as_one_does_and_the_first_alone_prints(setting,
     ended = start(size, tmp_path / "run", flags(setting, tmp_path / "run"))
     assert ended.statuses == [0] * size, ended.printed
     assert_same_run(tmp_path / "run", alone)
-    assert "step 3: eval loss" in ended.outputs[0] and ended.outputs[0].count("saved ") == 1
+    assert "step 2: eval loss" in ended.outputs[0] and ended.outputs[0].count("saved ") == 1
     assert ended.outputs[1:] == [""] * (size - 1)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in alone.iterdir()}
-    run(*flags(setting, cut(tmp_path / "run", tmp_path / "cut"), "--resume", "auto"))  # in one process
-    assert_same_run(tmp_path / "cut", alone)
+    if size == 2:
+        run(*flags(setting, cut(tmp_path / "run", tmp_path / "cut"), "--resume", "auto"))  # in one process
+        assert_same_run(tmp_path / "cut", alone)
 
 
 def test_a_run_of_one_process_continues_in_two(setting, alone, tmp_path):
@@ -119,7 +120,7 @@ def test_a_run_of_one_process_continues_in_two(setting, alone, tmp_path):
 
 
 def test_uneven_parts_give_the_same_numbers_and_a_note(setting, tmp_path):
-    uneven = ("--grad-accum", "3", "--steps", "2", "--loss", "sft", "--save-every", "0")
+    uneven = ("--grad-accum", "3", "--steps", "1", "--loss", "sft")
     run(*flags(setting, tmp_path / "one", *uneven))
     ended = start(2, tmp_path / "two", flags(setting, tmp_path / "two", *uneven))
     assert ended.statuses == [0, 0] and "in each step some compute 1 forward passes, others 2" in ended.printed
@@ -142,7 +143,7 @@ def bad_loss(tmp_path):
 )
 def test_a_failure_of_one_process_ends_all_with_one_message(setting, tmp_path, bad_loss, loss, statuses, message):
     out = tmp_path / "run"
-    ended = start(2, out, settings(setting, out, *STEP, "--save-every", "1", "--loss", f"{bad_loss}:{loss}"))
+    ended = start(2, out, settings(setting, out, *STEP, "--loss", f"{bad_loss}:{loss}"))
     assert ended.statuses == statuses, ended.printed
     printed = ended.printed
     assert printed.count("error: ") + printed.count("Traceback") == 1 and message in printed
@@ -151,10 +152,10 @@ def test_a_failure_of_one_process_ends_all_with_one_message(setting, tmp_path, b
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(setting, tmp_path, bad_loss):
     out = tmp_path / "run"
-    ended = start(2, out, settings(setting, out, *STEP, "--loss", f"{bad_loss}:stops"))
+    ended = start(2, out, settings(setting, out, *STEP, "--steps", "9", "--loss", f"{bad_loss}:stops"))
     assert ended.statuses == [143, 143], ended.printed
-    assert max(losses(out)) == 2 and [path.name for path in (out / "checkpoints").iterdir()] == ["step-2"]
-    assert ended.printed.count("stopped after step 2 of 3; continue with --resume auto") == 1
+    assert max(losses(out)) == 2 and (out / "checkpoints" / "step-2").is_dir()
+    assert ended.printed.count("stopped after step 2 of 9; continue with --resume auto") == 1
 
 
 def test_a_non_finite_loss_in_one_process_is_a_skipped_step_of_all(setting, tmp_path, bad_loss):

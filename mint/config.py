@@ -110,7 +110,7 @@ class TrainConfig:
     visual: str | None = option("loss", None, "visual term of FiRe-MPO: flip, v1 or v2", metavar="NAME")
     steps: int | None = option("optimisation", None, "optimiser steps (default: from --epochs)", metavar="N")
     epochs: float = option("optimisation", 1.0, "passes over the data, without --steps", metavar="N")
-    batch_size: int = option("optimisation", 4, "pairs per forward pass (compiled: on average)", metavar="N")
+    batch_size: int = option("optimisation", 4, "pairs per forward pass (compiled: about)", metavar="N")
     grad_accum: int = option("optimisation", 1, "forward passes per optimiser step", metavar="N")
     lr: float = option("optimisation", 5e-5, "peak learning rate", metavar="X")
     warmup: float = option("optimisation", 0.1, "linear warm-up: steps, or below 1 a share of all steps", metavar="X")

@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 import train
 from mint.config import TrainConfig
 from mint.data import image_features
+from mint.data.batch import EncodedPair
 from mint.data.image_features import FeatureStore, ImageReader, check_image_features, fingerprint, image_reader
 from mint.data.images import load_processor
 from mint.errors import InputError
 from mint.losses import load_loss
 from mint.models.lora import add_lora, lora_layers
 from mint.objective import preference_loss
+from mint.training.forward import Forward
 from tests.test_train_images import arguments, become, collate, encoded, replace_images, setting  # noqa: F401
 
 FAMILIES = ("llava", "mllama", "qwen2_5_vl", "qwen3_vl")
@@ -251,3 +253,24 @@ def test_runs_share_features(setting, capsys):  # noqa: F811
     more = ["--loss", "dpo", "--full", "--steps", "1", "--image-features", f"{setting}/features"]
     assert train.main(arguments(setting, *more)) == 2
     assert "the vision encoder is trained" in capsys.readouterr().err and not (setting / "run").exists()
+
+
+def test_images_are_read_ahead_unless_the_model_must_encode_them(tmp_path):
+    """The thread that collates does not run the model."""
+    file = str(tmp_path / "a.png")
+    Image.new("RGB", (4, 4)).save(file)
+    pair = EncodedPair("a", [1, 9], [2], [3], images=(file,), image_token=9)
+
+    def read(reader):
+        model = SimpleNamespace(head_weight=torch.zeros(1))
+        _, ((batch, _, _),) = Forward(model, None, 1, images=reader).collate([pair])
+        return batch.images
+
+    def processor(images):
+        return {"pixel_values": torch.ones(len(images), 2)}
+
+    assert read(ImageReader(processor))["pixel_values"].tolist() == [[1, 1]]
+    reader = ImageReader(processor, lambda images: {"features": 2 * images["pixel_values"]})
+    assert read(reader) is None and not reader.holds([file])
+    reader([file])  # in the forward pass
+    assert reader.holds([file]) and read(reader)["features"].tolist() == [[2, 2]]

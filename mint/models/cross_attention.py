@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.ops.pair_attention import pair_layout
+from mint.ops.transfer import upload
 from mint.ops.uncompiled import uncompiled
 
 Range = tuple[int, int]  # tiles [start, stop) of the F tiles
@@ -60,7 +61,7 @@ class CrossAttentionInputs:
         """From states and runs, for a batch of ``rows``."""
         lengths = torch.tensor([run.length for run in runs])
         prior = torch.tensor([run.prior_image for run in runs]).repeat_interleave(lengths)
-        return cls(states, tuple(runs), prior.view(rows, -1, 1).to(states))
+        return cls(states, tuple(runs), upload(prior.view(rows, -1, 1), states.device).to(states.dtype))
 
     def last(self) -> CrossAttentionInputs:
         """Of the tokens that follow: they attend as the last one of their row does."""

@@ -25,6 +25,7 @@ from mint.models.names import PackedBatch, Pretrained
 from mint.models.recompute import run_layer
 from mint.models.rotary import cos_sin, rope_frequencies
 from mint.ops.elementwise import rms_norm, rotate, swiglu
+from mint.ops.transfer import upload
 
 
 class RMSNorm(nn.Module):
@@ -237,8 +238,8 @@ class CausalLM(Pretrained):
         """``features`` of the images, the output of ``tower``, and other tensors that later layers need."""
         raise NotImplementedError
 
-    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
-        """[B, T, H]: the input of the first layer. images: with their features."""
+    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None, on_host: Tensor | None = None) -> Tensor:
+        """[B, T, H]: the input of the first layer. images: with their features. on_host: ``tokens`` on the CPU."""
         return self.decoder.embed_tokens(tokens)
 
     def forward(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
@@ -263,8 +264,13 @@ class CausalLM(Pretrained):
         """
         mask = self.attention_mask(batch) if mask is None else mask
         images = self.encode_images(batch.images)
-        x, vision = self.embed(batch.tokens, images), self.vision_inputs(batch.tokens, images, batch.segments)
-        rotary = self.rotary_positions(batch.tokens, batch.positions, images, batch.segments)
+        host = (
+            batch.host or batch
+        )  # where the images are is computed on the CPU, so that it does not wait for the device
+        x = self.embed(batch.tokens, images, host.tokens)
+        vision = self.vision_inputs(host.tokens, images, host.segments)
+        rotary = self.rotary_positions(host.tokens, host.positions, images, host.segments)
+        rotary = batch.positions if rotary is host.positions else upload(rotary, x.device)
         return self._run(x, batch.positions, mask, rotary, vision=vision)
 
     def forward_cached(
@@ -289,13 +295,19 @@ class CausalLM(Pretrained):
     def vision_inputs(
         self, tokens: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
     ) -> VisionInputs:
-        """Inputs of the decoder's layers from the images: for cross-attention, or added after the first layers."""
+        """Inputs of the decoder's layers from the images: for cross-attention, or added after the first layers.
+
+        tokens, segments: on the CPU, or on the device, which the host then waits for.
+        """
         return None
 
     def rotary_positions(
         self, tokens: Tensor, positions: Tensor, images: dict[str, Tensor] | None, segments: Tensor | None = None
     ) -> Tensor:
-        """Positions for the rotary embedding: [B, T], or [3, B, T] (time, height, width) in Qwen-VL."""
+        """Positions for the rotary embedding: [B, T], or [3, B, T] (time, height, width) in Qwen-VL.
+
+        They are on the device of the arguments, as which :meth:`vision_inputs` takes the CPU too.
+        """
         return positions
 
     def _run(

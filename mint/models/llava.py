@@ -19,6 +19,7 @@ from mint.models.clip import ACTIVATIONS, VisionTower, VisionTowerConfig
 from mint.models.llama import Decoder
 from mint.models.settings import check_choice
 from mint.models.vision_language import VisionLanguageConfig, VisionLanguageModel, nested_settings
+from mint.ops.transfer import upload
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -109,7 +110,9 @@ class Llava(VisionLanguageModel[VisionTower]):
     def text_features(self, images: dict[str, Tensor]) -> Tensor:
         """[F, H]: the projected features."""
         projected = self.projector(images["features"])
-        return (projected[images["order"]] if "order" in images else projected).flatten(0, 1)
+        if "order" in images:
+            projected = projected[upload(images["order"], projected.device)]
+        return projected.flatten(0, 1)
 
 
 class Projector(nn.Module):

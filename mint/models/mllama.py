@@ -23,6 +23,7 @@ from mint.models.cross_attention import CrossAttentionInputs, ImageTiles, attend
 from mint.models.llama import MLP, Decoder, DecoderLayer, KeyValueCache, RMSNorm
 from mint.models.tiled_tower import TiledTower, TilesConfig
 from mint.models.vision_language import VisionLanguageConfig, VisionLanguageModel, nested_settings
+from mint.ops.transfer import upload
 
 OLDER_NAMES = (  # pattern, replacement
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -93,19 +94,21 @@ class Mllama(VisionLanguageModel[TiledTower]):
     def _encode(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         """``features`` [F, P, the tower's width] and ``tile_counts`` [I], how many of the F tiles each image has.
 
-        images: as in :meth:`vision_inputs`. Without gradients, padding tiles that are alike are kept once.
+        images: as in :meth:`vision_inputs`. Of a frozen tower, padding tiles that are alike are kept once.
         """
         names = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
         pixels, ratio_ids, real = (images[name].flatten(0, 1) for name in names)
         pixels = pixels.to(self.tower.class_embedding.dtype)
-        features = self.tower(pixels, ratio_ids, real, self.gradient_checkpointing)
-        counts = torch.full_like(ratio_ids, features.shape[1])
-        if not torch.is_grad_enabled():
-            counts = self.tower.distinct_tiles(pixels, ratio_ids, real)
+        on_device = (upload(x, pixels.device) for x in (ratio_ids, real))
+        features = self.tower(pixels, *on_device, self.gradient_checkpointing)
+        if torch.is_grad_enabled() or not self.vision_is_frozen:  # features that are not kept: used in this pass alone
+            counts = torch.full_like(ratio_ids, features.shape[1])
+            return {"features": features.flatten(0, 1), "tile_counts": counts}
+        counts = self.tower.distinct_tiles(pixels, ratio_ids, real)
         kept = torch.arange(features.shape[1], device=counts.device) < counts[:, None]
         return {"features": features[kept], "tile_counts": counts}
 
-    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
+    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None, on_host: Tensor | None = None) -> Tensor:
         """[B, T, H]: embeddings of the tokens; the images reach the cross-attention layers only."""
         return self.decoder.embed_tokens(tokens)
 

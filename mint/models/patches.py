@@ -14,6 +14,7 @@ from torch import Tensor
 from mint.errors import InputError
 from mint.models.rotary import cos_sin
 from mint.ops.elementwise import rotate
+from mint.ops.transfer import upload
 
 THETA = 10_000.0  # of the rotary positions
 
@@ -27,9 +28,15 @@ class Patches(NamedTuple):
     rows: Tensor  # of the patch's image
     columns: Tensor
 
+    def to(self, device: torch.device) -> Patches:
+        return Patches(*upload(torch.stack(self), device))
+
 
 def place_patches(grids: Tensor, merge: int, pixels: Tensor) -> Patches:
-    """grids: [I, 3]. merge: side of the squares. Raises InputError if grids and ``pixels`` differ in patches."""
+    """On the CPU, which reads ``grids`` [I, 3]. merge: side of the squares.
+
+    Raises InputError if grids and ``pixels`` differ in patches.
+    """
     if int(grids.prod(1).sum()) != len(pixels):
         raise InputError(f"{len(pixels)} patches, where the images' grids hold {int(grids.prod(1).sum())}")
     parts, frames = [], 0
@@ -40,7 +47,7 @@ def place_patches(grids: Tensor, merge: int, pixels: Tensor) -> Patches:
         for frame in range(frames, frames + count):
             parts.append(torch.stack([row, column, *(torch.full_like(row, value) for value in (frame, height, width))]))
         frames += count
-    return Patches(*torch.cat(parts, 1).to(grids.device))
+    return Patches(*torch.cat(parts, 1))
 
 
 def patch_rope(places: Patches, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -52,19 +59,25 @@ def patch_rope(places: Patches, head_dim: int, dtype: torch.dtype) -> tuple[Tens
 
 
 class Groups(NamedTuple):
-    """Patches that attend to each other. places: [G, L] of the patches, padded; real: [G, L], False at padding."""
+    """Patches that attend to each other. places: [G, L] of the patches, padded; cells: [S], where each is in G * L.
+
+    mask: [G, 1, 1, L], False at padding; None where there is none.
+    """
 
     places: Tensor
-    real: Tensor
+    cells: Tensor
+    mask: Tensor | None
 
 
-def group_patches(number: Tensor) -> Groups:
-    """The patches of equal number together."""
+def group_patches(number: Tensor, device: torch.device) -> Groups:
+    """The patches of equal number [S] together. number: on the CPU; the groups are on ``device``."""
     order = number.argsort(stable=True)
     _, counts = number.unique(return_counts=True)
-    longest = int(counts.max())
-    real = torch.arange(longest, device=number.device) < counts[:, None]
-    return Groups(torch.zeros_like(real, dtype=torch.int64).masked_scatter(real, order), real)
+    real = torch.arange(int(counts.max())) < counts[:, None]
+    places = torch.zeros_like(real, dtype=torch.int64).masked_scatter(real, order)
+    cells = torch.empty_like(order).index_copy(0, order, real.flatten().nonzero().squeeze(1))
+    mask = None if real.all() else upload(real[:, None, None, :], device)
+    return Groups(upload(places, device), upload(cells, device), mask)
 
 
 def attend_in_groups(qkv: Tensor, heads: int, rope: tuple[Tensor, Tensor], groups: Groups) -> Tensor:
@@ -72,7 +85,5 @@ def attend_in_groups(qkv: Tensor, heads: int, rope: tuple[Tensor, Tensor], group
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)  # [heads, S, D] each
     q, k = rotate(q, *rope), rotate(k, *rope)
     q, k, v = (part[:, groups.places].transpose(0, 1) for part in (q, k, v))  # [G, heads, L, D]
-    mask = None if groups.real.all() else groups.real[:, None, None, :]
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)  # [G, L, width]
-    result = qkv.new_zeros(len(qkv), attended.shape[-1])
-    return result.index_copy(0, groups.places[groups.real], attended[groups.real])
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=groups.mask).transpose(1, 2)  # [G, L, heads, D]
+    return attended.flatten(2).flatten(0, 1)[groups.cells]

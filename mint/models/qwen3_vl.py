@@ -22,6 +22,7 @@ from mint.models.llama import DeepStackFeatures
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
 from mint.models.qwen_vl import EPS, PatchTowerConfig, QwenVL, QwenVLConfig
 from mint.models.recompute import run_layer
+from mint.ops.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Qwen3VL(QwenVL):
         if images is None:
             return None
         deep = self._in_order(images["deep_features"], images)
-        rows, columns = (tokens == self.config.image_token).nonzero(as_tuple=True)
+        rows, columns = upload((tokens == self.config.image_token).nonzero().T, deep.device)
         return DeepStackFeatures((rows, columns), deep.unbind(1))
 
     def _axes(self) -> Tensor:
@@ -112,10 +113,11 @@ class DeepPatchTower(nn.Module):
         """([F, H], [F, layers, H]) features: of the last layer, and of earlier ones. Arguments as in ``PatchTower``."""
         config = self.config
         weight, bias = (self.patch_embed.get_parameter(f"proj.{name}") for name in ("weight", "bias"))
-        places = place_patches(grids, config.spatial_merge_size, pixels)
+        on_host = place_patches(grids, config.spatial_merge_size, pixels)
+        places, groups = on_host.to(pixels.device), group_patches(on_host.frame, pixels.device)
         x = F.linear(pixels.to(weight.dtype), weight.flatten(1), bias) + self._positions(places)
         rope = patch_rope(places, config.hidden_size // config.num_heads, x.dtype)
-        groups, deep = group_patches(places.frame), {}
+        deep = {}
         for number, block in enumerate(self.blocks):
             x = run_layer(block, x, rope, groups, recompute=recompute)
             if number in config.deepstack_visual_indexes:

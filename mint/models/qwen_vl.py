@@ -200,11 +200,12 @@ class PatchTower(nn.Module):
 
         recompute: activation checkpointing. The patches of an image are ordered by the squares that become one feature.
         """
-        places = place_patches(grids, self.config.spatial_merge_size, pixels)
+        on_host = place_patches(grids, self.config.spatial_merge_size, pixels)
+        windows = group_patches(self._windows(on_host), pixels.device)
+        places, whole = on_host.to(pixels.device), group_patches(on_host.frame, pixels.device)
         weight = self.patch_embed.get_parameter("proj.weight")
         x = F.linear(pixels.to(weight.dtype), weight.flatten(1))
         rope = patch_rope(places, self.config.hidden_size // self.config.num_heads, x.dtype)
-        whole, windows = group_patches(places.frame), group_patches(self._windows(places))
         for number, block in enumerate(self.blocks):
             groups = whole if number in self.config.fullatt_block_indexes else windows
             x = run_layer(block, x, rope, groups, recompute=recompute)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.llama import CausalLM, Decoder
 from mint.models.llama_config import LlamaConfig, is_tied
+from mint.ops.transfer import upload
 
 Config = TypeVar("Config", bound="VisionLanguageConfig")
 Tower = TypeVar("Tower", bound=nn.Module)
@@ -62,17 +63,20 @@ class VisionLanguageModel(CausalLM, Generic[Tower]):
     def tower(self) -> Tower:
         return getattr(self.model, self.tower_name)
 
-    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
+    def embed(self, tokens: Tensor, images: dict[str, Tensor] | None = None, on_host: Tensor | None = None) -> Tensor:
         """[B, T, H]: embeddings of the tokens, with the images' features at the image tokens, in order.
 
         Raises InputError if image tokens and features differ in number.
         """
-        x, places = self.decoder.embed_tokens(tokens), tokens == self.config.image_token
+        x = self.decoder.embed_tokens(tokens)
+        places = ((tokens if on_host is None else on_host) == self.config.image_token).flatten().nonzero().squeeze(1)
         features = None if images is None else self.text_features(images)
-        given, wanted = 0 if features is None else len(features), int(places.sum())
+        given, wanted = 0 if features is None else len(features), len(places)
         if given != wanted:
             raise InputError(f"the text has {wanted} image tokens, the images {given} features")
-        return x if features is None else x.masked_scatter(places.unsqueeze(-1), features.to(x.dtype))
+        if features is None:
+            return x
+        return x.flatten(0, 1).index_copy(0, upload(places, x.device), features.to(x.dtype)).view(x.shape)
 
     def text_features(self, images: dict[str, Tensor]) -> Tensor:
         """[F, H]: the features that take the places of the F image tokens."""

@@ -173,7 +173,7 @@ class Packing:
     def __str__(self) -> str:
         rows, lengths = (_range(*ends) for ends in (self.rows, self.lengths))
         return (
-            f"packing: {rows} rows of {lengths} cells in the first {self.batches} forward passes; "
+            f"packing: {rows} {_row_word(self.rows[1])} of {lengths} cells in the first {self.batches} forward passes; "
             f"{100 * self.tokens / self.cells:.1f} % of the cells hold tokens"
         )
 
@@ -194,7 +194,7 @@ def measure_packing(forward: Forward, steps: Sequence[Sequence[EncodedPair]]) ->
 
 def describe_batch(batch: Batch, pairs: Sequence[EncodedPair], tokenizer: ChatTokenizer) -> str:
     """The rows of a batch of ``pairs`` as numbers, and with ``--show-text`` the pairs as the model reads them."""
-    lines = [f"first batch: {batch.tokens.shape[0]} rows of {batch.tokens.shape[1]:,} cells"]
+    lines = [f"first batch: {len(batch.tokens)} {_row_word(len(batch.tokens))} of {batch.tokens.shape[1]:,} cells"]
     for number, row in enumerate(batch.segments[:SHOWN_ROWS], 1):
         parts = [_describe_pair(batch, pairs, int(index)) for index in (row[row >= 0] // 3).unique_consecutive()]
         lines.append(f"  row {number}: {'; '.join([*parts, f'padding {int((row < 0).sum())}'])}")
@@ -232,6 +232,10 @@ def describe_trace(trace: StepTrace, device: torch.device) -> str:
     if device.type == "cuda":
         lines.append("Compiled layers take less; CUDA itself and fragmentation add about 1 GB.")
     return "\n".join(lines)
+
+
+def _row_word(count: int) -> str:
+    return "row" if count == 1 else "rows"
 
 
 def _range(low: int, high: int) -> str:

@@ -1,5 +1,7 @@
 """Compiled layers: a graph for each of a few row lengths, and none after each length has been met."""
 
+import functools
+
 import pytest
 import torch
 
@@ -55,6 +57,26 @@ def test_on_cuda_only_whole_blocks_take_flex_attention(length, kind, monkeypatch
         patch.setattr(torch.Tensor, "is_cuda", True, raising=False)
         mask = attention.make_mask(segments, segments)
     assert type(mask).__name__ == kind
+
+
+def test_the_mask_of_a_row_length_is_compiled_once(monkeypatch):
+    """On CUDA; its blocks are those of the mask that is not compiled."""
+    torch._dynamo.reset()
+    graphs = []
+    compiled = functools.cache(
+        lambda function: torch.compile(
+            function, **attention.STATIC, backend=lambda graph, _: graphs.append(graph) or graph.forward
+        )
+    )
+    monkeypatch.setattr(attention, "_compiled", compiled)
+    for lengths in ([90, 30], [60, 50, 100]):
+        batch = collate([pair_of(length) for length in lengths], 256, 1)
+        plain = attention.make_mask(batch.segments, batch.positions, backend="flex")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+            mask = attention.make_mask(batch.segments, batch.positions)
+        assert torch.equal(mask.to_dense(), plain.to_dense()) and torch.equal(mask.kv_num_blocks, plain.kv_num_blocks)
+        assert len(graphs) == 1
 
 
 def test_policy_and_reference_share_the_mask(monkeypatch):

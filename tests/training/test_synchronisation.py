@@ -5,6 +5,7 @@ it makes the host wait on CUDA. The reads that a step may do are counted and ans
 """
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import train
-from mint.config import TrainConfig
-from mint.data.batch import EncodedPair
+from mint.data.batch import EncodedPair, collate
 from mint.losses import load_loss
 from mint.models import init_model
 from mint.models.lora import add_lora
-from mint.optim import clip_gradients, make_optimizer
+from mint.optim import clip_gradients
 from mint.training.forward import Forward
+from tests.models import test_llava, test_mllama, test_qwen_vl
+from tests.reference import llava_inputs
 from tests.reference.weights import TINY_LLAMA
 
 aten = torch.ops.aten
@@ -58,20 +60,17 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def make_step(model, loss, pairs, images=None, **shape):
-    """An optimiser step of two micro-batches on the meta device, as the training loop does it."""
+def make_step(model, loss, pairs, size, images=None, **shape):
+    """An optimiser step in micro-batches of ``size`` pairs on the meta device, as the training loop does it."""
     model.attention_backend = "dense"
-    forward = Forward(model.to(ON), loss, len(pairs) // 2, shape=shape, images=images)
-    with pytest.MonkeyPatch.context() as patch:
-        adamw = torch.optim.AdamW
-        patch.setattr(torch.optim, "AdamW", lambda groups, **given: adamw(groups, **given | {"fused": False}))
-        optimizer = make_optimizer(model, TrainConfig())
-    optimizer_step = torch.no_grad()(lambda: optimizer.step())
+    forward = Forward(model.to(ON), loss, size, shape=shape, images=images)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.1)  # AdamW's fused kernel does not exist on this device
 
     def step():
         train.accumulate_gradients(forward, forward.collate(pairs))
         float(clip_gradients(model, 1.0))
-        optimizer_step()
+        optimizer.step()
         optimizer.zero_grad()
 
     return step
@@ -95,7 +94,65 @@ def pairs_of(count):
 @pytest.mark.parametrize("loss, shape", [("orpo", {}), ("dpo", {"row_lengths": (32,)}), ("fire", {})])
 def test_a_step_on_text_waits_twice(loss, shape):
     model = add_lora(init_model(TINY_LLAMA), 4, 8)
-    waits = count_waits(make_step(model, load_loss(loss), pairs_of(4), **shape))
+    waits = count_waits(make_step(model, load_loss(loss), pairs_of(4), 2, **shape))
+    assert (waits.reads, waits.transfers) == (2, 0)
+
+
+class Reader:
+    """Reads the images of ``seen`` as ``ImageReader`` does: their features if the vision encoder is frozen."""
+
+    def __init__(self, model, seen):
+        self.model, self.seen, self.kept = model, seen, {}
+
+    def holds(self, files):
+        return True
+
+    def __call__(self, files):
+        if files not in self.kept:
+            images = self.seen(files)
+            if self.model.vision_is_frozen:
+                images = {n: x for n, x in self.model.encode_images(images).items() if n != "pixel_values"}
+            self.kept[files] = images
+        return self.kept[files]
+
+
+def llava_pairs():
+    return [EncodedPair("a", [1, *[llava_inputs.IMAGE] * llava_inputs.PATCHES, 5, 6], [2], [3], images=("a",))]
+
+
+def llava_seen(files):
+    return {"pixel_values": llava_inputs.pixels()[:1], "order": torch.zeros(len(files), dtype=torch.int64)}
+
+
+def mllama_seen(files):
+    distinct = list(dict.fromkeys(files))
+    pictures = [test_mllama.PICTURES[file] for file in distinct]
+    tensors = {name: torch.cat([picture[name] for picture in pictures]) for name in pictures[0]}
+    return {**tensors, "order": torch.tensor([distinct.index(file) for file in files])}
+
+
+FAMILIES = {
+    "llava": (lambda: test_llava.build(llava_inputs.TINY), llava_pairs, llava_seen),
+    "mllama": (lambda: init_model(test_mllama.TINY), test_mllama.pairs, mllama_seen),
+    "qwen_vl": (lambda: test_qwen_vl.build("qwen_vl"), test_qwen_vl.pairs, test_qwen_vl.seen),
+    "qwen3_vl": (lambda: test_qwen_vl.build("qwen3_vl"), test_qwen_vl.pairs, test_qwen_vl.seen),
+}
+
+
+@pytest.mark.parametrize(
+    "family, full", [("llava", False), ("mllama", False), ("mllama", True), ("qwen_vl", True), ("qwen3_vl", False)]
+)
+def test_a_step_on_images_waits_twice(family, full):
+    """FiRe-MPO, with corrupted twins and a text pair; the vision encoder is frozen, or trained too."""
+    build, pairs, seen = FAMILIES[family]
+    model = build()
+    model = model.requires_grad_(True) if full else add_lora(model, 4, 8, targets="gate_proj")
+    assert full != model.vision_is_frozen
+    marked = [replace(p, chosen_span=[True] * len(p.chosen), rejected_span=[True] * len(p.rejected)) for p in pairs()]
+    with_twins = [replace(pair, twin=pair) if pair.images else pair for pair in marked]
+    reader = Reader(model, seen)
+    reader(collate(with_twins).image_files)  # encoded once a run
+    waits = count_waits(make_step(model, load_loss("fire"), with_twins, 9, reader))
     assert (waits.reads, waits.transfers) == (2, 0)
 
 

@@ -72,6 +72,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     device, dtype = choose_device(config.device, config.dtype)
     torch.manual_seed(config.seed)
     model, frozen, config = setup.load_policy(config, loss, device, dtype)
+    setup.choose_precision(config.tf32, device)
     data = setup.read_data(config, model, loss)
     optimizer = make_optimizer(model, config)
 

@@ -129,7 +129,14 @@ class TrainConfig:
     device: str = option("hardware", "auto", "where to compute", choices=("auto", "cpu", "cuda"))
     dtype: str = option("hardware", "auto", "auto: bfloat16 on CUDA, else float32", ("auto", "float32", "bfloat16"))
     compile: bool | None = option("hardware", None, "torch.compile the decoder block (default: on CUDA)")
-    checkpoint_activations: bool = option("hardware", False, "recompute activations in the backward pass: less memory")
+    checkpoint_activations: bool | str = option(
+        "hardware",
+        False,
+        "recompute activations in the backward pass: less memory; selective: all but products and attention, which "
+        "takes less time",
+        choices=("selective",),
+    )
+    tf32: bool = option("hardware", True, "float32 products in TF32 on CUDA: faster, with 10 bits of precision")
     cache_reference: bool = option(
         "hardware", False, "compute the reference once, before training, and keep it in the run folder (DPO, FiRe, ...)"
     )
@@ -246,6 +253,23 @@ class TrainConfig:
             raise InputError("--best compares evaluations during training: give --eval-data and --eval-every")
 
 
+class _Switch(argparse.BooleanOptionalAction):
+    """``--flag`` and ``--no-flag``, and where there are choices ``--flag CHOICE``."""
+
+    def __init__(self, option_strings, dest, choices=None, **settings):
+        super().__init__(option_strings, dest, **settings)
+        if choices:
+            self.nargs, self.choices = "?", choices
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if not values:
+            super().__call__(parser, namespace, values, option_string)
+        elif option_string.startswith("--no-"):
+            parser.error(f"{option_string} takes no value")
+        else:
+            setattr(namespace, self.dest, values)
+
+
 def parse(config_class: type, argv: Sequence[str] | None, description: str):
     """An instance of ``config_class`` from flags and, with ``--config FILE``, a TOML file; flags win.
 
@@ -264,7 +288,7 @@ def parse(config_class: type, argv: Sequence[str] | None, description: str):
         if field.default is not None and kind not in (bool, dict):
             text += f" (default {field.default})"
         if kind is bool:
-            shape = {"action": argparse.BooleanOptionalAction}
+            shape = {"action": _Switch, "choices": shape["choices"]}
         elif kind is dict:
             shape |= {"action": "append"}
         else:
@@ -337,8 +361,10 @@ def _read_toml(path: str, config_class: type, kinds: dict[str, type]) -> dict:
         if kinds[name] is float and type(value) is int:
             values[name] = value = float(value) if abs(value) < 2**1000 else math.inf
         choices = fields[name].metadata["choices"]
-        if type(value) is not kinds[name] or (choices and value not in choices):
+        plain = type(value) is kinds[name] and (not choices or kinds[name] is bool)
+        if not plain and (not choices or value not in choices):
             wanted = f"one of {', '.join(choices)}" if choices else f"of type {kinds[name].__name__}"
+            wanted += ", true or false" if choices and kinds[name] is bool else ""
             raise InputError(f"{path}: {name} must be {wanted}, not {shown(value)}")
     return values
 

@@ -28,7 +28,7 @@ from mint.training.checkpoints import read_state
 FREE_TO_CHANGE = {
     *("resume", "out", "data", "eval_data", "images_anywhere", "image_features"),
     *("save_every", "keep", "eval_every", "sample_every", "best", "patience", "track"),
-    *("device", "compile", "checkpoint_activations", "cache_reference"),
+    *("device", "compile", "checkpoint_activations", "cache_reference", "tf32"),
     *("steps", "epochs"),
 }
 

@@ -37,7 +37,8 @@ from mint.files import (
     write_aside,
 )
 from mint.hub import is_dataset_id
-from mint.models import load_model, save_model
+from mint.models import save_model
+from mint.models.checkpoint import placed_tensors, stored_tensors
 from mint.models.llama import CausalLM
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
 from mint.models.quantized import quantizer
@@ -274,9 +275,9 @@ def load_weights(path: Path, model: CausalLM) -> None:
         if lora_layers(model):
             restore_adapter(model, path / "adapter")
         else:
-            parameter = next(model.parameters())
-            saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)
-            model.load_state_dict(saved.state_dict())
+            own, folder = model.state_dict(), path / "model"
+            for name, tensor in placed_tensors(model, stored_tensors(folder), folder):  # one at a time
+                own[name].copy_(tensor)
     except InputError:
         raise
     except Exception as error:  # of damaged bytes: any

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from mint.config import TrainConfig
 from mint.data.batch import EncodedPair, EncodeReport, encode_pairs
@@ -37,6 +38,7 @@ from mint.models.lora import (
     target_modules,
 )
 from mint.models.quantized import weight_bytes
+from mint.models.recompute import set_recompute
 
 SHOWN = (1200, 600)  # characters of the rendered pair, from its beginning and from its end
 
@@ -101,9 +103,29 @@ def load_policy(
         print(f"weights in {config.quantize}: {weight_bytes(model) / 1e6:,.1f} MB, embeddings and the rest included")
     warn_of_vision(model, loss)
     own_reference = config.full and loss.needs.reference and not config.cache_reference
-    frozen = copy.deepcopy(model).requires_grad_(False).eval() if own_reference else None
-    model.gradient_checkpointing = config.checkpoint_activations
+    frozen = frozen_copy(model, dtype) if own_reference else None
+    set_recompute(model, config.checkpoint_activations)
     return model.train(), frozen, config
+
+
+def frozen_copy(model: CausalLM, dtype: torch.dtype) -> CausalLM:
+    """A frozen copy in evaluation mode, the reference of a model that is trained in float32.
+
+    dtype: of the products (autocast). In bfloat16 the copy's linear layers are stored in it, which changes no number;
+    so is the LM head on CUDA, where its products are in bfloat16 too. Embeddings and norms stay in float32.
+    """
+    memo: dict[int, nn.Parameter] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and (name != "lm_head" or module.weight.is_cuda):
+            for parameter in module.parameters():
+                memo[id(parameter)] = nn.Parameter(parameter.detach().to(dtype, copy=True), requires_grad=False)
+    return copy.deepcopy(model, memo).requires_grad_(False).eval()
+
+
+def choose_precision(tf32: bool, device: torch.device) -> None:
+    """Whether products of float32 matrices on CUDA are computed in TF32; elsewhere nothing changes."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ try:
 
     from mint import parallel
     from mint.cli import StopSignal, choose_device, guard
-    from mint.config import TrainConfig, parse
+    from mint.config import TrainConfig
     from mint.errors import InputError, Stopped
+    from mint.flags import parse
     from mint.progress import Progress
     from mint.training.summary import describe_failure, describe_step
 except KeyboardInterrupt:  # Ctrl-C before ``guard`` can tell
@@ -74,6 +75,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     device, dtype = choose_device(config.device, config.dtype)
     torch.manual_seed(config.seed)
     model, frozen, config = setup.load_policy(config, loss, device, dtype)
+    setup.choose_precision(config.tf32, device)
     data = setup.read_data(config, model, loss)
     optimizer = make_optimizer(model, config)
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from mint.config import TrainConfig, loss_settings, parse
+from mint.config import TrainConfig
 from mint.errors import InputError
+from mint.flags import loss_settings, parse
 from mint.losses import loss_names
 from mint.losses.interface import LOSSES, PRESETS
 from tests.conftest import ROOT

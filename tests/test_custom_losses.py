@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train
-from mint.config import TrainConfig, parse, to_toml
+from mint.config import TrainConfig
 from mint.data.batch import collate
 from mint.data.chat import load_tokenizer
 from mint.data.encode import encode_pairs
@@ -15,6 +15,7 @@ from mint.data.preferences import read_preferences, write_jsonl
 from mint.demo import radiograph_demo
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
+from mint.flags import parse, to_toml
 from mint.losses import loss_names
 from mint.training import setup
 

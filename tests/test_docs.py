@@ -10,8 +10,9 @@ import evaluate
 import generate_prefs
 import mint.cli
 from mint import convert, merge
-from mint.config import TrainConfig, parse
+from mint.config import TrainConfig
 from mint.demo import __main__ as demo
+from mint.flags import parse
 
 ROOT = Path(__file__).parents[1]
 PRINTING = """python() { printf '%s\\x1f' "$@"; printf '\\n'; }\n"""  # a function of this name hides the program

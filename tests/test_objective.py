@@ -4,17 +4,20 @@ import dataclasses
 import inspect
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from mint.data.batch import EncodedPair, collate, make_batches, tokens_per_pair
 from mint.losses import Loss, LossOutput, Needs, load_loss, nll
 from mint.models import init_model
 from mint.models.lora import add_lora, keep_as_reference, lora_layers, reference
+from mint.models.recompute import SELECTIVE, set_recompute
 from mint.objective import preference_loss
 from mint.training.forward import Forward
 from mint.training.monitor import evaluate
@@ -292,13 +295,42 @@ def set_factors_constant(model):
         parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(i))
 
 
-def test_gradient_checkpointing_changes_nothing():
+@pytest.mark.parametrize("kind", ["folded", "separate", "dropout", "full"])
+def test_gradient_checkpointing_changes_nothing(kind):
+    """The adapter folded into the weight or apart from it, with dropout, and without an adapter."""
     pairs, gradients = random_pairs(2), []
-    for recompute in (False, True):
-        model = add_lora(tiny_llama(), rank=4, alpha=8)
+    for recompute in (False, True, SELECTIVE):
+        model = tiny_llama() if kind == "full" else add_lora(tiny_llama(), rank=4, dropout=0.2 * (kind == "dropout"))
+        if kind == "separate":
+            model.bfloat16()
         set_factors_constant(model)
-        model.gradient_checkpointing = recompute
+        set_recompute(model, recompute)
+        torch.manual_seed(0)
         preference_loss(model.train(), collate(pairs), load_loss("orpo")).loss.backward()
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b)
+    for plain, *others in zip(*gradients, strict=True):
+        assert plain.any() and all(torch.equal(plain, other) for other in others)
+
+
+def test_selective_checkpointing_computes_no_product_of_a_weight_twice():
+    """Products are kept, norms and SwiGLU are not."""
+    counts = []
+    for recompute in (False, SELECTIVE, True):
+        model = add_lora(tiny_llama(), rank=4, dropout=0.1)  # no folding
+        set_recompute(model, recompute)
+        with _Counter() as counter:
+            preference_loss(model.train(), collate(random_pairs(2)), load_loss("orpo")).loss.backward()
+        counts.append(counter.calls)
+    plain, selective, full = counts
+    mm, silu = torch.ops.aten.mm.default, torch.ops.aten.silu.default
+    assert plain[mm] == selective[mm] < full[mm] and plain[silu] < selective[silu] == full[silu]
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls[func] += 1
+        return func(*args, **(kwargs or {}))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mint.config import TrainConfig, parse
+from mint.config import TrainConfig
 from mint.data.cases import HEADER, SYSTEM, diagnosis_messages
 from mint.data.prompts import read_prompt
+from mint.flags import parse
 from mint.losses import load_loss
 from mint.models import init_model
 from mint.models.lora import add_lora, lora_layers

@@ -13,6 +13,7 @@ ROOMS = [  # from the ground up: a room imports only of those before it
     {"errors", "processes", "progress", "optim", "ops", "parallel", "ranges", "scripts", "__init__"},
     {"hub", "cli", "losses"},
     {"files"},
+    {"flags"},
     {"config", "models", "data"},
     {"convert", "merge", "privacy", "objective", "teachers", "evaluation"},
     {"training", "prefs"},

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import train
-from mint.config import TrainConfig, parse, to_toml
+from mint.config import TrainConfig
 from mint.data.preferences import write_jsonl
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
+from mint.flags import parse, to_toml
 from mint.models import load_model
 from mint.models.lora import load_adapter, lora_layers
 from mint.optim import learning_rate

@@ -51,7 +51,11 @@ def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
         unset.pop("steps", None)
     if config.adapter or config.full:  # with settings of its own, or none
         unset = {name: value for name, value in unset.items() if name not in config.LORA_DEFAULTS}
-    if config.adapter or any(getattr(config, name) != getattr(defaults, name) for name in config.LORA_DEFAULTS):
+    if (
+        config.adapter
+        or config.quantize
+        or any(getattr(config, name) != getattr(defaults, name) for name in config.LORA_DEFAULTS)
+    ):
         unset.pop("full", None)
     return dataclasses.replace(config, **unset, model=str(folder / "model"), data=str(folder / "pairs.jsonl"))
 

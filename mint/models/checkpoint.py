@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.files import folder_aside, read_json
-from mint.hub import MODEL_FILES, SETTINGS_FILES, list_files, local_dir, pickled_weights, resolve_dir
+from mint.hub import MODEL_FILES, SETTINGS_FILES, check_name, list_files, local_dir, pickled_weights, resolve_dir
 from mint.models.adapter_files import some
 from mint.models.clip import Clip, ClipConfig
 from mint.models.llama import CausalLM, Llama
@@ -230,9 +230,9 @@ def build_model(raw: dict, where: str | Path) -> Pretrained:
         known = ", ".join(FAMILIES)
         raise InputError(f"{where}: model_type {kind!r} is not supported; the supported families are {known}")
     network, settings, _ = FAMILIES[kind]
-    check_config(raw, where)
+    checked = check_config(raw, where)
     try:
-        config = settings.from_dict(raw)
+        config = settings.from_dict(checked)
     except (KeyError, TypeError, AttributeError, ArithmeticError) as error:  # a setting of another form
         raise InputError(f"{where}: config.json does not describe a {kind} model ({error!r:.200})") from None
     with torch.device("meta"):
@@ -320,7 +320,10 @@ def indexed_files(path: Path) -> list[Path]:
     placed = read_json(path).get("weight_map")
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
         raise InputError(f"{path} has no weight_map that says which file holds a tensor")
-    return sorted({path.parent / Path(name).name for name in placed.values()})
+    files = sorted({path.parent / Path(name).name for name in placed.values()})
+    for file in files:
+        check_name(f"{path} names a file", file)
+    return files
 
 
 def _is_harmless(key: str, model: Pretrained) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.names import Pretrained
-from mint.models.recompute import run_layer
+from mint.models.recompute import Recompute, run_layer
 from mint.models.settings import check_choice, check_heads, read_settings
 
 LEGACY_EOS = 2  # stands in the first checkpoints' config.json, though their texts end with the highest id
@@ -170,7 +170,7 @@ class VisionTower(nn.Module):
         last = len(self.encoder.layers)
         return self.post_layernorm(self.hidden_states(pixels, (last,))[0][:, 0])
 
-    def hidden_states(self, pixels: Tensor, depths: Sequence[int], recompute: bool = False) -> list[Tensor]:
+    def hidden_states(self, pixels: Tensor, depths: Sequence[int], recompute: Recompute = False) -> list[Tensor]:
         """[B, 1 + P, H] after each of these numbers of layers, not normalised: the class token, then the patches.
 
         recompute: activation checkpointing. Raises InputError for images of another size than the tower's.

@@ -22,7 +22,7 @@ from mint.models.cross_attention import CrossAttentionInputs
 from mint.models.llama_config import LlamaConfig
 from mint.models.lora import LoRALinear
 from mint.models.names import PackedBatch, Pretrained
-from mint.models.recompute import run_layer
+from mint.models.recompute import Recompute, run_layer
 from mint.models.rotary import cos_sin, rope_frequencies
 from mint.ops.elementwise import rms_norm, rotate, swiglu
 from mint.ops.transfer import upload
@@ -181,7 +181,7 @@ class CausalLM(Pretrained):
         self.config, self.model = config, model
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing: Recompute = False
         self.compiled = False
         self._rotary: Tensor | None = None
         self.attention_backend = "auto"
@@ -329,7 +329,7 @@ class CausalLM(Pretrained):
                 inputs = (x, vision, cache)
             else:  # cross-attention without images
                 continue
-            x = run_layer(layer, *inputs, recompute=self.gradient_checkpointing and cache is None)
+            x = run_layer(layer, *inputs, recompute=cache is None and self.gradient_checkpointing)
             if isinstance(vision, DeepStackFeatures) and number < len(vision.features):
                 x = x.index_put(vision.places, vision.features[number].to(x.dtype), accumulate=True)
         return self.decoder.norm(x)

@@ -59,6 +59,7 @@ class LoRALinear(nn.Linear):
         self.start: tuple[Tensor, Tensor] | None = None  # A, B of the reference, where it has an adapter
         self.as_reference = False
         self.merged = False
+        self.in_place = True  # whether the update is added to the product W x itself, which is then not kept
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """(A, B) as the current role has them; None where the weight alone is the layer."""
@@ -85,7 +86,8 @@ class LoRALinear(nn.Linear):
             return F.linear(x, torch.addmm(self.weight, b, a, alpha=self.scaling), self.bias)
         flat = x.reshape(-1, self.in_features)
         low = F.linear(F.dropout(flat, self.dropout, self.training), a.to(x.dtype))  # [T, r]
-        y = self.base(flat).addmm_(low, b.to(x.dtype).t(), alpha=self.scaling)
+        y = self.base(flat)
+        y = (y.addmm_ if self.in_place else y.addmm)(low, b.to(x.dtype).t(), alpha=self.scaling)
         return y.view(*x.shape[:-1], self.out_features)
 
     def update(self, x: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -21,7 +21,7 @@ from mint.errors import InputError
 from mint.models.llama import DeepStackFeatures
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
 from mint.models.qwen_vl import EPS, PatchTowerConfig, QwenVL, QwenVLConfig
-from mint.models.recompute import run_layer
+from mint.models.recompute import Recompute, run_layer
 from mint.ops.transfer import upload
 
 
@@ -109,7 +109,7 @@ class DeepPatchTower(nn.Module):
             Merger(config, norm_first=False) for _ in config.deepstack_visual_indexes
         )
 
-    def forward(self, pixels: Tensor, grids: Tensor, recompute: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor, grids: Tensor, recompute: Recompute = False) -> tuple[Tensor, Tensor]:
         """([F, H], [F, layers, H]) features: of the last layer, and of earlier ones. Arguments as in ``PatchTower``."""
         config = self.config
         weight, bias = (self.patch_embed.get_parameter(f"proj.{name}") for name in ("weight", "bias"))

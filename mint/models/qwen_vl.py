@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mint.errors import InputError
 from mint.models.llama import MLP, Decoder, RMSNorm
 from mint.models.patches import Groups, Patches, attend_in_groups, group_patches, patch_rope, place_patches
-from mint.models.recompute import run_layer
+from mint.models.recompute import Recompute, run_layer
 from mint.models.settings import read_settings
 from mint.models.vision_language import VisionLanguageConfig, VisionLanguageModel
 
@@ -195,7 +195,7 @@ class PatchTower(nn.Module):
         layers = (nn.Linear(self.merged, self.merged), nn.GELU(), nn.Linear(self.merged, config.out_hidden_size))
         self.merger = nn.ModuleDict({"ln_q": RMSNorm(width, EPS), "mlp": nn.Sequential(*layers)})
 
-    def forward(self, pixels: Tensor, grids: Tensor, recompute: bool = False) -> Tensor:
+    def forward(self, pixels: Tensor, grids: Tensor, recompute: Recompute = False) -> Tensor:
         """[S / merged patches, H] features. pixels: [S, numbers of a patch]; grids: [I, 3] patches of each image.
 
         recompute: activation checkpointing. The patches of an image are ordered by the squares that become one feature.

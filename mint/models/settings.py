@@ -52,10 +52,11 @@ LONGEST = 1_000  # entries of such a list
 OBJECTS = ("id2label", *NESTED)
 
 
-def check_config(raw: object, where: object) -> None:
-    """Raises InputError for a ``config.json`` with a number that is of another type or out of range.
+def check_config(raw: object, where: object) -> dict:
+    """The settings of a ``config.json`` without numbers that are null, which counts as absent.
 
-    raw: its content. where: the file or model, for messages. Settings of other names are not looked at.
+    raw: its content. where: the file or model, for messages. Raises InputError for a number that is of another type or
+    out of range. Settings of other names are not looked at, and ``sliding_window`` may be null: it then means none.
     """
     if not isinstance(raw, dict):
         raise InputError(f"{where}: config.json must hold a JSON object")
@@ -71,9 +72,8 @@ def check_config(raw: object, where: object) -> None:
     for name in OBJECTS:
         if not isinstance(raw.get(name), dict | None):
             raise InputError(f"{where}: config.json: {name} must be an object, not {shown(raw[name])}")
-    for name in NESTED:
-        if raw.get(name):
-            check_config(raw[name], where)
+    kept = {k: x for k, x in raw.items() if x is not None or k not in NUMBERS or k == "sliding_window"}
+    return kept | {name: check_config(raw[name], where) for name in NESTED if raw.get(name)}
 
 
 def read_settings(cls: type[Settings], raw: dict, kind: str, /, **derived) -> Settings:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mint.errors import InputError
 from mint.models.clip import ACTIVATIONS, LayerStack, attend_in_heads
-from mint.models.recompute import run_layer
+from mint.models.recompute import Recompute, run_layer
 from mint.models.settings import check_choice, check_heads, read_settings
 
 PATCH_MULTIPLE = 8  # patches of a tile are padded to a multiple of it
@@ -78,7 +78,7 @@ class TiledTower(nn.Module):
         self.transformer = LayerStack(TileLayer(config) for _ in range(config.num_hidden_layers))
         self.global_transformer = LayerStack(TileLayer(config, gated=True) for _ in range(config.num_global_layers))
 
-    def forward(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor, recompute: bool = False) -> Tensor:
+    def forward(self, pixels: Tensor, ratio_ids: Tensor, tile_mask: Tensor, recompute: Recompute = False) -> Tensor:
         """[I, K, P, output_size]: the last state and those of ``intermediate_layers_indices``, concatenated.
 
         pixels: [I, K, 3, side, side].     ratio_ids: [I], the aspect ratio of each image.     tile_mask: [I, K], 1 for

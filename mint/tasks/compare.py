@@ -221,7 +221,7 @@ def _check_record(record: dict, task: Task) -> None:
         _ = record[task.answer]
     if task.lists:
         truth, scores = record[task.lists.truth], record.get("scores")
-        for names in (record["listed"], record.get("teacher") or []):
+        for names in (record["listed"], [] if record.get("teacher") is None else record["teacher"]):
             if not isinstance(names, list) or not all(isinstance(name, str) for name in [truth, *names]):
                 raise InputError("listed and teacher must be lists of names, and the truth a name")
             _ = [task.lists.is_true(name, record) for name in names]

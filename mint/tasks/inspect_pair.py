@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mint.cli import choose_device
-from mint.config import TrainConfig, parse
+from mint.config import TrainConfig
 from mint.data.batch import CHOSEN, REJECTED, collate
 from mint.data.chat import ChatTokenizer, load_tokenizer
 from mint.data.encode import encode_pairs
@@ -29,6 +29,7 @@ from mint.evaluation.decoding import add_image_options, add_loading_options
 from mint.evaluation.folder import default_folder
 from mint.evaluation.html import Html, details, embed_image, html_page, html_table, tag
 from mint.files import check_paths, check_unused, make_folder, write_aside
+from mint.flags import parse
 from mint.losses import AnswerStats, Loss, LossOutput, Needs, load_loss
 from mint.models import load_language_model
 from mint.models.llama import CausalLM

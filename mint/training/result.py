@@ -10,8 +10,9 @@ import torch
 
 import mint
 from mint import parallel
-from mint.config import TrainConfig, loss_settings, to_toml
+from mint.config import TrainConfig
 from mint.files import write_aside
+from mint.flags import loss_settings, to_toml
 from mint.hub import is_dataset_id
 from mint.models.llama import CausalLM
 from mint.models.lora import lora_layers

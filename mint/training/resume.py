@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from mint.config import TrainConfig, loss_settings
+from mint.config import TrainConfig
 from mint.data.batch import EncodedPair
 from mint.data.streamed_pairs import StreamedPairs
 from mint.errors import InputError
+from mint.flags import loss_settings
 from mint.training.checkpoints import read_state
 
 # Settings that may differ: where files are (the pairs are compared by their hash), what is saved, evaluated and shown,
@@ -29,7 +30,7 @@ from mint.training.checkpoints import read_state
 FREE_TO_CHANGE = {
     *("resume", "out", "data", "eval_data", "images_anywhere", "image_features"),
     *("save_every", "keep", "eval_every", "sample_every", "best", "patience", "track"),
-    *("device", "compile", "shard", "checkpoint_activations", "cache_reference"),
+    *("device", "compile", "shard", "checkpoint_activations", "cache_reference", "tf32"),
     *("steps", "epochs"),
 }
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from mint import parallel
-from mint.config import TrainConfig, to_toml
+from mint.config import TrainConfig
 from mint.errors import InputError
 from mint.files import (
     append_text,
@@ -37,8 +37,10 @@ from mint.files import (
     remove_leftovers,
     write_aside,
 )
+from mint.flags import to_toml
 from mint.hub import is_dataset_id
-from mint.models import load_model, save_model
+from mint.models import save_model
+from mint.models.checkpoint import placed_tensors, stored_tensors
 from mint.models.llama import CausalLM
 from mint.models.lora import adapter_settings, lora_layers, restore_adapter, save_adapter
 from mint.models.quantized import quantizer
@@ -318,9 +320,9 @@ def load_weights(path: Path, model: CausalLM) -> None:
         elif is_sharded(model):
             sharding().load_parts(model, str(path / "model"))
         else:
-            parameter = next(model.parameters())
-            saved = load_model(path / "model", dtype=parameter.dtype, device=parameter.device)
-            model.load_state_dict(saved.state_dict())
+            own, folder = model.state_dict(), path / "model"
+            for name, tensor in placed_tensors(model, stored_tensors(folder), folder):  # one at a time
+                own[name].copy_(tensor)
     except InputError:
         raise
     except Exception as error:  # of damaged bytes: any

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from mint import parallel
 from mint.config import TrainConfig
@@ -40,6 +41,7 @@ from mint.models.lora import (
     target_modules,
 )
 from mint.models.quantized import weight_bytes
+from mint.models.recompute import set_recompute
 
 SHOWN = (1200, 600)  # characters of the rendered pair, from its beginning and from its end
 
@@ -139,9 +141,29 @@ def load_policy(
         frozen = load(str(config.model), dtype=torch.float32).requires_grad_(False)
         shard_and_load(frozen, str(config.model), None, device, config.seed)
     elif own_reference:
-        frozen = copy.deepcopy(model).requires_grad_(False).eval()
-    model.gradient_checkpointing = config.checkpoint_activations
+        frozen = frozen_copy(model, dtype)
+    set_recompute(model, config.checkpoint_activations)
     return model.train(), frozen, config
+
+
+def frozen_copy(model: CausalLM, dtype: torch.dtype) -> CausalLM:
+    """A frozen copy in evaluation mode, the reference of a model that is trained in float32.
+
+    dtype: of the products (autocast). In bfloat16 the copy's linear layers are stored in it, which changes no number;
+    so is the LM head on CUDA, where its products are in bfloat16 too. Embeddings and norms stay in float32.
+    """
+    memo: dict[int, nn.Parameter] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and (name != "lm_head" or module.weight.is_cuda):
+            for parameter in module.parameters():
+                memo[id(parameter)] = nn.Parameter(parameter.detach().to(dtype, copy=True), requires_grad=False)
+    return copy.deepcopy(model, memo).requires_grad_(False).eval()
+
+
+def choose_precision(tf32: bool, device: torch.device) -> None:
+    """Whether products of float32 matrices on CUDA are computed in TF32; elsewhere nothing changes."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 @dataclass(frozen=True)

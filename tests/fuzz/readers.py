@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 
 import evaluate
 import generate_prefs
-from mint.config import TrainConfig, parse
+from mint.config import TrainConfig
 from mint.data import line_index
 from mint.data.cases import read_term_ids
 from mint.data.chat import load_tokenizer
@@ -52,6 +52,7 @@ from mint.evaluation.disease_ids import read_mondo
 from mint.evaluation.predictions import read_rankings
 from mint.evaluation.report_labels import FINDINGS, read_labels
 from mint.files import read_json
+from mint.flags import parse
 from mint.models import init_model, load_model
 from mint.models.checkpoint import build_model
 from mint.models.lora import add_lora, load_adapter, save_adapter

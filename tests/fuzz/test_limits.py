@@ -1,5 +1,6 @@
 """Limits on what files may ask for: bombs, names that lead elsewhere, and numbers out of range."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from mint.cli import Parser
-from mint.config import TrainConfig, parse
+from mint.config import TrainConfig
 from mint.data import image_files, template_process
 from mint.data.chat import load_tokenizer
 from mint.data.encoders import tokenizer_errors
@@ -29,11 +30,12 @@ from mint.data.records import read_bytes
 from mint.data.template_process import PROCESS, LimitExceeded, Template
 from mint.errors import InputError
 from mint.files import check_paths, parse_json, read_toml
+from mint.flags import parse
 from mint.models.adapter_files import read_adapter_config
-from mint.models.checkpoint import build_model
+from mint.models.checkpoint import build_model, load_model
 from mint.models.pickled import load_pickle
 from tests.data.test_chat import CHATML, write_tokenizer
-from tests.reference import clip_inputs
+from tests.reference import bert_inputs, clip_inputs, mllama_inputs, qwen3_vl_inputs, vilt_inputs
 from tests.reference.weights import TINY_LLAMA
 
 DATE = datetime(2024, 7, 26)
@@ -279,6 +281,7 @@ def test_a_panic_of_the_tokenizers_library_names_the_file():
         {"num_key_value_heads": 3}, {"rms_norm_eps": "1e-5"}, {"rope_theta": -1.0}, {"rope_scaling": [1]},
         {"rope_scaling": {"rope_type": "linear", "factor": 0}}, {"intermediate_size": [64]}, {"initializer_range": -1},
         {"rope_parameters": {"rope_theta": "x"}}, {"max_position_embeddings": -5}, {"model_type": ["llama"]},
+        {"num_hidden_layers": None}, {"vocab_size": None}, {"hidden_size": None}, {"num_attention_heads": None},
     ],
 )  # fmt: skip
 def test_numbers_of_a_config(changes):
@@ -286,6 +289,27 @@ def test_numbers_of_a_config(changes):
     with pytest.raises(InputError):
         build_model({**TINY_LLAMA, **changes}, "m")
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("inputs", [bert_inputs, clip_inputs, vilt_inputs, mllama_inputs, qwen3_vl_inputs])
+def test_null_in_a_config_is_a_setting_that_is_missing(inputs):
+    """Every number of every part in turn: the default holds where there is one."""
+    parts = [(), *((name,) for name, value in inputs.TINY.items() if isinstance(value, dict))]
+    for part in parts:
+        level = inputs.TINY[part[0]] if part else inputs.TINY
+        for name in [name for name, value in level.items() if type(value) in (int, float)]:
+            changed = {**level, name: None}
+            with contextlib.suppress(InputError), torch.device("meta"):
+                build_model({**inputs.TINY, part[0]: changed} if part else changed, "m")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_an_index_of_files_that_cannot_be(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps(TINY_LLAMA))
+    index = {"weight_map": {"model.embed_tokens.weight": name}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="index.json names a file"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(

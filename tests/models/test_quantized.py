@@ -8,8 +8,10 @@ import sys
 import pytest
 import torch
 
-from mint.config import TrainConfig, parse
+from mint.config import TrainConfig
+from mint.demo.stages import complete
 from mint.errors import InputError
+from mint.flags import parse
 from mint.merge import merge
 from mint.models import load_model, save_model
 from mint.models.lora import add_lora, load_adapter, lora_layers, merge_lora
@@ -161,6 +163,11 @@ def test_without_the_library_there_is_a_clear_error(setting, tmp_path, monkeypat
 def test_settings_that_contradict_it(flag, message):
     with pytest.raises(InputError, match=message):
         parse(TrainConfig, ["--model", "m", "--data", "d", "--quantize", "int8", flag], "")
+
+
+def test_a_demo_that_trains_all_weights_trains_an_adapter_instead(tmp_path):
+    assert not complete(TrainConfig(quantize="int8"), {"full": True}, tmp_path).full
+    assert complete(TrainConfig(), {"full": True}, tmp_path).full
 
 
 def test_a_layer_that_nf4_does_not_fit(library):

@@ -8,10 +8,11 @@ from torch.distributed.tensor import DTensor
 
 import train
 from mint import parallel
-from mint.config import TrainConfig, parse
+from mint.config import TrainConfig
 from mint.data.batch import EncodedPair, collate
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
+from mint.flags import parse
 from mint.models import load_model
 from mint.models.lora import add_lora
 from mint.training import curves, setup, sharding

@@ -75,9 +75,9 @@ def test_a_page_holds_images_of_the_runs_and_of_the_folders_named_alone(runs, tm
 @pytest.mark.parametrize(
     "fields",
     [
-        {"id": ["c"]}, {"id": True}, {"listed": "Alpha"}, {"listed": [1]}, {"teacher": {"a": 1}}, {"disease": 3},
-        {"portrait": 3}, {"images": "x"}, {"top_1": "high"}, {"top_1": [1]}, {"disease_count": "many"}, {"subject": 1},
-        {"scores": ["a"]}, {"scores": [1.0]},
+        {"id": ["c"]}, {"id": True}, {"listed": "Alpha"}, {"listed": [1]}, {"teacher": {"a": 1}}, {"teacher": False},
+        {"disease": 3}, {"portrait": 3}, {"images": "x"}, {"top_1": "high"}, {"top_1": [1]}, {"disease_count": "many"},
+        {"subject": 1}, {"scores": ["a"]}, {"scores": [1.0]},
     ],
 )  # fmt: skip
 def test_records_of_a_wrong_type_are_refused_where_they_are_read(runs, fields):

@@ -156,6 +156,17 @@ def test_the_estimate_is_that_of_a_real_step(setting, estimate, loss, full, chec
     assert made == pytest.approx(peak, rel=0.1) and peak > held / 4
 
 
+def test_the_estimate_of_selective_checkpointing(setting, estimate):
+    """At the operations of a step that keeps everything."""
+    given = {"loss": "orpo", "full": True}
+    plain, selective, everything = (
+        estimate(**given, checkpoint_activations=choice) for choice in (False, "selective", True)
+    )
+    real = RealStep(settings(setting, **given, checkpoint_activations="selective"))
+    assert selective.flops == real.flops == plain.flops < everything.flops
+    assert selective.total == pytest.approx(real.held() + real.peak(), rel=0.1)
+
+
 @pytest.mark.parametrize("loss, full", [("dpo", False), ("fire", True)])
 def test_the_estimate_with_a_cached_reference(setting, estimate, loss, full, tmp_path, capsys):
     """Fewer operations than without it, and with ``--full`` no second model, only its head."""

@@ -225,8 +225,8 @@ def _step(model: CausalLM, tokens: Tensor, positions: Tensor, cache: KeyValueCac
 
 @functools.cache
 def _compiled_step() -> Callable[[CausalLM, Tensor, Tensor, KeyValueCache], Tensor]:
-    """``_step`` as a single graph, on CUDA a recorded one (CUDA graph): a small model's step is all launches."""
-    return torch.compile(_step, mode="reduce-overhead", fullgraph=True, dynamic=False)
+    """``_step`` compiled, on CUDA as a recorded graph: a step of a small model is all launches."""
+    return torch.compile(_step, mode="reduce-overhead", dynamic=False)
 
 
 def _present(prompts: list[list[int]], vocabulary: int) -> Tensor:

@@ -52,6 +52,7 @@ class KeyValueCache:
         shape = (rows, config.num_key_value_heads, length, config.head_dim)
         self.layers = [(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.num_hidden_layers)]
         self.length = self.used = length
+        self.begun = False  # whether it holds a prompt
         self.images: dict[int, tuple[Tensor, Tensor]] = {}  # of the image tiles, by cross-attention layer
         self.vision: CrossAttentionInputs | None = None  # for the tokens after the last ones
         self.shift: Tensor | None = None  # [B, 1]: rotary position minus position
@@ -282,7 +283,8 @@ class CausalLM(Pretrained):
         if self.config.sliding_window is not None:
             mask &= positions[:, :, None] - slots < self.config.sliding_window
         images = self.encode_images(images)
-        x = self.embed(tokens, images)
+        # an answer holds no image: nothing to look for, and on a GPU to wait for
+        x = self.decoder.embed_tokens(tokens) if cache.begun else self.embed(tokens, images)
         vision = cache.vision if images is None else self.vision_inputs(tokens, images)
         rotary = positions if cache.shift is None else positions + cache.shift
         if images is not None:
@@ -290,6 +292,7 @@ class CausalLM(Pretrained):
             cache.shift = None if rotary is positions else (rotary[:, :, -1:] - positions[:, -1:]).amax(0)
         hidden = self._run(x, positions, mask.unsqueeze(1), rotary, cache, vision)
         cache.vision = vision.last() if isinstance(vision, CrossAttentionInputs) else None
+        cache.begun = True
         return hidden
 
     def vision_inputs(

@@ -142,7 +142,7 @@ def test_a_compiled_step_is_one_graph_for_each_shape_and_changes_nothing(config,
         graphs.append(graph)
         return graph.forward
 
-    compiled = torch.compile(generation._step, backend=backend, fullgraph=True, dynamic=False)
+    compiled = torch.compile(generation._step, backend=backend, dynamic=False)
     monkeypatch.setattr(generation, "_compiled_step", lambda: compiled)
     monkeypatch.setattr(generation, "SLOTS", 64)
     for options in ({}, {"temperature": 0.9, "top_p": 0.9}):

@@ -12,6 +12,7 @@ import torch
 from benchmarks import case_reports, report_cohort, report_measures
 from benchmarks.case_reports import ROWS, jobs_of, make_study, run_study
 from benchmarks.report_cohort import publication, read_reports
+from mint import processes
 from mint.data.cases import write_note
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences, write_jsonl
@@ -91,7 +92,7 @@ def tiny(tmp_path):
 
 
 def test_every_row_is_trained_asked_and_measured_once(cohort_files, tiny, tmp_path, monkeypatch, few_resamples):
-    monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setitem(case_reports.RECIPE, "batch_size", 2)
     monkeypatch.setattr(arms, "TOKENS", 8)
     monkeypatch.setattr(case_reports, "HELD_OUT", 4)

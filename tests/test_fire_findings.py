@@ -19,6 +19,7 @@ from benchmarks.fire.grounding import EVERY, KINDS, ROWS, VIEWS, arm_of, choose_
 from benchmarks.fire.policy import join
 from benchmarks.fire.style import as_scored, terse
 from benchmarks.fire.ward import BASE, RECIPE, Ward
+from mint import processes
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences
 from mint.data.questions import read_questions
@@ -76,7 +77,7 @@ def finished(tmp_path_factory):
         patch.setattr(stability, "ROWS", dict(list(stability.ROWS.items())[::3]))
         patch.setattr(stability, "LONGER", 1)
         patch.setattr(curves, "plot_curves", lambda *_: None)
-        patch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
+        patch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
         patch.setattr(statistics, "RESAMPLES", 20)
         patch.setattr(statistics, "FLIPS", 20)
         out = tmp_path_factory.mktemp("ward")

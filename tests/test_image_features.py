@@ -263,7 +263,7 @@ def test_images_are_read_ahead_unless_the_model_must_encode_them(tmp_path):
 
     def read(reader):
         model = SimpleNamespace(head_weight=torch.zeros(1))
-        _, ((batch, _, _),) = Forward(model, None, 1, images=reader).collate([pair])
+        (batch,) = Forward(model, None, 1, images=reader).collate([pair]).batches
         return batch.images
 
     def processor(images):

@@ -17,7 +17,8 @@ from mint import scripts
 ROOT = Path(mint.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PUBLIC = {
-    "mint.data.batch": ["encode_pairs", "make_batches"],
+    "mint.data.batch": ["make_batches"],
+    "mint.data.encode": ["encode_pairs"],
     "mint.data.chat": ["load_tokenizer"],
     "mint.data.preferences": ["read_preferences"],
     "mint.errors": ["InputError"],

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from benchmarks import rejected_lists
+from mint import processes
 from mint.data.preferences import read_preferences
-from mint.demo import arms, scarce
+from mint.demo import scarce
 from mint.teachers import findings_teacher
 from tests.demo.test_arms import InThisProcess
 
@@ -20,7 +21,7 @@ ROWS = {
 
 @pytest.fixture
 def small(monkeypatch, few_resamples):
-    monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
     for name, value in (("UNDIAGNOSED", 20), ("READ", (40, 11))):
         monkeypatch.setattr(scarce, name, value)
     for name, value in (

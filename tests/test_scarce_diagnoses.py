@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import scarce_diagnoses
 from benchmarks.scarce_diagnoses import run_studies
+from mint import processes
 from mint.data.preferences import read_preferences
 from mint.demo import arms, scarce
 from mint.errors import InputError
@@ -28,7 +29,7 @@ def small(monkeypatch, few_resamples):
 
 
 def test_the_experiment_writes_tables_and_a_curve_and_does_nothing_twice(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
     out = tmp_path / "scarce"
     tables = run_studies(argparse.Namespace(out=str(out), diagnosed=[60], seeds=1))
     assert tables.startswith("60 diagnosed patients\n\n| | top-1 |")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mint.data.encoded import EncodedPair
+from mint.data.encode import EncodedPair
 from mint.data.packing import divide, pack
 from mint.ops.transfer import upload
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mint.data.batch import ROW_STEP
-from mint.data.encoded import EncodedPair
+from mint.data.encode import EncodedPair
 from mint.data.packing import choose_lengths, divide
 
 ROW_MULTIPLE = 128  # FlexAttention's block size: static row lengths are a multiple of it

@@ -6,8 +6,9 @@ import signal
 import pytest
 
 import train
+from mint import processes
 from mint.config import TrainConfig
-from mint.demo import arms, disease_demo, scarce, stages
+from mint.demo import disease_demo, scarce, stages
 from mint.demo.cache import cache_folder
 from mint.errors import Stopped
 from mint.teachers import findings_teacher
@@ -19,7 +20,7 @@ STUDENTS = ["student before", "student after"]
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(arms, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setattr(disease_demo, "DIAGNOSED", 60)
     monkeypatch.setattr(disease_demo, "FACES", 40)
     monkeypatch.setattr(disease_demo, "UNSEEN", 10)

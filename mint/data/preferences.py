@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mint.data.records import json_lines, parse_rows
+from mint.data.records import json_lines, parquet_rows, parse_rows
 from mint.data.spans import TAG, Answer
 from mint.errors import InputError
 from mint.files import file_aside, parse_json
@@ -98,20 +98,8 @@ def image_names(record: Mapping) -> tuple[str, ...]:
 def _lines(path: Path) -> Iterator[tuple[int, bytes | dict]]:
     """(line number, content) of every line that is not blank; Parquet rows come as dictionaries."""
     if path.suffix == ".parquet":
-        return _parquet_rows(path)
+        return parquet_rows(path)
     return json_lines(path)
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise InputError(f"{path}: Parquet needs pyarrow (pip install pyarrow), or convert it to .jsonl") from None
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    return enumerate(rows, 1)
 
 
 def parse_record(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import lzma
 import os
 import zlib
@@ -24,6 +25,7 @@ from mint.errors import FileProblems, InputError
 PACKINGS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 UNPACKED, RATIO = 256_000_000, 100  # a file unpacks to at most so many bytes, or to so many times its own, if more
 WHOLE_LIMIT = 8_000_000_000  # bytes of a file that is read as a whole
+PARQUET_ROWS = 256  # that are unpacked at a time
 LINE_LIMIT = 50_000_000  # bytes of a line of JSON Lines
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 Row = TypeVar("Row")
@@ -130,6 +132,31 @@ def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise InputError(f"{path}:{number}: the line has more than {LINE_LIMIT:,} bytes; is it JSON Lines?")
         if line.strip():
             yield number, line
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """(number, row) of the rows of a Parquet file.
+
+    Raises InputError without pyarrow, for a file that cannot be read, and for one that unpacks to more than
+    :func:`open_unpacked` allows; equal values are stored once, so a few kilobytes can hold gigabytes.
+    """
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise InputError(f"{path}: Parquet needs pyarrow (pip install pyarrow), or convert it to .jsonl") from None
+    try:
+        file, limit = parquet.ParquetFile(path), max(UNPACKED, RATIO * path.stat().st_size)
+        groups = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
+        unpacked, numbers = max(groups, default=0), itertools.count(1)  # a group's columns are unpacked together
+        for batch in file.iter_batches(PARQUET_ROWS) if unpacked <= limit else ():
+            if (unpacked := unpacked + batch.nbytes) > limit:
+                break
+            for row in batch.to_pylist():
+                yield next(numbers), row
+    except (OSError, ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if unpacked > limit:
+        raise InputError(f"{path} unpacks to more than {limit:,} bytes, which is not read; convert it to .jsonl")
 
 
 def parse_rows(

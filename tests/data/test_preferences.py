@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mint.data import records as data_records
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.data.spans import Answer
 from mint.errors import FileProblems, InputError
@@ -119,6 +120,22 @@ def test_parquet_reads_as_json_lines_do(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match="pairs.parquet cannot be read"):
         read_preferences(path)
+
+
+@pytest.mark.parametrize("row_groups", [100, 100_000])
+def test_a_parquet_file_that_expands_is_not_read(tmp_path, monkeypatch, row_groups):
+    """The same long answer in every row is stored once."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(data_records, "UNPACKED", 1_000_000)
+    path = tmp_path / "pairs.parquet"
+    rows = [{**GOOD, "prompt": "long " * 1000, "id": str(i)} for i in range(3000)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=row_groups)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(InputError, match="unpacks to more than"):
+        read_preferences(path)
+    monkeypatch.setattr(data_records, "UNPACKED", 100_000_000)
+    assert [record.line for record in read_preferences(path)] == list(range(1, 3001))
 
 
 def test_parquet_without_pyarrow_says_what_to_do(tmp_path, monkeypatch):

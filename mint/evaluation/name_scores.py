@@ -5,6 +5,7 @@ The spelling is that of ``ListGrammar``, the tokens that the tokenizer itself gi
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from mint.evaluation.metrics import normalize
 from mint.models.llama import CausalLM, KeyValueCache
 from mint.progress import Progress
 
-NAMES = 16  # run at a time
+TOKENS, AHEAD = 64, 4  # read at a time, about; of one name
 
 Known = dict[tuple[int, ...], np.ndarray]  # front of a name -> [V] log-probabilities of what follows it
 
@@ -95,64 +96,110 @@ def _shared(lines: Sequence[list[int]]) -> int:
 def _score_names(model: CausalLM, prompt: list[int], paths: Sequence[Sequence[_Path]], top: int) -> Tensor:
     """[names] log-probabilities of each name, written in any of its ``paths``, after the prompt; see rank_names.
 
-    A name is no likelier than the tokens at its front that are known. The names with the highest bounds are run next,
-    one for each known front: that tells what may follow the fronts it shares with others, and bounds these too.
+    A name is no likelier than the tokens at its front that are known, so the likeliest fronts are read on first.
     """
-    device = model.head_weight.device
-    cache = KeyValueCache(model.config, 1, len(prompt), model.head_weight)
-    positions = torch.arange(len(prompt), device=device).unsqueeze(0)
-    last = model.forward_cached(torch.tensor([prompt], device=device), positions, cache)[:, -1]
-    known: Known = {(): _log_softmax(model, last)[0]}
+    fronts = _Fronts(model, prompt)
+    names = [[_Progress(path) for path in ways] for ways in paths]
+    scores = np.full(len(names), -np.inf)
+    open_names = [(0.0, place) for place in range(len(names))]  # a heap: the likeliest first, by the sign
+    best: list[float] = []  # the ``top`` best scores so far, a heap
     while True:
-        found = [[_bound(path, known) for path in ways] for ways in paths]
-        bounds = np.array([np.logaddexp.reduce([bound for bound, _ in ways]) for ways in found])
-        complete = np.array([all(depth is None for _, depth in ways) for ways in found])
-        scores = np.where(complete, bounds, -np.inf)
-        least = np.sort(scores)[-top] if top <= len(scores) else -np.inf
-        open_names = [i for i in np.argsort(-bounds, kind="stable") if not complete[i] and bounds[i] > least]
-        if not open_names:
+        waiting = []
+        while open_names and fronts.room > 0 and not (len(best) == top and -open_names[0][0] <= best[0]):
+            before, place = heapq.heappop(open_names)
+            bound = np.logaddexp.reduce([way.advance(fronts.known) for way in names[place]])
+            if all(way.complete for way in names[place]):
+                scores[place] = bound
+                (heapq.heappush if len(best) < top else heapq.heappushpop)(best, bound)
+            elif bound < -before:  # others may be likelier now
+                heapq.heappush(open_names, (-bound, place))
+            else:
+                waiting.append((-bound, place))
+                for way in names[place]:
+                    fronts.ask(way)
+        if not waiting:
             return torch.from_numpy(scores).float()
-        fronts: dict[tuple[int, ...], list[int]] = {}
-        for path, (_, depth) in ((p, f) for i in open_names for p, f in zip(paths[i], found[i], strict=True)):
-            if depth is not None:
-                fronts.setdefault(tuple(path.ids[:depth]), path.ids)
-        _run(model, cache, list(fronts.values())[:NAMES], known)
+        fronts.read()
+        for item in waiting:
+            heapq.heappush(open_names, item)
 
 
-def _bound(path: _Path, known: Known) -> tuple[float, int | None]:
-    """(the log-probability of the path's front that is known, its length; None where all of the path is known)."""
-    total = 0.0
-    for depth, token in enumerate(path.ids):
-        if (after := known.get(tuple(path.ids[:depth]))) is None:
-            return total, depth
-        total += after[token]
-    if not path.ends:
-        return total, None
-    if (after := known.get(tuple(path.ids))) is None:
-        return total, len(path.ids)
-    return total + np.logaddexp.reduce(after[path.ends]), None
+class _Progress:
+    """How far a path is known. total: the log-probability of its first ``depth`` tokens, at last with what ends it."""
+
+    def __init__(self, path: _Path):
+        self.path, self.total, self.depth, self.complete = path, 0.0, 0, False
+
+    def advance(self, known: Known) -> float:
+        """Goes as far as the known fronts allow; returns ``total``."""
+        ids, ends = self.path
+        while not self.complete:
+            if self.depth == len(ids) and not ends:
+                self.complete = True
+            elif (after := known.get(tuple(ids[: self.depth]))) is None:
+                break
+            elif self.depth < len(ids):
+                self.total += after[ids[self.depth]]
+                self.depth += 1
+            else:
+                self.total += np.logaddexp.reduce(after[ends])
+                self.complete = True
+        return self.total
 
 
-def _run(model: CausalLM, once: KeyValueCache, lines: Sequence[list[int]], known: Known) -> None:
-    """Adds what follows every front of the lines to ``known``. once: keys and values of the prompt."""
-    longest = max(map(len, lines))
-    tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids in lines], device=model.head_weight.device)
-    places = torch.arange(once.length, once.length + longest, device=tokens.device).expand(len(lines), -1)
-    after = model.forward_cached(tokens, places, _copy(once, model, len(lines), once.length + longest))
-    fronts = {tuple(ids[: i + 1]): (row, i) for row, ids in enumerate(lines) for i in range(len(ids))}
-    rows, columns = zip(*fronts.values(), strict=True)
-    known |= zip(fronts, _log_softmax(model, after[list(rows), list(columns)]), strict=True)
+class _Fronts:
+    """The fronts of names that the model has read after a prompt, as a tree: each token once, whatever follows it.
+
+    known: what follows each front.
+    """
+
+    def __init__(self, model: CausalLM, prompt: list[int]):
+        device = model.head_weight.device
+        self.model, self.start = model, len(prompt)
+        self.cache = KeyValueCache(model.config, 1, len(prompt), model.head_weight)
+        positions = torch.arange(len(prompt), device=device).unsqueeze(0)
+        last = model.forward_cached(torch.tensor([prompt], device=device), positions, self.cache)[:, -1]
+        self.known: Known = {(): _log_softmax(model, last)[0]}
+        self._slots: dict[tuple[int, ...], int] = {}  # of the last token of each front
+        self._new: dict[tuple[int, ...], int] = {}
+
+    @property
+    def room(self) -> int:
+        """How many tokens more may be asked for before they are read."""
+        return TOKENS - len(self._new)
+
+    def ask(self, way: _Progress) -> None:
+        """Asks for the next ``AHEAD`` tokens of a path, from the first that is not known."""
+        ids, ends = way.path
+        last = len(ids) if ends else len(ids) - 1
+        for end in range(max(1, way.depth), min(way.depth + AHEAD - 1, last) + 1) if not way.complete else ():
+            if (front := tuple(ids[:end])) not in self._slots and front not in self._new:
+                self._new[front] = self.start + len(self._slots) + len(self._new)
+
+    def read(self) -> None:
+        """Reads what was asked for."""
+        device, fronts = self.model.head_weight.device, list(self._new)
+        self._slots |= self._new
+        used = self.start + len(self._slots)
+        if used > self.cache.length:
+            self.cache.extend(max(used, 2 * self.cache.length))
+        self.cache.used = used
+        mask = torch.zeros(len(fronts), used, dtype=torch.bool)
+        mask[:, : self.start] = True
+        for row, front in enumerate(fronts):
+            mask[row, [self._slots[front[:end]] for end in range(1, len(front) + 1)]] = True
+        tokens = torch.tensor([[front[-1] for front in fronts]], device=device)
+        positions = torch.tensor([[self.start + len(front) - 1 for front in fronts]])
+        if (window := self.model.config.sliding_window) is not None:
+            depths = torch.tensor([*range(self.start), *(self.start + len(front) - 1 for front in self._slots)])
+            mask &= positions[0, :, None] - depths < window
+        slots = torch.tensor([list(self._new.values())], device=device)
+        tree = slots, mask.unsqueeze(0).to(device)
+        after = self.model.forward_cached(tokens, positions.to(device), self.cache, tree=tree)[0]
+        self.known |= zip(fronts, _log_softmax(self.model, after), strict=True)
+        self._new = {}
 
 
 def _log_softmax(model: CausalLM, hidden: Tensor) -> np.ndarray:
     """[N, V] log-probabilities of the next token after final states [N, H]."""
     return model.logits(hidden).float().log_softmax(-1).cpu().numpy()
-
-
-def _copy(once: KeyValueCache, model: CausalLM, rows: int, slots: int) -> KeyValueCache:
-    """The prompt's cache for many rows, with room after it."""
-    cache = KeyValueCache(model.config, rows, slots, model.head_weight)
-    for target, source in zip(cache.layers, once.layers, strict=True):
-        for wide, narrow in zip(target, source, strict=True):
-            wide[:, :, : once.length] = narrow
-    return cache

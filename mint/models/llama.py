@@ -70,6 +70,12 @@ class KeyValueCache:
         for tensor in (x for layer in self.layers for x in layer):
             torch._dynamo.mark_static_address(tensor)
 
+    def extend(self, length: int) -> None:
+        """Makes room for ``length`` slots; those in use keep theirs."""
+        room = (0, 0, 0, length - self.length)  # after the slots
+        self.layers = [(F.pad(keys, room), F.pad(values, room)) for keys, values in self.layers]
+        self.length = length
+
     def keep(self, rows: Tensor) -> None:
         """Keeps only some rows, [N] indices, which take the places 0 to N - 1; one may be taken several times."""
         self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
@@ -275,13 +281,25 @@ class CausalLM(Pretrained):
         return self._run(x, batch.positions, mask, rotary, vision=vision)
 
     def forward_cached(
-        self, tokens: Tensor, positions: Tensor, cache: KeyValueCache, images: dict[str, Tensor] | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: KeyValueCache,
+        images: dict[str, Tensor] | None = None,
+        tree: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """[B, T, H] of new tokens at ``positions`` [B, T], after the tokens in ``cache``, which is updated."""
-        slots = torch.arange(cache.used, device=tokens.device)
-        mask = slots <= positions[:, :, None]
-        if self.config.sliding_window is not None:
-            mask &= positions[:, :, None] - slots < self.config.sliding_window
+        """[B, T, H] of new tokens at ``positions`` [B, T], after the tokens in ``cache``, which is updated.
+
+        tree: for tokens that continue different ones: the slots [B, T] of the cache that they take (by default their
+        positions), and [B, T, used] bool, the slots that each attends to.
+        """
+        if tree is None:
+            slots = torch.arange(cache.used, device=tokens.device)
+            places, mask = positions, slots <= positions[:, :, None]
+            if self.config.sliding_window is not None:
+                mask &= positions[:, :, None] - slots < self.config.sliding_window
+        else:
+            places, mask = tree
         images = self.encode_images(images)
         # an answer holds no image: nothing to look for, and on a GPU to wait for
         x = self.decoder.embed_tokens(tokens) if cache.begun else self.embed(tokens, images)
@@ -290,7 +308,7 @@ class CausalLM(Pretrained):
         if images is not None:
             rotary = self.rotary_positions(tokens, positions, images)
             cache.shift = None if rotary is positions else (rotary[:, :, -1:] - positions[:, -1:]).amax(0)
-        hidden = self._run(x, positions, mask.unsqueeze(1), rotary, cache, vision)
+        hidden = self._run(x, places, mask.unsqueeze(1), rotary, cache, vision)
         cache.vision = vision.last() if isinstance(vision, CrossAttentionInputs) else None
         cache.begun = True
         return hidden

@@ -1,6 +1,7 @@
 """Answers held to known names, whatever the model; ranking of names against the uncached model."""
 
 import copy
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -93,10 +94,15 @@ def test_greedy_among_what_is_allowed(setting):
     assert parse_list(answer)[0] == state.listed[0]
 
 
-@pytest.mark.parametrize("header, names, count", [(HEADER, [*NAMES[:5], *AWKWARD[:3]], 2), ("Likely", NAMES[:2], 1)])
-def test_names_are_ranked_by_their_probability(setting, header, names, count):
+@pytest.mark.parametrize(
+    "header, names, count, window",
+    [(HEADER, [*NAMES[:5], *AWKWARD[:3]], 2, None), ("Likely", NAMES[:2], 1, None), (HEADER, NAMES[:4], 1, 6)],
+)
+def test_names_are_ranked_by_their_probability(setting, header, names, count, window):
     """p(name) = p(name, then another line) + p(name, then the end), by whole answers without a cache, in float64."""
     model, tokenizer = setting
+    model = copy.deepcopy(model)
+    model.config = dataclasses.replace(model.config, sliding_window=window)
     scores = rank_names(model, tokenizer, PROMPTS[:count], names, top=len(names), header=header)
     grammar = ListGrammar(tokenizer, names, header=header)
     shared = next(i for i in range(99) if len({tuple(ids[: i + 1]) for ids in grammar.first}) > 1)
@@ -124,7 +130,8 @@ def test_names_that_cannot_be_among_the_best_are_not_asked_for(setting, monkeypa
     model = taught(model, tokenizer, NAMES[:2])
     names = [*AWKWARD, *NAMES]
     complete = rank_names(model, tokenizer, PROMPTS[:2], names, top=len(names))
-    monkeypatch.setattr(name_scores, "NAMES", 3)
+    monkeypatch.setattr(name_scores, "TOKENS", 3)
+    monkeypatch.setattr(name_scores, "AHEAD", 2)
     best = rank_names(model, tokenizer, PROMPTS[:2], names, top=2)
     assert complete.isfinite().all()
     assert best.isneginf().any(1).all()

@@ -3,7 +3,7 @@
     python -m benchmarks.campaign --out DIR [--inputs 100000] [--seed 0]
 
 Every kind of fault (``benchmarks.faults``) and every reader (``benchmarks.fuzz``) is a part, whose table is a file in
-``DIR``. Parts that are there are not run again. The parts run one after the other; about two hours of a core. Exits
+``DIR``. Parts that are there are not run again. The parts run one after the other; about an hour of a core. Exits
 with status 1 if a part found a problem.
 """
 
@@ -33,7 +33,7 @@ def run_campaign(args: argparse.Namespace) -> str:
 
     Raises InputError if a part found a problem, after all have run.
     """
-    out, share = Path(args.out), max(1, args.inputs // len(READERS))
+    out, share = Path(args.out), -(-args.inputs // len(READERS))
     seed = ["--seed", str(args.seed)]
     parts = {
         "faults": {name: [f"--{name}", str(count), *seed] for name, (_, count, _) in TRIALS.items()},

@@ -87,11 +87,6 @@ class Batch:
     def pairs(self) -> int:
         return len(self.ids)
 
-    @property
-    def clean(self) -> Tensor:
-        """[N] bool: not a corrupted twin's."""
-        return self.pair < self.pairs
-
     def to(self, device: torch.device | str) -> Batch:
         """The batch on ``device``. Integers are transferred together, and nothing waits for the device.
 
@@ -247,6 +242,6 @@ def make_batches(
 
 def batch_count(pairs: Sequence[EncodedPair], batch_size: int, row_lengths: Sequence[int] = ()) -> int:
     """The number of batches that ``make_batches`` makes."""
-    if not pairs or not row_lengths:
+    if not row_lengths:
         return math.ceil(len(pairs) / batch_size)
     return len(divide([sum(pair.lengths) for pair in pairs], row_lengths[-1]))

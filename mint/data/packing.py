@@ -30,8 +30,11 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 def divide(lengths: Sequence[int], most: int) -> list[list[int]]:
     """As few groups as hold all indices, of lengths that sum to at most ``most`` and are about equal between groups.
 
-    The longest goes first, each to the group with the smallest sum. Raises ValueError if one is longer than ``most``.
+    The longest goes first, each to the group with the smallest sum. No lengths are no groups. Raises ValueError if one
+    is longer than ``most``.
     """
+    if not lengths:
+        return []
     if max(lengths) > most:
         raise ValueError(f"a pair of {max(lengths)} tokens does not fit a row of {most}")
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))

@@ -39,8 +39,7 @@ class Forward:
     micro-batch. shape: of its rows, arguments of :func:`mint.data.batch.make_batches`. prompt_targets: whether the
     prompt's tokens are predicted too. images: reads the images of a batch. autocast: dtype of the products, where it is
     not that of the weights. reference: the values of the reference, computed before; ``frozen`` is then at most its
-    head. lockstep:
-    every process computes as many micro-batches as the others, as FSDP needs.
+    head. lockstep: every process computes as many micro-batches as the others, as FSDP needs.
     """
 
     model: CausalLM

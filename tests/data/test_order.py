@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mint import parallel
-from mint.data.batch import EncodedPair, collate, make_batches
+from mint.data.batch import EncodedPair, batch_count, collate, make_batches
 from mint.data.order import PairOrder, batch_shape
 from mint.data.packing import choose_lengths, divide
 
@@ -91,6 +91,19 @@ def test_static_rows_have_little_padding(batch_size, grad_accum, processes, sigm
     assert {row for _, _, row in rows} <= {(1, length) for length in shape["row_lengths"]}
 
 
+def test_a_rare_long_pair_does_not_make_every_batch_long():
+    """Which may be one of the evaluation, or come later in a streamed file."""
+    pairs, held_out = pairs_of([100] * 40), pairs_of([100, 1000])
+    shape = batch_shape(pairs, held_out, PairOrder(40, 0), 2, 8, static=True, split_from=None, longest=5000)
+    assert shape == {"row_lengths": (256, 5120), "budget": 200}
+    later = pairs_of([100, 4000, 100, 100, 100])
+    for some, expected in ((pairs[:4], [256, 256]), (held_out, [256, 5120]), (later, [256, 256, 5120])):
+        batches = list(make_batches(some, 2, **shape))
+        assert [batch.tokens.shape[1] for batch in batches] == expected and batch_count(some, 2, **shape) == len(
+            batches
+        )
+
+
 def test_row_lengths_give_the_fewest_cells():
     """Against a search over all choices."""
     draw = random.Random(0)
@@ -117,8 +130,9 @@ def test_pairs_are_divided_into_few_groups_of_about_equal_length():
     sums = [sum(lengths[i] for i in group) for group in groups]
     assert sorted(i for group in groups for i in group) == list(range(50))
     assert max(sums) <= 300 and len(groups) == -(-sum(lengths) // 300) and max(sums) - min(sums) <= 10
+    assert divide([5, 9, 2], 8) == [[0, 2], [1]]
     with pytest.raises(ValueError, match="a pair of 9 tokens does not fit a row of 8"):
-        divide([5, 9], 8)
+        list(make_batches(pairs_of([5, 9]), 2, row_lengths=(8,)))
 
 
 def test_long_pairs_lie_in_one_row_with_little_padding():

@@ -283,7 +283,7 @@ def test_the_shape_of_compiled_batches_is_used(setting):
         patch.setattr("torch.nn.Module.compile", None)
         dry_run(settings(setting, loss="orpo", compile=True))
         dry_run(settings(setting, loss="orpo", device="cuda"))
-    assert shapes[0].keys() == shapes[1].keys() == {"row_lengths"}
+    assert shapes[0].keys() == shapes[1].keys() == {"row_lengths", "budget"}
     assert not any(length % 128 for length in shapes[1]["row_lengths"])
 
 

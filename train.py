@@ -179,7 +179,7 @@ def accumulate_gradients(
     """Gradients of one optimiser step, in micro-batches that add up to the gradient of one large batch.
 
     step_pairs: the pairs, or the micro-batches that were made of them. Several processes share the micro-batches; all
-    of them then have the gradients of the step. Returns the mean metrics and the number of tokens computed.
+    of them then have the gradients of the step. Returns the mean metrics and the number of tokens, of all processes.
     """
     from mint.training.means import MeanMetrics
 

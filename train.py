@@ -79,7 +79,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     data = setup.read_data(config, model, loss)
     optimizer = make_optimizer(model, config)
 
-    # The steps of the run, and the checkpoint it continues from.
+    # The steps of the run: they must be those of the checkpoint that it continues from, and of all processes.
     per_step = config.batch_size * config.grad_accum
     total = config.total_steps(len(data.pairs))
     record = make_record(config, dtype, data.pairs, total)
@@ -87,6 +87,11 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     for note in check_record(run.resumed, record) if run.resumed else []:
         print(note, file=sys.stderr)
     order = PairOrder(len(data.pairs), config.seed)
+
+    def pairs_of(step: int) -> StepPairs:
+        return StepPairs(data.pairs, order.step(step, per_step))
+
+    # The forward pass: the shape of its batches, its images, its reference.
     shape = setup.compile_and_shape(config, [model, frozen] if frozen else [model], data, order)
     images = image_reader(model, data.processor, config.image_features, run.path) if data.processor else None
     autocast = dtype if config.full and dtype == torch.bfloat16 else None
@@ -94,12 +99,11 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
     forward = Forward(
         model, loss, config.batch_size, frozen, shape, prompt_targets, images, autocast, lockstep=config.shard
     )
-    if config.cache_reference:
+    if config.cache_reference:  # before a checkpoint is loaded: of the model as training found it
         epoch = range(min(total, math.ceil(len(data.pairs) / per_step)))
-        pairs = [StepPairs(data.pairs, order.step(number, per_step)) for number in epoch]
-        forward = cache_reference(forward, data, pairs, run.path / "reference")
+        forward = cache_reference(forward, data, list(map(pairs_of, epoch)), run.path / "reference")
+
     step = first = load_checkpoint(run.resumed, model, optimizer) if run.resumed else 0
-    steps = (StepPairs(data.pairs, order.step(number, per_step)) for number in range(first, total))
     run.start(config, first, record)
     failures = 0
 
@@ -107,7 +111,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
         contextlib.closing(images) if images else contextlib.nullcontext(),
         open_tracker(config.track if parallel.is_main() else None, run.path, record["settings"]) as run.track,
         StopSignal() as stop,
-        computed_ahead(forward.collate, steps) as steps_ahead,
+        computed_ahead(forward.collate, map(pairs_of, range(first, total))) as batches,
         Progress(total=total, initial=first, desc=config.loss, unit="step") as progress,
     ):
         if first == 0 and loss.needs.rejected:
@@ -118,7 +122,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
         for step in range(first + 1, total + 1) if not stalled else ():
             started = time.perf_counter()
             lr = learning_rate(step - 1, total, config)
-            collated = next(steps_ahead)
+            collated = next(batches)
             parallel.seed_dropout(config.seed, step)
             metrics, tokens = accumulate_gradients(forward, collated)
             grad_norm = float(clip_gradients(model, config.max_grad_norm))
@@ -175,7 +179,7 @@ def accumulate_gradients(
     """Gradients of one optimiser step, in micro-batches that add up to the gradient of one large batch.
 
     step_pairs: the pairs, or the micro-batches that were made of them. Several processes share the micro-batches; all
-    of them then have the gradients of the step. Returns the mean metrics and the number of tokens computed.
+    of them then have the gradients of the step. Returns the mean metrics and the number of tokens, of all processes.
     """
     from mint.training.means import MeanMetrics
 

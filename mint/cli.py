@@ -112,13 +112,13 @@ def guard(job: Callable[[], object], several: bool = False) -> int:
         with parallel.processes(several):
             job()
     except InputError as error:
-        if parallel.speaks():
+        if parallel.reports_failure():
             print(f"error: {without_passwords(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         return _interrupted(stop)
     except Exception:
-        if parallel.speaks():
+        if parallel.reports_failure():
             raise
         return 1
     finally:
@@ -141,7 +141,7 @@ def users_umask() -> Iterator[None]:
 
 def _interrupted(stop: KeyboardInterrupt) -> int:
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-    if parallel.speaks():
+    if parallel.reports_failure():
         print(str(stop) or "interrupted", file=sys.stderr)
     return 128 + number
 

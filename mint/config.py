@@ -196,6 +196,8 @@ class TrainConfig:
             raise InputError("--quantize is for frozen weights below an adapter: leave out --quantize or --full")
         if self.quantize and self.dry_run:
             raise InputError("--dry-run does not know the size of quantised weights: leave out --quantize")
+        if self.shard and self.dry_run:
+            raise InputError("--dry-run estimates the memory of a process with the whole model: leave out --shard")
         if self.shard and self.full and self.adapter:
             raise InputError("--shard --full does not merge --adapter: merge it first, with python -m mint.merge")
         if self.shard and self.compile:

@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable)
 BUCKET_BYTES = 2**28  # of gradients that are summed at once
 PATIENCE = timedelta(hours=1)  # for the others at an exchange: the first process may sample or save meanwhile
 _rank, _size = 0, 1  # while processes are joined
-_speaks = True  # whether this process reports a failure of the command
+_reports_failure = True
 
 
 class Unreachable(InputError):
@@ -60,9 +60,9 @@ def _launched() -> bool:
     return names <= os.environ.keys() and int(os.environ["WORLD_SIZE"]) > 1
 
 
-def speaks() -> bool:
+def reports_failure() -> bool:
     """Whether this process reports why the command failed: the first that fails does, and no other."""
-    return _speaks
+    return _reports_failure
 
 
 @contextmanager
@@ -72,13 +72,13 @@ def processes(several: bool = True) -> Iterator[None]:
     Only the first process prints. several: whether the command can run in several processes. Raises InputError if it
     cannot, and if the others cannot be reached.
     """
-    global _rank, _size, _speaks
-    _speaks = True
+    global _rank, _size, _reports_failure
+    _reports_failure = True
     if not _launched():
         yield
         return
     if not several:
-        _speaks = started_first()
+        _reports_failure = started_first()
         raise InputError("this command runs in one process: start it without torchrun")
     store = _join()
     try:
@@ -90,9 +90,9 @@ def processes(several: bool = True) -> Iterator[None]:
             yield
         _leave()
     except BaseException:
-        _speaks = False
+        _reports_failure = False
         with suppress(Exception):  # the process that keeps the store may have ended
-            _speaks = store.add("failures", 1) == 1
+            _reports_failure = store.add("failures", 1) == 1
         raise
     finally:
         _rank, _size = 0, 1
@@ -100,7 +100,7 @@ def processes(several: bool = True) -> Iterator[None]:
 
 def _join():
     """Starts the process group; returns the store that all processes share."""
-    global _rank, _size, _speaks
+    global _rank, _size, _reports_failure
     import torch
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
@@ -110,7 +110,7 @@ def _join():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=_rank, world_size=_size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        _speaks, _rank, _size = started_first(), 0, 1
+        _reports_failure, _rank, _size = started_first(), 0, 1
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise InputError(f"the processes of torchrun cannot meet at {place}: {_first_line(error)}") from None
     return store

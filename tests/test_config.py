@@ -71,6 +71,7 @@ def test_settings_in_a_file_belong_to_its_loss(tmp_path, arguments, settings):
         (["--sample-every", "-1"], "--sample-every must be at least 0, not -1"),
         (["--steps", "0"], "--steps must be at least 1, not 0"),
         (["--epochs", "0"], "--epochs must be positive, not 0.0"),
+        (["--shard", "--dry-run"], "leave out --shard"),
     ],
 )
 def test_contradictions(flags, message):

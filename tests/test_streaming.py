@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811
 
+import gc
 import json
 import tracemalloc
 
@@ -10,9 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from mint.data.batch import EncodedPair
+from mint.config import TrainConfig
+from mint.data.encode import EncodedPair, EncodeReport
 from mint.data.preferences import write_jsonl
 from mint.data.streamed_pairs import SAMPLE, read_streamed
+from mint.flags import parse
+from mint.losses import load_loss
+from mint.models import load_model
+from mint.training import setup
 from tests.test_train import losses, records, run, setting, settings  # noqa: F401 (a fixture)
 
 
@@ -53,6 +59,17 @@ def test_a_long_pair_is_replaced_by_the_next(setting, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "6 records, of which 6 were encoded: 5 pairs; 1 dropped as longer than --max-length: case-2" in printed.out
     assert "pairs.jsonl:3: too long" in printed.err and "the next record takes its place" in printed.err
+
+
+def test_what_was_left_out_is_counted_in_the_sample_alone(setting, tmp_path):
+    """A report of all steps would grow with them."""
+    write_jsonl(tmp_path / "pairs.jsonl", records(6))
+    given = settings(setting, tmp_path / "run", "--max-length", "20", "--overlength", "truncate-prompt")
+    reader = setup._PairReader(parse(TrainConfig, given, ""), load_model(f"{setting}/model"), load_loss("orpo"))
+    pairs, report = reader.stream(f"{tmp_path}/pairs.jsonl")
+    again = [pair.id for _ in range(10) for pair in pairs]
+    kept = [each.truncated for each in gc.get_objects() if type(each) is EncodeReport and {*each.truncated} & {*again}]
+    assert len(report.truncated) == 6 and sorted(map(len, kept)) == [1, 6]
 
 
 def test_bad_lines_are_named_before_training(setting, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def encoded(setting, name="pairs.jsonl"):
     preferences = find_images(read_preferences(setting / name), setting / name)
     pairs, report = encode_pairs(preferences, load_tokenizer(setting / "model"), 200, slots=slots)
     return model, pairs, report
+
+
+def test_the_images_of_a_single_record_have_no_bar(setting, monkeypatch, capsys):
+    """Records are looked up one by one with --stream, while the bar of the steps is shown."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    preferences = read_preferences(setting / "pairs.jsonl")
+    capsys.readouterr()
+    assert find_images(preferences[:1], setting / "pairs.jsonl")[0].images == (f"{setting}/tiles/red.png",)
+    assert capsys.readouterr().err == ""
+    find_images(preferences, setting / "pairs.jsonl")
+    assert "images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", ["orpo", "dpo"])

@@ -87,11 +87,6 @@ class Batch:
     def pairs(self) -> int:
         return len(self.ids)
 
-    @property
-    def clean(self) -> Tensor:
-        """[N] bool: not a corrupted twin's."""
-        return self.pair < self.pairs
-
     def to(self, device: torch.device | str) -> Batch:
         """The batch on ``device``. Integers are transferred together, and nothing waits for the device.
 
@@ -228,25 +223,33 @@ def make_batches(
     rows: int | None = None,
     prompt_targets: bool = False,
     row_lengths: Sequence[int] = (),
+    budget: int = 0,
 ) -> Iterator[Batch]:
     """Every pair once, in the given order, ``batch_size`` pairs at a time; the arguments are those of ``collate``.
 
     row_lengths: ascending; then a batch is one row of one of these lengths, and the pairs are divided by their tokens
-    into as few batches as the longest row allows. Raises ValueError for a pair that with its twin is longer.
+    into as few batches as ``budget`` tokens (default: the longest row) allow, one with more alone. Raises ValueError
+    for a pair that with its twin is longer than the longest row.
     """
     if not row_lengths:
         for start in range(0, len(pairs), batch_size):
             yield collate(pairs[start : start + batch_size], row_length, rows, prompt_targets)
         return
     lengths = [sum(pair.lengths) for pair in pairs]
-    for group in divide(lengths, row_lengths[-1]):
+    for group in divide(lengths, budget or row_lengths[-1]):
         total = sum(lengths[i] for i in group)
-        shortest = next(length for length in row_lengths if total <= length)
+        shortest = next((length for length in row_lengths if total <= length), row_lengths[-1])
         yield collate([pairs[i] for i in group], shortest, 1, prompt_targets)
 
 
-def batch_count(pairs: Sequence[EncodedPair], batch_size: int, row_lengths: Sequence[int] = ()) -> int:
+def batch_count(
+    pairs: Sequence[EncodedPair],
+    batch_size: int,
+    rows: int | None = None,
+    row_lengths: Sequence[int] = (),
+    budget: int = 0,
+) -> int:
     """The number of batches that ``make_batches`` makes."""
-    if not pairs or not row_lengths:
+    if not row_lengths:
         return math.ceil(len(pairs) / batch_size)
-    return len(divide([sum(pair.lengths) for pair in pairs], row_lengths[-1]))
+    return len(divide([sum(pair.lengths) for pair in pairs], budget or row_lengths[-1]))

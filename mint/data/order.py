@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from mint import parallel
 from mint.data.batch import ROW_STEP
 from mint.data.encode import EncodedPair
 from mint.data.packing import choose_lengths, divide
@@ -86,9 +87,10 @@ def batch_shape(
 ) -> dict[str, Any]:
     """The shape of all batches of a run, as arguments of :func:`mint.data.batch.make_batches`.
 
-    order: of ``pairs``, in steps of ``per_step``. static: every batch is one row of one of at most four
-    lengths, each of which is compiled once, and the pairs of a step are divided by their tokens. The longest row holds
-    ``FITTING`` of all batches of ``batch_size`` pairs, and every pair with its twin. split_from: mean length from which
+    order: of ``pairs``, in steps of ``per_step``. static: every batch is one row of one of at most four lengths, each
+    of which is compiled once, and a process's pairs of a step are divided by their tokens. They fill rows that hold
+    ``FITTING`` of all batches of ``batch_size`` pairs, and every pair with its twin; the longest row holds every pair
+    of an evaluation too. split_from: mean length from which
     pairs share one row per batch with hardly any padding, where attention skips masked blocks; None where it does not.
     longest: tokens of a pair with its twin, at most, where ``pairs`` are only some of the run's.
     """
@@ -101,8 +103,10 @@ def batch_shape(
         for size in (batch_size, per_step)
     )
     fitting = batches.sum(1).double().quantile(FITTING, interpolation="higher")
-    budget = max(*own, *others, int(fitting), longest)
-    totals = [budget]
-    for lengths in steps.tolist():
-        totals += [sum(lengths[i] for i in group) for group in divide(lengths, budget)]
-    return {"row_lengths": choose_lengths(totals, ROW_MULTIPLE if split_from is None else ROW_STEP)}
+    budget = max(*own, int(fitting))
+    totals = [budget, max(budget, longest, *others)]
+    for step in steps.tolist():
+        for rank in range(parallel.size()):
+            lengths = parallel.part(step, batch_size, rank)
+            totals += [sum(lengths[i] for i in group) for group in divide(lengths, budget)]
+    return {"row_lengths": choose_lengths(totals, ROW_MULTIPLE if split_from is None else ROW_STEP), "budget": budget}

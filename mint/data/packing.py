@@ -30,19 +30,19 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 def divide(lengths: Sequence[int], most: int) -> list[list[int]]:
     """As few groups as hold all indices, of lengths that sum to at most ``most`` and are about equal between groups.
 
-    The longest goes first, each to the group with the smallest sum. Raises ValueError if one is longer than ``most``.
+    The longest goes first, each to the group with the smallest sum. One that is longer than ``most`` is a group alone.
     """
-    if max(lengths) > most:
-        raise ValueError(f"a pair of {max(lengths)} tokens does not fit a row of {most}")
-    longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    for count in range(math.ceil(sum(lengths) / most), len(lengths) + 1):
-        groups: list[tuple[int, int, list[int]]] = [(0, number, []) for number in range(count)]  # sum, number, members
+    alone = [[index] for index, length in enumerate(lengths) if length > most]
+    longest_first = sorted((i for i, n in enumerate(lengths) if n <= most), key=lambda i: (-lengths[i], i))
+    groups: list[tuple[int, int, list[int]]] = []  # sum, number, members
+    for count in range(math.ceil(sum(lengths[i] for i in longest_first) / most), len(longest_first) + 1):
+        groups = [(0, number, []) for number in range(count)]
         for index in longest_first:
             total, number, members = groups[0]
             heapq.heapreplace(groups, (total + lengths[index], number, [*members, index]))
-        if max(groups)[0] <= most:
+        if max(groups, default=(0,))[0] <= most:
             break
-    return [sorted(members) for _, _, members in sorted(groups, key=lambda group: group[1])]
+    return [sorted(members) for _, _, members in sorted(groups, key=lambda group: group[1])] + alone
 
 
 def choose_lengths(totals: Sequence[int], multiple: int, most: int = ROW_LENGTHS) -> tuple[int, ...]:

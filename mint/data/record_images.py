@@ -56,7 +56,7 @@ def find_images(
     names = dict.fromkeys(name for one in preferences for name in (*one.images, *one.corrupted_images))
     paths: dict[str, str] = {}
     wrong: dict[str, str] = {}
-    for name in Progress(names, desc="images", unit="image", leave=False):
+    for name in Progress(names, desc="images", unit="image", leave=False, show=len(preferences) > 1):
         try:
             paths[name] = str(find_image(root, name, anywhere))
             open_image(paths[name])

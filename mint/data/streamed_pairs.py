@@ -10,7 +10,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from mint.data.batch import EncodedPair
+from mint import parallel
+from mint.data.encode import EncodedPair
 from mint.data.line_index import LineIndex, index_lines
 from mint.data.preferences import Preference, check_fields, identify_record, parse_record
 from mint.errors import InputError
@@ -25,8 +26,7 @@ class StreamedPairs(Sequence[EncodedPair]):
     """The pairs of the records of a file, in its order.
 
     A record that ``encode`` leaves out is replaced by the next that it keeps, since all lengths are known only when all
-    records are encoded; a warning counts them. sample: the pairs of ``sampled``
-    records, evenly spaced.
+    records are encoded; a warning counts them. sample: the pairs of ``sampled`` records, evenly spaced.
     """
 
     def __init__(self, index: LineIndex, parse: Callable[[bytes, int], Preference], encode: Encode):
@@ -67,10 +67,10 @@ class StreamedPairs(Sequence[EncodedPair]):
         self._left_out.add(place)
         count = len(self._left_out)
         if count in (1, 10, 100, 1000) or count % 10_000 == 0:
-            line = self._index.numbers[place]
+            line, here = self._index.numbers[place], " in this process" * (parallel.size() > 1)
             print(
                 f"warning: {self._index.path}:{line}: too long, or without a span; the next record takes its place "
-                f"({count} such records so far)",
+                f"({count} such records so far{here})",
                 file=sys.stderr,
             )
 

@@ -350,7 +350,10 @@ class CausalLM(Pretrained):
                 inputs = (x, vision, cache)
             else:  # cross-attention without images
                 continue
-            x = run_layer(layer, *inputs, recompute=cache is None and self.gradient_checkpointing)
+            if cache is None:
+                x = run_layer(layer, *inputs, recompute=self.gradient_checkpointing)
+            else:  # not compiled: each token of an answer would be a shape of its own
+                x = layer.forward(*inputs)
             if isinstance(vision, DeepStackFeatures) and number < len(vision.features):
                 x = x.index_put(vision.places, vision.features[number].to(x.dtype), accumulate=True)
         return self.decoder.norm(x)
@@ -368,7 +371,7 @@ class CausalLM(Pretrained):
     def compile_blocks(self, **options) -> None:
         """Compiles every decoder layer in place, once for every shape of a batch; layers share their compiled code.
 
-        options: as for ``torch.compile``.
+        Decoding calls the layers as they are. options: as for ``torch.compile``.
         """
         self.compiled = True
         for layer in self.decoder.layers:

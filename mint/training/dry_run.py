@@ -68,8 +68,7 @@ def dry_run(config: TrainConfig) -> StepTrace:
     packing = measure_packing(forward, [[data.pairs[i] for i in step] for step in steps])
     print(f"optimiser steps: {total}, of {per_step} pairs and {packing.tokens / packing.steps:,.0f} tokens\n{packing}")
     first, _, _ = next(forward.micro_batches(packing.first))
-    in_first = [pair for pair in packing.first if pair.id in first.ids]
-    print(describe_batch(first, in_first, data.tokenizer))
+    print(describe_batch(first, data.tokenizer))
     try:
         optimizer = make_optimizer(model, config)
         trace = trace_step(forward, packing.largest, optimizer, config.max_grad_norm, device.type == "cuda")
@@ -192,25 +191,25 @@ def measure_packing(forward: Forward, steps: Sequence[Sequence[EncodedPair]]) ->
     return Packing(len(shapes), len(steps), tokens, cells, *ends, steps[0], largest)
 
 
-def describe_batch(batch: Batch, pairs: Sequence[EncodedPair], tokenizer: ChatTokenizer) -> str:
-    """The rows of a batch of ``pairs`` as numbers, and with ``--show-text`` the pairs as the model reads them."""
+def describe_batch(batch: Batch, tokenizer: ChatTokenizer) -> str:
+    """The rows of a batch as numbers, and with ``--show-text`` its pairs as the model reads them."""
     lines = [f"first batch: {len(batch.tokens)} {_row_word(len(batch.tokens))} of {batch.tokens.shape[1]:,} cells"]
     for number, row in enumerate(batch.segments[:SHOWN_ROWS], 1):
-        parts = [_describe_pair(batch, pairs, int(index)) for index in (row[row >= 0] // 3).unique_consecutive()]
+        parts = [_describe_pair(batch, int(index)) for index in (row[row >= 0] // 3).unique_consecutive()]
         lines.append(f"  row {number}: {'; '.join([*parts, f'padding {int((row < 0).sum())}'])}")
     if len(batch.segments) > SHOWN_ROWS:
         lines.append(f"  and {len(batch.segments) - SHOWN_ROWS} more")
     if shows_text():
         colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        lines += [render_pair(pair, tokenizer, colours) for pair in pairs]
+        lines += [render_pair(pair, tokenizer, colours) for pair in batch.records]
     return "\n".join(lines)
 
 
-def _describe_pair(batch: Batch, pairs: Sequence[EncodedPair], index: int) -> str:
-    name, pair = batch.ids[index % batch.pairs], pairs[index % batch.pairs]
+def _describe_pair(batch: Batch, index: int) -> str:
+    pair = batch.records[index if index < batch.pairs else int(batch.twins[index - batch.pairs])]
+    name = pair.id
     if index >= batch.pairs:
-        place = int(batch.twins[index - batch.pairs])
-        name, pair = f"{batch.ids[place]} with corrupted images", pairs[place].twin or pairs[place]
+        name, pair = f"{name} with corrupted images", pair.twin or pair
     images = pair.prompt.count(pair.image_token)
     marked = [f"{sum(span)} in spans" if span else "" for span in (pair.chosen_span, pair.rejected_span)]
     roles = [f"prompt {len(pair.prompt)}" + (f" ({images} of images)" if images else "")]

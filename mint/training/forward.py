@@ -39,8 +39,7 @@ class Forward:
     micro-batch. shape: of its rows, arguments of :func:`mint.data.batch.make_batches`. prompt_targets: whether the
     prompt's tokens are predicted too. images: reads the images of a batch. autocast: dtype of the products, where it is
     not that of the weights. reference: the values of the reference, computed before; ``frozen`` is then at most its
-    head. lockstep:
-    every process computes as many micro-batches as the others, as FSDP needs.
+    head. lockstep: every process computes as many micro-batches as the others, as FSDP needs.
     """
 
     model: CausalLM
@@ -115,7 +114,7 @@ class Forward:
         if parallel.size() == 1:
             return tokens_per_pair(own, self.prompt_targets), 0
         means = tokens_per_pair(own, self.prompt_targets) if own else {}
-        count = batch_count(own, self.batch_size, self.shape.get("row_lengths", ())) if self.lockstep else 0
+        count = batch_count(own, self.batch_size, **self.shape) if self.lockstep else 0
         found = parallel.gather(({side: mean * len(own) for side, mean in means.items()}, count))
         sums = parallel.sum_metrics(counts for counts, _ in found)
         return {side: tokens / total for side, tokens in sums.items()}, max(most for _, most in found) - count

@@ -44,8 +44,7 @@ def cache_reference(forward: Forward, data: Data, steps: Sequence[Sequence[Encod
     for other in folder.glob("*") if parallel.is_main() else ():
         if other != place:
             shutil.rmtree(other, ignore_errors=True)
-    parallel.barrier()
-    store = ReferenceStore(place, forward.loss.needs)
+    store = _open(place, forward.loss.needs)
     groups = [*steps, data.eval_pairs]
     distinct = {store.key(pair): pair for pairs in groups for pair in pairs}
     missing = [pair for pair in distinct.values() if pair not in store]
@@ -58,10 +57,17 @@ def cache_reference(forward: Forward, data: Data, steps: Sequence[Sequence[Encod
         parallel.barrier()  # no process writes before all have looked
         fill(store, forward, groups)
         parallel.barrier()
-        store = ReferenceStore(place, forward.loss.needs)  # with what the others have computed
+        store = _open(place, forward.loss.needs)  # with what the others have computed
     else:
         print(f"reference cache: all pairs are in {place}")
     return replace(forward, reference=store, frozen=reference_head(forward))
+
+
+def _open(place: Path, wants: Needs) -> ReferenceStore:
+    """The store; the first process opens it before the others, since it deletes what is damaged or was left behind."""
+    store = ReferenceStore(place, wants) if parallel.is_main() else None
+    parallel.barrier()
+    return store or ReferenceStore(place, wants)
 
 
 def fill(store: ReferenceStore, forward: Forward, groups: Sequence[Sequence[EncodedPair]]) -> None:

@@ -232,9 +232,11 @@ class _PairReader:
 
     def stream(self, path: str) -> tuple[StreamedPairs, EncodeReport]:
         """The pairs of a file, read when they are asked for; the report is of the sample."""
-        encoder = PairEncoder(**self.encoding)
+        encoder, sampled = PairEncoder(**self.encoding), False
 
         def encode(record: Preference) -> EncodedPair | None:
+            if sampled:
+                encoder.report = EncodeReport()  # one of all steps would grow with them
             (record,) = self._prepare([record], path)
             if self.by_changes and not record.has_spans:
                 encoder.report.spanless.append(record.id)
@@ -245,7 +247,7 @@ class _PairReader:
 
         drop_spanless = self.needs.spans and not self.by_changes
         pairs = read_streamed(path, encode, self.needs.rejected, self.needs.fields, drop_spanless)
-        report, encoder.report = encoder.report, EncodeReport()
+        report, sampled = encoder.report, True
         report.kept = len(pairs.sample)
         return pairs, report
 

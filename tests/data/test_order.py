@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mint.data.batch import EncodedPair, collate, make_batches
+from mint import parallel
+from mint.data.batch import EncodedPair, batch_count, collate, make_batches
 from mint.data.order import PairOrder, batch_shape
 from mint.data.packing import choose_lengths, divide
 
@@ -49,9 +50,9 @@ def pairs_of(lengths, twins=()):
     return [replace(pair, twin=replace(pair, rejected=[])) if i in twins else pair for i, pair in enumerate(pairs)]
 
 
-def rows_of(pairs, shape, order, per_step, steps):
-    """(pairs, tokens, shape) of each batch of the run."""
-    batches = [make_batches([pairs[i] for i in order.step(s, per_step)], 1, **shape) for s in range(steps)]
+def rows_of(pairs, shape, parts):
+    """(pairs, tokens, shape) of each batch of the run. parts: the indices of the pairs of each step and process."""
+    batches = [make_batches([pairs[i] for i in part], 1, **shape) for part in parts]
     return [(batch.pairs, batch.token_total, batch.tokens.shape) for step in batches for batch in step]
 
 
@@ -66,7 +67,7 @@ def test_static_rows_hold_every_batch_of_the_run(batch_size, grad_accum, split_f
     lengths = shape["row_lengths"]
     assert 1 <= len(lengths) <= 4 and list(lengths) == sorted(set(lengths)) and not any(n % multiple for n in lengths)
     assert lengths[-1] >= 3000
-    rows = rows_of(pairs, shape, order, per_step, 30)
+    rows = rows_of(pairs, shape, [order.step(step, per_step) for step in range(30)])
     assert sum(count for count, _, _ in rows) == 30 * per_step
     for _, tokens, row in rows:
         assert row == (1, next(n for n in lengths if n >= tokens))
@@ -74,18 +75,33 @@ def test_static_rows_hold_every_batch_of_the_run(batch_size, grad_accum, split_f
 
 
 @pytest.mark.parametrize("sigma", [0.35, 0.6])
-@pytest.mark.parametrize(("batch_size", "grad_accum"), [(8, 1), (16, 2)])
-def test_static_rows_have_little_padding(batch_size, grad_accum, sigma):
+@pytest.mark.parametrize(("batch_size", "grad_accum", "processes"), [(8, 1, 1), (16, 2, 1), (8, 8, 4), (8, 8, 8)])
+def test_static_rows_have_little_padding(batch_size, grad_accum, processes, sigma, monkeypatch):
     """Log-normal lengths with a median of 700: at most 1.15 cells for each token, in hardly more passes than asked."""
+    monkeypatch.setattr(parallel, "_size", processes)
     normal = torch.randn(4000, generator=torch.Generator().manual_seed(1))
     pairs = pairs_of((700 * (sigma * normal).exp()).long().clamp(3, 4096).tolist())
     order, per_step = PairOrder(len(pairs), 0), batch_size * grad_accum
     shape = batch_shape(pairs, [], order, batch_size, per_step, static=True, split_from=None)
     steps = 800 // per_step
-    rows = rows_of(pairs, shape, order, per_step, steps)
+    own = [parallel.part(order.step(s, per_step), batch_size, rank) for s in range(steps) for rank in range(processes)]
+    rows = rows_of(pairs, shape, own)
     assert sum(row.numel() for _, _, row in rows) <= 1.15 * sum(tokens for _, tokens, _ in rows)
     assert len(rows) <= 1.1 * grad_accum * steps
     assert {row for _, _, row in rows} <= {(1, length) for length in shape["row_lengths"]}
+
+
+def test_a_rare_long_pair_does_not_make_every_batch_long():
+    """Which may be one of the evaluation, or come later in a streamed file."""
+    pairs, held_out = pairs_of([100] * 40), pairs_of([100, 1000])
+    shape = batch_shape(pairs, held_out, PairOrder(40, 0), 2, 8, static=True, split_from=None, longest=5000)
+    assert shape == {"row_lengths": (256, 5120), "budget": 200}
+    later = pairs_of([100, 4000, 100, 100, 100])
+    for some, expected in ((pairs[:4], [256, 256]), (held_out, [256, 5120]), (later, [256, 256, 5120])):
+        batches = list(make_batches(some, 2, **shape))
+        assert [batch.tokens.shape[1] for batch in batches] == expected and batch_count(some, 2, **shape) == len(
+            batches
+        )
 
 
 def test_row_lengths_give_the_fewest_cells():
@@ -108,13 +124,15 @@ def test_pairs_are_divided_into_few_groups_of_about_equal_length():
     assert divide([5, 9, 3, 7], 24) == [[0, 1, 2, 3]]
     assert divide([5, 9, 3, 7], 12) == [[1, 2], [0, 3]]
     assert divide([6, 6, 6], 11) == [[0], [1], [2]]
+    assert divide([], 11) == [] == list(make_batches([], 2, row_lengths=(8,)))  # a process without pairs
     lengths = [random.Random(n).randint(1, 90) for n in range(50)]
     groups = divide(lengths, 300)
     sums = [sum(lengths[i] for i in group) for group in groups]
     assert sorted(i for group in groups for i in group) == list(range(50))
     assert max(sums) <= 300 and len(groups) == -(-sum(lengths) // 300) and max(sums) - min(sums) <= 10
+    assert divide([5, 9, 2], 8) == [[0, 2], [1]]
     with pytest.raises(ValueError, match="a pair of 9 tokens does not fit a row of 8"):
-        divide([5, 9], 8)
+        list(make_batches(pairs_of([5, 9]), 2, row_lengths=(8,)))
 
 
 def test_long_pairs_lie_in_one_row_with_little_padding():

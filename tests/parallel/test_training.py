@@ -4,6 +4,7 @@
 
 import os
 import shutil
+import time
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 import evaluate
 import train
 from mint.training import curves
+from mint.training.reference_store import ReferenceStore
 from tests.parallel.launch import launch
 from tests.test_train import losses, rows, run, setting, settings  # noqa: F401 (a fixture)
 
@@ -125,6 +127,25 @@ def test_uneven_parts_give_the_same_numbers_and_a_note(setting, tmp_path):
     ended = start(2, tmp_path / "two", flags(setting, tmp_path / "two", *uneven))
     assert ended.statuses == [0, 0] and "in each step some compute 1 forward passes, others 2" in ended.printed
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_cached_reference_in_two_processes(setting, tmp_path, monkeypatch):
+    """What is damaged or was left behind is deleted by one of them, and computed again."""
+    more = (*STEP, "--loss", "dpo", "--cache-reference")
+    run(*settings(setting, tmp_path / "one", *more))
+    ended = start(2, tmp_path / "two", settings(setting, tmp_path / "two", *more))
+    assert ended.statuses == [0, 0], ended.printed
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+    copy = cut(tmp_path / "two", tmp_path / "cut")
+    damaged, *_ = (copy / "reference").rglob("*.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (damaged.parent / ".writing-1-2.safetensors").touch()
+    whole = ReferenceStore._open
+    monkeypatch.setattr(ReferenceStore, "_open", lambda *given: [whole(*given), time.sleep(0.5)][0])
+    ended = start(2, copy, settings(setting, copy, *more, "--resume", "auto"))
+    assert ended.statuses == [0, 0], ended.printed
+    assert ended.printed.count("is damaged: the reference of its pairs is computed again") == 1
+    assert_same_run(copy, tmp_path / "one")
 
 
 @pytest.fixture

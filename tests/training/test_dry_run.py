@@ -251,6 +251,14 @@ def test_texts_are_shown_on_request_and_coloured_on_a_terminal(setting, monkeypa
         assert len(re.findall(rf"\x1b\[{code}m--- {role}", printed)) == (2 if terminal else 0)
 
 
+def test_the_first_batch_of_a_step_over_two_epochs(setting, monkeypatch, capsys):
+    """It has each pair once, though the step has all of them twice."""
+    monkeypatch.setenv(SHOW_TEXT, "1")
+    monkeypatch.setattr("mint.training.dry_run.trace_step", lambda *_: StepTrace(NOTHING, NOTHING, 0))
+    dry_run(settings(setting, loss="dpo", batch_size=4, grad_accum=2))
+    assert capsys.readouterr().out.partition("first batch")[2].count("--- chosen") == 4
+
+
 def test_text_cannot_control_the_terminal():
     """Escape sequences of a record are shown, not sent."""
     tokenizer = SimpleNamespace(decode=lambda ids, skip_special: "\x1b[2J" * len(ids))
@@ -283,7 +291,7 @@ def test_the_shape_of_compiled_batches_is_used(setting):
         patch.setattr("torch.nn.Module.compile", None)
         dry_run(settings(setting, loss="orpo", compile=True))
         dry_run(settings(setting, loss="orpo", device="cuda"))
-    assert shapes[0].keys() == shapes[1].keys() == {"row_lengths"}
+    assert shapes[0].keys() == shapes[1].keys() == {"row_lengths", "budget"}
     assert not any(length % 128 for length in shapes[1]["row_lengths"])
 
 

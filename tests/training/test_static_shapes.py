@@ -1,6 +1,7 @@
 """Compiled layers: a graph for each of a few row lengths, and none after each length has been met."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import train
 from mint.data.batch import EncodedPair, collate
 from mint.losses import load_loss
 from mint.models import attention, init_model
+from mint.models.generate import generate
 from mint.models.lora import add_lora
 from mint.objective import preference_loss
 from mint.training.forward import Forward
@@ -38,6 +40,13 @@ def test_a_row_length_is_compiled_once():
     for lengths, compiled in (([90], 1), ([200], 2), ([128], 2), ([130, 70, 90, 60], 2), ([256, 255], 2)):
         train.accumulate_gradients(forward, [pair_of(length) for length in lengths])
         assert len(graphs) == compiled
+
+
+def test_sample_answers_are_written_without_compilation():
+    """Every token would be another shape: hundreds of graphs, until PyTorch compiles no row length any more."""
+    graphs = []
+    model, tokenizer = make_forward(graphs, "dense").model, SimpleNamespace(eos_ids=set(), decode=len)
+    assert generate(model, tokenizer, [[1, 2, 3], [4] * 9], 6) == [6, 6] and graphs == []
 
 
 def test_a_block_mask_is_compiled_into_the_same_graphs():

@@ -62,27 +62,35 @@ class Variant:
 def make_pairs(vocab: int) -> list[dict[str, list[int]]]:
     """PAIRS random pairs whose lengths lie within 10 % of the averages above; the same in every process."""
     draw = random.Random(0)
+    means = (PROMPT, CHOSEN, REJECTED)
+    return [random_pair(draw, vocab, means, lambda mean: round(mean * draw.uniform(0.9, 1.1))) for _ in range(PAIRS)]
 
-    def ids(length: int) -> list[int]:
-        return [draw.randrange(3, vocab) for _ in range(round(length * draw.uniform(0.9, 1.1)) - 1)]
 
-    return [
-        {"prompt": [BOS, *ids(PROMPT)], "chosen": [*ids(CHOSEN), EOS], "rejected": [*ids(REJECTED), EOS]}
-        for _ in range(PAIRS)
-    ]
+def random_pair(
+    draw: random.Random, vocab: int, means: tuple[int, int, int], length: Callable[[int], int]
+) -> dict[str, list[int]]:
+    """Random ids of a prompt, a chosen and a rejected answer; length: of a part, from the mean of all pairs."""
+
+    def ids(mean: int) -> list[int]:
+        return [draw.randrange(3, vocab) for _ in range(length(mean) - 1)]
+
+    prompt, chosen, rejected = means
+    return {"prompt": [BOS, *ids(prompt)], "chosen": [*ids(chosen), EOS], "rejected": [*ids(rejected), EOS]}
 
 
 @torch.no_grad()
 def fill(model: torch.nn.Module) -> None:
     """Gives everything but norms and biases normal weights that depend on its name alone, LoRA's A and B included.
 
-    The names are the checkpoint's on both sides once PEFT's wrapper and adapter name are taken off.
+    They are drawn on the parameter's device; each kind of device draws others. The names are the checkpoint's on both
+    sides once PEFT's wrapper and adapter name are taken off.
     """
     for name, parameter in model.named_parameters():
         name = name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".default.", ".")
         if parameter.dim() > 1 or name.endswith("class_embedding"):
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+            generator = torch.Generator(parameter.device).manual_seed(zlib.crc32(name.encode()))
+            drawn = torch.randn(parameter.shape, generator=generator, device=parameter.device)
+            parameter.copy_(drawn.mul_(0.02))
 
 
 def resident_mib() -> float:
@@ -151,44 +159,72 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
 
 def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tuple[float, int]:
     """Times ``Trainer.train`` of TRL's ORPOTrainer or DPOTrainer, from its step-begin to its step-end callback."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trl_trainer(
+            variant.objective, variant.model_config(), make_pairs(variant.vocab), variant.rank, variant.dtype, clock,
+            before_model, output_dir=folder, gradient_checkpointing=variant.checkpoint, torch_compile=variant.compile,
+            per_device_train_batch_size=PAIRS, max_steps=variant.warmup + variant.repeats, max_grad_norm=CLIP,
+        )  # fmt: skip
+        first = trl_loss(trainer, PAIRS)
+        trainer.train()
+    return first, sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+
+
+def trl_trainer(
+    objective: str,
+    config: dict,
+    pairs: list[dict[str, list[int]]],
+    rank: int,
+    dtype: str,
+    clock: object,
+    before_model: Callable[[], None] = lambda: None,
+    device: str = "cpu",
+    attention: str | None = None,
+    **arguments,
+):
+    """TRL's ORPOTrainer or DPOTrainer over ``pairs``, on a Llama of ``config`` with the weights of :func:`fill`.
+
+    attention: transformers' name of the implementation. arguments: of TRL's configuration.
+    """
     from datasets import Dataset, disable_progress_bars
     from peft import LoraConfig
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
     from trl import DPOConfig, DPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
     from word_tokenizer import as_text, word_tokenizer
 
     disable_progress_bars()
     classes = {"orpo": (ORPOTrainer, ORPOConfig), "dpo": (DPOTrainer, DPOConfig)}
-    trainer_class, config_class = classes[variant.objective]
-    folder = tempfile.TemporaryDirectory()
-    arguments = config_class(
-        output_dir=folder.name, use_cpu=True, bf16=variant.dtype == "bfloat16", report_to="none", disable_tqdm=True,
-        beta=BETA, gradient_checkpointing=variant.checkpoint, torch_compile=variant.compile, save_strategy="no",
-        per_device_train_batch_size=PAIRS, max_steps=variant.warmup + variant.repeats, logging_steps=10_000,
-        learning_rate=LEARNING_RATE, max_grad_norm=CLIP, dataloader_pin_memory=False,
+    trainer_class, config_class = classes[objective]
+    settings = config_class(
+        use_cpu=device == "cpu", dataloader_pin_memory=device != "cpu", bf16=dtype == "bfloat16", report_to="none",
+        disable_tqdm=True, beta=BETA, save_strategy="no", logging_steps=10_000, learning_rate=LEARNING_RATE,
+        **arguments,
     )  # fmt: skip
-    tokenizer = word_tokenizer(variant.vocab)
-    rows = Dataset.from_list(as_text(make_pairs(variant.vocab)))
+    tokenizer = word_tokenizer(config["vocab_size"])
+    rows = Dataset.from_list(as_text(pairs))
     before_model()
-    settings = {k: v for k, v in variant.model_config().items() if k != "model_type"}
-    model = LlamaForCausalLM(LlamaConfig(**settings)).to(getattr(torch, variant.dtype))
+    kept = LlamaConfig(**{name: value for name, value in config.items() if name != "model_type"})
+    with torch.device(device):  # a dtype given here leaves the rotary frequencies in float32
+        model = AutoModelForCausalLM.from_config(kept, dtype=getattr(torch, dtype), attn_implementation=attention)
     adapter = LoraConfig(
-        task_type="CAUSAL_LM", target_modules="all-linear",
-        r=variant.rank, lora_alpha=2 * variant.rank, lora_dropout=0.0,
-    )  # fmt: skip
+        task_type="CAUSAL_LM", target_modules="all-linear", r=rank, lora_alpha=2 * rank, lora_dropout=0.0
+    )
     trainer = trainer_class(
-        model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, peft_config=adapter,
+        model=model, args=settings, train_dataset=rows, processing_class=tokenizer, peft_config=adapter,
         callbacks=[stopwatch(clock)],
     )  # fmt: skip
     fill(trainer.model)
     trainer.model.train()
-    batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(PAIRS)]))
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        first = float(trainer.compute_loss(trainer.model, batch))
-    trainer.train()
-    folder.cleanup()
-    return first, sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    return trainer
+
+
+@torch.no_grad()
+def trl_loss(trainer, count: int) -> float:
+    """The loss of the first ``count`` pairs."""
+    batch = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[i] for i in range(count)]))
+    with trainer.compute_loss_context_manager():
+        return float(trainer.compute_loss(trainer.model, batch))
 
 
 def stopwatch(clock: Clock) -> object:

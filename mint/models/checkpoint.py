@@ -147,14 +147,16 @@ def load_clip(name: str | Path, device: torch.device | str = "cpu") -> Clip:
     return model
 
 
-def init_model(config: dict, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pretrained:
+def init_model(
+    config: dict, seed: int = 0, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Pretrained:
     """A model of the given ``config.json`` content with random weights: matrices normal, biases 0, norms 1.
 
-    A model's ``initial_values`` override these.
+    A model's ``initial_values`` override these. The weights are drawn on ``device``; each kind of device draws others.
     """
     model = build_model(config, "the given configuration")
-    model.to_empty(device="cpu").to(dtype)
-    generator = torch.Generator().manual_seed(seed)
+    model.to(dtype).to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             _draw(key, parameter, model.config.initializer_range, generator)

@@ -1,0 +1,1 @@
+"""What a GPU should demonstrate, as one command: ``python -m benchmarks.gpu``."""

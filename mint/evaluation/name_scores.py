@@ -23,7 +23,7 @@ from mint.progress import Progress
 
 TOKENS, AHEAD = 64, 4  # read at a time, about; of one name
 
-Known = dict[tuple[int, ...], np.ndarray]  # front of a name -> [V] log-probabilities of what follows it
+Known = dict[tuple[int, ...], np.ndarray]  # prefix of a name -> [V] log-probabilities of what follows it
 
 
 @torch.no_grad()
@@ -96,18 +96,18 @@ def _shared(lines: Sequence[list[int]]) -> int:
 def _score_names(model: CausalLM, prompt: list[int], paths: Sequence[Sequence[_Path]], top: int) -> Tensor:
     """[names] log-probabilities of each name, written in any of its ``paths``, after the prompt; see rank_names.
 
-    A name is no likelier than the tokens at its front that are known, so the likeliest fronts are read on first.
+    A name is no likelier than its known prefix, so the names with the likeliest prefixes are read on first.
     """
-    fronts = _Fronts(model, prompt)
-    names = [[_Progress(path) for path in ways] for ways in paths]
+    tree = _PrefixTree(model, prompt)
+    names = [[_PathScore(path) for path in ways] for ways in paths]
     scores = np.full(len(names), -np.inf)
     open_names = [(0.0, place) for place in range(len(names))]  # a heap: the likeliest first, by the sign
     best: list[float] = []  # the ``top`` best scores so far, a heap
     while True:
         waiting = []
-        while open_names and fronts.room > 0 and not (len(best) == top and -open_names[0][0] <= best[0]):
+        while open_names and tree.room > 0 and not (len(best) == top and -open_names[0][0] <= best[0]):
             before, place = heapq.heappop(open_names)
-            bound = np.logaddexp.reduce([way.advance(fronts.known) for way in names[place]])
+            bound = np.logaddexp.reduce([way.advance(tree.known) for way in names[place]])
             if all(way.complete for way in names[place]):
                 scores[place] = bound
                 (heapq.heappush if len(best) < top else heapq.heappushpop)(best, bound)
@@ -116,22 +116,22 @@ def _score_names(model: CausalLM, prompt: list[int], paths: Sequence[Sequence[_P
             else:
                 waiting.append((-bound, place))
                 for way in names[place]:
-                    fronts.ask(way)
+                    tree.ask(way)
         if not waiting:
             return torch.from_numpy(scores).float()
-        fronts.read()
+        tree.read()
         for item in waiting:
             heapq.heappush(open_names, item)
 
 
-class _Progress:
+class _PathScore:
     """How far a path is known. total: the log-probability of its first ``depth`` tokens, at last with what ends it."""
 
     def __init__(self, path: _Path):
         self.path, self.total, self.depth, self.complete = path, 0.0, 0, False
 
     def advance(self, known: Known) -> float:
-        """Goes as far as the known fronts allow; returns ``total``."""
+        """Goes as far as the known prefixes allow; returns ``total``."""
         ids, ends = self.path
         while not self.complete:
             if self.depth == len(ids) and not ends:
@@ -147,10 +147,10 @@ class _Progress:
         return self.total
 
 
-class _Fronts:
-    """The fronts of names that the model has read after a prompt, as a tree: each token once, whatever follows it.
+class _PrefixTree:
+    """The prefixes of names that the model has read after a prompt, as a tree: what names share is read once.
 
-    known: what follows each front.
+    known: what follows each prefix.
     """
 
     def __init__(self, model: CausalLM, prompt: list[int]):
@@ -160,7 +160,7 @@ class _Fronts:
         positions = torch.arange(len(prompt), device=device).unsqueeze(0)
         last = model.forward_cached(torch.tensor([prompt], device=device), positions, self.cache)[:, -1]
         self.known: Known = {(): _log_softmax(model, last)[0]}
-        self._slots: dict[tuple[int, ...], int] = {}  # of the last token of each front
+        self._slots: dict[tuple[int, ...], int] = {}  # of the last token of each prefix
         self._new: dict[tuple[int, ...], int] = {}
 
     @property
@@ -168,35 +168,35 @@ class _Fronts:
         """How many tokens more may be asked for before they are read."""
         return TOKENS - len(self._new)
 
-    def ask(self, way: _Progress) -> None:
+    def ask(self, way: _PathScore) -> None:
         """Asks for the next ``AHEAD`` tokens of a path, from the first that is not known."""
         ids, ends = way.path
         last = len(ids) if ends else len(ids) - 1
         for end in range(max(1, way.depth), min(way.depth + AHEAD - 1, last) + 1) if not way.complete else ():
-            if (front := tuple(ids[:end])) not in self._slots and front not in self._new:
-                self._new[front] = self.start + len(self._slots) + len(self._new)
+            if (prefix := tuple(ids[:end])) not in self._slots and prefix not in self._new:
+                self._new[prefix] = self.start + len(self._slots) + len(self._new)
 
     def read(self) -> None:
         """Reads what was asked for."""
-        device, fronts = self.model.head_weight.device, list(self._new)
+        device, prefixes = self.model.head_weight.device, list(self._new)
         self._slots |= self._new
         used = self.start + len(self._slots)
         if used > self.cache.length:
             self.cache.extend(max(used, 2 * self.cache.length))
         self.cache.used = used
-        mask = torch.zeros(len(fronts), used, dtype=torch.bool)
+        mask = torch.zeros(len(prefixes), used, dtype=torch.bool)
         mask[:, : self.start] = True
-        for row, front in enumerate(fronts):
-            mask[row, [self._slots[front[:end]] for end in range(1, len(front) + 1)]] = True
-        tokens = torch.tensor([[front[-1] for front in fronts]], device=device)
-        positions = torch.tensor([[self.start + len(front) - 1 for front in fronts]])
+        for row, prefix in enumerate(prefixes):
+            mask[row, [self._slots[prefix[:end]] for end in range(1, len(prefix) + 1)]] = True
+        tokens = torch.tensor([[prefix[-1] for prefix in prefixes]], device=device)
+        positions = torch.tensor([[self.start + len(prefix) - 1 for prefix in prefixes]])
         if (window := self.model.config.sliding_window) is not None:
-            depths = torch.tensor([*range(self.start), *(self.start + len(front) - 1 for front in self._slots)])
+            depths = torch.tensor([*range(self.start), *(self.start + len(prefix) - 1 for prefix in self._slots)])
             mask &= positions[0, :, None] - depths < window
         slots = torch.tensor([list(self._new.values())], device=device)
         tree = slots, mask.unsqueeze(0).to(device)
         after = self.model.forward_cached(tokens, positions.to(device), self.cache, tree=tree)[0]
-        self.known |= zip(fronts, _log_softmax(self.model, after), strict=True)
+        self.known |= zip(prefixes, _log_softmax(self.model, after), strict=True)
         self._new = {}
 
 

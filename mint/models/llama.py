@@ -24,6 +24,7 @@ from mint.models.lora import LoRALinear
 from mint.models.names import PackedBatch, Pretrained
 from mint.models.recompute import Recompute, run_layer
 from mint.models.rotary import cos_sin, rope_frequencies
+from mint.ops.cuda_graphs import keep_address
 from mint.ops.elementwise import rms_norm, rotate, swiglu
 from mint.ops.transfer import upload
 
@@ -68,7 +69,7 @@ class KeyValueCache:
     def keep_addresses(self) -> None:
         """Tells the compiler that keys and values stay where they are: a CUDA graph then writes them in place."""
         for tensor in (x for layer in self.layers for x in layer):
-            torch._dynamo.mark_static_address(tensor)
+            keep_address(tensor)
 
     def extend(self, length: int) -> None:
         """Makes room for ``length`` slots; those in use keep theirs."""

@@ -60,7 +60,7 @@ HELD_OUT = 48  # pairs to measure on
 STEPS, DPO_STEPS = 150, 50
 RECIPE = {
     **{"batch_size": 8, "lr": 1e-3, "lora_rank": 64, "lora_alpha": 64.0, "warmup": 0.05},
-    **{"eval_every": 15, "save_every": 15},
+    **{"eval_every": 15, "save_every": 45},
 }
 ROWS = {  # row -> loss, pairs
     "SFT, true disease": ("sft", "diseases"),
@@ -101,6 +101,7 @@ class Study:
     encoder: str | None = None
     steps: int = STEPS
     seeds: int = 3
+    device: str = "cpu"
 
     def arm(self, row: str, seed: int) -> Arm:
         loss, data = ROWS[row]
@@ -114,12 +115,12 @@ class Study:
             settings |= {"adapter": str(start.folder / "run" / "adapter"), "lr": RECIPE["lr"] / 5}
             settings["steps"] = max(1, self.steps * DPO_STEPS // STEPS)
             settings = {name: value for name, value in settings.items() if not name.startswith("lora")}
-        return Arm(row, folder, self.model, settings)
+        return Arm(row, folder, self.model, settings, self.device)
 
     def arms(self, row: str) -> list[Arm]:
         """The arms of a row, one for each seed."""
         if row == BASE:
-            return [Arm(BASE, self.root / "base", self.model)]
+            return [Arm(BASE, self.root / "base", self.model, device=self.device)]
         return [self.arm(row, seed) for seed in range(1 if row == ONCE else self.seeds)]
 
     @cached_property
@@ -198,7 +199,7 @@ def make_study(args: argparse.Namespace) -> Study:
     if min(args.seeds, args.steps) < 1:
         raise InputError("--seeds and --steps must be at least 1")
     cohort = read_reports(args.train, args.dev, args.face_terms, args.notes)
-    return Study(Path(args.out), cohort, Path(args.model), args.encoder, args.steps, args.seeds)
+    return Study(Path(args.out), cohort, Path(args.model), args.encoder, args.steps, args.seeds, args.device)
 
 
 def write_pairs(study: Study) -> None:
@@ -303,6 +304,7 @@ def main() -> int:
     add("--notes", nargs="*", default=[], metavar="FILE", help="notes in prose: JSON Lines (.gz) with id and note")
     add("--encoder", metavar="DIR|ID", help="a BERT for dense retrieval")
     add("--external", nargs="*", default=[], metavar="NAME=FILE", help="answers of another system to unseen.jsonl")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="of training and answers (default: auto)")
     add("--steps", type=int, default=STEPS, help=f"of 8 pairs (default {STEPS}); DPO a third of it")
     return run(parser, run_study)
 

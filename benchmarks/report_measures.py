@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from mint.cli import choose_device
 from mint.data.chat import load_tokenizer
 from mint.data.encode import encode_pairs
 from mint.data.preferences import read_preferences, write_jsonl
@@ -63,7 +64,7 @@ def measure(arm: Arm, held_out: Path, general: Path) -> dict[str, float]:
     drift: KL(base || model) in nats per token, over the base's own answers to general prompts, in ``general``.
     """
     model_dir, adapter = arm.trained
-    model = load_language_model(model_dir)
+    model = load_language_model(model_dir, device=choose_device(arm.device, "auto")[0])
     tokenizer = load_tokenizer(model.source_dir)
     if adapter is not None:
         load_adapter(model, adapter)

@@ -103,7 +103,8 @@ def test_every_row_is_trained_asked_and_measured_once(cohort_files, tiny, tmp_pa
     other = tmp_path / "other.jsonl"
     write_jsonl(other, [{"id": case.id, "ids": [case.disease_id]} for case in cohort.unseen])
     paths = {"train": train, "dev": dev, "model": str(tiny), "out": str(tmp_path / "out"), "notes": notes}
-    args = argparse.Namespace(**paths, face_terms=None, encoder="a BERT", external=[f"right={other}"], seeds=1, steps=2)
+    more = {"face_terms": None, "encoder": "a BERT", "external": [f"right={other}"], "seeds": 1, "steps": 2}
+    args = argparse.Namespace(**paths, **more, device="cpu")
     tables = run_study(args)
     out = tmp_path / "out"
     systems = json.loads((out / "unseen" / "comparison.json").read_text())["systems"]
@@ -141,4 +142,4 @@ def kl_by_hand(model, arm, file) -> float:
 
 def test_numbers_out_of_range():
     with pytest.raises(InputError, match="--seeds and --steps"):
-        make_study(argparse.Namespace(seeds=1, steps=0))
+        make_study(argparse.Namespace(seeds=1, steps=0, device="cpu"))

@@ -91,7 +91,7 @@ def plan(small: bool, steps: int) -> list[Part]:
         return Part(f"decoding, {side}", "decoding", 90, arguments, peer=side != "ours")
 
     first = [Part("agreement", "agreement", 90, {"cases": ["DPO", "FiRe", "FiRe with images"]})]
-    tests, last = Part("tests", "tests", 90), [decoding("ours"), decoding("transformers")]
+    tests, last = Part("tests", "tests", 150), [decoding("ours"), decoding("transformers")]
     if small:
         return [*first, ours("tiny", 120), theirs("tiny", 120), tests, ours("tiny vision", 120, ("fire",)), *last]
     return [

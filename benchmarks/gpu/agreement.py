@@ -46,8 +46,6 @@ def measure_agreement(cases: Sequence[str], emit: Callable[[dict], None]) -> Non
     """Emits a row for each case and dtype."""
     device, _ = choose_device("auto", "auto")
     setup.choose_precision(False, device)
-    if device.type == "cuda":
-        torch.backends.cudnn.enabled = False  # its convolutions are in TF32; others follow the products' precision
     for case in cases:
         name, config = CASES[case]
         pairs = make_pairs(images=config is LLAVA)

@@ -53,7 +53,7 @@ def our_decoders(problem: str, cuda: bool) -> list[tuple[str, Decode]]:
     dtype, device = (torch.bfloat16, "cuda") if cuda else (torch.float32, "cpu")
     model = init_model(PROBLEMS[problem].config, dtype=dtype, device=device)
     fill(model)
-    return [("compiled" if cuda else "", lambda prompts, length: generate(model, NoText(), prompts, length))]
+    return [("recorded" if cuda else "", lambda prompts, length: generate(model, NoText(), prompts, length))]
 
 
 def peer_decoders(problem: str, cuda: bool) -> list[tuple[str, Decode]]:

@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mint.cli import choose_device
 from mint.config import TrainConfig
 from mint.data.cases import Case
 from mint.data.chat import load_tokenizer
@@ -58,9 +59,10 @@ class Exam:
         task.prompt, task.passages = self.prompt, self.passages
         return task
 
-    def ask(self, way: str, model_dir: str, adapter: Path | None, seed: int = 0) -> list[str]:
-        """A model's answers to all cases."""
-        task, loaded = self.task(), (load_student(model_dir, adapter), load_tokenizer(model_dir))
+    def ask(self, way: str, model_dir: str, adapter: Path | None, seed: int = 0, device: str = "cpu") -> list[str]:
+        """The answers of a model, in float32 on ``device``, to all cases."""
+        model = load_student(model_dir, adapter).to(choose_device(device, "auto")[0])
+        task, loaded = self.task(), (model, load_tokenizer(model_dir))
         if way == "rank":
             return task.rank_names(loaded, self.cases, self.names)
         sampling = {**SAMPLING, "seed": seed} if way == "sample" else {}
@@ -72,18 +74,19 @@ class Arm:
     """A row of the experiment's table.
 
     name: the row. folder: of its run and answers. model: the directory that it starts from. settings: of
-    ``TrainConfig`` beside model and folder; empty for a model that is asked as it is.
+    ``TrainConfig`` beside model and folder; empty for a model that is asked as it is. device: as of ``TrainConfig``.
     """
 
     name: str
     folder: Path
     model: Path
     settings: Mapping = field(default_factory=dict)
+    device: str = "cpu"
 
     @property
     def config(self) -> TrainConfig:
         paths = {"out": str(self.folder / "run"), "model": str(self.model)}
-        return TrainConfig(**{"device": "cpu", **paths, **self.settings})
+        return TrainConfig(**{"device": self.device, **paths, **self.settings})
 
     @property
     def trained(self) -> tuple[str, Path | None]:
@@ -162,7 +165,7 @@ def run_arm(arm: Arm, *exams: Exam) -> None:
         for exam in exams:
             for way in exam.ways:
                 if not (file := arm.file(exam, way)).is_file():
-                    answers = exam.ask(way, *arm.trained, arm.config.seed)
+                    answers = exam.ask(way, *arm.trained, arm.config.seed, arm.device)
                     named = zip(exam.cases, answers, strict=True)
                     write_jsonl(file, [{"id": case.id, "answer": answer} for case, answer in named])
 

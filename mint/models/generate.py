@@ -9,7 +9,6 @@ Legend: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeGuard, cast
 
@@ -18,10 +17,10 @@ from torch import Tensor
 
 from mint.errors import InputError
 from mint.models.llama import CausalLM, KeyValueCache
+from mint.ops.cuda_graphs import RecordedFunction
 from mint.progress import Progress
 
 Prompt = str | list[dict] | list[int]
-SLOTS = 256  # the cache's length is a multiple of it where the step is compiled
 KEPT = 0.75  # of a batch's rows: when no more than these go on, the others are dropped
 
 
@@ -75,7 +74,6 @@ def generate(
     repetition_penalty: float = 1.0,
     known: Mapping[int, str] | None = None,
     save: Callable[[dict[int, str]], None] | None = None,
-    compile: bool | None = None,
 ) -> list[str]:
     """The model's answer to every prompt, in the given order.
 
@@ -86,9 +84,8 @@ def generate(
     it ends, whatever ``max_new_tokens``. images: maps the indices of a batch of prompts to the tensors of all their
     images, in the order of the image tokens in the prompts' ids.
     repetition_penalty: > 0, see :func:`penalize_repetition`; 1 is off. known: answers by index that are not decoded
-    again. save: called with the answers of each batch by index. compile: the step of a token, which then has one shape
-    for all tokens of a batch (default: on CUDA). Raises InputError for settings out of range or a prompt that leaves no
-    room in the model's context.
+    again. save: called with the answers of each batch by index. Raises InputError for settings out of range or a prompt
+    that leaves no room in the model's context.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or batch_size < 1:
         raise InputError("decoding needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
@@ -103,7 +100,6 @@ def generate(
         if not 0 < len(ids) <= limit - least:
             room = f" and an answer up to {least}" if least > 1 else ""
             raise InputError(f"prompt {number + 1} has {len(ids)} tokens{room}; the model's context is {limit}")
-    compiled = model.head_weight.is_cuda if compile is None else compile
     known = known or {}
     left = [i for i in range(len(encoded)) if i not in known]
     order = sorted(
@@ -121,7 +117,7 @@ def generate(
         choose = _Chooser(temperature, top_p, top_k, draws, states)
         seen = images(members) if images else None
         batch = [encoded[i] for i in members]
-        outputs = _decode(model, batch, rooms, tokenizer.eos_ids, choose, seen, repetition_penalty, compiled)
+        outputs = _decode(model, batch, rooms, tokenizer.eos_ids, choose, seen, repetition_penalty)
         for row, (i, ids) in enumerate(zip(members, outputs, strict=True)):
             answers[i] = states[row].text() if states else tokenizer.decode(ids)
         if save is not None:
@@ -145,20 +141,19 @@ def _decode(
     choose: _Chooser,
     images: dict[str, Tensor] | None,
     repetition_penalty: float,
-    compiled: bool,
 ) -> list[list[int]]:
-    """The tokens of each answer. The device is waited for once a token, to see which rows have ended."""
+    """The tokens of each answer. The device is waited for once a token, to see which rows have ended.
+
+    On CUDA the step of a token is recorded for the batch, whose rows then all stay.
+    """
     device, vocabulary = model.head_weight.device, model.head_weight.shape[0]
     unwritten = [i for i in model.image_slots[:1] if 0 <= i < vocabulary]  # no answer holds an image
     slots = max(len(ids) + room for ids, room in zip(prompts, rooms, strict=True))
-    if compiled:  # few shapes
-        slots = math.ceil(slots / SLOTS) * SLOTS
     last, cache = _read_prompts(model, prompts, slots, images)
     place = torch.tensor([len(ids) for ids in prompts], device=device).unsqueeze(1)
     longest = max(map(len, prompts))
-    step = _compiled_step() if compiled else _step
-    if compiled:
-        cache.keep_addresses()
+    step = functools.partial(_step, model, cache)
+    recorded: RecordedFunction | None = None
     outputs: list[list[int]] = [[] for _ in prompts]
     present = _present(prompts, vocabulary).to(device) if repetition_penalty != 1 else None
     rows: list[int | None] = list(range(len(prompts)))  # the answers that the batch's rows continue; None: it has ended
@@ -179,14 +174,17 @@ def _decode(
         going = [i for i, row in enumerate(rows) if row is not None]
         if not going:
             break
-        if not compiled:
+        if device.type != "cuda":
             if len(going) <= KEPT * len(rows):
                 kept = torch.tensor(going, device=device)
                 cache.keep(kept)
                 rows, chosen, place = [rows[i] for i in going], chosen[kept], place[kept]
                 present = present[kept] if present is not None else None
             cache.used = min(cache.length, length + 1)
-        last = step(model, chosen.unsqueeze(1), place.clamp(max=cache.length - 1), cache)  # ended rows write anywhere
+        inputs = chosen.unsqueeze(1), place.clamp(max=cache.length - 1)  # rows that have ended write anywhere
+        if device.type == "cuda" and recorded is None:
+            recorded = RecordedFunction(step, *inputs)
+        last = (recorded or step)(*inputs)
         place = place + 1
     return outputs
 
@@ -218,15 +216,9 @@ def _read_prompts(
     return logits, cache
 
 
-def _step(model: CausalLM, tokens: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
+def _step(model: CausalLM, cache: KeyValueCache, tokens: Tensor, positions: Tensor) -> Tensor:
     """[B, V] logits after one more token [B, 1] of each row."""
     return model.logits(model.forward_cached(tokens, positions, cache)[:, 0])
-
-
-@functools.cache
-def _compiled_step() -> Callable[[CausalLM, Tensor, Tensor, KeyValueCache], Tensor]:
-    """``_step`` compiled, on CUDA as a recorded graph: a step of a small model is all launches."""
-    return torch.compile(_step, mode="reduce-overhead", dynamic=False)
 
 
 def _present(prompts: list[list[int]], vocabulary: int) -> Tensor:

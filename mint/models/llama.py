@@ -24,7 +24,6 @@ from mint.models.lora import LoRALinear
 from mint.models.names import PackedBatch, Pretrained
 from mint.models.recompute import Recompute, run_layer
 from mint.models.rotary import cos_sin, rope_frequencies
-from mint.ops.cuda_graphs import keep_address
 from mint.ops.elementwise import rms_norm, rotate, swiglu
 from mint.ops.transfer import upload
 
@@ -65,11 +64,6 @@ class KeyValueCache:
         keys.scatter_(2, index, k)
         values.scatter_(2, index, v)
         return keys[:, :, : self.used], values[:, :, : self.used]
-
-    def keep_addresses(self) -> None:
-        """Tells the compiler that keys and values stay where they are: a CUDA graph then writes them in place."""
-        for tensor in (x for layer in self.layers for x in layer):
-            keep_address(tensor)
 
     def extend(self, length: int) -> None:
         """Makes room for ``length`` slots; those in use keep theirs."""

@@ -52,8 +52,9 @@ class LoRALinear(nn.Linear):
         if self.bias is not None:
             self.bias.requires_grad_(False)
         device, dtype = linear.weight.device, torch.promote_types(linear.weight.dtype, torch.float32)
-        self.lora_A = nn.Linear(linear.in_features, rank, bias=False, device=device, dtype=dtype)
-        self.lora_B = nn.Linear(rank, linear.out_features, bias=False, device=device, dtype=dtype)
+        drawn_on = device if device.type == "meta" else "cpu"  # a seed gives the same numbers on every device
+        self.lora_A = nn.Linear(linear.in_features, rank, bias=False, device=drawn_on, dtype=dtype).to(device)
+        self.lora_B = nn.Linear(rank, linear.out_features, bias=False, device=drawn_on, dtype=dtype).to(device)
         self.rank, self.alpha, self.dropout, self.rslora = rank, alpha, dropout, rslora
         self.scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
         self.start: tuple[Tensor, Tensor] | None = None  # A, B of the reference, where it has an adapter
@@ -159,8 +160,12 @@ def add_lora(
 
 
 def init_lora(layer: LoRALinear) -> None:
-    """Draws A, and sets B to zero."""
-    nn.init.kaiming_uniform_(layer.lora_A.weight, a=math.sqrt(5))
+    """Draws A, the same numbers on every device, and sets B to zero."""
+    weight = layer.lora_A.weight
+    drawn = torch.empty(weight.shape, dtype=weight.dtype, device="meta" if weight.is_meta else "cpu")
+    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+    with torch.no_grad():
+        weight.copy_(drawn)
     nn.init.zeros_(layer.lora_B.weight)
 
 

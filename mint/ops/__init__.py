@@ -7,6 +7,4 @@ memory of the second ORPO step at rank 256 (8 layers, width 512, vocabulary 32,0
 * ``elementwise``: 1,915 MiB, and 2,667 MiB with PyTorch's own operations. Of the three functions, SwiGLU alone gives
   2,544 MiB, with RMSNorm 2,400 MiB, with rotary positions 2,219 MiB. One interface is private,
   ``torch.ops.aten.silu_backward``: SwiGLU's gradient in one pass over memory.
-* ``cuda_graphs``: ``torch._dynamo.mark_static_address``, for the key/value cache in decoding. It is what the compiler
-  offers for this; what it saves on a GPU has not been measured.
 """

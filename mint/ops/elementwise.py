@@ -1,7 +1,8 @@
 """RMSNorm, rotary positions and SwiGLU with hand-written gradients.
 
 On the CPU these operations are bound by memory bandwidth. Each makes few passes, works in place where it can, and saves
-its inputs only for the backward pass. First-order gradients only.
+its inputs only for the backward pass. First-order gradients only. In compiled code they are the plain formulas, which
+the compiler fuses and differentiates itself (PyTorch 2.11 loses the gradient of a function that works in place).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch.autograd.function import once_differentiable
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last dimension, rms(x) = sqrt(mean(x^2) + eps); x [..., H], weight [H]."""
+    if torch.compiler.is_compiling():
+        return F.rms_norm(x, weight.shape, weight, eps)
     return _RMSNorm.apply(x, weight, eps)
 
 
@@ -22,12 +25,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     cos, sin: [..., D], broadcast to x.
     """
+    if torch.compiler.is_compiling():
+        low, high = x.chunk(2, dim=-1)
+        return x * cos + torch.cat((-high, low), dim=-1) * sin
     return _Rotate.apply(x, cos, sin)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, silu(z) = z sigmoid(z), of tensors of one shape."""
-    return _SwiGLU.apply(gate, up)
+    return F.silu(gate) * up if torch.compiler.is_compiling() else _SwiGLU.apply(gate, up)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -161,9 +161,10 @@ def frozen_copy(model: CausalLM, dtype: torch.dtype) -> CausalLM:
 
 
 def choose_precision(tf32: bool, device: torch.device) -> None:
-    """Whether products of float32 matrices on CUDA are computed in TF32; elsewhere nothing changes."""
+    """Whether products and convolutions of float32 on CUDA are computed in TF32; elsewhere nothing changes."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mint.errors import InputError
-from mint.models import generate as generation
 from mint.models import init_model
 from mint.models.generate import generate, penalize_repetition, pick, sampling_probabilities
 from mint.models.llama import KeyValueCache
@@ -131,24 +130,6 @@ def test_equal_prompts_are_read_once(model, monkeypatch):
     assert read[0] == 2 and read[1] == 5
     assert together == generate(model, IDS, prompts, batch_size=1, **options)
     assert len({tuple(together[i]) for i in (0, 2, 3)}) > 1
-
-
-@pytest.mark.parametrize("config", [TINY_LLAMA, TINY_LLAMA | {"sliding_window": 4}])
-def test_a_compiled_step_is_one_graph_for_each_shape_and_changes_nothing(config, monkeypatch):
-    network = init_model(config | {"initializer_range": 0.3}, seed=4)
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(generation._step, backend=backend, dynamic=False)
-    monkeypatch.setattr(generation, "_compiled_step", lambda: compiled)
-    monkeypatch.setattr(generation, "SLOTS", 64)
-    for options in ({}, {"temperature": 0.9, "top_p": 0.9}):
-        plain = generate(network, IDS, PROMPTS, 10, compile=False, **options)
-        assert generate(network, IDS, PROMPTS, 10, compile=True, **options) == plain
-    assert len(graphs) == 1
 
 
 def test_draws_follow_the_probabilities(model):

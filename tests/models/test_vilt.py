@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from mint.errors import InputError
 from mint.models import init_model, load_model, save_model
 from mint.models.vilt import Vilt, ViltConfig, label_settings, small_config
+from mint.training.setup import choose_precision
 from tests.reference.vilt_inputs import HERE, INPUTS, TINY, inputs, weights
 
 RECORD = json.loads((HERE / "vilt.json").read_text())
@@ -126,6 +127,7 @@ def test_unsupported_settings(change, message):
 
 @pytest.mark.cuda
 def test_cuda_equals_the_cpu(model):
+    choose_precision(False, torch.device("cuda"))
     given = {name: value.cuda() for name, value in inputs("padded_images").items()}
     on_cuda = Vilt(model.config).cuda().eval()
     on_cuda.load_state_dict(model.state_dict())

@@ -18,7 +18,7 @@ from mint.ops.pair_attention import PairLayout, pair_attention, pair_layout
 
 Mask = Tensor | BlockMask | PairLayout | None  # None: plain causal attention
 BLOCK = 128  # FlexAttention's block size
-STATIC: dict[str, Any] = {"dynamic": False, "recompile_limit": 64}  # a graph for every shape; PyTorch's limit is 8
+COMPILED: dict[str, Any] = {"recompile_limit": 64}  # PyTorch's limit of graphs is 8
 SPLIT_FROM = 256  # row length from which attention per pair is faster than one with a mask (CPU)
 
 
@@ -70,19 +70,40 @@ def make_mask(
 
 
 def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> BlockMask:
+    """``may_attend`` from what is known of the query alone: the kernel then reads nothing for each key."""
     rows, length = segments.shape
+    first, hidden, own = _key_bounds(segments)
 
     def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return may_attend(segments[b, q], segments[b, k], q, k, positions[b, q], positions[b, k], window)
+        allowed = (k <= q) & (k >= first[b, q]) & ((k < hidden[b, q]) | (k >= own[b, q]))
+        return allowed if window is None else allowed & (positions[b, q] - positions[b, k] < window)
 
     create = _compiled(create_block_mask) if segments.is_cuda else create_block_mask
     return create(rule, rows, None, length, length, device=segments.device)
 
 
+def _key_bounds(segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """([B, T] int32, three times): a query attends to keys from the first to itself, without [second, third).
+
+    The first is the beginning of its pair, the second and third are those of the chosen answer for a query in the
+    rejected one; other queries have an empty range there.
+    """
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    before = F.pad(segments[:, :-1], (1, 0), value=-1)
+
+    def latest(begins: Tensor) -> Tensor:
+        return index.where(begins, -1).cummax(1).values
+
+    first, own = latest(segments // 3 != before // 3), latest(segments != before)
+    chosen = latest((segments != before) & (segments % 3 == 1))
+    hidden = chosen.where((segments % 3 == 2) & (chosen >= first), own)
+    return first.int(), hidden.int(), own.int()
+
+
 @functools.cache
 def _compiled(function: Any) -> Any:
-    """``function``, compiled for every shape that it meets."""
-    return torch.compile(function, **STATIC)
+    """``function``, compiled for the first shape that it meets, and for any at the second."""
+    return torch.compile(function, **COMPILED)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:

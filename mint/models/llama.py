@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.attention import STATIC, Mask, attend, make_mask
+from mint.models.attention import COMPILED, Mask, attend, make_mask
 from mint.models.cross_attention import CrossAttentionInputs
 from mint.models.llama_config import LlamaConfig
 from mint.models.lora import LoRALinear
@@ -364,14 +364,13 @@ class CausalLM(Pretrained):
         return self._rotary
 
     def compile_blocks(self, **options) -> None:
-        """Compiles every decoder layer in place, once for every shape of a batch; layers share their compiled code.
+        """Compiles every decoder layer in place; layers share their compiled code.
 
-        Decoding calls the layers as they are. options: as for ``torch.compile``.
+        It is made for the shape of the first batch, and at the second shape for all of them. Decoding calls the layers as they are. options: as for ``torch.compile``.
         """
         self.compiled = True
         for layer in self.decoder.layers:
-            static = STATIC if isinstance(layer, DecoderLayer) else {}  # cross-attention: any number of image tiles
-            layer.compile(**static, **options)
+            layer.compile(**COMPILED, **options)
 
 
 class Llama(CausalLM):

@@ -1,9 +1,11 @@
 """The attention rule against a row written out by hand, and the backends against softmax spelled out."""
 
+import random
+
 import pytest
 import torch
 
-from mint.models.attention import SPLIT_FROM, attend, make_mask
+from mint.models.attention import SPLIT_FROM, _key_bounds, attend, make_mask, may_attend
 from mint.ops import pair_attention
 from mint.ops.pair_attention import PairLayout, pair_layout
 
@@ -83,6 +85,21 @@ def test_attention_and_its_gradients_equal_softmax_spelled_out(kv_heads, backend
     gradients = (torch.autograd.grad(x, (q, k, v), upstream) for x in (ours, expected))
     for got, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bounds_of_a_query_give_the_rule(seed):
+    """Also where a pair lacks some of its parts, a row is padding, or padding is where the next pair was."""
+    draw, rows = random.Random(seed), []
+    for _ in range(8):
+        parts = [[3 * pair + role] * draw.randrange(0, 9) for pair in range(20) for role in range(3)]
+        row = sum(parts, [])[: draw.choice((0, 50, 64))]
+        rows.append(row + [-1] * (64 - len(row)))
+    segments, index = torch.tensor(rows), torch.arange(64)
+    q, k = index[:, None], index[None, :]
+    first, hidden, own = (bound[:, :, None] for bound in _key_bounds(segments))
+    found = (k <= q) & (k >= first) & ((k < hidden) | (k >= own))
+    assert torch.equal(found, may_attend(segments[:, :, None], segments[:, None, :], q, k, q, k))
 
 
 @pytest.mark.parametrize("window", [None, 3])

@@ -17,7 +17,7 @@ from mint.training.forward import Forward
 from mint.training.monitor import evaluate
 from tests.reference.weights import TINY_LLAMA
 
-LENGTHS = (128, 256)
+LENGTHS = (128, 256, 384)
 
 
 def pair_of(length):
@@ -33,11 +33,11 @@ def make_forward(graphs, backend):
     return Forward(model, load_loss("orpo"), 1, shape={"row_lengths": LENGTHS})
 
 
-def test_a_row_length_is_compiled_once():
-    """All layers share its graph, and later batches take it."""
+def test_all_row_lengths_take_two_graphs():
+    """That of the first one, and one for any other. All layers share them, and later batches take them."""
     graphs = []
     forward = make_forward(graphs, "dense")
-    for lengths, compiled in (([90], 1), ([200], 2), ([128], 2), ([130, 70, 90, 60], 2), ([256, 255], 2)):
+    for lengths, compiled in (([90], 1), ([200], 2), ([128], 2), ([130, 70, 90, 60], 2), ([256, 255], 2), ([380], 2)):
         train.accumulate_gradients(forward, [pair_of(length) for length in lengths])
         assert len(graphs) == compiled
 
@@ -52,7 +52,7 @@ def test_sample_answers_are_written_without_compilation():
 def test_a_block_mask_is_compiled_into_the_same_graphs():
     graphs = []
     forward = make_forward(graphs, "flex")
-    for lengths, compiled in (([90], 1), ([60, 50], 1), ([200], 2), ([130, 70, 90, 60], 2)):
+    for lengths, compiled in (([90], 1), ([60, 50], 1), ([200], 2), ([130, 70, 90, 60], 2), ([380], 2)):
         evaluate(forward, [pair_of(length) for length in lengths])
         assert len(graphs) == compiled
 
@@ -74,7 +74,7 @@ def test_the_mask_of_a_row_length_is_compiled_once(monkeypatch):
     graphs = []
     compiled = functools.cache(
         lambda function: torch.compile(
-            function, **attention.STATIC, backend=lambda graph, _: graphs.append(graph) or graph.forward
+            function, **attention.COMPILED, backend=lambda graph, _: graphs.append(graph) or graph.forward
         )
     )
     monkeypatch.setattr(attention, "_compiled", compiled)

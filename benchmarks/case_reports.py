@@ -112,7 +112,7 @@ class Study:
             settings["eval_data"] = str(self.root / "held-out-passages.jsonl")
         if loss == "dpo":
             start = self.arm("SFT, teacher's lists", seed)
-            settings |= {"adapter": str(start.folder / "run" / "adapter"), "lr": RECIPE["lr"] / 5}
+            settings |= {"adapter": str(start.folder / "run" / "adapter"), "lr": RECIPE["lr"] / 50}
             settings["steps"] = max(1, self.steps * DPO_STEPS // STEPS)
             settings = {name: value for name, value in settings.items() if not name.startswith("lora")}
         return Arm(row, folder, self.model, settings, self.device)

@@ -106,6 +106,8 @@ def variant(side: str, objective: str, rank: int, options: argparse.Namespace) -
         "side": side, "objective": objective, "rank": rank, "vocab": options.vocab, "layers": options.layers,
         "kv_heads": options.kv_heads, "dtype": options.dtype, "checkpoint": checkpoint,
         "compile": options.compile if side == "ours" else options.peer_compile,
+        "cache_reference": options.cache_reference and objective == "dpo",
+        "model": options.model, "pairs": options.pairs,
         "warmup": options.warmup, "repeats": options.repeats, "threads": options.threads,
     }  # fmt: skip
 
@@ -149,11 +151,14 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=8, choices=(4, 8))
+    parser.add_argument("--model", default="", metavar="DIR", help="the shape of its config.json, --vocab included")
+    parser.add_argument("--pairs", type=int, default=4, help="of a step (default 4)")
     parser.add_argument("--dtype", default="float32", choices=sorted(TOLERANCE))
     parser.add_argument("--compile", action="store_true", help="compile our decoder block")
     parser.add_argument("--peer-compile", action="store_true", help="TRL with torch_compile=True")
     parser.add_argument("--checkpoint-activations", action="store_true", help="both sides recompute activations")
     parser.add_argument("--peer-checkpoint", action="store_true", help="TRL alone recomputes: its own default")
+    parser.add_argument("--cache-reference", action="store_true", help="DPO's is computed before, on both sides")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)

@@ -7,6 +7,7 @@ prints. Only the functions called ``ours`` and ``trl`` import the code they meas
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -27,7 +28,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reference")]
 import torch  # noqa: E402
 
 BOS, EOS = 1, 2
-PAIRS = 4
 PROMPT, CHOSEN, REJECTED = 360, 150, 200  # tokens on average: a note, a list of 10 diseases, a list of 15
 BETA, LEARNING_RATE, CLIP = 0.1, 5e-5, 1.0
 
@@ -45,12 +45,17 @@ class Variant:
     dtype: str
     compile: bool
     checkpoint: bool
+    cache_reference: bool
+    model: str
+    pairs: int
     warmup: int
     repeats: int
     threads: int
 
     def model_config(self) -> dict:
-        """The content of ``config.json``."""
+        """The content of ``config.json``: that of a directory, or of a small Llama."""
+        if self.model:
+            return json.loads((Path(self.model) / "config.json").read_text(encoding="utf-8"))
         return {
             "model_type": "llama", "vocab_size": self.vocab, "hidden_size": 512, "intermediate_size": 1376,
             "num_hidden_layers": self.layers, "num_attention_heads": 8, "num_key_value_heads": self.kv_heads,
@@ -59,11 +64,11 @@ class Variant:
         }  # fmt: skip
 
 
-def make_pairs(vocab: int) -> list[dict[str, list[int]]]:
-    """PAIRS random pairs whose lengths lie within 10 % of the averages above; the same in every process."""
+def make_pairs(vocab: int, count: int) -> list[dict[str, list[int]]]:
+    """``count`` random pairs whose lengths lie within 10 % of the averages above; the same in every process."""
     draw = random.Random(0)
     means = (PROMPT, CHOSEN, REJECTED)
-    return [random_pair(draw, vocab, means, lambda mean: round(mean * draw.uniform(0.9, 1.1))) for _ in range(PAIRS)]
+    return [random_pair(draw, vocab, means, lambda mean: round(mean * draw.uniform(0.9, 1.1))) for _ in range(count)]
 
 
 def random_pair(
@@ -127,27 +132,30 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     from mint.models import init_model
     from mint.models.attention import SPLIT_FROM
     from mint.models.lora import add_lora
-    from mint.objective import preference_loss
+    from mint.objective import preference_loss, reference_values
     from mint.optim import clip_gradients, make_optimizer
 
-    pairs = [EncodedPair(str(i), **pair) for i, pair in enumerate(make_pairs(variant.vocab))]
+    settings, count = variant.model_config(), variant.pairs
+    pairs = [EncodedPair(str(i), **pair) for i, pair in enumerate(make_pairs(settings["vocab_size"], count))]
     whole_sequence = variant.objective == "orpo"
     before_model()
-    model = init_model(variant.model_config()).to(getattr(torch, variant.dtype))
+    model = init_model(settings).to(getattr(torch, variant.dtype))
     add_lora(model, rank=variant.rank, alpha=2 * variant.rank)
     fill(model)
     model.train()
     model.gradient_checkpointing = variant.checkpoint
     if variant.compile:
         model.compile_blocks()
-    config = TrainConfig(lr=LEARNING_RATE, max_grad_norm=CLIP, batch_size=PAIRS)
-    shape = batch_shape(pairs, [], PairOrder(len(pairs), 0), PAIRS, PAIRS, variant.compile, SPLIT_FROM)
+    config = TrainConfig(lr=LEARNING_RATE, max_grad_norm=CLIP, batch_size=count)
+    shape = batch_shape(pairs, [], PairOrder(count, 0), count, count, variant.compile, SPLIT_FROM)
     optimizer, loss = make_optimizer(model, config), load_loss(variant.objective, {"beta": BETA})
+    make = functools.partial(make_batches, pairs, count, **shape, prompt_targets=whole_sequence)
+    cached = reference_values(model, *make(), loss.needs) if variant.cache_reference else None
     first = None
     for _ in range(variant.warmup + variant.repeats):
         clock.start()
-        (batch,) = make_batches(pairs, PAIRS, **shape, prompt_targets=whole_sequence)
-        output = preference_loss(model, batch, loss)
+        (batch,) = make()
+        output = preference_loss(model, replace(batch, reference=cached), loss)
         output.loss.backward()
         clip_gradients(model, config.max_grad_norm)
         optimizer.step()
@@ -159,13 +167,16 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
 
 def trl(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tuple[float, int]:
     """Times ``Trainer.train`` of TRL's ORPOTrainer or DPOTrainer, from its step-begin to its step-end callback."""
+    settings = variant.model_config()
+    more = {"precompute_ref_log_probs": True} if variant.cache_reference else {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = trl_trainer(
-            variant.objective, variant.model_config(), make_pairs(variant.vocab), variant.rank, variant.dtype, clock,
-            before_model, output_dir=folder, gradient_checkpointing=variant.checkpoint, torch_compile=variant.compile,
-            per_device_train_batch_size=PAIRS, max_steps=variant.warmup + variant.repeats, max_grad_norm=CLIP,
+            variant.objective, settings, make_pairs(settings["vocab_size"], variant.pairs), variant.rank,
+            variant.dtype, clock, before_model, output_dir=folder, gradient_checkpointing=variant.checkpoint,
+            torch_compile=variant.compile, per_device_train_batch_size=variant.pairs, max_grad_norm=CLIP,
+            max_steps=variant.warmup + variant.repeats, **more,
         )  # fmt: skip
-        first = trl_loss(trainer, PAIRS)
+        first = trl_loss(trainer, variant.pairs)
         trainer.train()
     return first, sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
 
@@ -207,6 +218,7 @@ def trl_trainer(
     kept = LlamaConfig(**{name: value for name, value in config.items() if name != "model_type"})
     with torch.device(device):  # a dtype given here leaves the rotary frequencies in float32
         model = AutoModelForCausalLM.from_config(kept, dtype=getattr(torch, dtype), attn_implementation=attention)
+    fill(model)  # the trainer may compute the reference at once
     adapter = LoraConfig(
         task_type="CAUSAL_LM", target_modules="all-linear", r=rank, lora_alpha=2 * rank, lora_dropout=0.0
     )

@@ -366,7 +366,8 @@ class CausalLM(Pretrained):
     def compile_blocks(self, **options) -> None:
         """Compiles every decoder layer in place; layers share their compiled code.
 
-        It is made for the shape of the first batch, and at the second shape for all of them. Decoding calls the layers as they are. options: as for ``torch.compile``.
+        It is made for the shape of the first batch, and at the second shape for all of them. Decoding calls the layers
+        as they are. options: as for ``torch.compile``.
         """
         self.compiled = True
         for layer in self.decoder.layers:

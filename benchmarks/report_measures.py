@@ -23,6 +23,7 @@ from mint.models.generate import generate
 from mint.models.lora import load_adapter
 from mint.training.forward import Forward
 from mint.training.monitor import evaluate
+from mint.training.setup import choose_precision
 
 AUTHORS = {"at the start": -1.89, "at its highest": -0.61, "at the end": -12.8}  # rejected log-probability per token
 BATCH, ANSWER = 8, 48  # pairs at a time; tokens of an answer to a general prompt
@@ -64,7 +65,9 @@ def measure(arm: Arm, held_out: Path, general: Path) -> dict[str, float]:
     drift: KL(base || model) in nats per token, over the base's own answers to general prompts, in ``general``.
     """
     model_dir, adapter = arm.trained
-    model = load_language_model(model_dir, device=choose_device(arm.device, "auto")[0])
+    device, _ = choose_device(arm.device, "auto")
+    choose_precision(False, device)
+    model = load_language_model(model_dir, device=device)
     tokenizer = load_tokenizer(model.source_dir)
     if adapter is not None:
         load_adapter(model, adapter)

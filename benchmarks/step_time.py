@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=8, choices=(4, 8))
-    parser.add_argument("--model", default="", metavar="DIR", help="the shape of its config.json, --vocab included")
+    parser.add_argument("--model", default="", metavar="DIR", help="the Llama of its config.json, not --vocab")
     parser.add_argument("--pairs", type=int, default=4, help="of a step (default 4)")
     parser.add_argument("--dtype", default="float32", choices=sorted(TOLERANCE))
     parser.add_argument("--compile", action="store_true", help="compile our decoder block")

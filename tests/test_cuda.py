@@ -71,6 +71,7 @@ def test_a_run_goes_on_from_its_checkpoint(setting, tmp_path):
     start(*settings(setting, tmp_path / "parts", *common))
     for folder in (tmp_path / "parts" / "checkpoints").glob("step-*6"):
         folder.rename(tmp_path / "gone")
+    assert (tmp_path / "gone").is_dir()
     start(*settings(setting, tmp_path / "parts", *common, "--resume", "auto"))
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
 

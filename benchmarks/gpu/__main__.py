@@ -1,4 +1,4 @@
-"""What a GPU should demonstrate, as a dated table, the most important parts in nine minutes on an H100 or H200.
+"""What a GPU should demonstrate, as a dated table. Nine minutes of an H100 are enough for the most important parts.
 
     python -m benchmarks.gpu --out DIR [--peer-python PYTHON] [--small] [--minutes 9]
 

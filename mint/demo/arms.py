@@ -32,6 +32,7 @@ from mint.processes import cores, worker_processes
 from mint.progress import duration
 from mint.scripts import command_file
 from mint.tasks.disease import Disease
+from mint.training.setup import choose_precision
 
 MOVABLE = dict.fromkeys(("data", "eval_data", "adapter"), "")  # settings that name files; their folder may be moved
 TOKENS = 160  # of an answer at most
@@ -61,7 +62,9 @@ class Exam:
 
     def ask(self, way: str, model_dir: str, adapter: Path | None, seed: int = 0, device: str = "cpu") -> list[str]:
         """The answers of a model, in float32 on ``device``, to all cases."""
-        model = load_student(model_dir, adapter).to(choose_device(device, "auto")[0])
+        place = choose_device(device, "auto")[0]
+        choose_precision(False, place)  # training had its own
+        model = load_student(model_dir, adapter).to(place)
         task, loaded = self.task(), (model, load_tokenizer(model_dir))
         if way == "rank":
             return task.rank_names(loaded, self.cases, self.names)

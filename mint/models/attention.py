@@ -18,7 +18,7 @@ from mint.ops.pair_attention import PairLayout, pair_attention, pair_layout
 
 Mask = Tensor | BlockMask | PairLayout | None  # None: plain causal attention
 BLOCK = 128  # FlexAttention's block size
-COMPILED: dict[str, Any] = {"recompile_limit": 64}  # PyTorch's limit of graphs is 8
+COMPILED: dict[str, Any] = {"recompile_limit": 64}  # of graphs by shape, role of the adapter and mode; PyTorch has 8
 SPLIT_FROM = 256  # row length from which attention per pair is faster than one with a mask (CPU)
 
 
@@ -53,7 +53,7 @@ def make_mask(
     """
     if backend == "auto":
         length = segments.shape[1]
-        if segments.is_cuda:  # compiled for every length: not worth it for a length that may not occur again
+        if segments.is_cuda:  # flex needs whole blocks
             backend = "dense" if length % BLOCK else "flex"
         else:
             backend = "split" if length >= SPLIT_FROM and window is None else "dense"
@@ -70,7 +70,9 @@ def make_mask(
 
 
 def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> BlockMask:
-    """``may_attend`` from what is known of the query alone: the kernel then reads nothing for each key."""
+    """``may_attend`` from what is known of the query alone: the kernel reads nothing for a key but, in a window, its
+    position.
+    """
     rows, length = segments.shape
     first, hidden, own = _key_bounds(segments)
 
@@ -83,10 +85,10 @@ def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> Bloc
 
 
 def _key_bounds(segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """([B, T] int32, three times): a query attends to keys from the first to itself, without [second, third).
+    """(first, hidden, own), each [B, T] int32: a query sees keys from first to itself, without hidden..own - 1.
 
-    The first is the beginning of its pair, the second and third are those of the chosen answer for a query in the
-    rejected one; other queries have an empty range there.
+    first: where its pair begins. In a rejected answer, hidden is where the chosen answer begins and own where the
+    rejected one does; elsewhere they are equal. Pairs lie as prompt | chosen | rejected.
     """
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
     before = F.pad(segments[:, :-1], (1, 0), value=-1)

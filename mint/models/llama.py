@@ -347,7 +347,7 @@ class CausalLM(Pretrained):
                 continue
             if cache is None:
                 x = run_layer(layer, *inputs, recompute=self.gradient_checkpointing)
-            else:  # not compiled: each token of an answer would be a shape of its own
+            else:  # not compiled: a few answers do not repay it
                 x = layer.forward(*inputs)
             if isinstance(vision, DeepStackFeatures) and number < len(vision.features):
                 x = x.index_put(vision.places, vision.features[number].to(x.dtype), accumulate=True)
@@ -366,8 +366,8 @@ class CausalLM(Pretrained):
     def compile_blocks(self, **options) -> None:
         """Compiles every decoder layer in place; layers share their compiled code.
 
-        It is made for the shape of the first batch, and at the second shape for all of them. Decoding calls the layers
-        as they are. options: as for ``torch.compile``.
+        The first batch's shape has code of its own, the second makes code for every shape. Decoding calls the layers as
+        they are. options: as for ``torch.compile``.
         """
         self.compiled = True
         for layer in self.decoder.layers:

@@ -1,4 +1,4 @@
-"""Hand-written gradients and CPU paths, each tested against a plain version in float64.
+"""Hand-written gradients and CPU paths, each tested against a plain version in float64, and recorded CUDA graphs.
 
 A private PyTorch interface, custom operator or autograd function is accepted here and in ``mint.losses.logprobs`` only
 if it saves a tenth of a step on a GPU, or a quarter of a step or of its memory on a CPU. Those in use, with the peak

@@ -41,7 +41,7 @@ def shard_and_load(model: CausalLM, name: str, adapter: str | None, device: torc
         torch.manual_seed(seed)
         for layer in lora_layers(model).values():
             for part in (layer.lora_A, layer.lora_B):
-                part.reset_parameters()  # as their constructors do: the same random numbers follow
+                nn.Linear(part.in_features, part.out_features, bias=False)  # the constructor's draw, as in one process
             init_lora(layer)
     else:
         restore_adapter(model, adapter)

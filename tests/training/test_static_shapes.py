@@ -1,4 +1,4 @@
-"""Compiled layers: a graph for each of a few row lengths, and none after each length has been met."""
+"""Compiled layers: two graphs for all row lengths."""
 
 import functools
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ def test_all_row_lengths_take_two_graphs():
 
 
 def test_sample_answers_are_written_without_compilation():
-    """Every token would be another shape: hundreds of graphs, until PyTorch compiles no row length any more."""
+    """A few answers do not repay it."""
     graphs = []
     model, tokenizer = make_forward(graphs, "dense").model, SimpleNamespace(eos_ids=set(), decode=len)
     assert generate(model, tokenizer, [[1, 2, 3], [4] * 9], 6) == [6, 6] and graphs == []
@@ -59,7 +59,7 @@ def test_a_block_mask_is_compiled_into_the_same_graphs():
 
 @pytest.mark.parametrize(("length", "kind"), [(256, "BlockMask"), (250, "Tensor")])
 def test_on_cuda_only_whole_blocks_take_flex_attention(length, kind, monkeypatch):
-    """Whose kernel is compiled for each length; the mask is compiled too, which is left out here."""
+    """The mask is compiled too, which is left out here."""
     monkeypatch.setattr(attention, "_compiled", lambda function: function)
     segments = torch.zeros(1, length, dtype=torch.int64)
     with pytest.MonkeyPatch.context() as patch:

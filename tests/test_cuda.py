@@ -26,15 +26,13 @@ from tests.test_train_images import arguments
 from tests.test_train_images import setting as pictured  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.cuda
+ON_CUDA = ("--device", "cuda", "--dtype", "float32", "--no-tf32")
 
 
 @pytest.fixture(autouse=True)
 def precise():
     """Products in float32, whatever the test before asked for."""
     choose_precision(False, torch.device("cuda"))
-
-
-ON_CUDA = ("--device", "cuda", "--dtype", "float32", "--no-tf32")
 
 
 def start(*flags):

@@ -55,13 +55,15 @@ def test_a_checkpoint_is_loaded_into_the_model_without_a_second_one(tmp_path, mo
 
 
 def test_float32_products_on_cuda_are_in_tf32_unless_declined():
-    before = torch.get_float32_matmul_precision()
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         for tf32, device, expected in ((True, "cpu", before), (True, "cuda", "high"), (False, "cuda", "highest")):
             choose_precision(tf32, torch.device(device))
             assert torch.get_float32_matmul_precision() == expected
+            assert torch.backends.cudnn.allow_tf32 == (convolutions if device == "cpu" else tf32)
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @pytest.mark.parametrize(

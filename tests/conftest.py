@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mint.evaluation import statistics
+from tests.flash_on_cpu import flash_on_cpu  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parent.parent
 

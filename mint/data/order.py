@@ -13,7 +13,7 @@ from mint.data.batch import ROW_STEP
 from mint.data.encode import EncodedPair
 from mint.data.packing import choose_lengths, divide
 
-ROW_MULTIPLE = 128  # FlexAttention's block size: static row lengths are a multiple of it
+ROW_MULTIPLE = 128  # of static row lengths: the tiles of a GPU's matrix products
 FITTING = 0.95  # of the batches fit into the longest static row; others are divided
 SAMPLED = 20_000  # pairs, from the first of the run, whose batches the row lengths are chosen for
 

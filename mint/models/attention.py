@@ -6,20 +6,17 @@ A row holds whole pairs, each laid out as ``prompt | chosen | rejected``; a segm
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from mint.ops.pair_attention import PairLayout, pair_attention, pair_layout
+from mint.ops.flash_attention import FlashLayout, flash_attention, flash_layout
+from mint.ops.pair_attention import PairLayout, grouped_attention, pair_attention, pair_layout
 
-Mask = Tensor | BlockMask | PairLayout | None  # None: plain causal attention
-BLOCK = 128  # FlexAttention's block size
+Mask = Tensor | PairLayout | FlashLayout | None  # None: plain causal attention
 COMPILED: dict[str, Any] = {"recompile_limit": 64}  # of graphs by shape, role of the adapter and mode; PyTorch has 8
-SPLIT_FROM = 256  # row length from which attention per pair is faster than one with a mask (CPU)
+SPLIT_FROM = 256  # row length from which attention per pair is faster than one with a mask
 
 
 def may_attend(
@@ -43,69 +40,34 @@ def may_attend(
 
 
 def make_mask(
-    segments: Tensor, positions: Tensor, window: int | None = None, backend: str = "auto"
-) -> Tensor | BlockMask | PairLayout:
+    segments: Tensor,
+    positions: Tensor,
+    window: int | None = None,
+    backend: str = "auto",
+    host: Tensor | None = None,
+    flash: bool = False,
+) -> Tensor | PairLayout | FlashLayout:
     """The mask of packed rows for :func:`attend`.
 
-    segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``flex`` = a BlockMask, which skips masked
-    blocks; ``split`` = the pairs' bounds, for the CPU, without a window; ``auto`` = flex on CUDA for static rows, which
-    are whole blocks, elsewhere split for long rows and dense for short ones.
+    segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``split`` = the pairs' bounds, without a
+    window; ``flash`` = the sequences of FlashAttention; ``auto`` = flash where it is to be had, elsewhere split for
+    long rows and dense for short ones or a window. flash: whether it is (``mint.ops.flash_attention.flash_reads``).
+    host: ``segments`` on the CPU, where layouts are made.
     """
+    host = segments if host is None else host
     if backend == "auto":
-        length = segments.shape[1]
-        if segments.is_cuda:  # flex needs whole blocks
-            backend = "dense" if length % BLOCK else "flex"
-        else:
-            backend = "split" if length >= SPLIT_FROM and window is None else "dense"
-    if backend == "flex":
-        return _block_mask(segments, positions, window)
+        without = "split" if segments.shape[1] >= SPLIT_FROM and window is None else "dense"
+        backend = "flash" if flash else without
+    if backend == "flash":
+        return flash_layout(host, segments.device, window)
     if backend == "split":
-        return pair_layout(segments)
+        return pair_layout(host)
     index = torch.arange(segments.shape[1], device=segments.device)
     mask = may_attend(
         segments[:, :, None], segments[:, None, :], index[:, None], index[None, :],
         positions[:, :, None], positions[:, None, :], window,
     )  # fmt: skip
     return mask.unsqueeze(1)
-
-
-def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> BlockMask:
-    """``may_attend`` from what is known of the query alone: the kernel reads nothing for a key but, in a window, its
-    position.
-    """
-    rows, length = segments.shape
-    first, hidden, own = _key_bounds(segments)
-
-    def rule(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        allowed = (k <= q) & (k >= first[b, q]) & ((k < hidden[b, q]) | (k >= own[b, q]))
-        return allowed if window is None else allowed & (positions[b, q] - positions[b, k] < window)
-
-    create = _compiled(create_block_mask) if segments.is_cuda else create_block_mask
-    return create(rule, rows, None, length, length, device=segments.device)
-
-
-def _key_bounds(segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(first, hidden, own), each [B, T] int32: a query sees keys from first to itself, without hidden..own - 1.
-
-    first: where its pair begins. In a rejected answer, hidden is where the chosen answer begins and own where the
-    rejected one does; elsewhere they are equal. Pairs lie as prompt | chosen | rejected.
-    """
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    before = F.pad(segments[:, :-1], (1, 0), value=-1)
-
-    def latest(begins: Tensor) -> Tensor:
-        return index.where(begins, -1).cummax(1).values
-
-    first, own = latest(segments // 3 != before // 3), latest(segments != before)
-    chosen = latest((segments != before) & (segments % 3 == 1))
-    hidden = chosen.where((segments % 3 == 2) & (chosen >= first), own)
-    return first.int(), hidden.int(), own.int()
-
-
-@functools.cache
-def _compiled(function: Any) -> Any:
-    """``function``, compiled for the first shape that it meets, and for any at the second."""
-    return torch.compile(function, **COMPILED)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
@@ -116,12 +78,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
     """
     if isinstance(mask, PairLayout):
         return pair_attention(q, k, v, mask)
-    grouped = q.shape[1] != k.shape[1]
-    if isinstance(mask, BlockMask):
-        flex = flex_attention if torch.compiler.is_compiling() or not q.is_cuda else _compiled(flex_attention)
-        return flex(q, k, v, block_mask=mask, enable_gqa=grouped)
-    if grouped and q.is_cuda:  # there, only some kernels read grouped heads; on the CPU copying them is what costs
-        groups = q.shape[1] // k.shape[1]
-        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
-        grouped = False
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    if isinstance(mask, FlashLayout):
+        return flash_attention(q, k, v, mask)
+    return grouped_attention(q, k, v, mask)

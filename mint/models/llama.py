@@ -25,6 +25,7 @@ from mint.models.names import PackedBatch, Pretrained
 from mint.models.recompute import Recompute, run_layer
 from mint.models.rotary import cos_sin, rope_frequencies
 from mint.ops.elementwise import rms_norm, rotate, swiglu
+from mint.ops.flash_attention import flash_reads
 from mint.ops.transfer import upload
 
 
@@ -257,7 +258,12 @@ class CausalLM(Pretrained):
 
     def attention_mask(self, batch: PackedBatch) -> Mask:
         """The mask of a packed batch."""
-        return make_mask(batch.segments, batch.positions, self.config.sliding_window, self.attention_backend)
+        dtype = self.decoder.embed_tokens.weight.dtype
+        if torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+        flash = flash_reads(batch.segments.device, dtype, self.config.head_dim)
+        window, host = self.config.sliding_window, (batch.host or batch).segments
+        return make_mask(batch.segments, batch.positions, window, self.attention_backend, host, flash)
 
     def hidden_states(self, batch: PackedBatch, mask: Mask = None) -> Tensor:
         """[B, T, H] after the final norm, for a packed batch (its tokens, positions, segments and images).

@@ -12,15 +12,14 @@ from mint.models.lora import lora_layers
 
 SELECTIVE = "selective"
 Recompute = bool | str  # False: nothing; True: everything; SELECTIVE: all but matrix products and attention
-aten = torch.ops.aten
-KEPT = {
-    aten.mm.default,
-    aten.addmm.default,
-    aten._scaled_dot_product_flash_attention_for_cpu.default,
-    aten._scaled_dot_product_flash_attention.default,
-    aten._scaled_dot_product_efficient_attention.default,
-    aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops.higher_order.flex_attention,
+KEPT = {  # names of operations
+    "aten::mm",
+    "aten::addmm",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "torch_attn::_varlen_attn",
 }
 
 
@@ -44,8 +43,9 @@ def _contexts():
 
 def _policy(context, operation, *args, **kwargs) -> CheckpointPolicy:
     """Keeps products; but an ``addmm`` onto a matrix is the update of an adapter, of low rank or of a weight."""
-    onto_matrix = operation is aten.addmm.default and args[0].dim() > 1
-    return CheckpointPolicy.MUST_SAVE if operation in KEPT and not onto_matrix else CheckpointPolicy.PREFER_RECOMPUTE
+    onto_matrix = operation is torch.ops.aten.addmm.default and args[0].dim() > 1
+    keep = operation.name() in KEPT and not onto_matrix
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def set_recompute(model: Any, recompute: Recompute) -> None:

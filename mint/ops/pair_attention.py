@@ -1,4 +1,4 @@
-"""Attention over packed pairs on the CPU: two calls of ``scaled_dot_product_attention`` per pair.
+"""Attention over packed pairs: two calls of ``scaled_dot_product_attention`` per pair.
 
 A dense mask over ``prompt | chosen | rejected`` spends more than half its work on masked positions. Here ``prompt +
 chosen`` is one causal call, and the rejected tokens attend to the prompt and themselves in a second.
@@ -63,7 +63,7 @@ def pair_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tenso
         parts += [torch.zeros_like(queries[padding]), _attend(queries[first], keys[first], values[first], None)]
         if end > rejected:
             k, v = (torch.cat((x[first][: chosen - prompt], x[second])) for x in (keys, values))
-            mask = torch.ones(end - rejected, chosen - prompt + end - rejected, dtype=torch.bool)
+            mask = torch.ones(end - rejected, chosen - prompt + end - rejected, dtype=torch.bool, device=q.device)
             parts.append(_attend(queries[second], k, v, mask.tril_(chosen - prompt)))
     parts.append(torch.zeros_like(queries[-1]))
     return torch.cat(parts).view(q.shape[0], q.shape[2], *queries[0].shape[1:]).transpose(1, 2).to(dtype)
@@ -72,6 +72,17 @@ def pair_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tenso
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """[L, N, D] of q [L, N, D], k and v [S, K, D]; mask: [L, S] bool, causal without one."""
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return grouped_attention(q, k, v, mask)[0].transpose(0, 1)
+
+
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v of q [B, N, T, D], and k, v [B, K, S, D], K a divisor of N.
+
+    mask: bool, broadcast to [B, N, T, S]; causal without one (T = S).
+    """
     grouped = q.shape[1] != k.shape[1]
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-    return attended[0].transpose(0, 1)
+    if grouped and q.is_cuda:  # there, only some kernels read grouped heads; on the CPU copying them is what costs
+        groups = q.shape[1] // k.shape[1]
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        grouped = False
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)

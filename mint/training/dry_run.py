@@ -229,7 +229,7 @@ def describe_trace(trace: StepTrace, device: torch.device) -> str:
             lines.append(f"{kind:<16}{scaled(trace.peak[kind], 'B'):>12}{scaled(trace.highest[kind], 'B'):>12}")
     lines.append(f"{'total':<16}{scaled(trace.total, 'B'):>12}")
     if device.type == "cuda":
-        lines.append("Compiled layers take less; CUDA itself and fragmentation add about 1 GB.")
+        lines.append("Compiled layers take up to a tenth more or less; CUDA itself and fragmentation add about 1 GB.")
     return "\n".join(lines)
 
 

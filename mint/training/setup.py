@@ -303,7 +303,7 @@ def compile_and_shape(
     """Compiles the decoder blocks of ``networks``, if that is wanted; returns the shape of all batches of the run.
 
     networks: the model, and the reference where it is a model of its own. Shapes are static where blocks are compiled,
-    and on CUDA, where attention is.
+    and on CUDA, where memory is then kept for few sizes.
     """
     on_cuda = networks[0].head_weight.device.type == "cuda"
     compiled = on_cuda and not config.shard if config.compile is None else config.compile

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mint.data.batch import EncodedPair
 from mint.losses import logprobs
+from mint.losses.logprobs import HALVES
 from mint.models.llama import CausalLM
 from mint.models.lora import lora_layers
 from mint.optim import clip_gradients
@@ -194,15 +195,16 @@ def trace_step(
 ) -> StepTrace:
     """The memory and operations of an optimiser step on ``pairs``, not the first one: the optimiser has its state.
 
-    forward: with fake models (:class:`Fakes`). cuda: as on a CUDA device, where attention takes as much memory as
-    FlexAttention does; the layers are not compiled.
+    forward: with fake models (:class:`Fakes`). cuda: as on a CUDA device, with FlashAttention for half precision; the
+    layers are not compiled.
     """
     model, counter = forward.model, StepCounter()
     with contextlib.ExitStack() as stack:
         if cuda:
             for network in (model, forward.frozen):
                 if isinstance(network, CausalLM):
-                    network.attention_backend = "split"
+                    dtype = forward.autocast or network.head_weight.dtype
+                    network.attention_backend = "flash" if dtype in HALVES else "split"
             stack.enter_context(_as_cuda(forward.autocast))
         stack.enter_context(_KnownIndices())
         for p in (p for p in model.parameters() if p.requires_grad):  # a first step, which makes the state

@@ -1,11 +1,9 @@
 """The attention rule against a row written out by hand, and the backends against softmax spelled out."""
 
-import random
-
 import pytest
 import torch
 
-from mint.models.attention import SPLIT_FROM, _key_bounds, attend, make_mask, may_attend
+from mint.models.attention import SPLIT_FROM, attend, make_mask
 from mint.ops import pair_attention
 from mint.ops.pair_attention import PairLayout, pair_layout
 
@@ -71,7 +69,8 @@ def spelled_out(q, k, v, seen):
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("backend", ["dense", "split", None])
+@pytest.mark.parametrize("backend", ["dense", "split", "flash", None])
+@pytest.mark.usefixtures("flash_on_cpu")
 def test_attention_and_its_gradients_equal_softmax_spelled_out(kv_heads, backend):
     q, k, v = random_qkv(1, 4, kv_heads, 10, 8)
     seen = drawn(SEEN) if backend else torch.ones(10, 10, dtype=torch.bool).tril()
@@ -87,31 +86,20 @@ def test_attention_and_its_gradients_equal_softmax_spelled_out(kv_heads, backend
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_bounds_of_a_query_give_the_rule(seed):
-    """Also where a pair lacks some of its parts, a row is padding, or padding is where the next pair was."""
-    draw, rows = random.Random(seed), []
-    for _ in range(8):
-        parts = [[3 * pair + role] * draw.randrange(0, 9) for pair in range(20) for role in range(3)]
-        row = sum(parts, [])[: draw.choice((0, 50, 64))]
-        rows.append(row + [-1] * (64 - len(row)))
-    segments, index = torch.tensor(rows), torch.arange(64)
-    q, k = index[:, None], index[None, :]
-    first, hidden, own = (bound[:, :, None] for bound in _key_bounds(segments))
-    found = (k <= q) & (k >= first) & ((k < hidden) | (k >= own))
-    assert torch.equal(found, may_attend(segments[:, :, None], segments[:, None, :], q, k, q, k))
-
-
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("kv_heads", [4, 2])
-@torch.no_grad()  # FlexAttention has no backward pass on the CPU
-def test_flex_equals_dense(kv_heads, window):
-    segments = torch.cat((SEGMENTS, torch.tensor([[6, 6, 6, 7, 8, 8, 8, -1, -1, -1]])))
-    positions = torch.cat((POSITIONS, torch.tensor([[0, 1, 2, 3, 3, 4, 5, 0, 0, 0]])))
-    q, k, v = (x.float() for x in random_qkv(2, 4, kv_heads, 10, 8))
-    dense, flex = (attend(q, k, v, make_mask(segments, positions, window, b)) for b in ("dense", "flex"))
-    assert torch.isfinite(dense).all()
-    torch.testing.assert_close(flex, dense, rtol=0, atol=1e-5)
+@pytest.mark.usefixtures("flash_on_cpu")
+def test_flash_equals_dense(kv_heads, window):
+    """Over two rows, with padding within a row and at its end, pairs without some of their parts, and a window."""
+    segments = torch.cat((SEGMENTS, torch.tensor([[6, 6, 6, 8, 8, -1, 12, 13, 17, -1]])))
+    positions = torch.cat((POSITIONS, torch.tensor([[0, 1, 2, 3, 4, 0, 0, 1, 0, 0]])))
+    q, k, v = random_qkv(2, 4, kv_heads, 10, 8)
+    real = (segments >= 0)[:, None, :, None]  # padding sees other padding in one, and less of it in the other
+    dense, flash = (attend(q, k, v, make_mask(segments, positions, window, b)) * real for b in ("dense", "flash"))
+    upstream = torch.randn(dense.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    both = ((x, *torch.autograd.grad(x, (q, k, v), upstream)) for x in (flash, dense))
+    for got, wanted in zip(*both, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
 
 
 def packed_rows(lengths):

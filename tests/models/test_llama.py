@@ -167,8 +167,9 @@ def pairs():
 
 @pytest.mark.parametrize(
     "name, backend",
-    [("llama3", "dense"), ("llama3", "flex"), ("llama3", "split"), ("mistral", "dense"), ("mistral", "flex")],
+    [("llama3", "dense"), ("llama3", "flash"), ("llama3", "split"), ("mistral", "dense"), ("mistral", "flash")],
 )
+@pytest.mark.usefixtures("flash_on_cpu")
 @torch.no_grad()
 def test_packed_hidden_states_equal_those_of_each_sequence_alone(name, backend, tmp_path):
     model = load_model(write_directory(name, tmp_path))
@@ -188,7 +189,8 @@ def test_packed_hidden_states_equal_those_of_each_sequence_alone(name, backend, 
     assert compared == sum(len(p.chosen) + len(p.rejected) for p in pairs())
 
 
-@pytest.mark.parametrize("backend", ["dense", "flex", "split"])
+@pytest.mark.parametrize("backend", ["dense", "flash", "split"])
+@pytest.mark.usefixtures("flash_on_cpu")
 @torch.no_grad()
 def test_the_rejected_answer_never_sees_the_chosen_one(backend):
     model = init_model(TINY_LLAMA)
@@ -212,7 +214,7 @@ def test_padding_gives_no_nan_gradients():
 
 
 @pytest.mark.cuda
-def test_compiled_flex_equals_dense_in_bfloat16():
+def test_compiled_flash_equals_dense_in_bfloat16():
     model = init_model(TINY_LLAMA | {"head_dim": 16}, dtype=torch.bfloat16).cuda()
     batch = collate(pairs() * 8, row_length=128, rows=8).to("cuda")
     model.attention_backend = "dense"

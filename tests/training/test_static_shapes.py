@@ -1,6 +1,5 @@
 """Compiled layers: two graphs for all row lengths."""
 
-import functools
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,6 @@ from mint.models.generate import generate
 from mint.models.lora import add_lora
 from mint.objective import preference_loss
 from mint.training.forward import Forward
-from mint.training.monitor import evaluate
 from tests.reference.weights import TINY_LLAMA
 
 LENGTHS = (128, 256, 384)
@@ -49,43 +47,13 @@ def test_sample_answers_are_written_without_compilation():
     assert generate(model, tokenizer, [[1, 2, 3], [4] * 9], 6) == [6, 6] and graphs == []
 
 
-def test_a_block_mask_is_compiled_into_the_same_graphs():
+@pytest.mark.usefixtures("flash_on_cpu")
+def test_sequences_of_any_number_and_length_are_compiled_into_the_same_graphs():
     graphs = []
-    forward = make_forward(graphs, "flex")
+    forward = make_forward(graphs, "flash")
     for lengths, compiled in (([90], 1), ([60, 50], 1), ([200], 2), ([130, 70, 90, 60], 2), ([380], 2)):
-        evaluate(forward, [pair_of(length) for length in lengths])
+        train.accumulate_gradients(forward, [pair_of(length) for length in lengths])
         assert len(graphs) == compiled
-
-
-@pytest.mark.parametrize(("length", "kind"), [(256, "BlockMask"), (250, "Tensor")])
-def test_on_cuda_only_whole_blocks_take_flex_attention(length, kind, monkeypatch):
-    """The mask is compiled too, which is left out here."""
-    monkeypatch.setattr(attention, "_compiled", lambda function: function)
-    segments = torch.zeros(1, length, dtype=torch.int64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "is_cuda", True, raising=False)
-        mask = attention.make_mask(segments, segments)
-    assert type(mask).__name__ == kind
-
-
-def test_the_mask_of_a_row_length_is_compiled_once(monkeypatch):
-    """On CUDA; its blocks are those of the mask that is not compiled."""
-    torch._dynamo.reset()
-    graphs = []
-    compiled = functools.cache(
-        lambda function: torch.compile(
-            function, **attention.COMPILED, backend=lambda graph, _: graphs.append(graph) or graph.forward
-        )
-    )
-    monkeypatch.setattr(attention, "_compiled", compiled)
-    for lengths in ([90, 30], [60, 50, 100]):
-        batch = collate([pair_of(length) for length in lengths], 256, 1)
-        plain = attention.make_mask(batch.segments, batch.positions, backend="flex")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.Tensor, "is_cuda", True, raising=False)
-            mask = attention.make_mask(batch.segments, batch.positions)
-        assert torch.equal(mask.to_dense(), plain.to_dense()) and torch.equal(mask.kv_num_blocks, plain.kv_num_blocks)
-        assert len(graphs) == 1
 
 
 def test_policy_and_reference_share_the_mask(monkeypatch):

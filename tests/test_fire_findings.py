@@ -54,6 +54,7 @@ def arguments(out, **changed):
             "decoder": None,
             "rates": [1e-3],
             "findings": FINDINGS,
+            "device": "auto",
         }
         | changed
     )

@@ -50,8 +50,8 @@ def run_findings(args: argparse.Namespace) -> str:
     root = Path(args.out)
     decoder = Path(args.decoder) if args.decoder else None
     check_study(root / "study.json", {"decoder": args.decoder, "patients": args.patients})
-    policy = teach_policy(root / "policy", decoder)
-    ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT)
+    policy = teach_policy(root / "policy", decoder, args.device)
+    ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT, args.device)
     ward.prepare()
     tables = [find_grounding(ward, args.rows, args.rates)]
     if "corruption" in args.findings:
@@ -74,6 +74,7 @@ def main() -> int:
     parser = make_parser(__doc__, seeds=3)
     add = parser.add_argument
     add("--decoder", metavar="DIR", help="a pretrained Llama for the policy (default: a tiny one)")
+    add("--device", default="cpu", choices=("auto", "cpu", "cuda"), help="of training and answers (default: cpu)")
     add("--patients", type=int, default=300, metavar="N", help="unseen ones of each population (default 300)")
     add("--findings", nargs="+", choices=FINDINGS, default=FINDINGS, help="default: all; grounding comes first always")
     add("--steps", type=int, default=STEPS, help=f"of 16 pairs (default {STEPS})")

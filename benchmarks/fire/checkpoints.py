@@ -73,18 +73,23 @@ def ask_checkpoints(arm: Arm, questions: Sequence[Question], first: Path, read: 
         for step in steps_of(arm):
             adapter = arm.folder / "run" / "checkpoints" / f"step-{step}" / "adapter" if step else None
             if not answers_file(arm, step).is_file():
-                rows = answer_rows(model, adapter, questions, first, read)
+                rows = answer_rows(model, adapter, questions, first, read, arm.device)
                 answers_file(arm, step).parent.mkdir(exist_ok=True)
                 write_jsonl(answers_file(arm, step), rows)
         shutil.rmtree(arm.folder / "run" / "checkpoints", ignore_errors=True)
 
 
 def answer_rows(
-    model: str, adapter: Path | None, questions: Sequence[Question], first: Path, read: Callable[[str, Question], str]
+    model: str,
+    adapter: Path | None,
+    questions: Sequence[Question],
+    first: Path,
+    read: Callable[[str, Question], str],
+    device: str,
 ) -> list[dict]:
     """A record for each question: the answer, its number of words, ``repetition``, ``clinical``, ``facts``, ``kl``."""
-    answers = Vqa().ask(load(model, adapter), questions, max_new_tokens=TOKENS, batch_size=64)
-    kl = {row["id"]: row["kl"] for row in divergences(model, adapter, first)}
+    answers = Vqa().ask(load(model, adapter, device), questions, max_new_tokens=TOKENS, batch_size=64)
+    kl = {row["id"]: row["kl"] for row in divergences(model, adapter, first, device)}
     rows = []
     for question, answer in zip(questions, answers, strict=True):
         truth, text = Truth.from_dict(question.truth), read(answer, question)

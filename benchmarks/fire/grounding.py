@@ -44,7 +44,7 @@ VIEWS |= {
     "FiRe, noise everywhere": "presence-global",
     "FiRe, crop": "presence-crop",
 }
-RATES = (1e-5, 3e-5, 1e-4, 3e-4)
+RATES = (3e-6, 1e-5, 3e-5, 1e-4)
 DRAWN = (BASE, "DPO", "RRPO, KL on spans", "mDPO", "FiRe, no image term", OURS)  # in the figure of attention
 LOOKED = 200  # records of balanced patients on which attention is measured
 SHOWN = {"clinical": "clinical accuracy, per cent", "difference": "drop of log p: lesion - elsewhere, nats"}
@@ -113,7 +113,7 @@ def measure_attention(arm: Arm, test: TestSet) -> None:
     records = find_images(read_preferences(file), file)
     records = records[:: max(1, len(records) // LOOKED)][:LOOKED]
     with logged(arm.folder / "attention.log"):
-        found = look(*load(*arm.trained), records, file)
+        found = look(*load(*arm.trained, arm.device), records, file)
         rows = [{"id": one.id, "images": one.images, **row} for one, row in zip(records, found, strict=True) if row]
         write_jsonl(attention_file(arm, test), rows)
 

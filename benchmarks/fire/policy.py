@@ -22,7 +22,7 @@ from mint.data.processors.clip import ClipImageProcessor
 from mint.data.template import LLAMA3_TEMPLATE
 from mint.demo.arms import load_train
 from mint.demo.radiograph_demo import DESCRIBING, TEACH, write_lessons
-from mint.demo.stages import teach
+from mint.demo.stages import load_student, teach
 from mint.demo.tiny_model import IMAGE
 from mint.errors import InputError
 from mint.files import folder_aside, read_json, write_aside
@@ -50,7 +50,7 @@ PRETRAINED: dict[str, Any] = {"batch_size": 16, "lr": 3e-4, "warmup": 0.05, "sav
 PRETRAINED_STEPS = 400, 200  # describing, answering
 
 
-def teach_policy(folder: Path, decoder: Path | None = None) -> Path:
+def teach_policy(folder: Path, decoder: Path | None = None, device: str = "cpu") -> Path:
     """The policy's directory. What was finished in ``folder`` before is not done again; a stopped stage goes on.
 
     decoder: a pretrained, instruction-tuned Llama. Raises InputError for one without a known chat template.
@@ -61,21 +61,22 @@ def teach_policy(folder: Path, decoder: Path | None = None) -> Path:
     if not (folder / "lessons.jsonl").is_file():
         with folder_aside(folder) as aside:
             write_lessons(aside, BALANCED, WARD, LONG if decoder else SHORT)
-    sighted = give_sight(folder / "blank", folder)
+    sighted = give_sight(folder / "blank", folder, device)
     start = join(sighted, decoder, folder / "joined") if decoder else sighted
-    first, second = (PRETRAINED | {"steps": steps} for steps in PRETRAINED_STEPS) if decoder else (DESCRIBING, TEACH)
+    stages = [PRETRAINED | {"steps": steps} for steps in PRETRAINED_STEPS] if decoder else [DESCRIBING, TEACH]
+    first, second = (stage | {"device": device} for stage in stages)
     described = folder / "described"
     if not described.is_dir():
         teach(start, folder / "descriptions.jsonl", first, load_train(), described)
     return teach(described, folder / "lessons.jsonl", second, load_train(), model)
 
 
-def give_sight(blank: Path, folder: Path) -> Path:
+def give_sight(blank: Path, folder: Path, device: str) -> Path:
     """The model ``blank`` with a tower that has learned to see; writes ``probes.md``."""
     sighted = folder / "sighted"
     if not sighted.is_dir():
-        model, processor = cast(Llava, load_language_model(blank)), cast(ClipImageProcessor, load_processor(blank))
-        teach_tower(model, processor, *SIGHT)
+        model, processor = cast(Llava, load_student(str(blank), None, device)), load_processor(blank)
+        teach_tower(model, cast(ClipImageProcessor, processor), *SIGHT)
         table = probes_table(probe_tower(model, ImageReader(processor), folder / "probes"))
         print(table, flush=True)
         write_aside(folder / "probes.md", table + "\n")

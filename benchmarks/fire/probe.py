@@ -21,13 +21,13 @@ PROBED = (2400, 600)  # radiographs to fit the probes to, and to test them on
 
 @torch.no_grad()
 def tower_features(model: CausalLM, reader: ImageReader, files: Sequence[str]) -> Tensor:
-    """[N, patches * width]: the tower's features of images, as the projector receives them."""
-    parts = []
+    """[N, patches * width], on the CPU: the tower's features of images, as the projector receives them."""
+    parts, device = [], model.head_weight.device
     for start in range(0, len(files), BATCH):
-        images = model.encode_images(reader(files[start : start + BATCH]))
+        images = model.encode_images({name: x.to(device) for name, x in reader(files[start : start + BATCH]).items()})
         assert images is not None
         found = images["features"]
-        parts.append((found[images["order"]] if "order" in images else found).flatten(1).float())
+        parts.append((found[images["order"]] if "order" in images else found).flatten(1).float().cpu())
     return torch.cat(parts)
 
 

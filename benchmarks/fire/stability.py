@@ -36,7 +36,7 @@ def find_stability(ward: Ward, rates: Sequence[float]) -> str:
     side_by_side([job for job in jobs if not (job[2][0] / "reports.jsonl").is_file()])
     tried = sorted({read_rates(ward.root)[OURS], max(rates)})
     arms = {f"{row}, {rate:g}": arms_of(ward, row, rate) for rate in tried for row in ROWS}
-    arms = {BASE: [Arm(BASE, ward.root / "stability" / BASE, ward.policy)], **arms}
+    arms = {BASE: [ward.untrained(ward.root / "stability" / BASE)], **arms}
     (test,) = (one for one in ward.unseen if one.name == POPULATION)
     questions = [one for one in read_questions(test.folder / "test.jsonl", test.folder)[0] if one.text == DESCRIBE]
     first = test.folder / "answers-reports.jsonl"

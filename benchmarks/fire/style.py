@@ -51,7 +51,7 @@ def find_style(ward: Ward, rates: Sequence[float]) -> str:
     ask(ward.tuned, [arm for some in tried.values() for arm in some])
     chosen = {row: max(some, key=accuracy).settings["lr"] for row, some in tried.items()}
     arms = {row: [arm_of(ward, row, place, chosen[row]) for place in ward.places] for row in ROWS}
-    arms = {BASE: [Arm(BASE, ward.root / "style" / BASE, ward.policy)], **arms}
+    arms = {BASE: [ward.untrained(ward.root / "style" / BASE)], **arms}
     ask(ward.unseen, [arm for some in arms.values() for arm in some])
     with file_aside(ward.root / "style.png") as aside:
         draw(arms).savefig(aside, dpi=150, bbox_inches="tight")

@@ -46,9 +46,10 @@ def draw_facts(images: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def teach_tower(model: Llava, processor: ClipImageProcessor, images: int, steps: int, seed: int = 0) -> None:
     """Teaches the image tower of ``model`` in place, in steps of 64 of the drawn ``images``, kept as grey pixels."""
-    pixels, labels = draw_facts(images, seed)
+    device = model.head_weight.device
+    pixels, labels = (x.to(device) for x in draw_facts(images, seed))
     width = model.image_slots[1] * model.config.vision.hidden_size * len(model.config.feature_layers)
-    heads = nn.Linear(width, len(KINDS) * sum(FACTS.values()))
+    heads = nn.Linear(width, len(KINDS) * sum(FACTS.values()), device=device)
     nn.init.zeros_(heads.weight)
     nn.init.zeros_(heads.bias)
     parameters = [*model.tower.parameters(), *heads.parameters()]
@@ -60,7 +61,7 @@ def teach_tower(model: Llava, processor: ClipImageProcessor, images: int, steps:
     model.tower.train()
     for _ in Progress(range(steps), desc="tower", unit="step", leave=False):
         some = torch.randint(len(pixels), (BATCH,), generator=generator)
-        x = (pixels[some, None] * processor.scale - processor.mean) / processor.std
+        x = (pixels[some, None] * processor.scale - processor.mean.to(device)) / processor.std.to(device)
         found = model.encode_images({"pixel_values": x})
         assert found is not None
         loss = fact_loss(heads(found["features"].flatten(1)), labels[some])

@@ -54,7 +54,8 @@ class TestSet:
 class Ward:
     """The study in ``root``. policy: directory of the model that all rows start from. steps: of 16 pairs, of a row.
 
-    patients: unseen ones of each population. wording: of the true answers that are compared with false ones.
+    patients: unseen ones of each population. wording: of the true answers that are compared with false ones. device: of
+    training and answers.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class Ward:
     steps: int
     patients: int = 300
     wording: Wording = SHORT
+    device: str = "cpu"
 
     def sets(self, name: str, count: int, seed: int) -> list[TestSet]:
         """The test sets of all populations in the folder ``name``, drawn unless they are there."""
@@ -95,17 +97,21 @@ class Ward:
         seed = self.places.index(place) if place in self.places else TUNING
         data = str(self.root / place / f"{pairs}.jsonl")
         common = {**RECIPE, "data": data, "steps": self.steps, "seed": seed}
-        return Arm(row, self.root / place / (folder or slug(row)), self.policy, {**common, **settings})
+        return Arm(row, self.root / place / (folder or slug(row)), self.policy, {**common, **settings}, self.device)
 
     def base(self, name: str) -> Arm:
         """The policy as it is, on the sets of the folder ``name``."""
-        return Arm(BASE, self.root / name / BASE, self.policy)
+        return self.untrained(self.root / name / BASE)
+
+    def untrained(self, folder: Path) -> Arm:
+        """The policy as it is, with its answers in ``folder``."""
+        return Arm(BASE, folder, self.policy, device=self.device)
 
     def prepare(self) -> None:
         """Writes the pairs of all places and scores the policy as it is, unless this is done."""
         places = ["tuning", *self.places]
         asked = [
-            (f"pairs of {place}", write_pairs, (self.root / place, self.policy, ASKING + i))
+            (f"pairs of {place}", write_pairs, (self.root / place, self.policy, ASKING + i, self.device))
             for i, place in enumerate(places)
         ]
         side_by_side([job for job in asked if not (job[2][0] / "presence.jsonl").is_file()])
@@ -116,7 +122,7 @@ def slug(row: str) -> str:
     return re.sub(r"\W+", "-", row.lower())
 
 
-def write_pairs(folder: Path, policy: Path, seed: int) -> None:
+def write_pairs(folder: Path, policy: Path, seed: int, device: str) -> None:
     """A job: the policy's answers about patients of the ward, edited (``edited``), with corrupted images.
 
     ``every``: the lesion hidden, noise over the whole image where there is none. ``presence``: as the others, but no
@@ -125,7 +131,7 @@ def write_pairs(folder: Path, policy: Path, seed: int) -> None:
     """
     with logged(folder / "pairs.log"):
         write_jsonl(folder / "questions.jsonl", write_asked(folder, seed, WARD))
-        rows = edit_answers(folder, policy)
+        rows = edit_answers(folder, policy, device)
         hide_lesions(folder, rows, "crop", "crop")
         every = hide_lesions(folder, rows, "every", MODE)
         kept = where_flipped(folder, every)
@@ -172,10 +178,10 @@ def run_row(arm: Arm, sets: Sequence[TestSet]) -> None:
     for test in sets:
         place, answers = arm.folder / test.name, test.folder / "answers.jsonl"
         with logged(arm.folder / f"{test.name}.log"):
-            print(score(arm.name, *arm.trained, place, test.folder, dict(test.contrasts), TESTED))
+            print(score(arm.name, *arm.trained, place, test.folder, dict(test.contrasts), TESTED, arm.device))
             if not arm.settings:
                 write_answers(place / "predictions.jsonl", test.folder / "test.jsonl", answers)
-            write_jsonl(place / "kl.jsonl", divergences(*arm.trained, answers))
+            write_jsonl(place / "kl.jsonl", divergences(*arm.trained, answers, arm.device))
 
 
 def write_answers(predictions: Path, questions: Path, out: Path) -> None:

@@ -18,7 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mint.cli import choose_device
 from mint.config import TrainConfig
 from mint.data.cases import Case
 from mint.data.chat import load_tokenizer
@@ -32,7 +31,6 @@ from mint.processes import cores, worker_processes
 from mint.progress import duration
 from mint.scripts import command_file
 from mint.tasks.disease import Disease
-from mint.training.setup import choose_precision
 
 MOVABLE = dict.fromkeys(("data", "eval_data", "adapter"), "")  # settings that name files; their folder may be moved
 TOKENS = 160  # of an answer at most
@@ -62,9 +60,7 @@ class Exam:
 
     def ask(self, way: str, model_dir: str, adapter: Path | None, seed: int = 0, device: str = "cpu") -> list[str]:
         """The answers of a model, in float32 on ``device``, to all cases."""
-        place = choose_device(device, "auto")[0]
-        choose_precision(False, place)  # training had its own
-        model = load_student(model_dir, adapter).to(place)
+        model = load_student(model_dir, adapter, device)
         task, loaded = self.task(), (model, load_tokenizer(model_dir))
         if way == "rank":
             return task.rank_names(loaded, self.cases, self.names)
@@ -89,7 +85,7 @@ class Arm:
     @property
     def config(self) -> TrainConfig:
         paths = {"out": str(self.folder / "run"), "model": str(self.model)}
-        return TrainConfig(**{"device": self.device, **paths, **self.settings})
+        return TrainConfig(**{"device": self.device, "compile": False, **paths, **self.settings})  # too short for it
 
     @property
     def trained(self) -> tuple[str, Path | None]:

@@ -134,10 +134,10 @@ def make_pairs(folder: Path, model: Path) -> None:
     hide_lesions(folder, rows, "pairs", MODE, placed_only=True)  # a denial has no lesion to hide
 
 
-def edit_answers(folder: Path, model: Path) -> list[dict]:
+def edit_answers(folder: Path, model: Path, device: str = "cpu") -> list[dict]:
     """Writes the policy's answers to a folder's questions with their edits (``edited.jsonl``), and returns them."""
     file = folder / "questions.jsonl"
-    answers = Vqa().ask(load(str(model), None), read_questions(file, folder)[0], **DECODING)
+    answers = Vqa().ask(load(str(model), None, device), read_questions(file, folder)[0], **DECODING)
     report = EditReport()
     rejects: list[dict] = []
     rows = list(edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
@@ -160,9 +160,9 @@ def hide_lesions(folder: Path, rows: Sequence[dict], name: str, mode: str, place
     return found
 
 
-def load(model_dir: str, adapter: Path | None) -> tuple[CausalLM, ChatTokenizer, ImageReader]:
-    """(model with its adapter merged, tokenizer, reader of its images)."""
-    model = load_student(model_dir, adapter)
+def load(model_dir: str, adapter: Path | None, device: str = "cpu") -> tuple[CausalLM, ChatTokenizer, ImageReader]:
+    """(model with its adapter merged, on ``device``; tokenizer; reader of its images)."""
+    model = load_student(model_dir, adapter, device)
     return model, load_tokenizer(model_dir), ImageReader(load_processor(model.source_dir))
 
 
@@ -191,10 +191,11 @@ def score(
     unseen: Path,
     records: dict[str, list[Preference]],
     mode: str = MODE,
+    device: str = "cpu",
 ) -> str:
     """The scores of a model on the unseen images, as text; saved in ``folder``. records, mode: ``contrast_images``."""
     questions, _ = read_questions(unseen / "test.jsonl", unseen)
-    loaded, vqa, sensitivity = load(model_dir, adapter), Vqa(), Sensitivity()
+    loaded, vqa, sensitivity = load(model_dir, adapter, device), Vqa(), Sensitivity()
     answers = vqa.ask(loaded, questions, **DECODING)
     answered = score_answers(vqa, name, questions, answers, folder, keep_notes=True)
     save_results(vqa, folder, [answered], COHORT)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mint.cli import choose_device
 from mint.config import TrainConfig
 from mint.models import load_language_model
 from mint.models.llama import CausalLM
@@ -15,6 +16,7 @@ from mint.models.lora import load_adapter, merge_lora
 from mint.tasks.base import Result, Task, first_image, save_results, score_answers
 from mint.tasks.compare_page import save_comparison
 from mint.training.run_directory import RunDirectory
+from mint.training.setup import choose_precision
 
 Train = Callable[[TrainConfig], RunDirectory]
 Compare = Callable[[TrainConfig, Path, Path], None]  # settings, the run's folder, the cache
@@ -23,13 +25,14 @@ Compare = Callable[[TrainConfig, Path, Path], None]  # settings, the run's folde
 def teach(model: Path, data: Path, recipe: dict, train: Train, target: Path) -> Path:
     """Next-token training of all weights of ``model`` on the answers of ``data``; returns the new model, ``target``.
 
-    A run that was stopped goes on from its last checkpoint, with a recipe that saves any.
+    A run that was stopped goes on from its last checkpoint, with a recipe that saves any. It is on the CPU, unless the
+    recipe has another ``device``.
     """
     out = target.with_name(f"{target.name}-teaching")
     if not any((out / "checkpoints").glob("step-*")):
         shutil.rmtree(out, ignore_errors=True)
     paths: dict[str, Any] = {"model": str(model), "data": str(data), "out": str(out)}
-    train(TrainConfig(loss="sft", full=True, device="cpu", resume="auto", **paths, **recipe))
+    train(TrainConfig(**{"loss": "sft", "full": True, "device": "cpu", "resume": "auto", **paths, **recipe}))
     (out / "model").rename(target)
     shutil.rmtree(out)
     return target
@@ -65,10 +68,12 @@ def aligned(config: TrainConfig, folder: Path) -> tuple[str, Path | None]:
     return (str(folder / "model"), None) if config.full else (str(config.model), folder / "adapter")
 
 
-def load_student(model_dir: str, adapter: Path | None) -> CausalLM:
-    """A model with its adapter, if any, merged."""
+def load_student(model_dir: str, adapter: Path | None, device: str = "cpu") -> CausalLM:
+    """A model with its adapter, if any, merged, in float32 on ``device``."""
+    place = choose_device(device, "auto")[0]
+    choose_precision(False, place)  # training had its own
     model = load_language_model(model_dir)
-    return model if adapter is None else merge_lora(load_adapter(model, adapter), drop=True)
+    return (model if adapter is None else merge_lora(load_adapter(model, adapter), drop=True)).to(place)
 
 
 def compare_systems(

@@ -60,7 +60,7 @@ HELD_OUT = 48  # pairs to measure on
 STEPS, DPO_STEPS = 150, 50
 RECIPE = {
     **{"batch_size": 8, "lr": 1e-3, "lora_rank": 64, "lora_alpha": 64.0, "warmup": 0.05},
-    **{"eval_every": 15, "save_every": 75, "compile": False},  # compiling takes a minute of a GPU run of two
+    **{"eval_every": 15, "save_every": 75, "compile": False},
 }
 ROWS = {  # row -> loss, pairs
     "SFT, true disease": ("sft", "diseases"),

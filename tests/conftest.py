@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mint.evaluation import statistics
+from mint.training.setup import choose_precision
 from tests.flash_on_cpu import flash_on_cpu  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "cuda" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def each_device(request) -> str:
+    """The CPU, and a GPU where there is one, whose products of float32 are then float32."""
+    choose_precision(False, torch.device(request.param))
+    return request.param
 
 
 @pytest.fixture

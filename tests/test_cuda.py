@@ -88,11 +88,12 @@ def test_answers_and_ranks_are_those_of_the_cpu(setting):
     torch.testing.assert_close(scores, expected_scores, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["orpo", "dpo", "fire"])
-def test_a_step_waits_for_the_device_twice(name):
+def test_a_step_waits_for_the_device_twice(name, dtype):
     """Counted by PyTorch: the metrics, and the norm of the gradients."""
     loss = load_loss(name, {})
-    model = add_lora(init_model(TINY_LLAMA | {"head_dim": 16}), 4, 8).cuda().train()
+    model = add_lora(init_model(TINY_LLAMA | {"head_dim": 16}, dtype=dtype), 4, 8).cuda().train()
     marks = [True] * 3
     pairs = [EncodedPair(str(i), [1, 5, 6, 7 + i], [8, 9, 2], [9 + i, 10, 2], marks, marks) for i in range(4)]
     forward = Forward(model, loss, 2, shape={"row_length": 128, "rows": 1})

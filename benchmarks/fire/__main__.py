@@ -49,7 +49,7 @@ def run_findings(args: argparse.Namespace) -> str:
             raise InputError(f"--findings {finding} needs the rows {', '.join(sorted(missing))}")
     root = Path(args.out)
     decoder = Path(args.decoder) if args.decoder else None
-    check_study(root / "study.json", {"decoder": args.decoder, "patients": args.patients})
+    check_study(root / "study.json", {"decoder": args.decoder, "patients": args.patients, "device": args.device})
     policy = teach_policy(root / "policy", decoder, args.device)
     ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT, args.device)
     ward.prepare()

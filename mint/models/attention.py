@@ -6,8 +6,6 @@ A row holds whole pairs, each laid out as ``prompt | chosen | rejected``; a segm
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -15,7 +13,6 @@ from mint.ops.flash_attention import FlashLayout, flash_attention, flash_layout
 from mint.ops.pair_attention import PairLayout, grouped_attention, pair_attention, pair_layout
 
 Mask = Tensor | PairLayout | FlashLayout | None  # None: plain causal attention
-COMPILED: dict[str, Any] = {"recompile_limit": 64}  # of graphs by shape, role of the adapter and mode; PyTorch has 8
 SPLIT_FROM = 256  # row length from which attention per pair is faster than one with a mask
 
 
@@ -49,19 +46,17 @@ def make_mask(
 ) -> Tensor | PairLayout | FlashLayout:
     """The mask of packed rows for :func:`attend`.
 
-    segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``split`` = the pairs' bounds, without a
-    window; ``flash`` = the sequences of FlashAttention; ``auto`` = flash where it is to be had, elsewhere split for
-    long rows and dense for short ones or a window. flash: whether it is (``mint.ops.flash_attention.flash_reads``).
-    host: ``segments`` on the CPU, where layouts are made.
+    segments, positions: [B, T]. backend: ``dense`` = bool [B, 1, T, T]; ``split`` = the pairs' bounds; ``flash`` = the
+    sequences of FlashAttention; ``auto`` = flash where it can be used (flash, of ``flash_reads``), elsewhere split for
+    long rows and dense for short ones. host: ``segments`` on the CPU, where layouts are made.
     """
     host = segments if host is None else host
     if backend == "auto":
-        without = "split" if segments.shape[1] >= SPLIT_FROM and window is None else "dense"
-        backend = "flash" if flash else without
+        backend = "flash" if flash else "split" if segments.shape[1] >= SPLIT_FROM else "dense"
     if backend == "flash":
         return flash_layout(host, segments.device, window)
     if backend == "split":
-        return pair_layout(host)
+        return pair_layout(host, window)
     index = torch.arange(segments.shape[1], device=segments.device)
     mask = may_attend(
         segments[:, :, None], segments[:, None, :], index[:, None], index[None, :],

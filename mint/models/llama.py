@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mint.errors import InputError
-from mint.models.attention import COMPILED, Mask, attend, make_mask
+from mint.models.attention import Mask, attend, make_mask
 from mint.models.cross_attention import CrossAttentionInputs
 from mint.models.llama_config import LlamaConfig
 from mint.models.lora import LoRALinear
@@ -27,6 +27,8 @@ from mint.models.rotary import cos_sin, rope_frequencies
 from mint.ops.elementwise import rms_norm, rotate, swiglu
 from mint.ops.flash_attention import flash_reads
 from mint.ops.transfer import upload
+
+RECOMPILE_LIMIT = 64  # of graphs by shape, role of the adapter and mode; PyTorch has 8
 
 
 class RMSNorm(nn.Module):
@@ -377,7 +379,7 @@ class CausalLM(Pretrained):
         """
         self.compiled = True
         for layer in self.decoder.layers:
-            layer.compile(**COMPILED, **options)
+            layer.compile(recompile_limit=RECOMPILE_LIMIT, **options)
 
 
 class Llama(CausalLM):

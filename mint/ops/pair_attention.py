@@ -19,12 +19,16 @@ from mint.ops.uncompiled import uncompiled
 
 
 class PairLayout(NamedTuple):
-    """Positions of the pairs. bounds: [P, 5] int64: row, start of prompt, chosen and rejected, and end in the row."""
+    """Positions of the pairs. bounds: [P, 5] int64: row, start of prompt, chosen and rejected, and end in the row.
+
+    window: of sliding-window attention.
+    """
 
     bounds: Tensor
+    window: int | None = None
 
 
-def pair_layout(segments: Tensor) -> PairLayout:
+def pair_layout(segments: Tensor, window: int | None = None) -> PairLayout:
     """The layout of packed rows from their segments [B, T] (3 * pair + role, -1 on padding)."""
     bounds: dict[tuple[int, int], list[int]] = {}
     for row, line in enumerate(segments):
@@ -36,7 +40,7 @@ def pair_layout(segments: Tensor) -> PairLayout:
                 for role in range(value % 3 + 1, 4):
                     pair[role + 1] = start + count
             start += count
-    return PairLayout(torch.tensor(list(bounds.values()), dtype=torch.int64).view(-1, 5))
+    return PairLayout(torch.tensor(list(bounds.values()), dtype=torch.int64).view(-1, 5), window)
 
 
 @uncompiled  # bounds differ from batch to batch; compiled code would be specialised to each
@@ -57,20 +61,24 @@ def pair_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tenso
     lengths.append(q.shape[0] * q.shape[2] - cell)  # padding at the end
     # Over the cells of all rows: padding, prompt + chosen and rejected of each pair in turn.
     queries, keys, values = (x.transpose(1, 2).flatten(0, 1).split(lengths) for x in (q, k, v))
-    parts = []
+    parts, window = [], layout.window
     for pair, (_, prompt, chosen, rejected, end) in enumerate(bounds):
         padding, first, second = range(3 * pair, 3 * pair + 3)
-        parts += [torch.zeros_like(queries[padding]), _attend(queries[first], keys[first], values[first], None)]
+        parts += [torch.zeros_like(queries[padding]), _attend(queries[first], keys[first], values[first], window)]
         if end > rejected:
             k, v = (torch.cat((x[first][: chosen - prompt], x[second])) for x in (keys, values))
-            mask = torch.ones(end - rejected, chosen - prompt + end - rejected, dtype=torch.bool, device=q.device)
-            parts.append(_attend(queries[second], k, v, mask.tril_(chosen - prompt)))
+            parts.append(_attend(queries[second], k, v, window))
     parts.append(torch.zeros_like(queries[-1]))
     return torch.cat(parts).view(q.shape[0], q.shape[2], *queries[0].shape[1:]).transpose(1, 2).to(dtype)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[L, N, D] of q [L, N, D], k and v [S, K, D]; mask: [L, S] bool, causal without one."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """[L, N, D] of q [L, N, D], k and v [S, K, D]: causal, the last query at the last key, in a window."""
+    before, mask = len(k) - len(q), None
+    if before or (window is not None and window < len(k)):
+        mask = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril_(before)
+        if window is not None:
+            mask = mask.triu_(before - window + 1)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     return grouped_attention(q, k, v, mask)[0].transpose(0, 1)
 

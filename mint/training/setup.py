@@ -303,16 +303,14 @@ def compile_and_shape(
     """Compiles the decoder blocks of ``networks``, if that is wanted; returns the shape of all batches of the run.
 
     networks: the model, and the reference where it is a model of its own. Shapes are static where blocks are compiled,
-    and on CUDA, where memory is then kept for few sizes.
+    and on CUDA, where the allocator then keeps blocks of few sizes.
     """
     on_cuda = networks[0].head_weight.device.type == "cuda"
     compiled = on_cuda and not config.shard if config.compile is None else config.compile
     if compiled:
         for network in networks:
             network.compile_blocks()
-    dense = not on_cuda and networks[0].config.sliding_window is not None
-    size = 1 if compiled and dense else config.batch_size  # the dense mask of a long row is large
-    split_from = None if on_cuda or dense else SPLIT_FROM
+    size, split_from = config.batch_size, None if on_cuda else SPLIT_FROM
     per_step, static = config.batch_size * config.grad_accum, compiled or on_cuda
     if isinstance(data.pairs, StreamedPairs):
         pairs, order = data.pairs.sample, PairOrder(len(data.pairs.sample), config.seed)

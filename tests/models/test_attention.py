@@ -5,6 +5,7 @@ import torch
 
 from mint.models.attention import SPLIT_FROM, attend, make_mask
 from mint.ops import pair_attention
+from mint.ops.flash_attention import FlashLayout, flash_reads
 from mint.ops.pair_attention import PairLayout, pair_layout
 
 # One row: a pair (prompt 2, chosen 2, rejected 2), a second pair (prompt 1, chosen 1, rejected 1), one padding cell.
@@ -115,18 +116,41 @@ def test_layout_finds_empty_roles_and_later_rows():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_split_equals_dense_over_several_pairs(compiled):
+@pytest.mark.parametrize("window", [None, 9])
+def test_split_equals_dense_over_several_pairs(compiled, window):
     segments, positions = packed_rows([(150, 30, 140), (3, 200, 0), (1, 1, 1)])
     q, k, v = (x.detach().float().requires_grad_() for x in random_qkv(1, 4, 2, segments.shape[1], 8))
     assert segments.shape[1] >= SPLIT_FROM and isinstance(make_mask(segments, positions), PairLayout)
-    assert isinstance(make_mask(segments, positions, window=9), torch.Tensor)
     run = torch.compile(attend) if compiled else attend
-    split = run(q, k, v, make_mask(segments, positions))
-    dense = attend(q, k, v, make_mask(segments, positions, backend="dense"))
+    split = run(q, k, v, make_mask(segments, positions, window))
+    dense = attend(q, k, v, make_mask(segments, positions, window, "dense"))
     torch.testing.assert_close(split, dense, rtol=0, atol=1e-5)
     gradients = (torch.autograd.grad((x * x).sum(), (q, k, v)) for x in (split, dense))
     for got, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "device, dtype, head_dim, reads",
+    [
+        ("cuda", torch.bfloat16, 128, True),
+        ("cuda", torch.float16, 64, True),
+        ("cuda", torch.float32, 128, False),
+        ("cuda", torch.bfloat16, 20, False),
+        ("cuda", torch.bfloat16, 512, False),
+        ("cpu", torch.bfloat16, 128, False),
+    ],
+)
+def test_what_flash_attention_reads(device, dtype, head_dim, reads, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    assert flash_reads(torch.device(device), dtype, head_dim) is reads
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert not flash_reads(torch.device(device), dtype, head_dim)
+
+
+def test_flash_attention_is_taken_where_it_can_be():
+    assert isinstance(make_mask(SEGMENTS, POSITIONS, 5, flash=True), FlashLayout)
 
 
 @pytest.mark.parametrize("instructions", [False, True])

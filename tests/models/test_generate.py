@@ -1,5 +1,6 @@
 """Decoding: the same answers batched and alone, cached and not; sampling by hand; limits."""
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,11 +34,12 @@ def uncached(model, prompt, count):
     return ids[len(prompt) :]
 
 
-def test_greedy_is_the_argmax_whatever_the_batch(model):
+def test_greedy_is_the_argmax_whatever_the_batch(model, each_device):
     expected = [uncached(model, prompt, 10) for prompt in PROMPTS]
     assert len({tuple(e) for e in expected}) > 1
+    moved = copy.deepcopy(model).to(each_device)
     for size in (1, 3, 32):
-        assert generate(model, IDS, PROMPTS, max_new_tokens=10, batch_size=size) == expected
+        assert generate(moved, IDS, PROMPTS, max_new_tokens=10, batch_size=size) == expected
 
 
 def test_sampling_repeats_by_seed_and_does_not_depend_on_the_batch(model):

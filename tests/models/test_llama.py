@@ -34,11 +34,12 @@ def write_directory(name, folder):
 
 
 @pytest.mark.parametrize("name", sorted(RECORD["configs"]))
-def test_logits_and_greedy_text_equal_transformers(name, tmp_path):
+def test_logits_and_greedy_text_equal_transformers(name, tmp_path, each_device):
     model = load_model(write_directory(name, tmp_path))
     tokens = LOGITS["tokens"]
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens), LOGITS[name], rtol=0, atol=1e-5)
+        logits = model.to(each_device)(tokens.to(each_device)).cpu()
+        torch.testing.assert_close(logits, LOGITS[name], rtol=0, atol=1e-5)
     prompt = tokens[0, : tokens.shape[1] // 2].tolist()
     assert generate(model, IDS, [prompt], max_new_tokens=12) == [RECORD["greedy"][name]]
 

@@ -1,5 +1,6 @@
 """Llama 3.2 Vision: transformers' logits for one tile and several, one image and several, rows with and without."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 
@@ -204,7 +205,7 @@ def test_decoding_projects_an_image_once(model):
     assert len(calls) == 2 * len(layers)
 
 
-def test_decoding_with_a_cache(model):
+def test_decoding_with_a_cache(model, each_device):
     """Greedy answers with a cache, in a batch or alone, are the argmax of the whole text, and hold no image token."""
     names = ["one_tile", "text", "several_tiles"]
     prompts = [tokens(name)[0, : 5 + 2 * i].tolist() for i, name in enumerate(names)]
@@ -223,8 +224,9 @@ def test_decoding_with_a_cache(model):
         for _ in range(6):
             row.append(int(model(torch.tensor([row]), None if name == "text" else one(name))[0, -1].argmax()))
         expected.append(row[len(prompt) :])
+    moved = copy.deepcopy(model).to(each_device)
     for size in (1, 3):
-        assert generate(model, plain, prompts, max_new_tokens=6, batch_size=size, images=seen) == expected
+        assert generate(moved, plain, prompts, max_new_tokens=6, batch_size=size, images=seen) == expected
 
 
 def test_gradients_reach_every_part():

@@ -1,5 +1,6 @@
 """Qwen2.5-VL and Qwen3-VL: transformers' logits for images of many shapes, in packed rows and with a cache as alone."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -92,7 +93,7 @@ def test_packed_pairs_have_the_states_they_have_alone(model):
             torch.testing.assert_close(together[cells] @ model.head_weight.T, alone, atol=3e-5, rtol=0)
 
 
-def test_decoding_with_a_cache(model):
+def test_decoding_with_a_cache(model, each_device):
     prompts = [pair.prompt for pair in pairs()]
     own = [pair.images for pair in pairs()]
     plain = SimpleNamespace(eos_ids=set(), decode=lambda ids: list(ids))
@@ -109,8 +110,9 @@ def test_decoding_with_a_cache(model):
         files = [file for member in members for file in own[member]]
         return seen(files) if files else None
 
+    moved = copy.deepcopy(model).to(each_device)
     for size in (1, 3):
-        assert generate(model, plain, prompts, max_new_tokens=6, batch_size=size, images=pictures) == expected
+        assert generate(moved, plain, prompts, max_new_tokens=6, batch_size=size, images=pictures) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,5 +1,7 @@
 """FlashAttention's kernels spelled out, so that what is computed around them can be tested without a GPU."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -11,9 +13,8 @@ def _sequences(q, k, v, starts, key_starts, causal, left):
     """
     groups = q.shape[1] // k.shape[1]
     q, k, v = (x.transpose(0, 1).repeat_interleave(n, 0) for x, n in ((q, 1), (k, groups), (v, groups)))
-    bounds = (slice(*each) for x in (starts, key_starts) for each in zip(x.tolist(), x.tolist()[1:], strict=False))
-    bounds = list(bounds)
-    for queries, keys in zip(bounds[: len(starts) - 1], bounds[len(starts) - 1 :], strict=True):
+    bounds = [[slice(*each) for each in itertools.pairwise(x.tolist())] for x in (starts, key_starts)]
+    for queries, keys in zip(*bounds, strict=True):
         place = torch.arange(keys.start, keys.stop)
         behind = place[-(queries.stop - queries.start) :, None] - place
         assert causal or left >= 0

@@ -27,6 +27,7 @@ from benchmarks.fire.policy import teach_policy
 from benchmarks.fire.stability import find_stability
 from benchmarks.fire.style import find_style
 from benchmarks.fire.ward import Ward
+from mint.cli import choose_device
 from mint.errors import InputError
 from mint.files import read_json, write_aside
 from mint.synthetic.radiograph_set import LONG, SHORT
@@ -48,10 +49,10 @@ def run_findings(args: argparse.Namespace) -> str:
         if missing := NEEDED.get(finding, set()) - set(args.rows):
             raise InputError(f"--findings {finding} needs the rows {', '.join(sorted(missing))}")
     root = Path(args.out)
-    decoder = Path(args.decoder) if args.decoder else None
-    check_study(root / "study.json", {"decoder": args.decoder, "patients": args.patients, "device": args.device})
-    policy = teach_policy(root / "policy", decoder, args.device)
-    ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT, args.device)
+    decoder, device = Path(args.decoder) if args.decoder else None, choose_device(args.device, "auto")[0].type
+    check_study(root / "study.json", {"decoder": args.decoder, "patients": args.patients, "device": device})
+    policy = teach_policy(root / "policy", decoder, device)
+    ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT, device)
     ward.prepare()
     tables = [find_grounding(ward, args.rows, args.rates)]
     if "corruption" in args.findings:

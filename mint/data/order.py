@@ -91,8 +91,7 @@ def batch_shape(
     process's pairs of a step are divided by their tokens. They fill rows that hold ``FITTING`` of all batches of
     ``batch_size`` pairs, and every pair with its twin; the longest row holds every pair of an evaluation too.
     split_from: mean length from which pairs share one row per batch with hardly any padding, where the length of a row
-    is free; None on CUDA. longest: tokens of a pair with its twin, at most, where ``pairs`` are only
-    some of the run's.
+    is free; None on CUDA. longest: tokens of a pair with its twin, at most, where ``pairs`` are only some of the run's.
     """
     if not static:
         flat = [length for pair in pairs for length in pair.lengths]

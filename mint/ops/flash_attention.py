@@ -76,8 +76,8 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, layout: FlashLayout) -> Ten
     """
     from torch.nn.attention.varlen import varlen_attn  # here, since it imports the compiler
 
-    cells = (x.to(v.dtype).transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # [B * T, heads, D]; autocast casts v only
-    queries, keys, values = cells
+    # [B * T, heads, D]; autocast casts v alone
+    queries, keys, values = (x.to(v.dtype).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     keys, values = (_Taken.apply(x, layout.keys, layout.places) for x in (keys, values))
     longest = layout.longest.shape[0]
     attended = varlen_attn(

@@ -8,7 +8,7 @@ Legend: B rows, T row length, N heads, K key/value heads, D head size, S sequenc
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, layout: FlashLayout) -> Ten
         queries, keys, values, layout.query_starts, layout.key_starts, longest, longest,
         window_size=(-1 if layout.window is None else layout.window - 1, 0), enable_gqa=True,
     )  # fmt: skip
+    attended = cast(Tensor, attended)  # a pair only where the log-sum-exp is asked for
     return attended.unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)
 
 

@@ -33,6 +33,7 @@ from mint.data.preferences import write_jsonl
 from mint.data.prompts import Prompt
 from mint.data.retrieval import Index, Passage, Retriever, describe_cases
 from mint.demo.arms import Arm, Exam, Job, arm_jobs, logged, run_arm, side_by_side
+from mint.demo.stages import Hardware
 from mint.errors import InputError
 from mint.evaluation.dense_retrieval import DenseRetriever, SentenceEncoder
 from mint.evaluation.scores import means_table
@@ -115,12 +116,12 @@ class Study:
             settings |= {"adapter": str(start.folder / "run" / "adapter"), "lr": RECIPE["lr"] / 50}
             settings["steps"] = max(1, self.steps * DPO_STEPS // STEPS)
             settings = {name: value for name, value in settings.items() if not name.startswith("lora")}
-        return Arm(row, folder, self.model, settings, self.device)
+        return Arm(row, folder, self.model, settings, Hardware(self.device))
 
     def arms(self, row: str) -> list[Arm]:
         """The arms of a row, one for each seed."""
         if row == BASE:
-            return [Arm(BASE, self.root / "base", self.model, device=self.device)]
+            return [Arm(BASE, self.root / "base", self.model, hardware=Hardware(self.device))]
         return [self.arm(row, seed) for seed in range(1 if row == ONCE else self.seeds)]
 
     @cached_property

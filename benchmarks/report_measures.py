@@ -65,7 +65,7 @@ def measure(arm: Arm, held_out: Path, general: Path) -> dict[str, float]:
     drift: KL(base || model) in nats per token, over the base's own answers to general prompts, in ``general``.
     """
     model_dir, adapter = arm.trained
-    device, _ = choose_device(arm.device, "auto")
+    device, _ = choose_device(arm.hardware.device, "auto")
     choose_precision(False, device)
     model = load_language_model(model_dir, device=device)
     tokenizer = load_tokenizer(model.source_dir)

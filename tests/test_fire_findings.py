@@ -55,6 +55,7 @@ def arguments(out, **changed):
             "rates": [1e-3],
             "findings": FINDINGS,
             "device": "auto",
+            "dtype": "auto",
         }
         | changed
     )
@@ -256,6 +257,13 @@ def test_the_terse_truth_and_how_it_is_scored(finished):
             assert says_truth(scored, record.truth), scored
             assert as_scored(record.answer, questions[record.id]) == record.answer
             assert as_scored("", questions[record.id]) == ""
+
+
+def test_a_sample_is_the_same_in_every_run_and_in_order():
+    rows = list(range(100))
+    found = ward.sample(rows, 30)
+    assert len(found) == 30 == len(set(found)) and found == sorted(found) == ward.sample(rows, 30)
+    assert ward.sample(rows, 200) == rows and max(found) > 80 > 20 > min(found)
 
 
 def test_repetition_by_hand():

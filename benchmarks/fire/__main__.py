@@ -28,6 +28,7 @@ from benchmarks.fire.stability import find_stability
 from benchmarks.fire.style import find_style
 from benchmarks.fire.ward import Ward
 from mint.cli import choose_device
+from mint.demo.stages import Hardware
 from mint.errors import InputError
 from mint.files import read_json, write_aside
 from mint.synthetic.radiograph_set import LONG, SHORT
@@ -49,10 +50,12 @@ def run_findings(args: argparse.Namespace) -> str:
         if missing := NEEDED.get(finding, set()) - set(args.rows):
             raise InputError(f"--findings {finding} needs the rows {', '.join(sorted(missing))}")
     root = Path(args.out)
-    decoder, device = Path(args.decoder) if args.decoder else None, choose_device(args.device, "auto")[0].type
-    check_study(root / "study.json", {"decoder": args.decoder, "patients": args.patients, "device": device})
-    policy = teach_policy(root / "policy", decoder, device)
-    ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT, device)
+    decoder = Path(args.decoder) if args.decoder else None
+    hardware = Hardware(choose_device(args.device, args.dtype)[0].type, args.dtype)
+    settings = {"decoder": args.decoder, "patients": args.patients, **hardware._asdict()}
+    check_study(root / "study.json", settings)
+    policy = teach_policy(root / "policy", decoder, hardware)
+    ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT, hardware)
     ward.prepare()
     tables = [find_grounding(ward, args.rows, args.rates)]
     if "corruption" in args.findings:
@@ -76,6 +79,7 @@ def main() -> int:
     add = parser.add_argument
     add("--decoder", metavar="DIR", help="a pretrained Llama for the policy (default: a tiny one)")
     add("--device", default="cpu", choices=("auto", "cpu", "cuda"), help="of training and answers (default: cpu)")
+    add("--dtype", default="auto", choices=("auto", "bfloat16"), help="auto: answers are in float32 (default)")
     add("--patients", type=int, default=300, metavar="N", help="unseen ones of each population (default 300)")
     add("--findings", nargs="+", choices=FINDINGS, default=FINDINGS, help="default: all; grounding comes first always")
     add("--steps", type=int, default=STEPS, help=f"of 16 pairs (default {STEPS})")

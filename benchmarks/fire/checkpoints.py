@@ -15,6 +15,7 @@ from mint.data.preferences import write_jsonl
 from mint.data.questions import Question
 from mint.demo.arms import Arm, Job, logged, run_arm
 from mint.demo.radiograph_demo import load
+from mint.demo.stages import Hardware
 from mint.evaluation.statistics import bootstrap
 from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import says_truth
@@ -73,7 +74,7 @@ def ask_checkpoints(arm: Arm, questions: Sequence[Question], first: Path, read: 
         for step in steps_of(arm):
             adapter = arm.folder / "run" / "checkpoints" / f"step-{step}" / "adapter" if step else None
             if not answers_file(arm, step).is_file():
-                rows = answer_rows(model, adapter, questions, first, read, arm.device)
+                rows = answer_rows(model, adapter, questions, first, read, arm.hardware)
                 answers_file(arm, step).parent.mkdir(exist_ok=True)
                 write_jsonl(answers_file(arm, step), rows)
         shutil.rmtree(arm.folder / "run" / "checkpoints", ignore_errors=True)
@@ -85,11 +86,11 @@ def answer_rows(
     questions: Sequence[Question],
     first: Path,
     read: Callable[[str, Question], str],
-    device: str,
+    hardware: Hardware,
 ) -> list[dict]:
     """A record for each question: the answer, its number of words, ``repetition``, ``clinical``, ``facts``, ``kl``."""
-    answers = Vqa().ask(load(model, adapter, device), questions, max_new_tokens=TOKENS, batch_size=64)
-    kl = {row["id"]: row["kl"] for row in divergences(model, adapter, first, device)}
+    answers = Vqa().ask(load(model, adapter, hardware), questions, max_new_tokens=TOKENS, batch_size=64)
+    kl = {row["id"]: row["kl"] for row in divergences(model, adapter, first, hardware)}
     rows = []
     for question, answer in zip(questions, answers, strict=True):
         truth, text = Truth.from_dict(question.truth), read(answer, question)

@@ -49,7 +49,7 @@ def find_corruption(ward: Ward, rows: Sequence[str]) -> str:
 
 def recognised(ward: Ward, name: str) -> Estimate:
     """How often a linear probe tells the corrupted images of a file from their clean ones, on other patients."""
-    loaded = load(str(ward.policy), None, ward.device)
+    loaded = load(str(ward.policy), None, ward.hardware)
     features, labels, names = [], [], []
     for place in (LEARNT, ASKED):
         file = ward.root / place / f"{name}.jsonl"

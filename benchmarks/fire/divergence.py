@@ -15,7 +15,7 @@ from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
 from mint.data.preferences import read_preferences
 from mint.data.record_images import ImageSlots, find_images
-from mint.demo.stages import load_student
+from mint.demo.stages import CPU, Hardware, load_student
 from mint.losses import Needs
 from mint.models.lora import load_adapter
 from mint.objective import answer_stats, predicted_stats
@@ -25,7 +25,7 @@ NEEDS = Needs(rejected=False, reference=True, kl_forward=True, kl_over="all")
 
 
 @torch.no_grad()
-def divergences(model_dir: str, adapter: Path | None, file: Path, device: str = "cpu") -> Iterator[dict]:
+def divergences(model_dir: str, adapter: Path | None, file: Path, hardware: Hardware = CPU) -> Iterator[dict]:
     """KL(reference || policy) in nats per token of each answer of ``file``; the reference is the model without adapter.
 
     file: records with ``images`` and ``chosen``, an answer of the reference. Yields ``id``, ``images`` and ``kl``.
@@ -34,7 +34,7 @@ def divergences(model_dir: str, adapter: Path | None, file: Path, device: str = 
     if adapter is None:
         yield from ({"id": record.id, "images": record.images, "kl": 0.0} for record in records)
         return
-    model = load_student(model_dir, None, device)
+    model = load_student(model_dir, None, hardware)
     load_adapter(model, adapter).eval()
     tokenizer, reader = load_tokenizer(model.source_dir), ImageReader(load_processor(model.source_dir))
     slots, images = ImageSlots(*model.image_slots, reader.processor), {record.id: record.images for record in records}

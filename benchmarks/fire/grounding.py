@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, compare
-from benchmarks.fire.ward import BASE, TestSet, Ward, jobs, read_rows, slug
+from benchmarks.fire.ward import BASE, TestSet, Ward, jobs, read_rows, sample, slug
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.data.record_images import find_images
 from mint.demo.arms import Arm, Job, logged, side_by_side
@@ -110,10 +110,9 @@ def attention_jobs(arms: Sequence[Arm], sets: Sequence[TestSet]) -> list[Job]:
 def measure_attention(arm: Arm, test: TestSet) -> None:
     """A job: the attention to the lesion in every layer."""
     file = test.folder / "contrasts.jsonl"
-    records = find_images(read_preferences(file), file)
-    records = records[:: max(1, len(records) // LOOKED)][:LOOKED]
+    records = sample(find_images(read_preferences(file), file), LOOKED)
     with logged(arm.folder / "attention.log"):
-        found = look(*load(*arm.trained, arm.device), records, file)
+        found = look(*load(*arm.trained, arm.hardware), records, file)
         rows = [{"id": one.id, "images": one.images, **row} for one, row in zip(records, found, strict=True) if row]
         write_jsonl(attention_file(arm, test), rows)
 

@@ -22,7 +22,7 @@ from mint.data.processors.clip import ClipImageProcessor
 from mint.data.template import LLAMA3_TEMPLATE
 from mint.demo.arms import load_train
 from mint.demo.radiograph_demo import DESCRIBING, TEACH, write_lessons
-from mint.demo.stages import load_student, teach
+from mint.demo.stages import CPU, Hardware, load_student, teach
 from mint.demo.tiny_model import IMAGE
 from mint.errors import InputError
 from mint.files import folder_aside, read_json, write_aside
@@ -47,10 +47,10 @@ TEMPLATES = {"<|im_start|>": CHATML_TEMPLATE, "<|start_header_id|>": LLAMA3_TEMP
 SIGHT = 20_000, 3000  # radiographs that the tower learns from, and steps
 # Of a pretrained decoder, in both stages; the projector starts from random weights.
 PRETRAINED: dict[str, Any] = {"batch_size": 16, "lr": 3e-4, "warmup": 0.05, "save_every": 50}
-PRETRAINED_STEPS = 400, 200  # describing, answering
+PRETRAINED_STEPS = 300, 80
 
 
-def teach_policy(folder: Path, decoder: Path | None = None, device: str = "cpu") -> Path:
+def teach_policy(folder: Path, decoder: Path | None = None, hardware: Hardware = CPU) -> Path:
     """The policy's directory. What was finished in ``folder`` before is not done again; a stopped stage goes on.
 
     decoder: a pretrained, instruction-tuned Llama. Raises InputError for one without a known chat template.
@@ -61,10 +61,10 @@ def teach_policy(folder: Path, decoder: Path | None = None, device: str = "cpu")
     if not (folder / "lessons.jsonl").is_file():
         with folder_aside(folder) as aside:
             write_lessons(aside, BALANCED, WARD, LONG if decoder else SHORT)
-    sighted = give_sight(folder / "blank", folder, device)
+    sighted = give_sight(folder / "blank", folder, hardware.device)
     start = join(sighted, decoder, folder / "joined") if decoder else sighted
     stages = [PRETRAINED | {"steps": steps} for steps in PRETRAINED_STEPS] if decoder else [DESCRIBING, TEACH]
-    first, second = (stage | {"device": device} for stage in stages)
+    first, second = (stage | hardware._asdict() for stage in stages)
     described = folder / "described"
     if not described.is_dir():
         teach(start, folder / "descriptions.jsonl", first, load_train(), described)
@@ -75,7 +75,7 @@ def give_sight(blank: Path, folder: Path, device: str) -> Path:
     """The model ``blank`` with a tower that has learned to see; writes ``probes.md``."""
     sighted = folder / "sighted"
     if not sighted.is_dir():
-        model, processor = cast(Llava, load_student(str(blank), None, device)), load_processor(blank)
+        model, processor = cast(Llava, load_student(str(blank), None, Hardware(device))), load_processor(blank)
         teach_tower(model, cast(ClipImageProcessor, processor), *SIGHT)
         table = probes_table(probe_tower(model, ImageReader(processor), folder / "probes"))
         print(table, flush=True)

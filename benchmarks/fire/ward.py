@@ -8,11 +8,13 @@ balanced, or have the reversed correlations (``mint.synthetic.populations``).
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.fire.divergence import divergences
 from mint.data.preferences import Preference, read_preferences, write_jsonl
@@ -22,28 +24,34 @@ from mint.demo.radiograph_demo import (
     contrast_images,
     edit_answers,
     hide_lesions,
-    score,
+    load,
+    score_reliance,
+    score_unseen,
     write_asked,
     write_unseen,
 )
+from mint.demo.stages import CPU, Hardware
 from mint.prefs.question_files import read_asked
 from mint.prefs.rules_editor import true_without_lesion
 from mint.synthetic.populations import POPULATIONS, WARD
 from mint.synthetic.radiograph_set import SHORT, Wording
+
+Row = TypeVar("Row")
 
 BASE = "base"
 RECIPE = {"batch_size": 16, "lora_rank": 64, "lora_alpha": 128.0, "rslora": True, "lora_targets": "all-linear"}
 OTHER_MODES = ("noise", "global", "crop", "black")  # ways to corrupt an image, beside MODE
 TESTED = "blur"  # how lesions are hidden to measure reliance on them: no row is trained with it
 TUNING = 100  # seed of the runs that choose a learning rate
-TUNED = 100, 500  # patients of each population on which learning rates are chosen, and their seed
+TUNED = 50, 500  # patients of each population on which learning rates are chosen, and their seed
 UNSEEN = 80  # seed of the patients of the tables
+MEASURED = 200  # of a test set: pairs on which reliance on the lesion is measured, answers on which KL is
 ASKING = 210  # seed of the patients that the policy is asked about; one more for each place
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Unseen patients of one population. folder: their files. contrasts: as ``contrast_images`` returns them."""
+    """Unseen patients of one population. folder: their files. contrasts: of sets for tables, ``contrast_images``'s."""
 
     name: str
     folder: Path
@@ -54,8 +62,7 @@ class TestSet:
 class Ward:
     """The study in ``root``. policy: directory of the model that all rows start from. steps: of 16 pairs, of a row.
 
-    patients: unseen ones of each population. wording: of the true answers that are compared with false ones. device: of
-    training and answers.
+    patients: unseen ones of each population. wording: of the true answers that are compared with false ones.
     """
 
     root: Path
@@ -64,21 +71,24 @@ class Ward:
     steps: int
     patients: int = 300
     wording: Wording = SHORT
-    device: str = "cpu"
+    hardware: Hardware = CPU
 
-    def sets(self, name: str, count: int, seed: int) -> list[TestSet]:
+    def sets(self, name: str, count: int, seed: int, for_tables: bool = True) -> list[TestSet]:
         """The test sets of all populations in the folder ``name``, drawn unless they are there."""
         found = []
-        for place, (population, patients) in enumerate(POPULATIONS.items()):
+        for number, (population, patients) in enumerate(POPULATIONS.items()):
             folder = self.root / name / population
             if not (folder / "contrasts.jsonl").is_file():
-                write_unseen(folder, count, seed + place, patients, self.wording)
-            found.append(TestSet(population, folder, contrast_images(folder, folder / "contrasts", TESTED)))
+                write_unseen(folder, count, seed + number, patients, self.wording)
+            contrasts = contrast_images(folder, folder / "contrasts", TESTED) if for_tables else {}
+            found.append(
+                TestSet(population, folder, {kind: sample(pairs, MEASURED) for kind, pairs in contrasts.items()})
+            )
         return found
 
     @cached_property
     def tuned(self) -> list[TestSet]:
-        return self.sets("tuning", *TUNED)
+        return self.sets("tuning", *TUNED, for_tables=False)
 
     @cached_property
     def unseen(self) -> list[TestSet]:
@@ -97,7 +107,7 @@ class Ward:
         seed = self.places.index(place) if place in self.places else TUNING
         data = str(self.root / place / f"{pairs}.jsonl")
         common = {**RECIPE, "data": data, "steps": self.steps, "seed": seed}
-        return Arm(row, self.root / place / (folder or slug(row)), self.policy, {**common, **settings}, self.device)
+        return Arm(row, self.root / place / (folder or slug(row)), self.policy, {**common, **settings}, self.hardware)
 
     def base(self, name: str) -> Arm:
         """The policy as it is, on the sets of the folder ``name``."""
@@ -105,24 +115,29 @@ class Ward:
 
     def untrained(self, folder: Path) -> Arm:
         """The policy as it is, with its answers in ``folder``."""
-        return Arm(BASE, folder, self.policy, device=self.device)
+        return Arm(BASE, folder, self.policy, hardware=self.hardware)
 
     def prepare(self) -> None:
         """Writes the pairs of all places and scores the policy as it is, unless this is done."""
         places = ["tuning", *self.places]
         asked = [
-            (f"pairs of {place}", write_pairs, (self.root / place, self.policy, ASKING + i, self.device))
+            (f"pairs of {place}", write_pairs, (self.root / place, self.policy, ASKING + i, self.hardware))
             for i, place in enumerate(places)
         ]
         side_by_side([job for job in asked if not (job[2][0] / "presence.jsonl").is_file()])
         side_by_side(jobs([self.base("tuning")], self.tuned) + jobs([self.base("unseen")], self.unseen))
 
 
+def sample(rows: Sequence[Row], count: int) -> list[Row]:
+    """``count`` of the rows, in their order and the same in every run; all of fewer."""
+    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), min(count, len(rows))))]
+
+
 def slug(row: str) -> str:
     return re.sub(r"\W+", "-", row.lower())
 
 
-def write_pairs(folder: Path, policy: Path, seed: int, device: str) -> None:
+def write_pairs(folder: Path, policy: Path, seed: int, hardware: Hardware) -> None:
     """A job: the policy's answers about patients of the ward, edited (``edited``), with corrupted images.
 
     ``every``: the lesion hidden, noise over the whole image where there is none. ``presence``: as the others, but no
@@ -131,7 +146,7 @@ def write_pairs(folder: Path, policy: Path, seed: int, device: str) -> None:
     """
     with logged(folder / "pairs.log"):
         write_jsonl(folder / "questions.jsonl", write_asked(folder, seed, WARD))
-        rows = edit_answers(folder, policy, device)
+        rows = edit_answers(folder, policy, hardware)
         hide_lesions(folder, rows, "crop", "crop")
         every = hide_lesions(folder, rows, "every", MODE)
         kept = where_flipped(folder, every)
@@ -169,24 +184,31 @@ def jobs(arms: Sequence[Arm], sets: Sequence[TestSet]) -> list[Job]:
 
 
 def is_scored(arm: Arm, test: TestSet) -> bool:
-    return (arm.folder / test.name / "kl.jsonl").is_file()
+    return (arm.folder / test.name / ("kl.jsonl" if test.contrasts else "metrics.json")).is_file()
 
 
 def run_row(arm: Arm, sets: Sequence[TestSet]) -> None:
-    """A job: trains one arm and scores it on each set. The base's answers are what all divergences are measured on."""
+    """A job: trains one arm and scores it on each set: its answers and, for tables, its reliance on lesions and its KL.
+
+    The base's answers are what all divergences are measured on.
+    """
     run_arm(arm)
+    loaded = load(*arm.trained, arm.hardware)
     for test in sets:
         place, answers = arm.folder / test.name, test.folder / "answers.jsonl"
         with logged(arm.folder / f"{test.name}.log"):
-            print(score(arm.name, *arm.trained, place, test.folder, dict(test.contrasts), TESTED, arm.device))
+            print(score_unseen(arm.name, loaded, place, test.folder))
             if not arm.settings:
                 write_answers(place / "predictions.jsonl", test.folder / "test.jsonl", answers)
-            write_jsonl(place / "kl.jsonl", divergences(*arm.trained, answers, arm.device))
+            if test.contrasts:
+                print(score_reliance(arm.name, loaded, place / "sensitivity", dict(test.contrasts), TESTED))
+                write_jsonl(place / "kl.jsonl", divergences(*arm.trained, answers, arm.hardware))
 
 
 def write_answers(predictions: Path, questions: Path, out: Path) -> None:
-    """The answers of an evaluation as records beside its questions."""
+    """Some of the answers of an evaluation as records beside their questions."""
     asked, answered = map(read_rows, (questions, predictions))
     prompts = [{"id": one["id"], "prompt": one["question"], "images": one["images"]} for one in asked]
     pairs = zip(prompts, answered, strict=True)
-    write_jsonl(out, [prompt | {"chosen": one["answer"]} for prompt, one in pairs if one["answer"].strip()])
+    records = [prompt | {"chosen": one["answer"]} for prompt, one in pairs if one["answer"].strip()]
+    write_jsonl(out, sample(records, MEASURED))

@@ -23,7 +23,7 @@ from mint.data.cases import Case
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import write_jsonl
 from mint.data.prompts import Prompt
-from mint.demo.stages import Train, aligned, load_student
+from mint.demo.stages import CPU, Hardware, Train, aligned, load_student
 from mint.errors import InputError
 from mint.evaluation.predictions import read_predictions
 from mint.files import read_json, write_aside
@@ -58,9 +58,9 @@ class Exam:
         task.prompt, task.passages = self.prompt, self.passages
         return task
 
-    def ask(self, way: str, model_dir: str, adapter: Path | None, seed: int = 0, device: str = "cpu") -> list[str]:
-        """The answers of a model, in float32 on ``device``, to all cases."""
-        model = load_student(model_dir, adapter, device)
+    def ask(self, way: str, model_dir: str, adapter: Path | None, seed: int = 0, hardware: Hardware = CPU) -> list[str]:
+        """The answers of a model to all cases."""
+        model = load_student(model_dir, adapter, hardware)
         task, loaded = self.task(), (model, load_tokenizer(model_dir))
         if way == "rank":
             return task.rank_names(loaded, self.cases, self.names)
@@ -73,19 +73,20 @@ class Arm:
     """A row of the experiment's table.
 
     name: the row. folder: of its run and answers. model: the directory that it starts from. settings: of
-    ``TrainConfig`` beside model and folder; empty for a model that is asked as it is. device: as of ``TrainConfig``.
+    ``TrainConfig`` beside model and folder; empty for a model that is asked as it is.
     """
 
     name: str
     folder: Path
     model: Path
     settings: Mapping = field(default_factory=dict)
-    device: str = "cpu"
+    hardware: Hardware = CPU
 
     @property
     def config(self) -> TrainConfig:
         paths = {"out": str(self.folder / "run"), "model": str(self.model)}
-        return TrainConfig(**{"device": self.device, "compile": False, **paths, **self.settings})  # too short for it
+        common = {**self.hardware._asdict(), "compile": False}  # too short for it
+        return TrainConfig(**{**common, **paths, **self.settings})
 
     @property
     def trained(self) -> tuple[str, Path | None]:
@@ -164,7 +165,7 @@ def run_arm(arm: Arm, *exams: Exam) -> None:
         for exam in exams:
             for way in exam.ways:
                 if not (file := arm.file(exam, way)).is_file():
-                    answers = exam.ask(way, *arm.trained, arm.config.seed, arm.device)
+                    answers = exam.ask(way, *arm.trained, arm.config.seed, arm.hardware)
                     named = zip(exam.cases, answers, strict=True)
                     write_jsonl(file, [{"id": case.id, "answer": answer} for case, answer in named])
 

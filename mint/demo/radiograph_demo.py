@@ -25,7 +25,7 @@ from mint.data.preferences import Preference, read_preferences, write_jsonl
 from mint.data.questions import read_questions
 from mint.data.record_images import find_images
 from mint.demo.cache import cached
-from mint.demo.stages import Train, align, aligned, load_student, teach
+from mint.demo.stages import CPU, Hardware, Train, align, aligned, load_student, teach
 from mint.demo.tiny_model import TOWER, write_base
 from mint.evaluation.scores import means_table
 from mint.losses import Setting, load_loss
@@ -58,6 +58,7 @@ TIME = "about 7 minutes"
 SOURCES: tuple[str, ...] = ("demo/radiograph_demo.py", "demo/stages.py", "demo/tiny_model.py")
 SOURCES += ("synthetic/radiograph_set.py", "synthetic/radiographs.py")
 COHORT = {"cohort": "unseen radiographs of the demo"}  # setting of the scores
+Seeing = tuple[CausalLM, ChatTokenizer, ImageReader]
 DECODING: dict[str, Any] = {"max_new_tokens": 60, "batch_size": 64}
 
 
@@ -134,10 +135,10 @@ def make_pairs(folder: Path, model: Path) -> None:
     hide_lesions(folder, rows, "pairs", MODE, placed_only=True)  # a denial has no lesion to hide
 
 
-def edit_answers(folder: Path, model: Path, device: str = "cpu") -> list[dict]:
+def edit_answers(folder: Path, model: Path, hardware: Hardware = CPU) -> list[dict]:
     """Writes the policy's answers to a folder's questions with their edits (``edited.jsonl``), and returns them."""
     file = folder / "questions.jsonl"
-    answers = Vqa().ask(load(str(model), None, device), read_questions(file, folder)[0], **DECODING)
+    answers = Vqa().ask(load(str(model), None, hardware), read_questions(file, folder)[0], **DECODING)
     report = EditReport()
     rejects: list[dict] = []
     rows = list(edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
@@ -160,9 +161,9 @@ def hide_lesions(folder: Path, rows: Sequence[dict], name: str, mode: str, place
     return found
 
 
-def load(model_dir: str, adapter: Path | None, device: str = "cpu") -> tuple[CausalLM, ChatTokenizer, ImageReader]:
-    """(model with its adapter merged, on ``device``; tokenizer; reader of its images)."""
-    model = load_student(model_dir, adapter, device)
+def load(model_dir: str, adapter: Path | None, hardware: Hardware = CPU) -> Seeing:
+    """(model with its adapter; tokenizer; reader of its images)."""
+    model = load_student(model_dir, adapter, hardware)
     return model, load_tokenizer(model_dir), ImageReader(load_processor(model.source_dir))
 
 
@@ -191,17 +192,26 @@ def score(
     unseen: Path,
     records: dict[str, list[Preference]],
     mode: str = MODE,
-    device: str = "cpu",
+    hardware: Hardware = CPU,
 ) -> str:
     """The scores of a model on the unseen images, as text; saved in ``folder``. records, mode: ``contrast_images``."""
-    questions, _ = read_questions(unseen / "test.jsonl", unseen)
-    loaded, vqa, sensitivity = load(model_dir, adapter, device), Vqa(), Sensitivity()
-    answers = vqa.ask(loaded, questions, **DECODING)
-    answered = score_answers(vqa, name, questions, answers, folder, keep_notes=True)
+    loaded = load(model_dir, adapter, hardware)
+    answered = score_unseen(name, loaded, folder, unseen)
+    return f"{answered}\n\n{score_reliance(name, loaded, folder / 'sensitivity', records, mode)}"
+
+
+def score_unseen(name: str, loaded: Seeing, folder: Path, unseen: Path) -> str:
+    """The scores of a model's answers, as text; saved in ``folder``."""
+    (questions, _), vqa = read_questions(unseen / "test.jsonl", unseen), Vqa()
+    answered = score_answers(vqa, name, questions, vqa.ask(loaded, questions, **DECODING), folder, keep_notes=True)
     save_results(vqa, folder, [answered], COHORT)
-    found = {pair.id: pair for pair in measure(*loaded, records, batch_size=32)}
+    return means_table({name: answered.means}, vqa.columns)
+
+
+def score_reliance(name: str, loaded: Seeing, folder: Path, records: dict[str, list[Preference]], mode: str) -> str:
+    """How much a model relies on the lesion, as text; saved in ``folder``. records, mode: ``contrast_images``."""
+    found, sensitivity = {pair.id: pair for pair in measure(*loaded, records, batch_size=32)}, Sensitivity()
     kept = [record for record in records["lesion"] if record.id in found]
-    place = folder / "sensitivity"
-    measured = score_answers(sensitivity, name, kept, [found[record.id] for record in kept], place)
-    save_results(sensitivity, place, [measured], COHORT | {"mode": mode})
-    return f"{means_table({name: answered.means}, vqa.columns)}\n\n{sensitivity.text([measured])}"
+    measured = score_answers(sensitivity, name, kept, [found[record.id] for record in kept], folder)
+    save_results(sensitivity, folder, [measured], COHORT | {"mode": mode})
+    return sensitivity.text([measured])

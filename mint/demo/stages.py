@@ -6,18 +6,27 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mint.cli import choose_device
 from mint.config import TrainConfig
 from mint.models import load_language_model
 from mint.models.llama import CausalLM
-from mint.models.lora import load_adapter, merge_lora
+from mint.models.lora import load_adapter, settle_lora
 from mint.tasks.base import Result, Task, first_image, save_results, score_answers
 from mint.tasks.compare_page import save_comparison
 from mint.training.run_directory import RunDirectory
 from mint.training.setup import choose_precision
 
+
+class Hardware(NamedTuple):
+    """Where a model is trained and asked. dtype: as of ``TrainConfig``; with ``auto`` answers are in float32."""
+
+    device: str = "cpu"
+    dtype: str = "auto"
+
+
+CPU = Hardware()
 Train = Callable[[TrainConfig], RunDirectory]
 Compare = Callable[[TrainConfig, Path, Path], None]  # settings, the run's folder, the cache
 
@@ -68,12 +77,12 @@ def aligned(config: TrainConfig, folder: Path) -> tuple[str, Path | None]:
     return (str(folder / "model"), None) if config.full else (str(config.model), folder / "adapter")
 
 
-def load_student(model_dir: str, adapter: Path | None, device: str = "cpu") -> CausalLM:
-    """A model with its adapter, if any, merged, in float32 on ``device``."""
-    place = choose_device(device, "auto")[0]
-    choose_precision(False, place)  # training had its own
-    model = load_language_model(model_dir)
-    return (model if adapter is None else merge_lora(load_adapter(model, adapter), drop=True)).to(place)
+def load_student(model_dir: str, adapter: Path | None, hardware: Hardware = CPU) -> CausalLM:
+    """A model with its adapter, if any."""
+    device, dtype = choose_device(hardware.device, "float32" if hardware.dtype == "auto" else hardware.dtype)
+    choose_precision(False, device)  # training had its own
+    model = load_language_model(model_dir, dtype=dtype)
+    return (model if adapter is None else settle_lora(load_adapter(model, adapter))).to(device)
 
 
 def compare_systems(

@@ -17,7 +17,7 @@ from mint.hub import TOKENIZER_FILES, resolve_dir
 from mint.models import load_language_model
 from mint.models.generate import Prompt, generate
 from mint.models.llama import CausalLM
-from mint.models.lora import load_adapter, merge_lora
+from mint.models.lora import load_adapter, settle_lora
 from mint.ranges import check_number
 
 Loaded = tuple[CausalLM, ChatTokenizer]
@@ -80,7 +80,7 @@ def add_decoding_options(
 
 
 def add_loading_options(parser) -> None:
-    """Where and how a model is loaded. Read by :func:`load_merged`."""
+    """Where and how a model is loaded. Read by :func:`load_adapted`."""
     add = parser.add_argument
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
@@ -94,7 +94,7 @@ def add_image_options(parser) -> None:
 
 def load(args: argparse.Namespace) -> Loaded:
     """The model with its adapter merged, and its tokenizer."""
-    return load_merged(args, args.model, args.adapter)
+    return load_adapted(args, args.model, args.adapter)
 
 
 def settle_decoding(args: argparse.Namespace) -> None:
@@ -134,12 +134,14 @@ def apply_generation_config(args: argparse.Namespace, given: Sequence[str], fold
     return f"{GENERATION_CONFIG}: {settings}; ignored: {', '.join(ignored) or 'nothing'}"
 
 
-def load_merged(args: argparse.Namespace, name: str, adapter: str | None = None, template: str | None = None) -> Loaded:
+def load_adapted(
+    args: argparse.Namespace, name: str, adapter: str | None = None, template: str | None = None
+) -> Loaded:
     """Another model, on the same device. template: a chat template that replaces the model's own."""
     device, dtype = choose_device(args.device, args.dtype)
     model = load_language_model(name, dtype=dtype, device=device)
     if adapter:
-        merge_lora(load_adapter(model, adapter), drop=True)
+        settle_lora(load_adapter(model, adapter))
     return model, load_tokenizer(model.source_dir, args.chat_date, template)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mint.evaluation.answers import Answers, stamp
-from mint.evaluation.decoding import answer_prompts, load_merged
+from mint.evaluation.decoding import answer_prompts, load_adapted
 from mint.evaluation.scores import Score, mean_score
 
 REPLIES = "green.jsonl"
@@ -177,7 +177,7 @@ def ask_green(
     again = f"{'add --resume to' if args.model else 'run'} the same command{'' if args.model else ' again'} to continue"
 
     def decode(**state) -> list[str]:
-        loaded = load_merged(args, args.green, template=TEMPLATE)
+        loaded = load_adapted(args, args.green, template=TEMPLATE)
         return answer_prompts(loaded, prompts, max_new_tokens=MAX_NEW_TOKENS, batch_size=args.batch_size, **state)
 
     with Answers(folder / REPLIES, identities, "reply", again=again) as kept:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mint.ops.bfloat16 import has_bfloat16
 from mint.ops.flash_attention import FlashLayout, flash_attention, flash_layout
 from mint.ops.pair_attention import PairLayout, grouped_attention, pair_attention, pair_layout
 
@@ -69,10 +70,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask = None) -> Tensor:
     """softmax(q k^T / sqrt(D)) v under ``mask``; query head n reads key/value head n // (N / K).
 
     q: [B, N, T, D].   k, v: [B, K, S, D].   mask: as :func:`make_mask` gives it, bool [B, 1, T, S], or None for causal
-    (T = S).
+    (T = S). Returns [B, N, T, D] in q's dtype. On the CPU, bfloat16 is computed in float32 where that is faster.
     """
-    if isinstance(mask, PairLayout):
-        return pair_attention(q, k, v, mask)
     if isinstance(mask, FlashLayout):
         return flash_attention(q, k, v, mask)
-    return grouped_attention(q, k, v, mask)
+    dtype = q.dtype
+    if dtype == torch.bfloat16 and not q.is_cuda and (q.requires_grad or not has_bfloat16()):
+        q, k, v = q.float(), k.float(), v.float()
+    if isinstance(mask, PairLayout):
+        return pair_attention(q, k, v, mask).to(dtype)
+    return grouped_attention(q, k, v, mask).to(dtype)

@@ -220,6 +220,21 @@ def merge_lora(model: Model, drop: bool = False) -> Model:
     return model
 
 
+def settle_lora(model: Model) -> Model:
+    """Prepares a loaded adapter for inference, in place; returns the model.
+
+    It is merged into float32 weights. Those in half precision would round a small update away: the factors stay beside
+    them, in their dtype, as in training.
+    """
+    layers = lora_layers(model).values()
+    if all(layer.weight.dtype == torch.float32 for layer in layers):
+        return merge_lora(model, drop=True)
+    for layer in layers:
+        layer.lora_A.to(layer.weight.dtype)
+        layer.lora_B.to(layer.weight.dtype)
+    return model
+
+
 def keep_as_reference(model: nn.Module) -> None:
     """Makes the current adapters part of the reference, for training that continues from them."""
     for layer in lora_layers(model).values():

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mint.ops.bfloat16 import has_bfloat16
 from mint.ops.uncompiled import uncompiled
 
 
@@ -47,12 +46,8 @@ def pair_layout(segments: Tensor, window: int | None = None) -> PairLayout:
 def pair_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tensor:
     """Attention within each pair; rejected tokens do not attend to chosen ones. Zero at padding.
 
-    q: [B, N, T, D].   k, v: [B, K, T, D].   Returns [B, N, T, D] in q's dtype. Where the CPU has no bfloat16
-    instructions, bfloat16 is computed in float32.
+    q: [B, N, T, D].   k, v: [B, K, T, D].   Returns [B, N, T, D].
     """
-    dtype = q.dtype
-    if dtype == torch.bfloat16 and not q.is_cuda and not has_bfloat16():
-        q, k, v = q.float(), k.float(), v.float()
     bounds, lengths, cell = layout.bounds.tolist(), [], 0
     for row, prompt, _, rejected, end in bounds:
         start = row * q.shape[2]
@@ -69,7 +64,7 @@ def pair_attention(q: Tensor, k: Tensor, v: Tensor, layout: PairLayout) -> Tenso
             k, v = (torch.cat((x[first][: chosen - prompt], x[second])) for x in (keys, values))
             parts.append(_attend(queries[second], k, v, window))
     parts.append(torch.zeros_like(queries[-1]))
-    return torch.cat(parts).view(q.shape[0], q.shape[2], *queries[0].shape[1:]).transpose(1, 2).to(dtype)
+    return torch.cat(parts).view(q.shape[0], q.shape[2], *queries[0].shape[1:]).transpose(1, 2)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:

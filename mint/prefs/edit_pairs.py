@@ -25,7 +25,7 @@ from mint.evaluation.decoding import (
     add_image_options,
     add_loading_options,
     answer_prompts,
-    load_merged,
+    load_adapted,
     load_vision_model,
 )
 from mint.files import check_paths, check_unused, write_aside
@@ -190,7 +190,7 @@ def choose_editor(args: argparse.Namespace) -> tuple[Editor, str]:
             raise InputError("--editor chat needs --url")
         endpoint = ChatEndpoint(args.url, args.editor_model, f"{args.out}.replies", args.per_minute, args.key_name)
         return instructed_editor(endpoint), args.editor_model
-    model, tokenizer = load_merged(args, args.editor_model)
+    model, tokenizer = load_adapted(args, args.editor_model)
 
     def complete(requests: Sequence[list[dict]]):
         yield from generate(

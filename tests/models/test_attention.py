@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mint.models import attention
 from mint.models.attention import SPLIT_FROM, attend, make_mask
-from mint.ops import pair_attention
 from mint.ops.flash_attention import FlashLayout, flash_reads
 from mint.ops.pair_attention import PairLayout, pair_layout
 
@@ -153,20 +153,21 @@ def test_flash_attention_is_taken_where_it_can_be():
     assert isinstance(make_mask(SEGMENTS, POSITIONS, 5, flash=True), FlashLayout)
 
 
-@pytest.mark.parametrize("instructions", [False, True])
-def test_split_in_bfloat16(instructions, monkeypatch):
-    """Without bfloat16 instructions only inputs and results are rounded, with them the softmax's weights too."""
-    monkeypatch.setattr(pair_attention, "has_bfloat16", lambda: instructions)
+@pytest.mark.parametrize("backend", ["dense", "split"])
+@pytest.mark.parametrize(("instructions", "trained"), [(False, False), (True, False), (True, True)])
+def test_bfloat16_on_the_cpu(instructions, trained, backend, monkeypatch):
+    """Only inputs and results are rounded; with bfloat16 instructions and no gradients, the softmax's weights too."""
+    monkeypatch.setattr(attention, "has_bfloat16", lambda: instructions)
     segments, positions = packed_rows([(20, 9, 13)])
     inputs = [x.detach().bfloat16() for x in random_qkv(1, 4, 2, segments.shape[1], 8)]
     results = []
     for dtype in (torch.bfloat16, torch.float32):
-        qkv = [x.to(dtype).requires_grad_() for x in inputs]
-        out = attend(*qkv, make_mask(segments, positions, backend="split"))
-        results.append([out, *torch.autograd.grad(out.sum(), qkv)])
+        qkv = [x.to(dtype).requires_grad_(trained) for x in inputs]
+        out = attend(*qkv, make_mask(segments, positions, backend=backend))
+        results.append([out, *(torch.autograd.grad(out.sum(), qkv) if trained else ())])
     for low, high in zip(*results, strict=True):
         assert low.dtype == torch.bfloat16
-        if instructions:
+        if instructions and not trained:
             assert (low.float() - high).norm() < 0.01 * high.norm()
         else:
             torch.testing.assert_close(low.float(), high, rtol=2**-7, atol=2**-10)

@@ -21,6 +21,7 @@ from mint.models.lora import (
     merge_lora,
     reference,
     save_adapter,
+    settle_lora,
 )
 from tests.reference.weights import TINY_LLAMA, reference_weights
 
@@ -228,6 +229,30 @@ def test_merge_adds_in_float32_before_rounding():
     exact = layer.weight.double() + layer.lora_B.weight.double() @ layer.lora_A.weight.double()
     layer.fold()
     assert torch.equal(layer.weight, exact.float().bfloat16())
+
+
+@pytest.mark.parametrize(("dtype", "merged"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_inference_keeps_an_update_smaller_than_the_steps_of_bfloat16(dtype, merged):
+    """The share of the update that is in the result: merged into bfloat16 weights, none of this one would be.
+
+    Weights are +-0.5 to 1, where bfloat16 has steps of 1/256; the update adds 0.0015 to each, 0.1 to a result.
+    """
+    generator = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False))
+    size, sign = (torch.rand(64, 64, generator=generator) for _ in range(2))
+    with torch.no_grad():
+        model[0].weight.copy_((size + 1) / 2 * (sign - 0.5).sign())
+    add_lora(model.to(dtype), 4, 4.0, targets="0")
+    torch.nn.init.constant_(model[0].lora_A.weight, 0.1)
+    torch.nn.init.constant_(model[0].lora_B.weight, 0.00375)
+    x = (1 + torch.randn(2000, 64, generator=generator) / 10).to(dtype)
+    plain = x.double() @ model[0].weight.double().T
+    expected = 0.0015 * x.double().sum(-1, keepdim=True).expand_as(plain)
+    with torch.no_grad():
+        assert bool(lora_layers(settle_lora(model))) is not merged
+        assert ((model(x).double() - plain) / expected).mean() == pytest.approx(1, abs=0.1)
+        if not merged:
+            assert ((merge_lora(model)(x).double() - plain) / expected).mean() == pytest.approx(0, abs=0.1)
 
 
 def test_a_merged_model_is_saved_as_a_plain_one(tmp_path):

@@ -47,7 +47,7 @@ TEMPLATES = {"<|im_start|>": CHATML_TEMPLATE, "<|start_header_id|>": LLAMA3_TEMP
 SIGHT = 20_000, 3000  # radiographs that the tower learns from, and steps
 # Of a pretrained decoder, in both stages; the projector starts from random weights.
 PRETRAINED: dict[str, Any] = {"batch_size": 16, "lr": 3e-4, "warmup": 0.05, "save_every": 50}
-PRETRAINED_STEPS = 300, 80
+PRETRAINED_STEPS = 300, 80  # describing, answering
 
 
 def teach_policy(folder: Path, decoder: Path | None = None, hardware: Hardware = CPU) -> Path:

@@ -26,6 +26,7 @@ LOSSES = {
     "fire": {"alpha": 0.5, "gamma": 0.4, "lam": 0.3},
     "fire v1": {"alpha": 0.5, "gamma": 0.4, "visual": "v1"},
     "fire v2": {"alpha": 0.5, "gamma": 0.4, "visual": "v2"},
+    "fire all": {"alpha": 0.5, "gamma": 0.4, "kl_over": "all"},
     "mdpo": {},
     "mask-dpo": {},
     "dpo": {},

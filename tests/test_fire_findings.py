@@ -18,7 +18,7 @@ from benchmarks.fire.divergence import divergences
 from benchmarks.fire.grounding import EVERY, KINDS, ROWS, VIEWS, arm_of, choose_rates
 from benchmarks.fire.policy import join
 from benchmarks.fire.style import as_scored, terse
-from benchmarks.fire.ward import BASE, RECIPE, Ward
+from benchmarks.fire.ward import BASE, RECIPE, Ward, slug
 from mint import processes
 from mint.data.chat import load_tokenizer
 from mint.data.preferences import read_preferences
@@ -165,6 +165,30 @@ def test_what_becomes_true_once_the_lesion_is_hidden(answer, present, about, exp
     assert true_without_lesion(answer, Truth.from_dict({"findings": findings, "about": about})) == expected
 
 
+def test_the_same_rows_on_pairs_of_balanced_patients(finished):
+    """As many questions, of other patients, at the rates that were chosen; a table for each population."""
+    out, tables = finished
+    balanced, of_ward = (read_preferences(out / "seed-0" / name / "presence.jsonl") for name in ("balanced", "."))
+    images = [
+        {(file.parent / pair.images[0]).read_bytes() for pair in pairs}
+        for file, pairs in (
+            (out / "seed-0" / "balanced" / "presence.jsonl", balanced),
+            (out / "seed-0" / "presence.jsonl", of_ward),
+        )
+    ]
+    assert len(balanced) > 0 and not images[0] & images[1]
+    for name in POPULATIONS:
+        assert f"{name}, with pairs of balanced patients" in tables
+        assert list(json.loads((out / "balanced" / name / "table.json").read_text())["rows"]) == [BASE, *SOME]
+    for row in SOME:
+        trained = [
+            json.loads((out / "seed-0" / slug(row) / run / "trained.json").read_text())
+            for run in ("0.001", "balanced-0.001")
+        ]
+        assert trained[0].pop("data") != trained[1].pop("data") and trained[0] == trained[1]
+    assert (out / "habits.png").is_file()
+
+
 def test_the_divergence_is_that_of_two_networks(finished):
     """Against the difference of the log-softmax of the policy, its adapter merged, and of the base."""
     out, _ = finished
@@ -203,7 +227,7 @@ def test_the_rows_differ_in_loss_rate_and_corrupted_images_alone(tmp_path):
     assert files == {row: f"{VIEWS.get(row, 'presence')}.jsonl" for row in ROWS} and files[EVERY] == "every.jsonl"
     common = {**RECIPE, "steps": 5, "lr": 1e-4, "seed": 1}
     assert all(
-        {k: one[k] for k in common} == common and one.keys() - common <= {"loss", "gamma", "lam", "visual"}
+        {k: one[k] for k in common} == common and one.keys() - common <= {"loss", "gamma", "lam", "visual", "loss_args"}
         for one in settings.values()
     )
     assert all(settings[row] == settings["FiRe"] for row in (EVERY, *KINDS.values()))

@@ -5,6 +5,7 @@
 A policy is taught on the patients of a ward, whose findings are correlated (``policy``). Findings:
 
     grounding    every row's use of the lesion, and its clinical accuracy; this chooses the learning rates
+    habits       the same rows on pairs of balanced patients
     corruption   where and how images are corrupted
     style        pairs whose answers differ in form
     stability    long answers without the KL term
@@ -22,6 +23,7 @@ from pathlib import Path
 from benchmarks.command import make_parser, run
 from benchmarks.fire.corruption import WITHOUT, find_corruption
 from benchmarks.fire.grounding import RATES, ROWS, find_grounding
+from benchmarks.fire.habits import find_habits
 from benchmarks.fire.methods import OURS
 from benchmarks.fire.policy import teach_policy
 from benchmarks.fire.stability import find_stability
@@ -34,8 +36,8 @@ from mint.files import read_json, write_aside
 from mint.synthetic.radiograph_set import LONG, SHORT
 
 STEPS = 320  # of 16 pairs
-FINDINGS = ("grounding", "corruption", "style", "stability")
-NEEDED = {"corruption": {OURS, WITHOUT}, "stability": {OURS}}  # rows
+FINDINGS = ("grounding", "habits", "corruption", "style", "stability")
+NEEDED = {"habits": {OURS}, "corruption": {OURS, WITHOUT}, "stability": {OURS}}  # rows
 
 
 def run_findings(args: argparse.Namespace) -> str:
@@ -58,6 +60,8 @@ def run_findings(args: argparse.Namespace) -> str:
     ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT, hardware)
     ward.prepare()
     tables = [find_grounding(ward, args.rows, args.rates)]
+    if "habits" in args.findings:
+        tables.append(find_habits(ward, args.rows))
     if "corruption" in args.findings:
         tables.append(find_corruption(ward, args.rows))
     if "style" in args.findings:

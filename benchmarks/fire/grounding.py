@@ -25,7 +25,9 @@ from mint.tasks.attention_layers import EVEN, QUERIES, layer_means
 from mint.tasks.attention_on_lesion import look
 
 EVERY = "FiRe, v' of every record"
-ROWS = METHODS | {row: ABLATIONS[row] for row in ("FiRe, no image term", "FiRe, v1", "FiRe, v2")}
+ROWS = METHODS | {
+    row: ABLATIONS[row] for row in ("FiRe, no image term", "FiRe, KL on the answer", "FiRe, v1", "FiRe, v2")
+}
 ROWS |= {EVERY: METHODS[OURS], "mDPO, lesion hidden": METHODS["mDPO"]}
 KINDS = {  # how FiRe's images are corrupted: what is hidden -> the row
     "lesion, inpainted": OURS,
@@ -44,7 +46,7 @@ VIEWS |= {
     "FiRe, noise everywhere": "presence-global",
     "FiRe, crop": "presence-crop",
 }
-RATES = (3e-6, 1e-5, 3e-5, 1e-4)
+RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
 DRAWN = (BASE, "DPO", "RRPO, KL on spans", "mDPO", "FiRe, no image term", OURS)  # in the figure of attention
 LOOKED = 200  # records of balanced patients on which attention is measured
 SHOWN = {"clinical": "clinical accuracy, per cent", "difference": "drop of log p: lesion - elsewhere, nats"}

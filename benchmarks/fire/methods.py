@@ -30,6 +30,7 @@ ABLATIONS = {
     "FiRe, no reverse KL": {"loss": "fire", "lam": 1.0},
     "FiRe, no KL": {"loss": "fire", "alpha": 0.0},
     "FiRe, no image term": {"loss": "fire", "gamma": 0.0},
+    "FiRe, KL on the answer": {"loss": "fire", "loss_args": {"kl_over": "all"}},
     "FiRe, v1": {"loss": "fire", "visual": "v1"},
     "FiRe, v2": {"loss": "fire", "visual": "v2"},
 }

@@ -35,6 +35,7 @@ from mint.prefs.question_files import read_asked
 from mint.prefs.rules_editor import true_without_lesion
 from mint.synthetic.populations import POPULATIONS, WARD
 from mint.synthetic.radiograph_set import SHORT, Wording
+from mint.synthetic.radiographs import Patients
 
 Row = TypeVar("Row")
 
@@ -137,15 +138,15 @@ def slug(row: str) -> str:
     return re.sub(r"\W+", "-", row.lower())
 
 
-def write_pairs(folder: Path, policy: Path, seed: int, hardware: Hardware) -> None:
-    """A job: the policy's answers about patients of the ward, edited (``edited``), with corrupted images.
+def write_pairs(folder: Path, policy: Path, seed: int, hardware: Hardware, patients: Patients = WARD) -> None:
+    """A job: the policy's answers about other patients, edited (``edited``), with corrupted images.
 
     ``every``: the lesion hidden, noise over the whole image where there is none. ``presence``: as the others, but no
     image where the false answer does not become true; ``presence-MODE``: these, corrupted in another way. ``crop``:
     mDPO's own.
     """
     with logged(folder / "pairs.log"):
-        write_jsonl(folder / "questions.jsonl", write_asked(folder, seed, WARD))
+        write_jsonl(folder / "questions.jsonl", write_asked(folder, seed, patients))
         rows = edit_answers(folder, policy, hardware)
         hide_lesions(folder, rows, "crop", "crop")
         every = hide_lesions(folder, rows, "every", MODE)

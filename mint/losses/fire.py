@@ -14,10 +14,14 @@ VISUAL = {  # form of the visual term -> the side whose reward should be higher,
 }
 
 
-def _needs(*, alpha: float, gamma: float, lam: float, visual: str, **_) -> dict:
+KL_OVER = ("span", "all")
+
+
+def _needs(*, alpha: float, gamma: float, lam: float, visual: str, kl_over: str, **_) -> dict:
     """A term with weight 0 needs no statistics."""
-    _check(visual)
+    _check(visual, kl_over)
     return {
+        "kl_over": kl_over,
         "kl_forward": alpha > 0 and lam > 0,
         "kl_reverse": alpha > 0 and lam < 1,
         "corrupted_image": gamma > 0,
@@ -26,14 +30,16 @@ def _needs(*, alpha: float, gamma: float, lam: float, visual: str, **_) -> dict:
     }
 
 
-def _check(visual: str) -> None:
+def _check(visual: str, kl_over: str) -> None:
     if visual not in VISUAL:
         raise InputError(f"the visual pair {visual!r} is none of {', '.join(VISUAL)}")
+    if kl_over not in KL_OVER:
+        raise InputError(f"kl_over={kl_over!r} is none of {', '.join(KL_OVER)}")
 
 
 @register("mask-dpo", alpha=0.0, gamma=0.0)
 @register("fire")
-@needs(_needs, reference=True, spans=True, kl_over="span", corrupted_image=True)
+@needs(_needs, reference=True, spans=True, corrupted_image=True)
 def fire_loss(
     chosen: AnswerStats,
     rejected: AnswerStats,
@@ -45,6 +51,7 @@ def fire_loss(
     gamma: float = 0.1,
     lam: float = 0.5,
     visual: str = "flip",
+    kl_over: str = "span",
 ) -> LossOutput:
     """L = L_rank + alpha * L_KL, mean over pairs.
 
@@ -57,9 +64,11 @@ def fire_loss(
     counts.
     visual: the rewards that the visual term compares. ``flip``: as above, the paper's loss. Its two ablations:
     ``v1``: -log sigmoid(R(v, y+) - R(v', y+)), without ``corrupted_rejected``; ``v2``: -log sigmoid(R(v, y+) -
-    R(v', y-)), without ``corrupted_chosen``. Raises InputError for another value.
+    R(v', y-)), without ``corrupted_chosen``.
+    kl_over: ``all`` takes the KL over every token of y+, as RRPO does, and not over the spans alone.
+    Raises InputError for another ``visual`` or ``kl_over``.
     """
-    _check(visual)
+    _check(visual, kl_over)
 
     def reward(side: AnswerStats) -> Tensor:
         return beta * side.total(side.log_ratio, side.span_or_all)
@@ -74,7 +83,7 @@ def fire_loss(
     }
     for direction, share, values in (("forward", lam, chosen.kl_forward), ("reverse", 1 - lam, chosen.kl_reverse)):
         if values is not None:
-            divergence = chosen.total(values, chosen.span_or_all)
+            divergence = chosen.total(values, chosen.span_or_all if kl_over == "span" else None)
             losses = losses + alpha * share * divergence
             metrics[f"kl/{direction}"] = divergence.detach().mean()
     sides = {"chosen": chosen, "corrupted_chosen": corrupted_chosen, "corrupted_rejected": corrupted_rejected}

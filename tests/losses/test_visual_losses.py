@@ -9,7 +9,7 @@ import torch
 from benchmarks.fire.methods import ABLATIONS, METHODS, row_config
 from mint.errors import InputError
 from mint.losses import AnswerStats, dpo_loss, fire_loss, load_loss, mdpo_loss
-from mint.losses.fire import VISUAL
+from mint.losses.fire import KL_OVER, VISUAL
 
 SIDES = ("chosen", "rejected", "corrupted_chosen", "corrupted_rejected")
 EXTREMES = (0.0, -1e-9, -1.0, -1e4)
@@ -56,7 +56,7 @@ def lose(margin):
     return np.logaddexp(0, -margin), -1 / (1 + np.exp(np.minimum(margin, 700)))
 
 
-def written_out(numbers, beta, alpha, gamma, lam, visual):
+def written_out(numbers, beta, alpha, gamma, lam, visual, kl_over="span"):
     """(the loss of FiRe, its gradient to each side's logps and KLs), with nothing of the project."""
     r = {name: reward(side, beta) for name, side in numbers.items()}
     exists = numbers["corrupted_chosen"]["mask"].any(1)
@@ -68,7 +68,8 @@ def written_out(numbers, beta, alpha, gamma, lam, visual):
     rank, d_rank = lose(r["chosen"] - r["rejected"])
     image, d_image = lose(r[plus] - r[minus])
     chosen = numbers["chosen"]
-    kl = np.where(chosen["span"], lam * chosen["kl_forward"] + (1 - lam) * chosen["kl_reverse"], 0).sum(1)
+    where = chosen["mask" if kl_over == "all" else "span"]
+    kl = np.where(where, lam * chosen["kl_forward"] + (1 - lam) * chosen["kl_reverse"], 0).sum(1)
     loss = (rank + gamma * exists * image + alpha * kl).mean()
     slope = dict.fromkeys(SIDES, 0.0) | {"chosen": d_rank, "rejected": -d_rank}
     slope[plus] = slope[plus] + gamma * exists * d_image
@@ -77,15 +78,16 @@ def written_out(numbers, beta, alpha, gamma, lam, visual):
     for name, side in numbers.items():
         gradients[name, "logps"] = np.where(side["span"], beta * np.asarray(slope[name])[..., None], 0) / 4
         for key, weight in (("kl_forward", lam), ("kl_reverse", 1 - lam)):
-            gradients[name, key] = (name == "chosen") * alpha * weight * side["span"] / 4
+            gradients[name, key] = (name == "chosen") * alpha * weight * where / 4
     return loss, gradients
 
 
 @pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("kl_over", ["span", "all"])
 @pytest.mark.parametrize("visual", ["flip", "v1", "v2"])
 @pytest.mark.parametrize("seed", range(4))
-def test_fire_is_what_the_paper_writes(seed, visual, extreme):
-    settings = {"beta": 0.3, "alpha": 0.2, "gamma": 0.7, "lam": 0.25, "visual": visual}
+def test_fire_is_what_the_paper_writes(seed, visual, kl_over, extreme):
+    settings = {"beta": 0.3, "alpha": 0.2, "gamma": 0.7, "lam": 0.25, "visual": visual, "kl_over": kl_over}
     numbers = random_numbers(seed, extreme)
     sides, leaves = statistics(numbers)
     out = fire_loss(**sides, **settings)
@@ -150,11 +152,15 @@ def test_a_term_without_weight_asks_for_nothing():
     sides, _ = statistics(random_numbers(6))
     plain = {name: sides[name] for name in SIDES[:2]}
     torch.testing.assert_close(masked(**plain).loss, fire_loss(**plain, beta=0.5, alpha=0.0, gamma=0.0).loss)
-    with pytest.raises(InputError, match="has no setting 'gamma'; it takes: beta, lam, visual"):
+    with pytest.raises(InputError, match="has no setting 'gamma'; it takes: beta, lam, visual, kl_over"):
         load_loss("mask-dpo", {"gamma": 0.1})
     for call in (lambda: fire_loss(**sides, visual="up"), lambda: load_loss("fire", {"visual": "up"})):
         with pytest.raises(InputError, match="'up' is none of flip, v1, v2"):
             call()
+    for call in (lambda: fire_loss(**sides, kl_over="up"), lambda: load_loss("fire", {"kl_over": "up"})):
+        with pytest.raises(InputError, match="'up' is none of span, all"):
+            call()
+    assert [load_loss("fire", {"kl_over": where}).needs.kl_over for where in KL_OVER] == ["span", "all"]
     torch.testing.assert_close(fire_loss(*list(sides.values())[:3]).loss, fire_loss(**plain).loss)  # one is no pair
 
 
@@ -185,6 +191,7 @@ ROWS = {  # row -> the loss by a formula of this file
     "FiRe, no reverse KL": lambda n: written_out(n, **FIRE | {"lam": 1.0})[0],
     "FiRe, no KL": lambda n: written_out(n, **FIRE | {"alpha": 0.0})[0],
     "FiRe, no image term": lambda n: written_out(n, **FIRE | {"gamma": 0.0})[0],
+    "FiRe, KL on the answer": lambda n: written_out(n, **FIRE, kl_over="all")[0],
     "FiRe, v1": lambda n: written_out(n, **FIRE | {"visual": "v1"})[0],
     "FiRe, v2": lambda n: written_out(n, **FIRE | {"visual": "v2"})[0],
 }

@@ -13,10 +13,10 @@ from mint.data.chat import load_tokenizer
 from mint.data.encode import encode_pairs
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.demo import radiograph_demo
+from mint.demo.stages import complete
 from mint.demo.tiny_model import write_base
 from mint.errors import InputError
 from mint.flags import parse, to_toml
-from mint.losses import loss_names
 from mint.training import setup
 
 DEMOS = ("disease", "tissue", "radiograph")
@@ -173,7 +173,12 @@ def test_the_embedded_default_follows_the_loss(monkeypatch):
     assert ran == ["disease", "radiograph", "radiograph", "disease", "disease"]
 
 
-def test_the_radiograph_recipe_sets_beta_where_a_reference_has_one(folder):
-    recipe = radiograph_demo.recipe
-    assert {name for name in loss_names() if "beta" in recipe(name)} == {"dpo", "rrpo", "fire", "mask-dpo", "mdpo"}
-    assert "beta" not in recipe("dpo", {"beta": 0.3}) and "beta" not in recipe(f"{EXAMPLE}:truncated_quadratic")
+def test_settings_of_the_loss_that_are_given_win_over_the_radiograph_recipe(folder):
+    def completed(*flags):
+        config = parse(TrainConfig, ["--loss", "fire", *flags], "")
+        return complete(config, radiograph_demo.recipe(config.loss), folder).loss_options()
+
+    assert completed() == {"kl_over": "all"}
+    assert completed("--loss-arg", "kl_over=span", "--beta", "0.3") == {"kl_over": "span", "beta": 0.3}
+    assert completed("--loss-arg", "lam=1") == {"kl_over": "all", "lam": 1}
+    assert radiograph_demo.recipe(f"{EXAMPLE}:truncated_quadratic") == radiograph_demo.ALIGN

@@ -11,7 +11,7 @@ import numpy as np
 
 from mint.config import TrainConfig
 from mint.data.preferences import image_names
-from mint.demo.radiograph_demo import recipe, score
+from mint.demo.radiograph_demo import ALIGN, recipe, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import make_folder, write_aside
 from train import train
@@ -55,8 +55,8 @@ LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
 
 
 def row_config(settings: dict, **more) -> TrainConfig:
-    """The training settings of a row: the recipe of its loss, then ``more``, then its own ``settings``."""
-    return TrainConfig(**{**recipe(settings["loss"]), **more, **settings})
+    """The training settings of a row: the demo's with its loss's rate, then ``more``, then its own ``settings``."""
+    return TrainConfig(**{**ALIGN, "lr": recipe(settings["loss"])["lr"], **more, **settings})
 
 
 def align(

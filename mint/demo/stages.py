@@ -56,9 +56,13 @@ def align(config: TrainConfig, train: Train, recipe: dict, folder: Path, compare
 
 
 def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
-    """``config`` with the recipe's settings where it has the defaults, and the model and pairs of ``folder``."""
+    """``config`` with the recipe's settings where it has the defaults, and the model and pairs of ``folder``.
+
+    Of ``loss_args`` each is a setting.
+    """
     defaults = TrainConfig()
     unset = {name: value for name, value in recipe.items() if getattr(config, name) == getattr(defaults, name)}
+    unset["loss_args"] = recipe.get("loss_args", {}) | config.loss_args
     if config.epochs != defaults.epochs:
         unset.pop("steps", None)
     if config.adapter or config.full:  # with settings of its own, or none

@@ -176,7 +176,8 @@ def test_an_ablation_does_without_the_other_answer(visual, unused):
 
 # -- the rows of the comparison ----------------------------------------------------------------------------------
 
-FIRE = {"beta": 1.0, "alpha": 0.01, "gamma": 0.1, "lam": 0.5, "visual": "flip"}
+BETA = 0.1
+FIRE = {"beta": BETA, "alpha": 0.01, "gamma": 0.1, "lam": 0.5, "visual": "flip"}
 ROWS = {  # row -> the loss by a formula of this file
     "SFT": lambda n: -over(n["chosen"], "logps", "mask").sum() / n["chosen"]["mask"].sum(),
     "DPO": lambda n: lose(difference(n, "mask"))[0].mean(),
@@ -184,7 +185,7 @@ ROWS = {  # row -> the loss by a formula of this file
     "RRPO, KL on spans": lambda n: (
         lose(difference(n, "span"))[0] + 0.01 * over(n["chosen"], "kl_forward", "span")
     ).mean(),
-    "mDPO": lambda n: mdpo_by_hand(n, 1.0),
+    "mDPO": lambda n: mdpo_by_hand(n, BETA),
     "MASK-DPO": lambda n: lose(difference(n, "span"))[0].mean(),
     "FiRe": lambda n: written_out(n, **FIRE)[0],
     "FiRe, no forward KL": lambda n: written_out(n, **FIRE | {"lam": 0.0})[0],
@@ -203,8 +204,8 @@ def over(side, key, where):
 
 
 def difference(numbers, where):
-    """[P]: R(v, y+) - R(v, y-) with beta = 1."""
-    return reward(numbers["chosen"], 1.0, where) - reward(numbers["rejected"], 1.0, where)
+    """[P]: R(v, y+) - R(v, y-)."""
+    return reward(numbers["chosen"], BETA, where) - reward(numbers["rejected"], BETA, where)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -67,8 +67,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, drawn in (("SHOWN", (3, 1)), ("TAUGHT", (3, 1)), ("ASKED", 3), ("REPORTED", 1)):
             patch.setattr(radiograph_demo, name, drawn)
-        for recipe in (radiograph_demo.DESCRIBING, radiograph_demo.TEACH):
-            patch.setitem(recipe, "steps", 1)
+        patch.setattr(policy, "STEPS", (1, 1))
         true = lambda task, loaded, questions, **_: [question.answer for question in questions]  # noqa: E731
         patch.setattr(radiograph_demo.Vqa, "ask", true)
         patch.setattr(ward, "TUNED", (1, 500))

@@ -21,7 +21,7 @@ from mint.data.images import load_processor
 from mint.data.processors.clip import ClipImageProcessor
 from mint.data.template import LLAMA3_TEMPLATE
 from mint.demo.arms import load_train
-from mint.demo.radiograph_demo import DESCRIBING, TEACH, write_lessons
+from mint.demo.radiograph_demo import TEACH, write_lessons
 from mint.demo.stages import CPU, Hardware, load_student, teach
 from mint.demo.tiny_model import IMAGE
 from mint.errors import InputError
@@ -47,7 +47,7 @@ TEMPLATES = {"<|im_start|>": CHATML_TEMPLATE, "<|start_header_id|>": LLAMA3_TEMP
 SIGHT = 20_000, 3000  # radiographs that the tower learns from, and steps
 # Of a pretrained decoder, in both stages; the projector starts from random weights.
 PRETRAINED: dict[str, Any] = {"batch_size": 16, "lr": 3e-4, "warmup": 0.05, "save_every": 50}
-PRETRAINED_STEPS = 300, 80  # describing, answering
+STEPS, PRETRAINED_STEPS = (1500, 300), (300, 80)  # describing, answering; of the tiny decoder, of a pretrained one
 
 
 def teach_policy(folder: Path, decoder: Path | None = None, hardware: Hardware = CPU) -> Path:
@@ -63,8 +63,8 @@ def teach_policy(folder: Path, decoder: Path | None = None, hardware: Hardware =
             write_lessons(aside, BALANCED, WARD, LONG if decoder else SHORT)
     sighted = give_sight(folder / "blank", folder, hardware.device)
     start = join(sighted, decoder, folder / "joined") if decoder else sighted
-    stages = [PRETRAINED | {"steps": steps} for steps in PRETRAINED_STEPS] if decoder else [DESCRIBING, TEACH]
-    first, second = (stage | hardware._asdict() for stage in stages)
+    recipe, lengths = (PRETRAINED, PRETRAINED_STEPS) if decoder else (TEACH, STEPS)
+    first, second = (recipe | {"steps": steps} | hardware._asdict() for steps in lengths)
     described = folder / "described"
     if not described.is_dir():
         teach(start, folder / "descriptions.jsonl", first, load_train(), described)

@@ -45,7 +45,7 @@ SHOWN, TAUGHT, UNSEEN = (5000, 30), (1500, 31), (100, 33)
 ASKED, REPORTED, ASKING = 150, 1000, 32
 WARD = alike(Habit(present=(0.7, 0.7), left=0.8, degrees=(0.1, 0.2, 0.7), zones=(0.1, 0.2, 0.7)))
 VISION: dict[str, Any] = {**TOWER, "patch_size": 16}
-DESCRIBING: dict[str, Any] = {"steps": 1500, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
+DESCRIBING: dict[str, Any] = {"steps": 1200, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.1, "adam_beta2": 0.95}
 TEACH: dict[str, Any] = {**DESCRIBING, "steps": 300}
 ALIGN: dict[str, Any] = {"steps": 320, "batch_size": 16, "lr": 1e-4}
 ALIGN |= {"lora_rank": 64, "lora_alpha": 128.0, "rslora": True}  # of the language model alone

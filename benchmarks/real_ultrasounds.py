@@ -3,10 +3,11 @@
     python generate_prefs.py questions --lesions labels.tsv --views 12        # beside the images
     python -m benchmarks.real_ultrasounds --set DIR --out OUT [--seeds 3]
 
-The policy is the embedded default's model for synthetic radiographs, fine-tuned on the lessons of the set
-(descriptions, then answers). It answers the questions of the set; its answers are edited and the lesions inpainted
-inside their true masks. Every method starts from it with the same pairs. Scored on images that neither lessons nor
-questions contain.
+The policy starts from the embedded default's model for synthetic radiographs. Its tower learns to tell the facts of the
+lessons' images; what a linear probe reads from it, fitted to the images of the questions and tested on the unseen ones,
+is written to ``probes.md``. Then all weights learn the lessons (descriptions, then answers). The policy answers the
+questions of the set; its answers are edited and the lesions inpainted inside their true masks. Every method starts from
+it with the same pairs. Scored on images that neither lessons nor questions contain.
 """
 
 from __future__ import annotations
@@ -15,18 +16,31 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
 
 from benchmarks import command
 from benchmarks.command import make_parser
-from benchmarks.fire.methods import METHODS, align, compare
+from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, WIDER, align, compare
+from benchmarks.fire.probe import probe_facts, probes_table, tower_features
+from benchmarks.fire.tower import UNKNOWN, teach_tower
 from mint.data.preferences import write_jsonl
-from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, make_pairs, prepare, score
+from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, load, make_pairs, prepare, score
 from mint.demo.stages import teach
 from mint.errors import InputError
-from mint.prefs.lesion_questions import DESCRIBE
+from mint.files import write_aside
+from mint.models import save_model
+from mint.models.llava import Llava
+from mint.prefs.claims import DEGREES
+from mint.prefs.lesion_questions import DESCRIBE, ZONES
+from mint.synthetic.radiographs import SIDES
 from train import train
 
-ROWS = ("SFT", "DPO", "RRPO", "FiRe")
+ROWS = ("SFT", "DPO", "RRPO", OURS, WIDER)
+FACTS = {"present": 2, "side": 2, "degree": 3, "zone": 2, "kind": 2}  # of an image's lesion: classes
+SIGHT = 3000  # steps of the tower
 
 
 def run(folder: Path, out: Path, seeds: int) -> str:
@@ -51,7 +65,7 @@ def run(folder: Path, out: Path, seeds: int) -> str:
         make_pairs(folder, Path(model))
         shutil.copyfile(pairs, kept)
     rows = {"base": [out / "base"]}
-    methods = {row: METHODS[row] for row in ROWS}
+    methods = {row: (METHODS | ABLATIONS)[row] for row in ROWS}
     for seed in range(seeds):
         place = out / f"seed-{seed}"
         for row, scores in align(model, pairs, place, methods, {"seed": seed}, folder, painted):
@@ -62,12 +76,53 @@ def run(folder: Path, out: Path, seeds: int) -> str:
 
 def teach_policy(folder: Path, descriptions: Path, out: Path) -> Path:
     """The directory of the taught policy, from ``out`` if it is there."""
-    done, described = out / "policy", out / "described"
+    done, sighted, described = out / "policy", out / "sighted", out / "described"
     if not (done / "config.json").is_file():
-        shutil.rmtree(described, ignore_errors=True)
-        teach(prepare(train) / "model", descriptions, DESCRIBING, train, described)
+        if not sighted.is_dir():
+            give_sight(prepare(train) / "model", folder, out)
+        if not described.is_dir():
+            teach(sighted, descriptions, DESCRIBING, train, described)
         teach(described, folder / "lessons.jsonl", TEACH, train, done)
     return done
+
+
+def give_sight(start: Path, folder: Path, out: Path) -> None:
+    """Teaches the tower of the model ``start`` the facts of the lessons; writes ``sighted`` and ``probes.md``."""
+    model, _, reader = load(str(start), None)
+    files, labels = read_facts(folder / "lessons.jsonl")
+    pixels = reader(files)["pixel_values"]
+    teach_tower(cast(Llava, model), lambda some: pixels[some], labels, FACTS, SIGHT)
+    parts = [read_facts(folder / name) for name in ("questions.jsonl", "test.jsonl")]
+    seen, unseen = ((tower_features(model, reader, some), known) for some, known in parts)
+    table = probes_table(probe_facts(seen, unseen, ["lesion"], list(FACTS)), list(FACTS))
+    print(f"{table}\n{commonest(unseen[1])}", flush=True)
+    write_aside(out / "probes.md", f"{table}\n{commonest(unseen[1])}\n")
+    save_model(model, out / "sighted")
+
+
+def read_facts(file: Path) -> tuple[list[str], Tensor]:
+    """(the files of the distinct images, labels [N, 1, FACTS]) of the descriptions among records with a truth."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    asked = [row for row in rows if DESCRIBE in (row.get("question"), row.get("prompt", [{}])[0].get("content"))]
+    images = [str(file.parent / row["images"][0]) for row in asked]
+    return images, torch.tensor([[facts(row["truth"])] for row in asked])
+
+
+def facts(truth: dict) -> list[int]:
+    """The class of each fact of a lesion, or UNKNOWN."""
+    (finding,) = truth["findings"]
+    if not finding["present"]:
+        return [0, *[UNKNOWN] * (len(FACTS) - 1)]
+    names = (("side", SIDES), ("degree", DEGREES[0]), ("zone", ZONES))
+    found = [list(known).index(finding[name]) if name in finding else UNKNOWN for name, known in names]
+    return [1, *found, truth["kinds"]["kind"].index(truth["terms"]["kind"])]
+
+
+def commonest(labels: Tensor) -> str:
+    """A table's row: how often the commonest class is true, in per cent."""
+    known = [labels[:, 0, fact][labels[:, 0, fact] != UNKNOWN] for fact in range(len(FACTS))]
+    cells = [f"{100 * some.bincount().max().item() / len(some):.1f}" for some in known]
+    return f"| commonest | {' | '.join(cells)} |"
 
 
 def main() -> int:

@@ -344,7 +344,7 @@ def test_the_facts_that_the_tower_learns():
     labels[0, :, 0] = 0
     labels[0, 1] = torch.tensor([1, 0, 2, 1])
     expected = sum(math.log(count) for count in (2, 2, 3, 3))
-    assert tower.fact_loss(logits, labels).item() == pytest.approx(expected)
+    assert tower.fact_loss(logits, labels, tower.FACTS).item() == pytest.approx(expected)
 
 
 def test_long_answers_are_read_and_edited_like_short_ones():

@@ -39,10 +39,10 @@ def test_the_table_by_hand(tmp_path):
     assert found["rows"]["FiRe"]["clinical"]["value"] == pytest.approx(6 / 8)
     assert found["rows"]["base"]["difference"]["value"] == pytest.approx((0.5 + 1.5 + 0.0) / 3)
     assert found["by_seed"]["DPO"]["clinical"] == [0.5, 0.25]
-    assert found["leads"]["DPO"]["clinical"]["value"] == pytest.approx(3 / 8)
-    assert found["leads"]["base"]["difference"]["value"] == pytest.approx((2.0 + 1.0 + 0.0) / 3)
-    assert found["by_seed"]["DPO"]["facts"] == [0.5, 0.25] and found["leads"]["DPO"]["facts"]["value"] == pytest.approx(
-        3 / 8
-    )
-    assert "| FiRe | 2 | 75.0 (" in text and "| DPO | +37.5 (" in text and "lead over" in text
+    assert found["leads"]["FiRe"]["DPO"]["clinical"]["value"] == pytest.approx(3 / 8)
+    assert found["leads"]["FiRe"]["base"]["difference"]["value"] == pytest.approx((2.0 + 1.0 + 0.0) / 3)
+    assert found["by_seed"]["DPO"]["facts"] == [0.5, 0.25] and found["leads"]["FiRe"]["DPO"]["facts"][
+        "value"
+    ] == pytest.approx(3 / 8)
+    assert "| FiRe | 2 | 75.0 (" in text and "| DPO | +37.5 (" in text and "lead of FiRe over" in text
     assert "closed" not in found["rows"]["base"] and (tmp_path / "out" / "table.md").read_text() == text

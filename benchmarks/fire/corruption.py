@@ -13,13 +13,13 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.fire.grounding import KINDS, VIEWS, arm_of, read_rates
-from benchmarks.fire.methods import read_scores
+from benchmarks.fire.methods import lead_over, read_scores
 from benchmarks.fire.probe import probe, tower_features
 from benchmarks.fire.ward import Ward
 from mint.data.preferences import read_preferences
 from mint.data.record_images import find_images
 from mint.demo.radiograph_demo import load
-from mint.evaluation.statistics import Estimate, bootstrap, paired_p
+from mint.evaluation.statistics import Estimate, bootstrap
 from mint.files import file_aside, write_aside
 
 WITHOUT = "FiRe, no image term"
@@ -69,11 +69,7 @@ def gains(ward: Ward, row: str) -> dict[str, tuple[Estimate, float]]:
         read_scores([arm_of(ward, one, place, rates[one]).folder / POPULATION for place in ward.places])
         for one in (row, WITHOUT)
     )
-    found = {}
-    for name in GAINS:
-        (a, images), (b, _) = ours[name], theirs[name]
-        found[name] = bootstrap(a - b, groups=images), paired_p(a.mean(0), b.mean(0), groups=images)
-    return found
+    return {name: lead_over(ours[name], theirs[name]) for name in GAINS}
 
 
 def _text(e: Estimate, scale: float, sign: str = "") -> str:

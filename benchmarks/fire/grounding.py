@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, compare
+from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, WIDER, compare
 from benchmarks.fire.ward import BASE, TestSet, Ward, jobs, read_rows, sample, slug
 from mint.data.preferences import read_preferences, write_jsonl
 from mint.data.record_images import find_images
@@ -25,9 +25,7 @@ from mint.tasks.attention_layers import EVEN, QUERIES, layer_means
 from mint.tasks.attention_on_lesion import look
 
 EVERY = "FiRe, v' of every record"
-ROWS = METHODS | {
-    row: ABLATIONS[row] for row in ("FiRe, no image term", "FiRe, KL on the answer", "FiRe, v1", "FiRe, v2")
-}
+ROWS = METHODS | {row: ABLATIONS[row] for row in ("FiRe, no image term", WIDER, "FiRe, v1", "FiRe, v2")}
 ROWS |= {EVERY: METHODS[OURS], "mDPO, lesion hidden": METHODS["mDPO"]}
 KINDS = {  # how FiRe's images are corrupted: what is hidden -> the row
     "lesion, inpainted": OURS,
@@ -47,7 +45,7 @@ VIEWS |= {
     "FiRe, crop": "presence-crop",
 }
 RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
-DRAWN = (BASE, "DPO", "RRPO, KL on spans", "mDPO", "FiRe, no image term", OURS)  # in the figure of attention
+DRAWN = (BASE, "DPO", "RRPO, KL on spans", "mDPO", "FiRe, no image term", OURS, WIDER)  # in the figure of attention
 LOOKED = 200  # records of balanced patients on which attention is measured
 SHOWN = {"clinical": "clinical accuracy, per cent", "difference": "drop of log p: lesion - elsewhere, nats"}
 

@@ -12,13 +12,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.fire.grounding import ROWS, read_rates
-from benchmarks.fire.methods import OURS, compare
+from benchmarks.fire.methods import OURS, WIDER, compare
 from benchmarks.fire.ward import BASE, Ward, jobs, slug, write_pairs
 from mint.demo.arms import Arm, side_by_side
 from mint.files import file_aside, read_json, write_aside
 from mint.synthetic.populations import BALANCED
 
-TRAINED = ("SFT", "DPO", "RRPO", "RRPO, KL on spans", "FiRe, no image term", OURS)
+TRAINED = ("SFT", "DPO", "RRPO", "RRPO, KL on spans", "FiRe, no image term", OURS, WIDER)
 PAIRS = "balanced"  # folder of a place's pairs, and of the tables
 ASKED = 310  # seed of the balanced patients that the policy is asked about; one more for each place
 

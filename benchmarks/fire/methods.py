@@ -50,7 +50,8 @@ LOOKING = {
 DRIFT = {"kl": "KL to the reference"}
 PARTS = ((ANSWERS, "predictions.jsonl"), (LOOKING, "sensitivity/pairs.jsonl"), (DRIFT, "kl.jsonl"))
 NATS = ("drop_lesion", "drop_elsewhere", "difference", *DRIFT)
-OURS = "FiRe"
+OURS, WIDER = "FiRe", "FiRe, KL on the answer"
+Scores = tuple[np.ndarray, list[str]]  # [runs, items], the image of each item
 LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
 
 
@@ -75,8 +76,8 @@ def align(
         yield row, folder / "scores"
 
 
-def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """score -> ([runs, items], the image of each item), of several runs of one row; what has no score is left out."""
+def read_scores(folders: Sequence[Path]) -> dict[str, Scores]:
+    """score -> its numbers, of several runs of one row; what has no score is left out."""
     found = {}
     for names, file in PARTS:
         if not (folders[0] / file).is_file():
@@ -95,7 +96,9 @@ def read_scores(folders: Sequence[Path]) -> dict[str, tuple[np.ndarray, list[str
 
 
 def compare(rows: dict[str, list[Path]], out: Path) -> str:
-    """The table of all rows and FiRe's lead over each, as text; saved in ``out`` as table.md and table.json.
+    """The table of all rows, and by what FiRe leads each, as text; saved in ``out`` as table.md and table.json.
+
+    FiRe has two forms, the paper's and ``WIDER``; each is compared with all other rows that there are.
 
     Intervals resample images (with all their questions) and, where a row has several, seeds. Flips are of pairs that
     were right in every run, so their items differ from row to row and are not compared pair by pair.
@@ -114,30 +117,34 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
         cells = [_cell(found[name], name) for name in columns]
         lines.append(f"| {row} | {len(rows[row])} | " + " | ".join(cells) + " |")
     compared = [name for name in ("clinical", "facts", "difference") if name in columns]
-    leads = {}
-    lines += ["", f"| {OURS}'s lead over | " + " | ".join(f"{columns[name]} | p" for name in compared) + " |"]
-    lines.append("|---" * (2 * len(compared) + 1) + "|")
-    for row in rows:
-        if row == OURS or OURS not in rows:
-            continue
-        cells = []
-        for name in compared:
-            (ours, images), (theirs, _) = scores[OURS][name], scores[row][name]
-            gap = ours - theirs if len(ours) == len(theirs) else (ours.mean(0) - theirs.mean(0))[None]
-            lead, p = bootstrap(gap, groups=images), paired_p(ours.mean(0), theirs.mean(0), groups=images)
-            leads.setdefault(row, {})[name] = {**vars(lead), "p": p}
-            cells.append(f"{_cell(lead, name, sign='+')} | {p:.4f}")
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    leads: dict[str, dict] = {leader: {} for leader in (OURS, WIDER) if leader in rows}
+    for leader, found in leads.items():
+        lines += ["", f"| lead of {leader} over | " + " | ".join(f"{columns[name]} | p" for name in compared) + " |"]
+        lines.append("|---" * (2 * len(compared) + 1) + "|")
+        for row in (row for row in rows if row != leader):
+            found[row] = {name: lead_over(scores[leader][name], scores[row][name]) for name in compared}
+            cells = [f"{_cell(e, name, sign='+')} | {p:.4f}" for name, (e, p) in found[row].items()]
+            lines.append(f"| {row} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     record = {
         "rows": {row: {name: vars(e) for name, e in found.items()} for row, found in estimates.items()},
         "by_seed": {row: {name: some[name][0].mean(1).tolist() for name in columns} for row, some in scores.items()},
-        "leads": leads,
+        "leads": {
+            leader: {row: {name: {**vars(e), "p": p} for name, (e, p) in some.items()} for row, some in found.items()}
+            for leader, found in leads.items()
+        },
     }
     make_folder(out)
     write_aside(out / "table.json", json.dumps(record, indent=2) + "\n")
     write_aside(out / "table.md", text)
     return text
+
+
+def lead_over(ours: Scores, theirs: Scores) -> tuple[Estimate, float]:
+    """(the mean difference of two rows on the same items, its p-value), paired by seed where both have as many."""
+    (a, images), (b, _) = ours, theirs
+    gap = a - b if len(a) == len(b) else (a.mean(0) - b.mean(0))[None]
+    return bootstrap(gap, groups=images), paired_p(a.mean(0), b.mean(0), groups=images)
 
 
 def _cell(e: Estimate, name: str, sign: str = "") -> str:

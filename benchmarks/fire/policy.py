@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.fire.probe import probe_tower, probes_table
-from benchmarks.fire.tower import teach_tower
+from benchmarks.fire.probe import probe_radiographs, probes_table
+from benchmarks.fire.tower import FACTS, teach_radiographs
 from mint.data.image_features import ImageReader
 from mint.data.images import load_processor
 from mint.data.processors.clip import ClipImageProcessor
@@ -76,8 +76,8 @@ def give_sight(blank: Path, folder: Path, device: str) -> Path:
     sighted = folder / "sighted"
     if not sighted.is_dir():
         model, processor = cast(Llava, load_student(str(blank), None, Hardware(device))), load_processor(blank)
-        teach_tower(model, cast(ClipImageProcessor, processor), *SIGHT)
-        table = probes_table(probe_tower(model, ImageReader(processor), folder / "probes"))
+        teach_radiographs(model, cast(ClipImageProcessor, processor), *SIGHT)
+        table = probes_table(probe_radiographs(model, ImageReader(processor), folder / "probes"), list(FACTS))
         print(table, flush=True)
         write_aside(folder / "probes.md", table + "\n")
         save_model(model, sighted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,11 +53,8 @@ def probe(features: Tensor, labels: Tensor, unseen: Tensor, truth: Tensor) -> Te
         return (z @ weight.T + bias).argmax(1) == truth
 
 
-def probe_tower(model: CausalLM, reader: ImageReader, folder: Path) -> dict[str, dict[str, float]]:
-    """kind -> fact -> accuracy, in 0 to 1, of a linear probe on other radiographs than it was fitted to.
-
-    folder: the radiographs are written there.
-    """
+def probe_radiographs(model: CausalLM, reader: ImageReader, folder: Path) -> dict[str, dict[str, float]]:
+    """``probe_facts`` of drawn radiographs, which are written to ``folder``."""
     fitted, tested = PROBED
     drawn = [draw_radiograph(f"probe/{i}", BALANCED) for i in range(fitted + tested)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,24 +62,31 @@ def probe_tower(model: CausalLM, reader: ImageReader, folder: Path) -> dict[str,
     for one, file in zip(drawn, files, strict=True):
         one.image.save(file)
     features, labels = tower_features(model, reader, files), torch.tensor([facts(one) for one in drawn])
+    return probe_facts((features[:fitted], labels[:fitted]), (features[fitted:], labels[fitted:]), KINDS, FACTS)
+
+
+def probe_facts(
+    fitted: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor], kinds: Sequence[str], facts: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """kind -> fact -> accuracy, in 0 to 1, of a linear probe on the images of ``tested``.
+
+    Either is (features [N, D], labels [N, kinds, facts]). A fact that no image of ``tested`` has is left out.
+    """
+    (features, labels), (unseen, truth) = fitted, tested
     found: dict[str, dict[str, float]] = {}
-    for k, kind in enumerate(KINDS):
-        for f, name in enumerate(FACTS):
-            known = labels[:, k, f] != UNKNOWN
-            if known.any():
-                fit, test = (
-                    (known & (torch.arange(len(drawn)) < fitted)),
-                    (known & (torch.arange(len(drawn)) >= fitted)),
-                )
-                right = probe(features[fit], labels[fit, k, f], features[test], labels[test, k, f])
+    for k, kind in enumerate(kinds):
+        for f, name in enumerate(facts):
+            fit, test = (classes[:, k, f] != UNKNOWN for classes in (labels, truth))
+            if test.any():
+                right = probe(features[fit], labels[fit, k, f], unseen[test], truth[test, k, f])
                 found.setdefault(kind, {})[name] = right.float().mean().item()
     return found
 
 
-def probes_table(found: dict[str, dict[str, float]]) -> str:
+def probes_table(found: Mapping[str, Mapping[str, float]], facts: Sequence[str]) -> str:
     """A Markdown table, in per cent."""
-    lines = [f"| probe (%) | {' | '.join(FACTS)} |", "|---" * (len(FACTS) + 1) + "|"]
+    lines = [f"| probe (%) | {' | '.join(facts)} |", "|---" * (len(facts) + 1) + "|"]
     for kind, some in found.items():
-        cells = [f"{100 * some[name]:.1f}" if name in some else "" for name in FACTS]
+        cells = [f"{100 * some[name]:.1f}" if name in some else "" for name in facts]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     return "\n".join(lines)

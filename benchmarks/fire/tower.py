@@ -1,4 +1,4 @@
-"""A CLIP image tower that sees what is drawn: taught on balanced radiographs to tell every fact of their descriptions.
+"""Teaching a CLIP image tower to see: to tell the facts that the descriptions of its images state.
 
 The classifier that teaches it is linear in the features that a LLaVA's projector receives, so what the tower learns is
 what a linear probe can read, and a language model behind the projector.
@@ -7,6 +7,7 @@ what a linear probe can read, and a language model behind the projector.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -44,12 +45,28 @@ def draw_facts(images: int, seed: int) -> tuple[Tensor, Tensor]:
     return pixels, labels
 
 
-def teach_tower(model: Llava, processor: ClipImageProcessor, images: int, steps: int, seed: int = 0) -> None:
-    """Teaches the image tower of ``model`` in place, in steps of 64 of the drawn ``images``, kept as grey pixels."""
+def teach_radiographs(model: Llava, processor: ClipImageProcessor, images: int, steps: int) -> None:
+    """Teaches the image tower of ``model`` in place, on drawn radiographs of balanced patients, kept as grey pixels."""
     device = model.head_weight.device
-    pixels, labels = (x.to(device) for x in draw_facts(images, seed))
+    pixels, labels = (x.to(device) for x in draw_facts(images, seed=0))
+
+    def shown(some: Tensor) -> Tensor:
+        return (pixels[some, None] * processor.scale - processor.mean.to(device)) / processor.std.to(device)
+
+    teach_tower(model, shown, labels, FACTS, steps)
+
+
+def teach_tower(
+    model: Llava, shown: Callable[[Tensor], Tensor], labels: Tensor, facts: Mapping[str, int], steps: int, seed: int = 0
+) -> None:
+    """Teaches the image tower of ``model`` in place, in steps of 64 images.
+
+    shown: indices of images -> their pixels [B, 3, H, W] as the tower reads them. labels: [N, kinds, facts], classes of
+    each image, or UNKNOWN. facts: name -> number of classes.
+    """
+    device = model.head_weight.device
     width = model.image_slots[1] * model.config.vision.hidden_size * len(model.config.feature_layers)
-    heads = nn.Linear(width, len(KINDS) * sum(FACTS.values()), device=device)
+    heads = nn.Linear(width, labels.shape[1] * sum(facts.values()), device=device)
     nn.init.zeros_(heads.weight)
     nn.init.zeros_(heads.bias)
     parameters = [*model.tower.parameters(), *heads.parameters()]
@@ -60,11 +77,10 @@ def teach_tower(model: Llava, processor: ClipImageProcessor, images: int, steps:
     generator = torch.Generator().manual_seed(seed)
     model.tower.train()
     for _ in Progress(range(steps), desc="tower", unit="step", leave=False):
-        some = torch.randint(len(pixels), (BATCH,), generator=generator)
-        x = (pixels[some, None] * processor.scale - processor.mean.to(device)) / processor.std.to(device)
-        found = model.encode_images({"pixel_values": x})
+        some = torch.randint(len(labels), (BATCH,), generator=generator)
+        found = model.encode_images({"pixel_values": shown(some)})
         assert found is not None
-        loss = fact_loss(heads(found["features"].flatten(1)), labels[some])
+        loss = fact_loss(heads(found["features"].flatten(1)), labels[some], facts)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -73,11 +89,15 @@ def teach_tower(model: Llava, processor: ClipImageProcessor, images: int, steps:
     model.eval()
 
 
-def fact_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum over FACTS of the mean cross-entropy. logits: [B, kinds * classes]. labels: [B, kinds, FACTS]."""
-    parts = logits.view(len(labels), len(KINDS), -1).split(list(FACTS.values()), -1)
+def fact_loss(logits: Tensor, labels: Tensor, facts: Mapping[str, int]) -> Tensor:
+    """The sum over ``facts`` of the mean cross-entropy, where any is known.
+
+    logits: [B, kinds * classes]. labels: [B, kinds, facts].
+    """
+    parts = logits.view(*labels.shape[:2], -1).split(list(facts.values()), -1)
     losses = [
         F.cross_entropy(part.flatten(0, 1), labels[..., i].flatten(), ignore_index=UNKNOWN)
         for i, part in enumerate(parts)
+        if (labels[..., i] != UNKNOWN).any()
     ]
     return torch.stack(losses).sum()

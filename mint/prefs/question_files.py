@@ -63,10 +63,11 @@ def _asked(line: bytes, number: int) -> QuestionRecord:
 
 
 def lessons(records: Sequence[dict]) -> Iterator[dict]:
-    """The true answers as records that ``train.py --loss sft`` learns from."""
+    """The true answers as records that ``train.py --loss sft`` learns from, beside their truth."""
     for record in records:
         prompt = [{"role": "user", "content": record["question"]}]
-        yield {"id": record["id"], "prompt": prompt, "images": record["images"], "chosen": record["answer"]}
+        shown = {"id": record["id"], "prompt": prompt, "images": record["images"]}
+        yield {**shown, "chosen": record["answer"], "truth": record["truth"]}
 
 
 def contrasts(records: Sequence[dict]) -> Iterator[dict]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +28,7 @@ from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, WIDER, align, comp
 from benchmarks.fire.probe import probe_facts, probes_table, tower_features
 from benchmarks.fire.tower import UNKNOWN, teach_tower
 from mint.data.preferences import write_jsonl
-from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, load, make_pairs, prepare, score
+from mint.demo.radiograph_demo import ALIGN, DESCRIBING, TEACH, contrast_images, load, make_pairs, prepare, score
 from mint.demo.stages import teach
 from mint.errors import InputError
 from mint.files import write_aside
@@ -39,14 +40,15 @@ from mint.synthetic.radiographs import SIDES
 from train import train
 
 ROWS = ("SFT", "DPO", "RRPO", OURS, WIDER)
-FACTS = {"present": 2, "side": 2, "degree": 3, "zone": 2, "kind": 2}  # of an image's lesion: classes
+RATES = {"DPO": 1e-5, OURS: 1e-5}  # of the rows that have no KL over the whole answer, and more than SFT's likelihood
+FACTS = {"present": 2, "side": len(SIDES), "degree": len(DEGREES[0]), "zone": len(ZONES)}  # of a lesion: classes
 SIGHT = 3000  # steps of the tower
 
 
 def run(folder: Path, out: Path, seeds: int) -> str:
     """Fine-tunes, samples, aligns and scores; returns the table. Continues a stopped run.
 
-    Raises InputError for no seed, or a folder without the question files.
+    Raises InputError for no seed, or a folder without the question files or with those of an earlier version.
     """
     if seeds < 1:
         raise InputError(f"at least one seed, not {seeds}")
@@ -54,6 +56,8 @@ def run(folder: Path, out: Path, seeds: int) -> str:
     if missing:
         raise InputError(f"{folder} has no {missing[0]}: write it with generate_prefs.py questions --lesions TABLE")
     lessons = [json.loads(line) for line in (folder / "lessons.jsonl").read_text(encoding="utf-8").splitlines()]
+    if not all("truth" in lesson for lesson in lessons):
+        raise InputError(f"{folder}/lessons.jsonl has no truths: write the question files again")
     descriptions = folder / "descriptions.jsonl"  # beside the lessons, whose images it names
     write_jsonl(descriptions, (lesson for lesson in lessons if lesson["prompt"][0]["content"] == DESCRIBE))
     out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +69,7 @@ def run(folder: Path, out: Path, seeds: int) -> str:
         make_pairs(folder, Path(model))
         shutil.copyfile(pairs, kept)
     rows = {"base": [out / "base"]}
-    methods = {row: (METHODS | ABLATIONS)[row] for row in ROWS}
+    methods = {row: {"lr": RATES.get(row, ALIGN["lr"]), **(METHODS | ABLATIONS)[row]} for row in ROWS}
     for seed in range(seeds):
         place = out / f"seed-{seed}"
         for row, scores in align(model, pairs, place, methods, {"seed": seed}, folder, painted):
@@ -90,18 +94,19 @@ def give_sight(start: Path, folder: Path, out: Path) -> None:
     """Teaches the tower of the model ``start`` the facts of the lessons; writes ``sighted`` and ``probes.md``."""
     model, _, reader = load(str(start), None)
     files, labels = read_facts(folder / "lessons.jsonl")
-    pixels = reader(files)["pixel_values"]
-    teach_tower(cast(Llava, model), lambda some: pixels[some], labels, FACTS, SIGHT)
+    pixels, classes = reader(files)["pixel_values"], FACTS | {"kind": int(labels[..., -1].max()) + 1}
+    teach_tower(cast(Llava, model), lambda some: pixels[some], labels, classes, SIGHT)
     parts = [read_facts(folder / name) for name in ("questions.jsonl", "test.jsonl")]
     seen, unseen = ((tower_features(model, reader, some), known) for some, known in parts)
-    table = probes_table(probe_facts(seen, unseen, ["lesion"], list(FACTS)), list(FACTS))
-    print(f"{table}\n{commonest(unseen[1])}", flush=True)
-    write_aside(out / "probes.md", f"{table}\n{commonest(unseen[1])}\n")
+    found = {**probe_facts(seen, unseen, ["lesion"], list(classes)), "commonest": commonest(unseen[1], list(classes))}
+    table = probes_table(found, list(classes))
+    print(table, flush=True)
+    write_aside(out / "probes.md", table + "\n")
     save_model(model, out / "sighted")
 
 
 def read_facts(file: Path) -> tuple[list[str], Tensor]:
-    """(the files of the distinct images, labels [N, 1, FACTS]) of the descriptions among records with a truth."""
+    """(images, labels [N, 1, facts]) of the descriptions among records with a truth."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     asked = [row for row in rows if DESCRIBE in (row.get("question"), row.get("prompt", [{}])[0].get("content"))]
     images = [str(file.parent / row["images"][0]) for row in asked]
@@ -109,20 +114,19 @@ def read_facts(file: Path) -> tuple[list[str], Tensor]:
 
 
 def facts(truth: dict) -> list[int]:
-    """The class of each fact of a lesion, or UNKNOWN."""
+    """The class of each of FACTS and of the kind, or UNKNOWN."""
     (finding,) = truth["findings"]
     if not finding["present"]:
-        return [0, *[UNKNOWN] * (len(FACTS) - 1)]
+        return [0, *[UNKNOWN] * len(FACTS)]
     names = (("side", SIDES), ("degree", DEGREES[0]), ("zone", ZONES))
     found = [list(known).index(finding[name]) if name in finding else UNKNOWN for name, known in names]
     return [1, *found, truth["kinds"]["kind"].index(truth["terms"]["kind"])]
 
 
-def commonest(labels: Tensor) -> str:
-    """A table's row: how often the commonest class is true, in per cent."""
-    known = [labels[:, 0, fact][labels[:, 0, fact] != UNKNOWN] for fact in range(len(FACTS))]
-    cells = [f"{100 * some.bincount().max().item() / len(some):.1f}" for some in known]
-    return f"| commonest | {' | '.join(cells)} |"
+def commonest(labels: Tensor, facts: Sequence[str]) -> dict[str, float]:
+    """How often the commonest class of each fact is true, in 0 to 1; of those that are known."""
+    known = {name: labels[:, 0, i][labels[:, 0, i] != UNKNOWN] for i, name in enumerate(facts)}
+    return {name: some.bincount().max().item() / len(some) for name, some in known.items() if len(some)}
 
 
 def main() -> int:

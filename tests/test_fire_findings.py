@@ -16,6 +16,7 @@ from benchmarks.fire.checkpoints import repetition, saving, steps_of
 from benchmarks.fire.corruption import WITHOUT
 from benchmarks.fire.divergence import divergences
 from benchmarks.fire.grounding import EVERY, KINDS, ROWS, VIEWS, arm_of, choose_rates
+from benchmarks.fire.methods import WIDER
 from benchmarks.fire.policy import join
 from benchmarks.fire.style import as_scored, terse
 from benchmarks.fire.ward import BASE, RECIPE, Ward, slug
@@ -39,7 +40,7 @@ from mint.tasks.vqa import words
 from mint.training import curves
 from tests.demo.test_arms import InThisProcess
 
-SOME = ["DPO", WITHOUT, "FiRe"]
+SOME = ["DPO", WITHOUT, "FiRe", WIDER]
 
 
 def arguments(out, **changed):
@@ -165,17 +166,12 @@ def test_what_becomes_true_once_the_lesion_is_hidden(answer, present, about, exp
 
 
 def test_the_same_rows_on_pairs_of_balanced_patients(finished):
-    """As many questions, of other patients, at the rates that were chosen; a table for each population."""
+    """As many patients, but others, at the rates that were chosen; a table for each population."""
     out, tables = finished
-    balanced, of_ward = (read_preferences(out / "seed-0" / name / "presence.jsonl") for name in ("balanced", "."))
-    images = [
-        {(file.parent / pair.images[0]).read_bytes() for pair in pairs}
-        for file, pairs in (
-            (out / "seed-0" / "balanced" / "presence.jsonl", balanced),
-            (out / "seed-0" / "presence.jsonl", of_ward),
-        )
-    ]
-    assert len(balanced) > 0 and not images[0] & images[1]
+    folders = out / "seed-0", out / "seed-0" / "balanced"
+    asked = [{image for one in read_asked(folder / "questions.jsonl") for image in one.images} for folder in folders]
+    shown = [{(folder / image).read_bytes() for image in some} for folder, some in zip(folders, asked, strict=True)]
+    assert len(shown[0]) == len(shown[1]) > 0 and not shown[0] & shown[1]
     for name in POPULATIONS:
         assert f"{name}, with pairs of balanced patients" in tables
         assert list(json.loads((out / "balanced" / name / "table.json").read_text())["rows"]) == [BASE, *SOME]
@@ -345,6 +341,8 @@ def test_the_facts_that_the_tower_learns():
     labels[0, 1] = torch.tensor([1, 0, 2, 1])
     expected = sum(math.log(count) for count in (2, 2, 3, 3))
     assert tower.fact_loss(logits, labels, tower.FACTS).item() == pytest.approx(expected)
+    labels[0, :, 3] = tower.UNKNOWN  # as in a batch in which no finding has a zone
+    assert tower.fact_loss(logits, labels, tower.FACTS).item() == pytest.approx(expected - math.log(3))
 
 
 def test_long_answers_are_read_and_edited_like_short_ones():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.fire.methods import compare
+from benchmarks.fire.methods import WIDER, compare
 from mint.data.preferences import write_jsonl
 
 
@@ -33,6 +33,10 @@ def test_the_table_by_hand(tmp_path):
             scored(tmp_path / "fire0", [1, 1, 1, 0], [3.0, 3.0]),
             scored(tmp_path / "fire1", [1, 1, 0, 1], [3.0, 3.0]),
         ],
+        WIDER: [
+            scored(tmp_path / "wider0", [1, 1, 1, 1], [3.0, 3.0]),
+            scored(tmp_path / "wider1", [1, 1, 1, 1], [3.0, 3.0]),
+        ],
     }
     text = compare(rows, tmp_path / "out")
     found = json.loads((tmp_path / "out" / "table.json").read_text())
@@ -45,4 +49,5 @@ def test_the_table_by_hand(tmp_path):
         "value"
     ] == pytest.approx(3 / 8)
     assert "| FiRe | 2 | 75.0 (" in text and "| DPO | +37.5 (" in text and "lead of FiRe over" in text
+    assert found["leads"][WIDER]["FiRe"]["clinical"]["value"] == pytest.approx(2 / 8) and f"of {WIDER} over" in text
     assert "closed" not in found["rows"]["base"] and (tmp_path / "out" / "table.md").read_text() == text

@@ -5,7 +5,7 @@
 A policy is taught on the patients of a ward, whose findings are correlated (``policy``). Findings:
 
     grounding    every row's use of the lesion, and its clinical accuracy; this chooses the learning rates
-    habits       the same rows on pairs of balanced patients
+    habits       some of the rows on pairs of balanced patients
     corruption   where and how images are corrupted
     style        pairs whose answers differ in form
     stability    long answers without the KL term

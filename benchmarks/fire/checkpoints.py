@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.fire.divergence import divergences
-from benchmarks.fire.ward import read_rows
+from benchmarks.fire.ward import read_rows, sample
 from mint.data.preferences import write_jsonl
 from mint.data.questions import Question
 from mint.demo.arms import Arm, Job, logged, run_arm
@@ -23,8 +23,9 @@ from mint.tasks.facts import facts_f1
 from mint.tasks.vqa import Vqa, words
 
 GRAM = 4  # words
-TOKENS = 256  # of an answer: a report has 30, one that runs away many
+TOKENS = 128  # of an answer: a report has some 40, one that runs away many
 PARTS = 32
+ANSWERED = 600  # questions at most, at each checkpoint
 SHARES = ("clinical", "facts", "repetition")  # shown in per cent
 
 
@@ -58,12 +59,14 @@ def checkpoint_jobs(
 ) -> list[Job]:
     """The arms of which answers are missing. Raises InputError for one that was trained with other settings.
 
-    first: the policy's own answers as records, which the divergence is measured on. read: what an answer is scored as.
+    questions: of which ANSWERED are asked. first: the policy's own answers as records, which the divergence is measured
+    on. read: what an answer is scored as.
     """
     for arm in arms:
         arm.check()
     left = [arm for arm in arms if not all(answers_file(arm, step).is_file() for step in steps_of(arm))]
-    return [(f"{arm.name}, {arm.folder}", ask_checkpoints, (arm, questions, first, read)) for arm in left]
+    some = sample(questions, ANSWERED)
+    return [(f"{arm.name}, {arm.folder}", ask_checkpoints, (arm, some, first, read)) for arm in left]
 
 
 def ask_checkpoints(arm: Arm, questions: Sequence[Question], first: Path, read: Callable[[str, Question], str]) -> None:

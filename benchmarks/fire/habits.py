@@ -1,6 +1,6 @@
-"""Whether pairs of the ward teach its habits: the same rows, trained on pairs of balanced patients.
+"""Whether pairs of the ward teach its habits: some of the rows, trained on pairs of balanced patients.
 
-Everything else is as in ``grounding``: policy, number of questions, learning rates, steps, unseen patients.
+Everything else is as in ``grounding``: policy, number of patients asked about, learning rates, steps, unseen patients.
 ``habits.md`` has a table for each population, ``habits.png`` the clinical accuracy with either pairs.
 """
 

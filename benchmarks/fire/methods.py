@@ -11,7 +11,7 @@ import numpy as np
 
 from mint.config import TrainConfig
 from mint.data.preferences import image_names
-from mint.demo.radiograph_demo import ALIGN, recipe, score
+from mint.demo.radiograph_demo import ALIGN, score
 from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import make_folder, write_aside
 from train import train
@@ -56,8 +56,8 @@ LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
 
 
 def row_config(settings: dict, **more) -> TrainConfig:
-    """The training settings of a row: the demo's with its loss's rate, then ``more``, then its own ``settings``."""
-    return TrainConfig(**{**ALIGN, "lr": recipe(settings["loss"])["lr"], **more, **settings})
+    """The training settings of a row: the demo's, then ``more``, then its own ``settings``."""
+    return TrainConfig(**{**ALIGN, **more, **settings})
 
 
 def align(
@@ -65,7 +65,7 @@ def align(
 ) -> Iterator[tuple[str, Path]]:
     """(row, folder of its scores) of every method, trained from ``model`` on the file ``pairs`` unless already done.
 
-    common: settings beside the recipe's. unseen, records: the evaluation set, as ``score`` takes it.
+    common: settings beside the demo's. unseen, records: the evaluation set, as ``score`` takes it.
     """
     for row, settings in methods.items():
         folder = out / row.lower().replace(",", "").replace(" ", "-")
@@ -141,9 +141,12 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
 
 
 def lead_over(ours: Scores, theirs: Scores) -> tuple[Estimate, float]:
-    """(the mean difference of two rows on the same items, its p-value), paired by seed where both have as many."""
+    """(the mean difference of two rows on the same items, its p-value).
+
+    Paired by seed where both have as many runs, or either has one.
+    """
     (a, images), (b, _) = ours, theirs
-    gap = a - b if len(a) == len(b) else (a.mean(0) - b.mean(0))[None]
+    gap = a - b if len(a) == len(b) or 1 in (len(a), len(b)) else (a.mean(0) - b.mean(0))[None]
     return bootstrap(gap, groups=images), paired_p(a.mean(0), b.mean(0), groups=images)
 
 

@@ -49,10 +49,10 @@ DESCRIBING: dict[str, Any] = {"steps": 1200, "batch_size": 32, "lr": 1e-3, "weig
 TEACH: dict[str, Any] = {**DESCRIBING, "steps": 300}
 ALIGN: dict[str, Any] = {"steps": 320, "batch_size": 16, "lr": 1e-4}
 ALIGN |= {"lora_rank": 64, "lora_alpha": 128.0, "rslora": True}  # of the language model alone
-# Where another setting than ALIGN's did better. Without a KL on every token of the answer, a decoder as small as this
-# one forgets its sentences at ALIGN's rate.
+# A decoder as small as this one forgets its sentences at ALIGN's rate, unless a KL or a likelihood covers the whole
+# answer (docs/log.md has DPO and both forms of FiRe).
 BETTER: dict[str, dict[str, Any]] = {"fire": {"loss_args": {"kl_over": "all"}}}
-BETTER |= dict.fromkeys(("dpo", "mdpo", "mask-dpo"), {"lr": 1e-5})
+BETTER |= dict.fromkeys(("dpo", "mdpo", "mask-dpo", "simpo"), {"lr": 1e-5})
 MODE = "surroundings"  # the tower's patches average single pixels' noise away
 TIME = "about 7 minutes"
 SOURCES: tuple[str, ...] = ("demo/radiograph_demo.py", "demo/stages.py", "demo/tiny_model.py")

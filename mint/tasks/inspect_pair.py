@@ -220,7 +220,7 @@ def page(found: Inspection) -> str:
         tag(
             "p",
             "The number below a token is its value in nats, and its colour shows the same on a scale that is equal on "
-            "all pages. Underlined: the words that carry the reward (all, where none is marked); sums are over them.",
+            "all pages. Underlined: the words that the loss and the line's sum are over (all, where none is marked).",
         ),
         heat_scale("log pi - log ref", f"-{LOG_RATIO:g}", f"+{LOG_RATIO:g} nats", "red", "", "blue"),
         heat_scale("KL", "0", f"{DIVERGENCE:g} nats", "", "blue"),
@@ -232,7 +232,8 @@ def page(found: Inspection) -> str:
         parts.append(_line("log pi - log ref", pieces, side.log_ratio[0], side, LOG_RATIO))
         for title, values in (("KL(ref || pi)", side.kl_forward), ("KL(pi || ref)", side.kl_reverse)):
             if name == "chosen" and values is not None:
-                parts.append(_line(title, pieces, values[0], side, DIVERGENCE))
+                counted = side if found.loss.needs.kl_over == "span" else replace(side, span=None)
+                parts.append(_line(title, pieces, values[0], counted, DIVERGENCE))
     return html_page(f"Pair {record.id}", *parts)
 
 

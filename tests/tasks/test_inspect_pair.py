@@ -24,9 +24,10 @@ def inspect(folder, *extra):
     return evaluate.main([*command, "--out", f"{folder}/pair.html", *extra])
 
 
-def test_the_terms_are_those_of_training(pictured, capsys):  # noqa: F811
-    """After some steps: the terms sum to the loss that train.py reports of the same pair."""
-    common = ["--loss", "fire", "--lr", "1e-2", "--lora-targets", "language_model"]
+@pytest.mark.parametrize("kl_over", ["span", "all"])
+def test_the_terms_are_those_of_training(pictured, capsys, kl_over):  # noqa: F811
+    """After some steps: the terms sum to the loss that train.py reports of the same pair, a KL is its line's sum."""
+    common = ["--loss", "fire", "--lr", "1e-2", "--lora-targets", "language_model", "--loss-arg", f"kl_over={kl_over}"]
     assert train.main(arguments(pictured, *common, "--steps", "5")) == 0
     one = [json.loads(line) for line in (pictured / "pairs.jsonl").read_text().splitlines()][0]
     write_jsonl(pictured / "one.jsonl", [one])
@@ -36,6 +37,8 @@ def test_the_terms_are_those_of_training(pictured, capsys):  # noqa: F811
     terms = {name: float(value) for name, value in re.findall(r"([a-zA-Z][\w. ]*?) (\d+\.\d{5})", printed)}
     assert list(terms)[0] == "ranking" and terms["loss"] != pytest.approx(1.1 * 0.6931, abs=1e-3)
     assert sum(value for name, value in terms.items() if name != "loss") == pytest.approx(terms["loss"], abs=5e-5)
+    (divergence,) = re.findall(r"KL\(ref \|\| pi\): sum ([\d.]+) nats", (pictured / "pair.html").read_text())
+    assert 0.005 * float(divergence) == pytest.approx(terms["KL forward x 0.005"], abs=1e-5)
     more = ["--adapter", f"{pictured}/run/adapter", "--data", f"{pictured}/one.jsonl", "--out", f"{pictured}/again"]
     assert (
         train.main(arguments(pictured, "--loss", "fire", "--steps", "1", "--eval-data", f"{pictured}/one.jsonl", *more))

@@ -275,7 +275,8 @@ def test_the_terse_truth_and_how_it_is_scored(finished):
             scored = as_scored(terse(record), questions[record.id])
             assert says_truth(scored, record.truth), scored
             assert as_scored(record.answer, questions[record.id]) == record.answer
-            assert as_scored("", questions[record.id]) == ""
+            for nothing in ("", "\N{REPLACEMENT CHARACTER}" * 3, "vvvv", "This is left."):
+                assert as_scored(nothing, questions[record.id]) == nothing
 
 
 def test_a_sample_is_the_same_in_every_run_and_in_order():

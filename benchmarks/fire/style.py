@@ -26,7 +26,9 @@ from mint.files import file_aside, write_aside
 from mint.prefs.claims import DEGREES
 from mint.prefs.question_files import QuestionRecord, read_asked
 from mint.synthetic.radiograph_set import DESCRIBE
+from mint.synthetic.radiographs import SIDES, ZONES
 from mint.tasks.pair_style import pair_style, read_answers, style_table
+from mint.tasks.vqa import words
 
 ROWS = {  # row -> pairs, method
     "DPO, terse reference chosen": ("terse", "DPO"),
@@ -36,6 +38,7 @@ ROWS = {  # row -> pairs, method
 }
 SHOWN = {"clinical": "clinical accuracy (%)", "words": "words of an answer", "kl": "KL to the reference (nats)"}
 CURVES = {"rewards/accuracies": "preference accuracy", "rewards/margins": "margin", "grad_norm": "gradient norm"}
+TERSE = {"no", "a", "an", "zone", *SIDES, *ZONES, *DEGREES[0]}  # words beside the finding
 POPULATION = "balanced"
 SMOOTH = 10  # steps
 
@@ -117,10 +120,15 @@ def terse(record: QuestionRecord) -> str:
 
 
 def as_scored(answer: str, question: Question) -> str:
-    """An answer with the finding that the question names, where it does not name it itself."""
+    """An answer with the finding that the question names, where its words are only those that terse answers add to it.
+
+    What names no finding otherwise, such as meaningless letters, stays as it is, and does not answer the question.
+    """
     assert question.truth is not None
     (kind,) = question.truth["about"]
-    return answer if not answer.strip() or re.search(rf"\b{kind}\b", answer) else f"{answer} {kind}"
+    said = words(answer)
+    only = said and set(said) <= TERSE and re.fullmatch(r"[\w\s.,]+", answer)
+    return f"{answer.strip().rstrip('.')} {kind}" if only else answer
 
 
 def pairs_table(ward: Ward) -> str:

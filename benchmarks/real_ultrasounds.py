@@ -40,7 +40,7 @@ from mint.synthetic.radiographs import SIDES
 from train import train
 
 ROWS = ("SFT", "DPO", "RRPO", OURS, WIDER)
-RATES = {"DPO": 1e-5, OURS: 1e-5}  # of the rows that have no KL over the whole answer, and more than SFT's likelihood
+RATES = {"DPO": 1e-5, OURS: 1e-5}  # of the rows whose sentences break at ALIGN's (docs/fire.md)
 FACTS = {"present": 2, "side": len(SIDES), "degree": len(DEGREES[0]), "zone": len(ZONES)}  # of a lesion: classes
 SIGHT = 3000  # steps of the tower
 

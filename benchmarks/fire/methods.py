@@ -16,6 +16,7 @@ from mint.evaluation.statistics import Estimate, bootstrap, paired_p
 from mint.files import make_folder, write_aside
 from train import train
 
+OURS, WIDER = "FiRe", "FiRe, KL on the answer"  # the paper's form, and the one with RRPO's KL
 METHODS = {
     "SFT": {"loss": "sft"},
     "DPO": {"loss": "dpo"},
@@ -23,14 +24,14 @@ METHODS = {
     "RRPO, KL on spans": {"loss": "fire", "gamma": 0.0, "lam": 1.0},  # the FiRe-MPO paper's baseline
     "mDPO": {"loss": "mdpo"},
     "MASK-DPO": {"loss": "mask-dpo"},
-    "FiRe": {"loss": "fire"},
+    OURS: {"loss": "fire"},
 }
 ABLATIONS = {
     "FiRe, no forward KL": {"loss": "fire", "lam": 0.0},
     "FiRe, no reverse KL": {"loss": "fire", "lam": 1.0},
     "FiRe, no KL": {"loss": "fire", "alpha": 0.0},
     "FiRe, no image term": {"loss": "fire", "gamma": 0.0},
-    "FiRe, KL on the answer": {"loss": "fire", "loss_args": {"kl_over": "all"}},
+    WIDER: {"loss": "fire", "loss_args": {"kl_over": "all"}},
     "FiRe, v1": {"loss": "fire", "visual": "v1"},
     "FiRe, v2": {"loss": "fire", "visual": "v2"},
 }
@@ -50,7 +51,6 @@ LOOKING = {
 DRIFT = {"kl": "KL to the reference"}
 PARTS = ((ANSWERS, "predictions.jsonl"), (LOOKING, "sensitivity/pairs.jsonl"), (DRIFT, "kl.jsonl"))
 NATS = ("drop_lesion", "drop_elsewhere", "difference", *DRIFT)
-OURS, WIDER = "FiRe", "FiRe, KL on the answer"
 Scores = tuple[np.ndarray, list[str]]  # [runs, items], the image of each item
 LAST = Path("scores") / "sensitivity" / "metrics.json"  # what a run writes last
 

@@ -58,7 +58,7 @@ def align(config: TrainConfig, train: Train, recipe: dict, folder: Path, compare
 def complete(config: TrainConfig, recipe: dict, folder: Path) -> TrainConfig:
     """``config`` with the recipe's settings where it has the defaults, and the model and pairs of ``folder``.
 
-    Of ``loss_args`` each is a setting.
+    The settings in ``loss_args`` are completed one by one.
     """
     defaults = TrainConfig()
     unset = {name: value for name, value in recipe.items() if getattr(config, name) == getattr(defaults, name)}

@@ -5,16 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mint.errors import InputError
-from mint.losses.interface import AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
+from mint.losses.interface import KL_OVER, AnswerStats, LossOutput, logp_metrics, needs, register, reward_metrics
 
 VISUAL = {  # form of the visual term -> the side whose reward should be higher, the other one
     "flip": ("corrupted_rejected", "corrupted_chosen"),
     "v1": ("chosen", "corrupted_chosen"),
     "v2": ("chosen", "corrupted_rejected"),
 }
-
-
-KL_OVER = ("span", "all")
 
 
 def _needs(*, alpha: float, gamma: float, lam: float, visual: str, kl_over: str, **_) -> dict:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mint.errors import InputError
 
 STATISTICS = ("chosen", "rejected", "prompt", "corrupted_chosen", "corrupted_rejected")
+KL_OVER = ("span", "all")  # tokens at which a KL is computed: those of the marked phrases, or every one
 LEAST_COUNT = 1e-30  # of tokens, so that the mean over no tokens is 0
 
 
@@ -94,7 +95,7 @@ class Needs:
     reference: bool = False  # ref_logps
     kl_forward: bool = False  # KL(ref || pi), chosen side only
     kl_reverse: bool = False  # KL(pi || ref), chosen side only
-    kl_over: str = "span"  # tokens at which a KL is computed: "span" or "all"
+    kl_over: str = "span"  # of KL_OVER
     spans: bool = False  # marked phrases
     corrupted_image: bool = False  # the same answers given a corrupted image
     corrupted_chosen: bool = True  # with corrupted_image: whether the chosen answer is needed under it
@@ -105,7 +106,7 @@ class Needs:
     def __post_init__(self):
         if (self.kl_forward or self.kl_reverse) and not self.reference:
             raise InputError("a loss that needs a KL divergence needs the reference too: @needs(reference=True, ...)")
-        if self.kl_over not in ("span", "all"):
+        if self.kl_over not in KL_OVER:
             raise InputError(f"a loss needs the KL over 'span' or 'all' tokens, not over {self.kl_over!r}")
         if self.corrupted_image and not (self.corrupted_chosen or self.corrupted_rejected):
             raise InputError("a loss that needs a corrupted image needs an answer under it: corrupted_chosen=True, ...")

@@ -9,7 +9,8 @@ import torch
 from benchmarks.fire.methods import ABLATIONS, METHODS, row_config
 from mint.errors import InputError
 from mint.losses import AnswerStats, dpo_loss, fire_loss, load_loss, mdpo_loss
-from mint.losses.fire import KL_OVER, VISUAL
+from mint.losses.fire import VISUAL
+from mint.losses.interface import KL_OVER
 
 SIDES = ("chosen", "rejected", "corrupted_chosen", "corrupted_rejected")
 EXTREMES = (0.0, -1e-9, -1.0, -1e4)

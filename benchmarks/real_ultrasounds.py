@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -24,11 +23,11 @@ from torch import Tensor
 
 from benchmarks import command
 from benchmarks.command import make_parser
-from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, WIDER, align, compare
-from benchmarks.fire.probe import probe_facts, probes_table, tower_features
+from benchmarks.fire.methods import ON_IMAGES, align, compare
+from benchmarks.fire.probe import commonest, probe_facts, probes_table, tower_features
 from benchmarks.fire.tower import UNKNOWN, teach_tower
 from mint.data.preferences import write_jsonl
-from mint.demo.radiograph_demo import ALIGN, DESCRIBING, TEACH, contrast_images, load, make_pairs, prepare, score
+from mint.demo.radiograph_demo import DESCRIBING, TEACH, contrast_images, load, make_pairs, prepare, score
 from mint.demo.stages import teach
 from mint.errors import InputError
 from mint.files import write_aside
@@ -39,8 +38,6 @@ from mint.prefs.lesion_questions import DESCRIBE, ZONES
 from mint.synthetic.radiographs import SIDES
 from train import train
 
-ROWS = ("SFT", "DPO", "RRPO", OURS, WIDER)
-RATES = {"DPO": 1e-5, OURS: 1e-5}  # of the rows whose sentences break at ALIGN's (docs/fire.md)
 FACTS = {"present": 2, "side": len(SIDES), "degree": len(DEGREES[0]), "zone": len(ZONES)}  # of a lesion: classes
 SIGHT = 3000  # steps of the tower
 
@@ -69,10 +66,9 @@ def run(folder: Path, out: Path, seeds: int) -> str:
         make_pairs(folder, Path(model))
         shutil.copyfile(pairs, kept)
     rows = {"base": [out / "base"]}
-    methods = {row: {"lr": RATES.get(row, ALIGN["lr"]), **(METHODS | ABLATIONS)[row]} for row in ROWS}
     for seed in range(seeds):
         place = out / f"seed-{seed}"
-        for row, scores in align(model, pairs, place, methods, {"seed": seed}, folder, painted):
+        for row, scores in align(model, pairs, place, ON_IMAGES, {"seed": seed}, folder, painted):
             rows.setdefault(row, []).append(scores)
         print(compare(rows, out), flush=True)
     return compare(rows, out)
@@ -121,12 +117,6 @@ def facts(truth: dict) -> list[int]:
     names = (("side", SIDES), ("degree", DEGREES[0]), ("zone", ZONES))
     found = [list(known).index(finding[name]) if name in finding else UNKNOWN for name, known in names]
     return [1, *found, truth["kinds"]["kind"].index(truth["terms"]["kind"])]
-
-
-def commonest(labels: Tensor, facts: Sequence[str]) -> dict[str, float]:
-    """How often the commonest class of each fact is true, in 0 to 1; of those that are known."""
-    known = {name: labels[:, 0, i][labels[:, 0, i] != UNKNOWN] for i, name in enumerate(facts)}
-    return {name: some.bincount().max().item() / len(some) for name, some in known.items() if len(some)}
 
 
 def main() -> int:

@@ -9,9 +9,9 @@ from PIL import Image
 
 from benchmarks import real_ultrasounds
 from benchmarks.fire.methods import OURS, WIDER
-from benchmarks.fire.probe import probe_facts
+from benchmarks.fire.probe import commonest, probe_facts
 from benchmarks.fire.tower import UNKNOWN
-from benchmarks.real_ultrasounds import commonest, facts, read_facts, run
+from benchmarks.real_ultrasounds import facts, read_facts, run
 from mint.data.preferences import write_jsonl
 from mint.demo import radiograph_demo
 from mint.demo.tiny_model import write_base

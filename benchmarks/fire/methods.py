@@ -35,6 +35,11 @@ ABLATIONS = {
     "FiRe, v1": {"loss": "fire", "visual": "v1"},
     "FiRe, v2": {"loss": "fire", "visual": "v2"},
 }
+# The rows on real images: not tuned, and slower where a small decoder's sentences break (docs/fire.md).
+ON_IMAGES = {
+    row: {"lr": 1e-5 if row in ("DPO", OURS) else ALIGN["lr"], **(METHODS | ABLATIONS)[row]}
+    for row in ("SFT", "DPO", "RRPO", OURS, WIDER)
+}
 ANSWERS = {
     "clinical": "clinical accuracy",
     "facts": "F1 of facts in reports",
@@ -114,7 +119,7 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
     }
     lines = ["| | runs | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     for row, found in estimates.items():
-        cells = [_cell(found[name], name) for name in columns]
+        cells = [cell(found[name], name) for name in columns]
         lines.append(f"| {row} | {len(rows[row])} | " + " | ".join(cells) + " |")
     compared = [name for name in ("clinical", "facts", "difference") if name in columns]
     leads: dict[str, dict] = {leader: {} for leader in (OURS, WIDER) if leader in rows}
@@ -123,7 +128,7 @@ def compare(rows: dict[str, list[Path]], out: Path) -> str:
         lines.append("|---" * (2 * len(compared) + 1) + "|")
         for row in (row for row in rows if row != leader):
             found[row] = {name: lead_over(scores[leader][name], scores[row][name]) for name in compared}
-            cells = [f"{_cell(e, name, sign='+')} | {p:.4f}" for name, (e, p) in found[row].items()]
+            cells = [f"{cell(e, name, sign='+')} | {p:.4f}" for name, (e, p) in found[row].items()]
             lines.append(f"| {row} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     record = {
@@ -150,6 +155,7 @@ def lead_over(ours: Scores, theirs: Scores) -> tuple[Estimate, float]:
     return bootstrap(gap, groups=images), paired_p(a.mean(0), b.mean(0), groups=images)
 
 
-def _cell(e: Estimate, name: str, sign: str = "") -> str:
+def cell(e: Estimate, name: str, sign: str = "") -> str:
+    """A score with its interval: in nats, or in per cent. sign: "+" for differences."""
     scale, form = (1, f"{sign}.2f") if name in NATS else (100, f"{sign}.1f")
     return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"

@@ -83,6 +83,12 @@ def probe_facts(
     return found
 
 
+def commonest(labels: Tensor, facts: Sequence[str]) -> dict[str, float]:
+    """How often the commonest class of each fact is true, in 0 to 1; of those that are known."""
+    known = {name: labels[:, 0, i][labels[:, 0, i] != UNKNOWN] for i, name in enumerate(facts)}
+    return {name: some.bincount().max().item() / len(some) for name, some in known.items() if len(some)}
+
+
 def probes_table(found: Mapping[str, Mapping[str, float]], facts: Sequence[str]) -> str:
     """A Markdown table, in per cent."""
     lines = [f"| probe (%) | {' | '.join(facts)} |", "|---" * (len(facts) + 1) + "|"]

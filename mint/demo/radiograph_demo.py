@@ -30,7 +30,7 @@ from mint.demo.tiny_model import TOWER, write_base
 from mint.evaluation.scores import means_table
 from mint.models.llama import CausalLM
 from mint.prefs.corrupt import CorruptReport, corrupt_records
-from mint.prefs.edit_pairs import EditReport, edit_pairs, rules_editor
+from mint.prefs.edit_pairs import Editor, EditReport, edit_pairs, rules_editor
 from mint.prefs.question_files import contrasts, lessons, read_asked
 from mint.synthetic.radiograph_set import DESCRIBE, SHORT, Wording, write_set
 from mint.synthetic.radiographs import EVERYONE, Habit, Patients, alike
@@ -133,13 +133,18 @@ def make_pairs(folder: Path, model: Path) -> None:
     hide_lesions(folder, rows, "pairs", MODE, placed_only=True)  # a denial has no lesion to hide
 
 
-def edit_answers(folder: Path, model: Path, hardware: Hardware = CPU) -> list[dict]:
-    """Writes the policy's answers to a folder's questions with their edits (``edited.jsonl``), and returns them."""
+def edit_answers(
+    folder: Path, model: Path, hardware: Hardware = CPU, editor: Editor = rules_editor, name: str = "rules"
+) -> list[dict]:
+    """Writes the policy's answers to a folder's questions with their edits (``edited.jsonl``), and returns them.
+
+    name: of the editor, in the records.
+    """
     file = folder / "questions.jsonl"
     answers = Vqa().ask(load(str(model), None, hardware), read_questions(file, folder)[0], **DECODING)
     report = EditReport()
     rejects: list[dict] = []
-    rows = list(edit_pairs(read_asked(file), answers, rules_editor, "rules", report, rejects))
+    rows = list(edit_pairs(read_asked(file), answers, editor, name, report, rejects))
     write_jsonl(folder / "edited.jsonl", rows)
     print(f"pairs: {report}")
     return rows

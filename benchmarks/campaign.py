@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.command import ROOT, make_parser, run
-from benchmarks.faults import TRIALS
+from benchmarks.faults.trials import TRIALS
 from mint.errors import InputError
 from mint.files import make_folder, write_aside
 from mint.progress import Progress

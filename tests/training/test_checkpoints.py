@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 import train
-from benchmarks.damages import DAMAGES, add_odd_folders, remove_checksums
+from benchmarks.faults.damages import DAMAGES, add_odd_folders, remove_checksums
 from mint.config import TrainConfig
 from mint.errors import InputError
 from mint.files import lock

@@ -129,7 +129,7 @@ COMMANDS = (
         taught=(2000, "images of the lessons"),
         asked=(600, "images of the questions to answer"),
         unseen=(200, "images of the test questions"),
-        patients=("everyone", "population: see docs/fire.md", ("everyone", *POPULATIONS)),
+        patients=("everyone", "population: see docs/fire_findings.md", ("everyone", *POPULATIONS)),
     ),
     add_drawn(
         "reader",

@@ -1,7 +1,7 @@
 """Three populations of radiographs that differ in nothing but their correlations.
 
 In all of them every finding, and a tracheal tube, is present in half of the patients, half of the findings are on the
-left, and all degrees and zones are equally common. docs/fire.md has the table of conditional probabilities.
+left, and all degrees and zones are equally common. docs/fire_findings.md has the table of conditional probabilities.
 
 A model of the ward that guesses from what is common there is right on the ward, no better than chance on balanced
 patients, and wrong on reversed ones; one that reads the image is right on all.

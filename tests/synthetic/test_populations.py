@@ -49,8 +49,8 @@ def parse(cell):
 
 
 def documented():
-    """The table of docs/fire.md: row -> population -> probabilities."""
-    text = (Path(__file__).parents[2] / "docs" / "fire.md").read_text(encoding="utf-8")
+    """The table of docs/fire_findings.md: row -> population -> probabilities."""
+    text = (Path(__file__).parents[2] / "docs" / "fire_findings.md").read_text(encoding="utf-8")
     head, _, *lines = text[text.index("| probability |") :].split("\n\n")[0].splitlines()
     names = [cell.strip() for cell in head.strip("|").split("|")][1:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

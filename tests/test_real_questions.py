@@ -8,9 +8,20 @@ import pytest
 from PIL import Image
 
 from benchmarks import real_questions
+from benchmarks.fire import ward
 from benchmarks.fire.methods import OURS, WIDER
-from benchmarks.real_questions import ANOTHER, OWN, compare_rows, edit, read_organs, write_parts
+from benchmarks.real_questions import (
+    ANOTHER,
+    OWN,
+    compare_rows,
+    edit,
+    next_of_organ,
+    read_organs,
+    reliance_table,
+    write_parts,
+)
 from mint import processes
+from mint.data.preferences import write_jsonl
 from mint.data.questions import read_questions
 from mint.demo import arms
 from mint.demo.radiograph_demo import VISION
@@ -22,16 +33,16 @@ from mint.prefs.question_files import QuestionRecord
 from mint.training import curves
 from tests.demo.test_arms import InThisProcess
 
-ORGANS = ("HEAD", "CHEST", "ABD")
+ORGANS = ("HEAD", "CHEST")
 
 
 @pytest.fixture
 def vqa(tmp_path):
-    """Forty grey images, each of another brightness, with a closed and an open question about each."""
+    """Fifty grey images, each of another brightness, with a closed and an open question about each."""
     folder, records = tmp_path / "vqa", []
     (folder / "images").mkdir(parents=True)
-    for number in range(40):
-        name, organ = f"{number}.jpg", ORGANS[number % 3]
+    for number in range(50):
+        name, organ = f"{number}.jpg", ORGANS[number % 2]
         Image.new("L", (90, 70), 5 * number).save(folder / "images" / name)
         shared = {"image_name": name, "image_organ": organ}
         closed = {"question": "Is it a chest?", "answer": "yes" if organ == "CHEST" else "No", "answer_type": "CLOSED"}
@@ -51,24 +62,44 @@ def brightness(file):
         return float(np.asarray(image).mean())
 
 
-def test_each_image_is_in_one_part_and_another_is_of_another(vqa, tmp_path):
+def number_of(name):
+    return int(name.partition("/")[2].partition("-")[0])
+
+
+def test_each_image_is_in_one_part_and_another_is_of_the_same_organ(vqa, tmp_path):
     out = tmp_path / "out"
     write_parts(read_questions(vqa)[0], out)
     parts = [read(out / name) for name in ("lessons.jsonl", "questions.jsonl", f"{OWN}/test.jsonl")]
     images = [{row["images"][0] for row in part} for part in parts]
-    assert sum(map(len, parts)) == 80 and len(set.union(*images)) == sum(map(len, images)) == 40
+    assert sum(map(len, parts)) == 100 and len(set.union(*images)) == sum(map(len, images)) == 50
     assert read(out / ANOTHER / "test.jsonl") == parts[2]
-    for name in images[2]:
-        number = int(name.partition("/")[2].partition("-")[0])
-        assert abs(brightness(out / OWN / name) - 5 * number) < 2
-        assert abs(brightness(out / ANOTHER / name) - 5 * number) > 3
-    assert sorted(brightness(out / OWN / name) for name in images[2]) == sorted(
-        brightness(out / ANOTHER / name) for name in images[2]
-    )
-    organs = read_organs(out / OWN / "test.jsonl")
-    assert organs == {
-        str(out / OWN / name): ORGANS[int(name.partition("/")[2].partition("-")[0]) % 3] for name in images[2]
+    assert read_organs(out / OWN / "test.jsonl") == {
+        str(out / OWN / name): ORGANS[number_of(name) % 2] for name in images[2]
     }
+    for name in images[2]:
+        assert round(brightness(out / OWN / name) / 5) == number_of(name)
+        shown = round(brightness(out / ANOTHER / name) / 5)
+        assert shown != number_of(name) and shown % 2 == number_of(name) % 2
+
+
+def test_the_next_image_of_an_organ():
+    organs = {"c": "head", "a": "head", "b": "chest", "d": "head"}
+    assert next_of_organ(organs) == {"a": "c", "c": "d", "d": "a", "b": "b"}
+
+
+def test_what_answers_gain_from_their_own_image(tmp_path):
+    """By hand: of four closed questions 3 and 1 are right, of the open ones 0.5 and 0.75 of the words are said."""
+    found = {OWN: ([1, 1, 1, 0], [0.5, 0.5]), ANOTHER: ([1, 0, 0, 0], [0.5, 1.0])}
+    for view, (closed, opened) in found.items():
+        rows = [{"closed": float(one), "open": None} for one in closed] + [{"closed": None, "open": x} for x in opened]
+        (tmp_path / view).mkdir()
+        write_jsonl(
+            tmp_path / view / "predictions.jsonl",
+            [{"id": str(i), "images": [f"{i}.png"], **row} for i, row in enumerate(rows)],
+        )
+    table = reliance_table({"a": [tmp_path / OWN]}, {"a": [tmp_path / ANOTHER]}).splitlines()
+    assert table[0] == "| own - another | closed accuracy | open recall |"
+    assert table[2].startswith("| a | +50.0 (") and "| -25.0 (" in table[2]
 
 
 def test_too_few_images(vqa, tmp_path):
@@ -83,14 +114,14 @@ def test_too_few_images(vqa, tmp_path):
         ({"answer": "yes"}, "Yes", "No", ("No", "Yes", False)),
         ({"answer": "yes"}, "Yes", "Yes", ("Yes", "No", True)),
         ({}, "left lung", "right lung", ("right lung", "left lung", False)),
-        ({}, "Left lung.", "left lung", None),  # right as it stands
+        ({}, "Left lung.", "in the left lung", None),  # right as it stands
         ({}, "left lung", " ", None),
     ],
 )
 def test_an_answer_and_its_edit(truth, reference, answer, expected):
     asked = QuestionRecord("a", 1, ("x.png",), "?", Truth.from_dict(truth), reference)
     (found,) = edit([(asked, answer)])
-    assert (found and (found.answer, found.edited.capitalize() if truth else found.edited, found.right)) == expected
+    assert (found and (found.answer, found.edited, found.right)) == expected
 
 
 def test_the_whole_of_it(vqa, tmp_path, monkeypatch):
@@ -103,20 +134,32 @@ def test_the_whole_of_it(vqa, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "ProcessPoolExecutor", InThisProcess)
     words = ["Is it a chest? Which organ is it?", "user assistant", "yes no head abd"]
     write_base(tmp_path / "demo" / "model", words, "demo", 300, vision=VISION, words=True)
-    decoder = write_base(tmp_path / "decoder", words * 20, "shallow", 60)
+    decoder, bare = write_base(tmp_path / "decoder", words * 20, "shallow", 60), tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text("{}")
     args = argparse.Namespace(
         vqa=str(vqa), images=None, decoder=str(decoder), out=str(tmp_path / "out"), seeds=1, device="cpu", dtype="auto"
     )
+    with pytest.raises(InputError, match="has no tokenizer.json"):
+        compare_rows(argparse.Namespace(**vars(args) | {"decoder": str(bare), "out": str(tmp_path / "other")}))
     tables = compare_rows(args)
+    out = tmp_path / "out"
     for row in ("base", "SFT", "DPO", "RRPO", OURS, WIDER):
         assert tables.count(f"\n| {row} | ") >= 3
     assert "own images" in tables and "another images" in tables and "| own - another |" in tables
-    assert "| commonest |" in (tmp_path / "out" / "probes.md").read_text()
-    pairs = read(tmp_path / "out" / "pairs.jsonl")
+    assert "| commonest |" in (out / "probes.md").read_text()
+    pairs = read(out / "pairs.jsonl")
     assert pairs and all(len(pair["corrupted_images"]) == 1 for pair in pairs)
+    with Image.open(out / pairs[0]["corrupted_images"][0]) as image:
+        assert np.ptp(np.asarray(image)) < 10
     monkeypatch.setattr(arms, "load_train", lambda: pytest.fail("trained again"))
     monkeypatch.setattr(real_questions, "train", lambda _: pytest.fail("taught again"))
-    assert compare_rows(args) == tables
-    args.seeds = 0
-    with pytest.raises(InputError, match="at least one seed"):
-        compare_rows(args)
+    scored = []
+    again = ward.score_unseen
+    monkeypatch.setattr(ward, "score_unseen", lambda name, *rest: scored.append(name) or again(name, *rest))
+    assert compare_rows(args) == tables and not scored
+    (out / "seed-0" / "dpo" / ANOTHER / "metrics.json").unlink()
+    assert compare_rows(args) == tables and scored == ["DPO"]
+    for changed, message in (({"seeds": 0}, "at least one seed"), ({"decoder": "elsewhere"}, "give another --out")):
+        with pytest.raises(InputError, match=message):
+            compare_rows(argparse.Namespace(**vars(args) | changed))

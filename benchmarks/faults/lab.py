@@ -60,7 +60,10 @@ class Process:
             os._exit(status)
 
     def end(self, number: int | None = None) -> int:
-        """Sends a signal, if one is given, and waits for the end; returns the status. Raises Problem as ``check``."""
+        """Sends a signal, if one is given, and waits for the end; returns the status.
+
+        Raises Problem for a hang or a traceback.
+        """
         if number is not None:
             os.kill(self.pid, number)
         started = time.monotonic()
@@ -138,9 +141,9 @@ class Lab:
         kept = [{key: value for key, value in row.items() if key != "step_seconds"} for row in rows]
         return (out / "adapter" / "adapter_model.safetensors").read_bytes(), kept
 
-    def resume(self, folder: Path, *extra: str) -> str:
+    def resume(self, folder: Path) -> str:
         """Resumes the run of a folder; raises Problem unless it ends as the undisturbed one."""
-        process = self.train(folder, *extra)
+        process = self.train(folder)
         if process.end():
             raise Problem(process.text[-1500:])
         adapter, rows = self.read(folder / "run")
@@ -151,9 +154,9 @@ class Lab:
         shutil.rmtree(folder / "run")
         return "identical"
 
-    def refused(self, process: Process, words: str, status: int = 2) -> None:
+    def refused(self, process: Process, words: str) -> None:
         """Raises Problem unless the process ended with an error that holds ``words``."""
-        if process.end() != status or words not in process.text or "error: " not in process.text:
+        if process.end() != 2 or words not in process.text or "error: " not in process.text:
             raise Problem(f"status {process.status}: {process.text[-1500:]}")
 
     def wait_for(self, place: Path, process: Process) -> None:

@@ -16,11 +16,10 @@ A command that was stopped goes on where it was; one that is finished writes tab
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from benchmarks.command import make_parser, run
+from benchmarks.command import add_hardware, check_study, make_parser, run
 from benchmarks.fire.corruption import WITHOUT, find_corruption
 from benchmarks.fire.grounding import RATES, ROWS, find_grounding
 from benchmarks.fire.habits import find_habits
@@ -32,7 +31,6 @@ from benchmarks.fire.ward import Ward
 from mint.cli import choose_device
 from mint.demo.stages import Hardware
 from mint.errors import InputError
-from mint.files import read_json, write_aside
 from mint.synthetic.radiograph_set import LONG, SHORT
 
 STEPS = 320  # of 16 pairs
@@ -71,19 +69,11 @@ def run_findings(args: argparse.Namespace) -> str:
     return "\n\n".join(tables)
 
 
-def check_study(file: Path, settings: dict) -> None:
-    """Writes what all runs of a folder share, once. Raises InputError where it differs from what is there."""
-    if (known := read_json(file, optional=True)) and known != settings:
-        raise InputError(f"{file.parent} is of {known}, not of {settings}: give another --out")
-    write_aside(file, json.dumps(settings) + "\n")
-
-
 def main() -> int:
     parser = make_parser(__doc__, seeds=3)
     add = parser.add_argument
     add("--decoder", metavar="DIR", help="a pretrained Llama for the policy (default: a tiny one)")
-    add("--device", default="cpu", choices=("auto", "cpu", "cuda"), help="of training and answers (default: cpu)")
-    add("--dtype", default="auto", choices=("auto", "bfloat16"), help="auto: answers are in float32 (default)")
+    add_hardware(parser)
     add("--patients", type=int, default=300, metavar="N", help="unseen ones of each population (default 300)")
     add("--findings", nargs="+", choices=FINDINGS, default=FINDINGS, help="default: all; grounding comes first always")
     add("--steps", type=int, default=STEPS, help=f"of 16 pairs (default {STEPS})")

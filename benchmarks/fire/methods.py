@@ -35,11 +35,7 @@ ABLATIONS = {
     "FiRe, v1": {"loss": "fire", "visual": "v1"},
     "FiRe, v2": {"loss": "fire", "visual": "v2"},
 }
-# The rows on real images: not tuned, and slower where a small decoder's sentences break (docs/fire_findings.md).
-ON_IMAGES = {
-    row: {"lr": 1e-5 if row in ("DPO", OURS) else ALIGN["lr"], **(METHODS | ABLATIONS)[row]}
-    for row in ("SFT", "DPO", "RRPO", OURS, WIDER)
-}
+ON_IMAGES = {row: (METHODS | ABLATIONS)[row] for row in ("SFT", "DPO", "RRPO", OURS, WIDER)}  # compared on real ones
 ANSWERS = {
     "clinical": "clinical accuracy",
     "facts": "F1 of facts in reports",

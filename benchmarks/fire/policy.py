@@ -53,11 +53,13 @@ STEPS, PRETRAINED_STEPS = (1500, 300), (300, 80)  # describing, answering; of th
 def teach_policy(folder: Path, decoder: Path | None = None, hardware: Hardware = CPU) -> Path:
     """The policy's directory. What was finished in ``folder`` before is not done again; a stopped stage goes on.
 
-    decoder: a pretrained, instruction-tuned Llama. Raises InputError for one without a known chat template.
+    decoder: a pretrained, instruction-tuned Llama. Raises InputError as ``read_decoder``.
     """
     model = folder / "model"
     if model.is_dir():
         return model
+    if decoder:
+        read_decoder(decoder)
     if not (folder / "lessons.jsonl").is_file():
         with folder_aside(folder) as aside:
             write_lessons(aside, BALANCED, WARD, LONG if decoder else SHORT)
@@ -84,17 +86,29 @@ def give_sight(blank: Path, folder: Path, device: str) -> Path:
     return sighted
 
 
-def join(sighted: Path, decoder: Path, target: Path) -> Path:
-    """Writes a LLaVA of the tower of ``sighted``, a random projector, and a pretrained decoder; returns ``target``.
+def read_decoder(decoder: Path) -> tuple[Tokenizer, dict, str]:
+    """(tokenizer, config.json, a chat template for turns with images) of a pretrained decoder.
 
-    Raises InputError for a decoder whose chat template is not known.
+    Raises InputError for a directory without them, or a decoder whose chat template is not known.
     """
-    if target.is_dir():
-        return target
-    tokenizer, raw = Tokenizer.from_file(str(decoder / "tokenizer.json")), read_json(decoder / "config.json")
+    raw, file = read_json(decoder / "config.json"), decoder / "tokenizer.json"
+    if not file.is_file():
+        raise InputError(f"--decoder {decoder} has no tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(file))
     templates = [template for token, template in TEMPLATES.items() if tokenizer.token_to_id(token) is not None]
     if not templates:
         raise InputError(f"--decoder {decoder}: its tokenizer has none of the tokens {', '.join(TEMPLATES)}")
+    return tokenizer, raw, templates[0]
+
+
+def join(sighted: Path, decoder: Path, target: Path) -> Path:
+    """Writes a LLaVA of the tower of ``sighted``, a random projector, and a pretrained decoder; returns ``target``.
+
+    Raises InputError as ``read_decoder``.
+    """
+    if target.is_dir():
+        return target
+    tokenizer, raw, template = read_decoder(decoder)
     tokenizer.add_special_tokens([IMAGE])
     tower, words = cast(Llava, load_language_model(sighted)), load_language_model(decoder)
     size = max(raw["vocab_size"], tokenizer.get_vocab_size())
@@ -111,7 +125,7 @@ def join(sighted: Path, decoder: Path, target: Path) -> Path:
             model.get_parameter(target_name)[: len(tensor)] = tensor  # the vocabulary may have grown
     with folder_aside(target) as aside:
         save_model(model, aside)
-        write_companions(aside, sighted, decoder, tokenizer, templates[0])
+        write_companions(aside, sighted, decoder, tokenizer, template)
     return target
 
 

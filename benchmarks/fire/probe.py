@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.fire.tower import FACTS, UNKNOWN, facts
 from mint.data.image_features import ImageReader
+from mint.files import write_aside
 from mint.models.llama import CausalLM
 from mint.synthetic.populations import BALANCED
 from mint.synthetic.radiographs import KINDS, draw_radiograph
@@ -84,9 +85,19 @@ def probe_facts(
 
 
 def commonest(labels: Tensor, facts: Sequence[str]) -> dict[str, float]:
-    """How often the commonest class of each fact is true, in 0 to 1; of those that are known."""
+    """How often the commonest class of each fact is true, in 0 to 1; of those that are known. labels: [N, 1, facts]."""
     known = {name: labels[:, 0, i][labels[:, 0, i] != UNKNOWN] for i, name in enumerate(facts)}
     return {name: some.bincount().max().item() / len(some) for name, some in known.items() if len(some)}
+
+
+def write_probes(
+    fitted: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor], kind: str, facts: Sequence[str], file: Path
+) -> None:
+    """Prints and writes the table of ``probe_facts`` for one kind, beside the commonest classes of ``tested``."""
+    found = {**probe_facts(fitted, tested, [kind], facts), "commonest": commonest(tested[1], facts)}
+    table = probes_table(found, facts)
+    print(table, flush=True)
+    write_aside(file, table + "\n")
 
 
 def probes_table(found: Mapping[str, Mapping[str, float]], facts: Sequence[str]) -> str:

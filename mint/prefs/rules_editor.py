@@ -55,7 +55,8 @@ def contradictions(answer: str, truth: Truth) -> list[str]:
     words, claims = read_claims(answer, truth)
     found = [claim.finding.names[0] for claim in claims if not _agrees(claim)]
     found += [text for text, _, _, name in _terms(words, truth) if text != name.lower()]
-    if truth.answer in ("yes", "no") and yes_or_no(answer) not in (None, truth.answer) and _leads(words):
+    decides = _leads(words) or not (truth.findings or truth.terms)  # else "no" may deny another finding
+    if truth.answer in ("yes", "no") and yes_or_no(answer) not in (None, truth.answer) and decides:
         found.append(f"not {truth.answer}")
     return found
 

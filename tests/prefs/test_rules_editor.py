@@ -143,3 +143,11 @@ def test_an_answer_to_another_question_is_none():
     assert edit_answer("No, there is no effusion.", truth, "x") is None
     with pytest.raises(InputError, match="asked about .4 characters.*, which no finding is called"):
         Truth.from_dict({"findings": [{"name": "nodule", "present": True}], "about": ["mass"]})
+
+
+@pytest.mark.parametrize("answer", ["No evidence of pneumonia", "There is no lesion", "no it is not", "No"])
+def test_a_denial_is_false_where_only_a_yes_is_known(answer):
+    """Published questions have a yes or no and nothing else; the same answers are true where it is a no."""
+    yes, no = Truth(answer="yes"), Truth(answer="no")
+    assert contradictions(answer, yes) and not says_truth(answer, yes)
+    assert not contradictions(answer, no) and says_truth(answer, no)

@@ -1,8 +1,8 @@
 """The KL term stabilises long answers. Reports alone, trained for twice as many steps.
 
-Rows: FiRe without the KL term, and with it in each direction and in both. Each at FiRe's learning rate and at the
-highest of those tried. As in the paper, a report's corrupted image has noise everywhere. ``stability.md`` has the
-table, ``stability.png`` the curves.
+Rows: FiRe without the KL term, with it in each direction, in both, and in both over the whole answer. Each at FiRe's
+learning rate and at the highest of those tried. As in the paper, a report's corrupted image has noise everywhere.
+``stability.md`` has the table, ``stability.png`` the curves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.fire.checkpoints import answers_table, checkpoint_jobs, plot_answers, saving
 from benchmarks.fire.grounding import read_rates
 from benchmarks.fire.methods import OURS
-from benchmarks.fire.ward import BASE, Ward, read_rows
+from benchmarks.fire.ward import BASE, Ward, read_rows, slug
 from mint.data.preferences import write_jsonl
 from mint.data.questions import Question, read_questions
 from mint.demo.arms import Arm, logged, side_by_side
@@ -25,6 +25,7 @@ from mint.prefs.question_files import read_asked
 from mint.synthetic.radiograph_set import DESCRIBE
 
 ROWS = {"no KL": {"alpha": 0.0}, "forward KL": {"lam": 1.0}, "reverse KL": {"lam": 0.0}, "both directions": {}}
+ROWS |= {"both, on the answer": {"loss_args": {"kl_over": "all"}}}  # not the paper's
 LONGER = 2
 SHOWN = {"facts": "F1 of facts (%)", "words": "words of a report", "repetition": "repeated (%)", "kl": "KL (nats)"}
 POPULATION = "ward"
@@ -52,7 +53,7 @@ def find_stability(ward: Ward, rates: Sequence[float]) -> str:
 def arms_of(ward: Ward, row: str, rate: float) -> list[Arm]:
     """The arms of a row, one for each seed."""
     settings = {"loss": "fire", **ROWS[row], "lr": rate, **saving(LONGER * ward.steps)}
-    folder = f"stability/{row.replace(' ', '-')}/{rate:g}"
+    folder = f"stability/{slug(row)}/{rate:g}"
     return [ward.arm(row, place, settings, "reports", folder) for place in ward.places]
 
 

@@ -123,11 +123,14 @@ def _cell(arms: Sequence[Arm], name: str) -> str:
     return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"
 
 
-def plot_answers(axes: Axes, row: str, base: Arm, arms: Sequence[Arm], name: str) -> None:
-    """A line: the mean of a score over the steps, and the range over the seeds. base: the policy at step 0."""
+def plot_answers(axes: Axes, row: str, base: Arm, arms: Sequence[Arm], name: str, **style) -> None:
+    """A line: the mean of a score over the steps, and the range over the seeds.
+
+    base: the policy at step 0. style: of the line, as ``Axes.plot`` takes it.
+    """
     steps, scale = [0, *steps_of(arms[0])], 100 if name in SHARES else 1
     values = np.array([[scale * _mean(arm if step else base, step, name) for step in steps] for arm in arms])
-    (line,) = axes.plot(steps, values.mean(0), marker="o", markersize=4, label=row)
+    (line,) = axes.plot(steps, values.mean(0), marker="o", markersize=4, label=row, **style)
     axes.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
 
 

@@ -70,14 +70,15 @@ def as_written(answer: str, question: Question) -> str:
 
 
 def draw(arms: Mapping[str, Sequence[Arm]]) -> Figure:
-    """Panels for the scores over the steps, on a logarithmic axis."""
-    figure = Figure(figsize=(16, 4.5), layout="constrained")
+    """Panels for the scores over the steps, on a logarithmic axis: a colour for each row, dashed at the lowest rate."""
+    figure = Figure(figsize=(16, 5), layout="constrained")
     panels = figure.subplots(1, len(SHOWN))
-    (base,) = arms[BASE]
+    (base,), trained = arms[BASE], [(row, some) for row, some in arms.items() if row != BASE]
     for axes, (name, title) in zip(panels, SHOWN.items(), strict=True):
-        for row, some in ((row, some) for row, some in arms.items() if row != BASE):
-            plot_answers(axes, row, base, some, name)
+        for number, (row, some) in enumerate(trained):
+            line = "--" if number < len(ROWS) else "-"
+            plot_answers(axes, row, base, some, name, color=f"C{number % len(ROWS)}", linestyle=line)
         axes.set(title=title, xlabel="step", xscale="symlog")
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ROWS), fontsize=8)
     return figure

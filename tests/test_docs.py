@@ -62,8 +62,8 @@ def test_commands_parse(page, monkeypatch, capsys):
 
 
 def test_pages_are_read_as_bash_reads_them():
-    """Variables, continued lines and comments; the half-hour recipe of docs/mint.md has all of them."""
-    found = commands(ROOT / "docs" / "mint.md")
+    """Variables, continued lines and comments; the half-hour recipe of docs/mint_findings.md has all of them."""
+    found = commands(ROOT / "docs" / "mint_findings.md")
     scored = [words for program, words in found if program == "evaluate.py" and "CASES/dev.tar.xz" in words]
     assert scored and all(words[words.index("--cases") + 1] == "CASES/dev.tar.xz" for words in scored)
     assert all("--out" in words for words in scored)

@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.fire.divergence import divergences
+from benchmarks.fire.methods import Scores
 from benchmarks.fire.ward import read_rows, sample
 from mint.data.preferences import write_jsonl
 from mint.data.questions import Question
 from mint.demo.arms import Arm, Job, logged, run_arm
 from mint.demo.radiograph_demo import load
 from mint.demo.stages import Hardware
-from mint.evaluation.statistics import bootstrap
+from mint.evaluation.statistics import Estimate, bootstrap
 from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import says_truth
 from mint.tasks.facts import facts_f1
@@ -114,12 +115,21 @@ def answers_table(arms: Mapping[str, Sequence[Arm]], shown: Mapping[str, str]) -
     return "\n".join(lines)
 
 
-def _cell(arms: Sequence[Arm], name: str) -> str:
+def last_scores(arms: Sequence[Arm], name: str) -> Scores:
+    """A score of the answers after the last step, of those that have it in every run."""
     runs = [read_rows(answers_file(arm, steps_of(arm)[-1])) for arm in arms]
     had = [i for i in range(len(runs[0])) if all(run[i][name] is not None for run in runs)]
-    images = [runs[0][i]["images"][0] for i in had]
-    e = bootstrap(np.array([[run[i][name] for i in had] for run in runs]), groups=images)
-    scale, form = (100, ".1f") if name in SHARES else (1, ".2f" if name == "kl" else ".1f")
+    return np.array([[run[i][name] for i in had] for run in runs]), [runs[0][i]["images"][0] for i in had]
+
+
+def _cell(arms: Sequence[Arm], name: str) -> str:
+    values, images = last_scores(arms, name)
+    return estimate_text(bootstrap(values, groups=images), name)
+
+
+def estimate_text(e: Estimate, name: str, sign: str = "") -> str:
+    """A score of answers with its interval. sign: "+" for differences."""
+    scale, form = (100, f"{sign}.1f") if name in SHARES else (1, f"{sign}.2f" if name == "kl" else f"{sign}.1f")
     return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.fire.checkpoints import answers_table, checkpoint_jobs, plot_answers, saving
+from benchmarks.fire.checkpoints import answers_table, checkpoint_jobs, estimate_text, last_scores, plot_answers, saving
 from benchmarks.fire.grounding import read_rates
-from benchmarks.fire.methods import OURS
+from benchmarks.fire.methods import OURS, lead_over
 from benchmarks.fire.ward import BASE, Ward, read_rows, slug
 from mint.data.preferences import write_jsonl
 from mint.data.questions import Question, read_questions
@@ -24,7 +24,8 @@ from mint.files import file_aside, write_aside
 from mint.prefs.question_files import read_asked
 from mint.synthetic.radiograph_set import DESCRIBE
 
-ROWS = {"no KL": {"alpha": 0.0}, "forward KL": {"lam": 1.0}, "reverse KL": {"lam": 0.0}, "both directions": {}}
+WITHOUT = "no KL"
+ROWS = {WITHOUT: {"alpha": 0.0}, "forward KL": {"lam": 1.0}, "reverse KL": {"lam": 0.0}, "both directions": {}}
 ROWS |= {"both, on the answer": {"loss_args": {"kl_over": "all"}}}  # not the paper's
 LONGER = 2
 SHOWN = {"facts": "F1 of facts (%)", "words": "words of a report", "repetition": "repeated (%)", "kl": "KL (nats)"}
@@ -45,9 +46,24 @@ def find_stability(ward: Ward, rates: Sequence[float]) -> str:
     side_by_side(checkpoint_jobs([arm for some in arms.values() for arm in some], questions, first, as_written))
     with file_aside(ward.root / "stability.png") as aside:
         draw(arms).savefig(aside, dpi=150, bbox_inches="tight")
-    text = answers_table(arms, SHOWN) + "\n"
+    text = f"{answers_table(arms, SHOWN)}\n\n{leads_table(ward, tried)}\n"
     write_aside(ward.root / "stability.md", text)
     return text
+
+
+def leads_table(ward: Ward, rates: Sequence[float]) -> str:
+    """By how much each row is ahead of the one without KL at the same rate, paired by patient and seed."""
+    names = ("facts", "kl")
+    lines = [f"| over {WITHOUT} | {' | '.join(f'{SHOWN[name]} | p' for name in names)} |", "|---" * 5 + "|"]
+    for rate in rates:
+        theirs = arms_of(ward, WITHOUT, rate)
+        for row in (row for row in ROWS if row != WITHOUT):
+            found = [
+                lead_over(last_scores(arms_of(ward, row, rate), name), last_scores(theirs, name)) for name in names
+            ]
+            cells = [f"{estimate_text(e, name, '+')} | {p:.4f}" for name, (e, p) in zip(names, found, strict=True)]
+            lines.append(f"| {row}, {rate:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def arms_of(ward: Ward, row: str, rate: float) -> list[Arm]:

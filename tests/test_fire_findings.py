@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 
 from benchmarks.fire import divergence, grounding, policy, probe, stability, style, tower, ward
 from benchmarks.fire.__main__ import FINDINGS, run_findings
-from benchmarks.fire.checkpoints import repetition, saving, steps_of
+from benchmarks.fire.checkpoints import answers_file, repetition, saving, steps_of
 from benchmarks.fire.corruption import WITHOUT
 from benchmarks.fire.divergence import divergences
 from benchmarks.fire.grounding import EVERY, KINDS, ROWS, VIEWS, arm_of, choose_rates
@@ -22,7 +22,7 @@ from benchmarks.fire.style import as_scored, terse
 from benchmarks.fire.ward import BASE, RECIPE, Ward, slug
 from mint import processes
 from mint.data.chat import load_tokenizer
-from mint.data.preferences import read_preferences
+from mint.data.preferences import read_preferences, write_jsonl
 from mint.data.questions import read_questions
 from mint.demo import arms, radiograph_demo
 from mint.demo.tiny_model import write_base
@@ -296,6 +296,20 @@ def test_a_probe_learns_what_is_linear_and_nothing_else():
     linear, product = (lambda v: (v[:, 0] > 0).long()), (lambda v: (v[:, 0] * v[:, 1] > 0).long())
     assert probe.probe(x, linear(x), z, linear(z)).float().mean() > 0.95
     assert 0.4 < probe.probe(x, product(x), z, product(z)).float().mean() < 0.6
+
+
+def test_the_lead_over_the_row_without_kl(tmp_path, monkeypatch):
+    """By hand: facts 0.5 and 1.0 in the place of 0.5 and 0.5, paired by report, from the last step's answers."""
+    monkeypatch.setattr(stability, "ROWS", {"no KL": {"alpha": 0.0}, "both directions": {}})
+    some = study(tmp_path)
+    for row, facts in (("no KL", (0.5, 0.5)), ("both directions", (0.5, 1.0))):
+        for arm in stability.arms_of(some, row, 1e-3):
+            rows = [{"id": str(i), "images": [f"{i}.png"], "facts": x, "kl": 0.25} for i, x in enumerate(facts)]
+            file = answers_file(arm, steps_of(arm)[-1])
+            file.parent.mkdir(parents=True)
+            write_jsonl(file, rows)
+    (line,) = stability.leads_table(some, [1e-3]).splitlines()[2:]
+    assert line.startswith("| both directions, 0.001 | +25.0 (") and "| +0.00 (+0.00 to +0.00) | 1.0000 |" in line
 
 
 def test_the_steps_at_which_a_row_is_asked(tmp_path):

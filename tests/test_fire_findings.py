@@ -10,13 +10,13 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from benchmarks.fire import divergence, grounding, policy, probe, stability, style, tower, ward
+from benchmarks.fire import corruption, divergence, grounding, policy, probe, stability, style, tower, ward
 from benchmarks.fire.__main__ import FINDINGS, run_findings
 from benchmarks.fire.checkpoints import answers_file, repetition, saving, steps_of
 from benchmarks.fire.corruption import WITHOUT
 from benchmarks.fire.divergence import divergences
-from benchmarks.fire.grounding import EVERY, KINDS, ROWS, VIEWS, arm_of, choose_rates
-from benchmarks.fire.methods import WIDER
+from benchmarks.fire.grounding import EVERY, ROWS, VIEWS, arm_of, choose_rates
+from benchmarks.fire.methods import ABLATIONS, METHODS, WIDER
 from benchmarks.fire.policy import join
 from benchmarks.fire.style import as_scored, terse
 from benchmarks.fire.ward import BASE, RECIPE, Ward, slug
@@ -225,11 +225,24 @@ def test_the_rows_differ_in_loss_rate_and_corrupted_images_alone(tmp_path):
         {k: one[k] for k in common} == common and one.keys() - common <= {"loss", "gamma", "lam", "visual", "loss_args"}
         for one in settings.values()
     )
-    assert all(settings[row] == settings["FiRe"] for row in (EVERY, *KINDS.values()))
+    assert settings[EVERY] == settings["FiRe"]
     assert settings["mDPO"] == settings["mDPO, lesion hidden"]
     more = study(tmp_path, seeds=5)
     assert arm_of(found, "FiRe", "tuning", 1e-4).settings == arm_of(more, "FiRe", "tuning", 1e-4).settings
     assert len({arm_of(found, row, "seed-1", rate).folder for row in ROWS for rate in (1e-5, 1e-4)}) == 2 * len(ROWS)
+
+
+def test_kinds_of_corruption_differ_in_their_images_alone(tmp_path):
+    """At FiRe's rate, whatever other rows have chosen; without the image term gamma is 0."""
+    found = study(tmp_path)
+    rates = {"FiRe": {"1e-05": 0.6, "0.0001": 0.5}, WITHOUT: {"1e-05": 0.5, "0.0001": 0.6}}
+    (tmp_path / "rates.json").write_text(json.dumps(rates))
+    arms = [corruption.arms_of(found, row, METHODS["FiRe"], pairs)[0] for row, pairs in corruption.KINDS.values()]
+    arms += corruption.arms_of(found, WITHOUT, ABLATIONS[WITHOUT], "presence")[:1]
+    settings = [dict(arm.settings) for arm in arms]
+    assert {one["lr"] for one in settings} == {1e-5} and settings[-1].pop("gamma") == 0
+    assert len({one.pop("data") for one in settings}) == len(corruption.KINDS) == len({a.folder for a in arms}) - 1
+    assert all(one == settings[0] for one in settings)
 
 
 def test_the_rate_with_the_best_mean_over_populations_is_chosen(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.command import add_hardware, check_study, make_parser, run
-from benchmarks.fire.corruption import WITHOUT, find_corruption
+from benchmarks.fire.corruption import find_corruption
 from benchmarks.fire.grounding import RATES, ROWS, find_grounding
 from benchmarks.fire.habits import find_habits
 from benchmarks.fire.methods import OURS
@@ -35,7 +35,7 @@ from mint.synthetic.radiograph_set import LONG, SHORT
 
 STEPS = 320  # of 16 pairs
 FINDINGS = ("grounding", "habits", "corruption", "style", "stability")
-NEEDED = {"habits": {OURS}, "corruption": {OURS, WITHOUT}, "stability": {OURS}}  # rows
+NEEDED = {"habits": {OURS}, "corruption": {OURS}, "stability": {OURS}}  # rows
 
 
 def run_findings(args: argparse.Namespace) -> str:
@@ -61,7 +61,7 @@ def run_findings(args: argparse.Namespace) -> str:
     if "habits" in args.findings:
         tables.append(find_habits(ward, args.rows))
     if "corruption" in args.findings:
-        tables.append(find_corruption(ward, args.rows))
+        tables.append(find_corruption(ward))
     if "style" in args.findings:
         tables.append(find_style(ward, args.rates))
     if "stability" in args.findings:

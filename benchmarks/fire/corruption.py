@@ -1,8 +1,8 @@
 """Where and how to corrupt an image, against how easily the corruption itself is recognised.
 
 The paper's reading is that crops and black boxes fail because they are recognisable as such. For each kind: FiRe's gain
-over itself without the image term, and how often a linear probe of the tower's features tells corrupted images from
-clean ones. ``corruption.md`` has the table, ``corruption.png`` the figure.
+over itself without the image term, all at FiRe's learning rate, and how often a linear probe of the tower's features
+tells corrupted images from clean ones. ``corruption.md`` has the table, ``corruption.png`` the figure.
 """
 
 from __future__ import annotations
@@ -12,27 +12,38 @@ from collections.abc import Mapping, Sequence
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.fire.grounding import KINDS, VIEWS, arm_of, read_rates
-from benchmarks.fire.methods import lead_over, read_scores
+from benchmarks.fire.grounding import read_rates
+from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, lead_over, read_scores
 from benchmarks.fire.probe import probe, tower_features
-from benchmarks.fire.ward import Ward
+from benchmarks.fire.ward import Ward, jobs, slug
 from mint.data.preferences import read_preferences
 from mint.data.record_images import find_images
+from mint.demo.arms import Arm, side_by_side
 from mint.demo.radiograph_demo import load
 from mint.evaluation.statistics import Estimate, bootstrap
 from mint.files import file_aside, write_aside
 
 WITHOUT = "FiRe, no image term"
+KINDS = {  # what is hidden -> (the row, its pairs)
+    "lesion, inpainted": (OURS, "presence"),
+    "lesion, noise": ("FiRe, noise on the lesion", "presence-noise"),
+    "lesion, black": ("FiRe, lesion black", "presence-black"),
+    "whole image, noise": ("FiRe, noise everywhere", "presence-global"),
+    "crop": ("FiRe, crop", "presence-crop"),
+}
 GAINS = {"clinical": ("clinical accuracy, points", 100), "difference": ("lesion - elsewhere, nats", 1)}
 POPULATION = "reversed"
 LEARNT, ASKED = "tuning", "seed-0"  # places whose images the probe learns from, and is asked about
 
 
-def find_corruption(ward: Ward, rows: Sequence[str]) -> str:
-    """Writes the table and the figure from the runs of ``grounding``, and returns the table. rows: those that ran."""
-    kinds = {kind: row for kind, row in KINDS.items() if row in rows}
-    told = {kind: recognised(ward, VIEWS.get(row, "presence")) for kind, row in kinds.items()}
-    found = {kind: gains(ward, row) for kind, row in kinds.items()}
+def find_corruption(ward: Ward) -> str:
+    """Trains and scores what is missing; writes the table and the figure, and returns the table."""
+    arms = {kind: arms_of(ward, row, METHODS[OURS], pairs) for kind, (row, pairs) in KINDS.items()}
+    arms[WITHOUT] = arms_of(ward, WITHOUT, ABLATIONS[WITHOUT], "presence")
+    tests = [test for test in ward.unseen if test.name == POPULATION]
+    side_by_side(jobs([arm for some in zip(*arms.values(), strict=True) for arm in some], tests))
+    told = {kind: recognised(ward, pairs) for kind, (_, pairs) in KINDS.items()}
+    found = {kind: gains(arms[kind], arms[WITHOUT]) for kind in KINDS}
     heads = [f"{heading} | p" for heading, _ in GAINS.values()]
     lines = [f"| hidden | told from clean (%) | {' | '.join(heads)} |", "|---" * (2 * len(GAINS) + 2) + "|"]
     for kind, e in told.items():
@@ -45,6 +56,12 @@ def find_corruption(ward: Ward, rows: Sequence[str]) -> str:
         draw(told, found).savefig(aside, dpi=150, bbox_inches="tight")
     write_aside(ward.root / "corruption.md", "\n".join(lines) + "\n")
     return "\n".join(lines)
+
+
+def arms_of(ward: Ward, row: str, method: Mapping, pairs: str) -> list[Arm]:
+    """The arms of a row at FiRe's learning rate, one for each seed."""
+    rate = read_rates(ward.root)[OURS]
+    return [ward.arm(row, place, {**method, "lr": rate}, pairs, f"{slug(row)}/{rate:g}") for place in ward.places]
 
 
 def recognised(ward: Ward, name: str) -> Estimate:
@@ -62,13 +79,9 @@ def recognised(ward: Ward, name: str) -> Estimate:
     return bootstrap(right[None], groups=names)
 
 
-def gains(ward: Ward, row: str) -> dict[str, tuple[Estimate, float]]:
-    """score -> (the gain over FiRe without the image term, p), paired by patient."""
-    rates = read_rates(ward.root)
-    ours, theirs = (
-        read_scores([arm_of(ward, one, place, rates[one]).folder / POPULATION for place in ward.places])
-        for one in (row, WITHOUT)
-    )
+def gains(arms: Sequence[Arm], without: Sequence[Arm]) -> dict[str, tuple[Estimate, float]]:
+    """score -> (the gain over FiRe without the image term, p), paired by patient and seed."""
+    ours, theirs = (read_scores([arm.folder / POPULATION for arm in some]) for some in (arms, without))
     return {name: lead_over(ours[name], theirs[name]) for name in GAINS}
 
 

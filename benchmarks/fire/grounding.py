@@ -27,23 +27,9 @@ from mint.tasks.attention_on_lesion import look
 EVERY = "FiRe, v' of every record"
 ROWS = METHODS | {row: ABLATIONS[row] for row in ("FiRe, no image term", WIDER, "FiRe, v1", "FiRe, v2")}
 ROWS |= {EVERY: METHODS[OURS], "mDPO, lesion hidden": METHODS["mDPO"]}
-KINDS = {  # how FiRe's images are corrupted: what is hidden -> the row
-    "lesion, inpainted": OURS,
-    "lesion, noise": "FiRe, noise on the lesion",
-    "lesion, black": "FiRe, lesion black",
-    "whole image, noise": "FiRe, noise everywhere",
-    "crop": "FiRe, crop",
-}
-ROWS |= dict.fromkeys(KINDS.values(), METHODS[OURS])
 # Which records have a corrupted image, and what it hides. presence: the lesion, where the false answer becomes true.
 # every: the paper's rule: the lesion, or noise over the whole image where there is none. crop: mDPO's own, everywhere.
 VIEWS = {"mDPO": "crop", "mDPO, lesion hidden": "every", EVERY: "every"}
-VIEWS |= {
-    "FiRe, noise on the lesion": "presence-noise",
-    "FiRe, lesion black": "presence-black",
-    "FiRe, noise everywhere": "presence-global",
-    "FiRe, crop": "presence-crop",
-}
 RATES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
 DRAWN = (BASE, "DPO", "RRPO, KL on spans", "mDPO", "FiRe, no image term", OURS, WIDER)  # in the figure of attention
 LOOKED = 200  # records of balanced patients on which attention is measured

@@ -25,7 +25,8 @@ from mint.tasks.attention_layers import EVEN, QUERIES, layer_means
 from mint.tasks.attention_on_lesion import look
 
 EVERY = "FiRe, v' of every record"
-ROWS = METHODS | {row: ABLATIONS[row] for row in ("FiRe, no image term", WIDER, "FiRe, v1", "FiRe, v2")}
+ABLATED = ("FiRe, no image term", WIDER, f"{WIDER}, no image term", "FiRe, v1", "FiRe, v2")
+ROWS = METHODS | {row: ABLATIONS[row] for row in ABLATED}
 ROWS |= {EVERY: METHODS[OURS], "mDPO, lesion hidden": METHODS["mDPO"]}
 # Which records have a corrupted image, and what it hides. presence: the lesion, where the false answer becomes true.
 # every: the paper's rule: the lesion, or noise over the whole image where there is none. crop: mDPO's own, everywhere.

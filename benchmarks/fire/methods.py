@@ -32,6 +32,7 @@ ABLATIONS = {
     "FiRe, no KL": {"loss": "fire", "alpha": 0.0},
     "FiRe, no image term": {"loss": "fire", "gamma": 0.0},
     WIDER: {"loss": "fire", "loss_args": {"kl_over": "all"}},
+    f"{WIDER}, no image term": {"loss": "fire", "gamma": 0.0, "loss_args": {"kl_over": "all"}},
     "FiRe, v1": {"loss": "fire", "visual": "v1"},
     "FiRe, v2": {"loss": "fire", "visual": "v2"},
 }

@@ -32,29 +32,32 @@ KINDS = {  # what is hidden -> (the row, its pairs)
     "crop": ("FiRe, crop", "presence-crop"),
 }
 GAINS = {"clinical": ("clinical accuracy, points", 100), "difference": ("lesion - elsewhere, nats", 1)}
-POPULATION = "reversed"
+Gains = dict[str, tuple[Estimate, float]]  # of GAINS: score -> (gain, p)
 LEARNT, ASKED = "tuning", "seed-0"  # places whose images the probe learns from, and is asked about
 
 
 def find_corruption(ward: Ward) -> str:
-    """Trains and scores what is missing; writes the table and the figure, and returns the table."""
+    """Trains and scores what is missing; writes a table for each population and the figure, and returns the tables."""
     arms = {kind: arms_of(ward, row, METHODS[OURS], pairs) for kind, (row, pairs) in KINDS.items()}
-    arms[WITHOUT] = arms_of(ward, WITHOUT, ABLATIONS[WITHOUT], "presence")
-    tests = [test for test in ward.unseen if test.name == POPULATION]
-    side_by_side(jobs([arm for some in zip(*arms.values(), strict=True) for arm in some], tests))
+    without = arms_of(ward, WITHOUT, ABLATIONS[WITHOUT], "presence")
+    by_seed = [arm for some in zip(without, *arms.values(), strict=True) for arm in some]
+    side_by_side(jobs(by_seed, ward.unseen))
     told = {kind: recognised(ward, pairs) for kind, (_, pairs) in KINDS.items()}
-    found = {kind: gains(arms[kind], arms[WITHOUT]) for kind in KINDS}
+    found = {test.name: {kind: gains(some, without, test.name) for kind, some in arms.items()} for test in ward.unseen}
+    text = "\n\n".join(f"{population}\n\n{table(told, some)}" for population, some in found.items())
+    with file_aside(ward.root / "corruption.png") as aside:
+        draw(told, found).savefig(aside, dpi=150, bbox_inches="tight")
+    write_aside(ward.root / "corruption.md", text + "\n")
+    return text
+
+
+def table(told: Mapping[str, Estimate], found: Mapping[str, Gains]) -> str:
+    """A row for each kind: how often the probe tells it, and what is gained on one population."""
     heads = [f"{heading} | p" for heading, _ in GAINS.values()]
     lines = [f"| hidden | told from clean (%) | {' | '.join(heads)} |", "|---" * (2 * len(GAINS) + 2) + "|"]
     for kind, e in told.items():
-        cells = [
-            f"{_text(gain, scale, '+')} | {p:.4f}"
-            for (gain, p), (_, scale) in zip(found[kind].values(), GAINS.values(), strict=True)
-        ]
+        cells = [f"{_text(gain, GAINS[name][1], '+')} | {p:.4f}" for name, (gain, p) in found[kind].items()]
         lines.append(f"| {kind} | {_text(e, 100)} | {' | '.join(cells)} |")
-    with file_aside(ward.root / "corruption.png") as aside:
-        draw(told, found).savefig(aside, dpi=150, bbox_inches="tight")
-    write_aside(ward.root / "corruption.md", "\n".join(lines) + "\n")
     return "\n".join(lines)
 
 
@@ -79,9 +82,9 @@ def recognised(ward: Ward, name: str) -> Estimate:
     return bootstrap(right[None], groups=names)
 
 
-def gains(arms: Sequence[Arm], without: Sequence[Arm]) -> dict[str, tuple[Estimate, float]]:
-    """score -> (the gain over FiRe without the image term, p), paired by patient and seed."""
-    ours, theirs = (read_scores([arm.folder / POPULATION for arm in some]) for some in (arms, without))
+def gains(arms: Sequence[Arm], without: Sequence[Arm], population: str) -> Gains:
+    """The gain over FiRe without the image term, paired by patient and seed."""
+    ours, theirs = (read_scores([arm.folder / population for arm in some]) for some in (arms, without))
     return {name: lead_over(ours[name], theirs[name]) for name in GAINS}
 
 
@@ -90,16 +93,20 @@ def _text(e: Estimate, scale: float, sign: str = "") -> str:
     return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"
 
 
-def draw(told: Mapping[str, Estimate], found: Mapping[str, Mapping[str, tuple[Estimate, float]]]) -> Figure:
-    """A panel for each gain, over how often the probe is right; bars are 95 % intervals."""
-    figure = Figure(figsize=(6 * len(GAINS), 4.5), layout="constrained")
-    for axes, (name, (heading, scale)) in zip(figure.subplots(1, len(GAINS)), GAINS.items(), strict=True):
-        for kind, e in told.items():
-            gain, _ = found[kind][name]
-            middle, reach = scale * gain.value, [[scale * abs(gain.value - end)] for end in (gain.low, gain.high)]
-            axes.errorbar(100 * e.value, middle, yerr=reach, fmt="o", capsize=3, label=kind)
-        axes.axhline(0, color="grey", linestyle="--", linewidth=1)
-        axes.set(xlabel="corrupted told from clean by a linear probe (%)", ylabel=f"gain: {heading}")
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+def draw(told: Mapping[str, Estimate], found: Mapping[str, Mapping[str, Gains]]) -> Figure:
+    """A row of panels for each gain, a column for each population; bars are 95 % intervals."""
+    figure = Figure(figsize=(5 * len(found), 3.5 * len(GAINS)), layout="constrained")
+    panels = figure.subplots(len(GAINS), len(found), sharex=True, sharey="row")
+    for row, (name, (heading, scale)) in zip(panels, GAINS.items(), strict=True):
+        for axes, (population, some) in zip(row, found.items(), strict=True):
+            for kind, e in told.items():
+                gain, _ = some[kind][name]
+                middle, reach = scale * gain.value, [[scale * abs(gain.value - end)] for end in (gain.low, gain.high)]
+                axes.errorbar(100 * e.value, middle, yerr=reach, fmt="o", capsize=3, label=kind)
+            axes.axhline(0, color="grey", linestyle="--", linewidth=1)
+            axes.set(title=population)
+            axes.grid(alpha=0.3)
+        row[0].set_ylabel(f"gain: {heading}")
+    figure.supxlabel("corrupted told from clean by a linear probe (%)")
+    panels[0][0].legend(fontsize=8)
     return figure

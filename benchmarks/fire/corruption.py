@@ -44,7 +44,7 @@ def find_corruption(ward: Ward) -> str:
     side_by_side(jobs(by_seed, ward.unseen))
     told = {kind: recognised(ward, pairs) for kind, (_, pairs) in KINDS.items()}
     found = {test.name: {kind: gains(some, without, test.name) for kind, some in arms.items()} for test in ward.unseen}
-    text = "\n\n".join(f"{population}\n\n{table(told, some)}" for population, some in found.items())
+    text = "\n\n".join(f"corruption, {population}\n\n{table(told, some)}" for population, some in found.items())
     with file_aside(ward.root / "corruption.png") as aside:
         draw(told, found).savefig(aside, dpi=150, bbox_inches="tight")
     write_aside(ward.root / "corruption.md", text + "\n")

@@ -33,7 +33,7 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
 
 
 def check_study(file: Path, settings: dict) -> None:
-    """Writes what all runs of a folder share, once. Raises InputError where it differs from what is there."""
+    """Writes what all runs of a folder share. Raises InputError if that differs from what is there."""
     if (known := read_json(file, optional=True)) and known != settings:
         raise InputError(f"{file.parent} is of {known}, not of {settings}: give another --out")
     make_folder(file.parent)

@@ -6,9 +6,9 @@ The images are split: a half to teach the policy, a quarter to ask it about, a q
 of the embedded default's model for drawn radiographs, and a pretrained Llama behind it. What a linear probe of the
 taught tower tells, the organ of an unseen image, is written to ``probes.md``.
 
-A wrong answer is edited into the reference, a right yes or no into its opposite. An answer that holds all words of the
-reference is right; other right answers, and those that would change too much, give no pair. Nobody has marked the
-evidence in these images, so the corrupted ones are blurred until nothing is left: the tower averages noise away.
+A wrong answer is edited into the reference, a right yes or no into its opposite. An open answer that holds all words of
+the reference is right and gives no pair, nor does one that would change too much. Nobody has marked the evidence in
+these images, so the corrupted ones are black: noise is averaged away by this tower.
 
 Every row is scored with the images of the questions (``own``), and with images of the same organ of other patients
 (``another``): what is lost there is what its answers took from the image beyond the organ.
@@ -62,13 +62,16 @@ def compare_rows(args: argparse.Namespace) -> str:
     if args.seeds < 1:
         raise InputError(f"at least one seed, not {args.seeds}")
     out, hardware = Path(args.out), Hardware(choose_device(args.device, args.dtype)[0].type, args.dtype)
+    read_decoder(Path(args.decoder))
     files = {name: value and os.path.abspath(value) for name, value in vars(args).items() if name in FILES}
+    new = not (out / OWN / "test.jsonl").is_file()
+    questions = read_questions(args.vqa, args.images)[0] if new else []
     check_study(out / "study.json", {**files, **hardware._asdict()})
-    if not (out / OWN / "test.jsonl").is_file():
-        write_parts(read_questions(args.vqa, args.images)[0], out)
+    if new:
+        write_parts(questions, out)
     policy = teach_policy(Path(args.decoder), out, hardware)
     if not (out / "pairs.jsonl").is_file():
-        hide_lesions(out, edit_answers(out, policy, hardware, edit, "reference"), "pairs", "blur")
+        hide_lesions(out, edit_answers(out, policy, hardware, edit, "reference"), "pairs", "black")
     common = {**RECIPE, "data": str(out / "pairs.jsonl"), "steps": STEPS, "lr": RATE}
     arms = {BASE: [Arm(BASE, out / BASE, policy, hardware=hardware)]}
     for row, settings in ON_IMAGES.items():
@@ -143,7 +146,6 @@ def teach_policy(decoder: Path, out: Path, hardware: Hardware) -> Path:
     """The directory of the policy, from ``out`` if it is there; writes ``probes.md``."""
     policy = out / "policy"
     if not policy.is_dir():
-        read_decoder(decoder)
         start = join(prepare(train) / "model", decoder, out / "joined")
         teach(start, out / "lessons.jsonl", {**PRETRAINED, "steps": TEACHING, **hardware._asdict()}, train, policy)
     if not (out / "probes.md").is_file():

@@ -16,7 +16,7 @@ from benchmarks.fire.checkpoints import answers_file, repetition, saving, steps_
 from benchmarks.fire.corruption import WITHOUT
 from benchmarks.fire.divergence import divergences
 from benchmarks.fire.grounding import EVERY, ROWS, VIEWS, arm_of, choose_rates
-from benchmarks.fire.methods import ABLATIONS, METHODS, WIDER
+from benchmarks.fire.methods import WIDER
 from benchmarks.fire.policy import join
 from benchmarks.fire.style import as_scored, terse
 from benchmarks.fire.ward import BASE, RECIPE, Ward, slug
@@ -88,8 +88,13 @@ def finished(tmp_path_factory):
         assert run_findings(arguments(out)) == tables
         with pytest.raises(InputError, match="was trained with other settings"):
             run_findings(arguments(out, steps=3))
-        for changed in ({"patients": 3}, {"decoder": "elsewhere"}):
-            with pytest.raises(InputError, match="give another --out"):
+        other = write_base(tmp_path_factory.mktemp("other"), ["a b c"] * 50, "shallow", 60)
+        for changed, message in (
+            ({"patients": 3}, "give another --out"),
+            ({"decoder": str(other)}, "give another --out"),
+            ({"decoder": "elsewhere"}, "is not a model directory"),
+        ):
+            with pytest.raises(InputError, match=message):
                 run_findings(arguments(out, **changed))
         yield out, tables
 
@@ -237,8 +242,8 @@ def test_kinds_of_corruption_differ_in_their_images_alone(tmp_path):
     found = study(tmp_path)
     rates = {"FiRe": {"1e-05": 0.6, "0.0001": 0.5}, WITHOUT: {"1e-05": 0.5, "0.0001": 0.6}}
     (tmp_path / "rates.json").write_text(json.dumps(rates))
-    arms = [corruption.arms_of(found, row, METHODS["FiRe"], pairs)[0] for row, pairs in corruption.KINDS.values()]
-    arms += corruption.arms_of(found, WITHOUT, ABLATIONS[WITHOUT], "presence")[:1]
+    kinds, without = corruption.arms_of(found)
+    arms = [some[0] for some in (*kinds.values(), without)]
     settings = [dict(arm.settings) for arm in arms]
     assert {one["lr"] for one in settings} == {1e-5} and settings[-1].pop("gamma") == 0
     assert len({one.pop("data") for one in settings}) == len(corruption.KINDS) == len({a.folder for a in arms}) - 1
@@ -312,17 +317,17 @@ def test_a_probe_learns_what_is_linear_and_nothing_else():
 
 
 def test_the_lead_over_the_row_without_kl(tmp_path, monkeypatch):
-    """By hand: facts 0.5 and 1.0 in the place of 0.5 and 0.5, paired by report, from the last step's answers."""
+    """By hand, from the last step's answers: facts 0.5 and 1.0 in the place of 0.5 and 0.5, KL 0.25 of 0.75."""
     monkeypatch.setattr(stability, "ROWS", {"no KL": {"alpha": 0.0}, "both directions": {}})
     some = study(tmp_path)
-    for row, facts in (("no KL", (0.5, 0.5)), ("both directions", (0.5, 1.0))):
+    for row, facts, kl in (("no KL", (0.5, 0.5), 0.75), ("both directions", (0.5, 1.0), 0.25)):
         for arm in stability.arms_of(some, row, 1e-3):
-            rows = [{"id": str(i), "images": [f"{i}.png"], "facts": x, "kl": 0.25} for i, x in enumerate(facts)]
+            rows = [{"id": str(i), "images": [f"{i}.png"], "facts": x, "kl": kl} for i, x in enumerate(facts)]
             file = answers_file(arm, steps_of(arm)[-1])
             file.parent.mkdir(parents=True)
             write_jsonl(file, rows)
     (line,) = stability.leads_table(some, [1e-3]).splitlines()[2:]
-    assert line.startswith("| both directions, 0.001 | +25.0 (") and "| +0.00 (+0.00 to +0.00) | 1.0000 |" in line
+    assert line.startswith("| both directions, 0.001 | +25.0 (") and "| -0.50 (-0.50 to -0.50) |" in line
 
 
 def test_the_steps_at_which_a_row_is_asked(tmp_path):

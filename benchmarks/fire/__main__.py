@@ -16,6 +16,7 @@ A command that was stopped goes on where it was; one that is finished writes tab
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from benchmarks.fire.corruption import find_corruption
 from benchmarks.fire.grounding import RATES, ROWS, find_grounding
 from benchmarks.fire.habits import find_habits
 from benchmarks.fire.methods import OURS
-from benchmarks.fire.policy import teach_policy
+from benchmarks.fire.policy import read_decoder, teach_policy
 from benchmarks.fire.stability import find_stability
 from benchmarks.fire.style import find_style
 from benchmarks.fire.ward import Ward
@@ -52,7 +53,13 @@ def run_findings(args: argparse.Namespace) -> str:
     root = Path(args.out)
     decoder = Path(args.decoder) if args.decoder else None
     hardware = Hardware(choose_device(args.device, args.dtype)[0].type, args.dtype)
-    settings = {"decoder": args.decoder, "patients": args.patients, **hardware._asdict()}
+    if decoder:
+        read_decoder(decoder)
+    settings = {
+        "decoder": args.decoder and os.path.abspath(args.decoder),
+        "patients": args.patients,
+        **hardware._asdict(),
+    }
     check_study(root / "study.json", settings)
     policy = teach_policy(root / "policy", decoder, hardware)
     ward = Ward(root, policy, args.seeds, args.steps, args.patients, LONG if decoder else SHORT, hardware)

@@ -13,13 +13,13 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.fire.grounding import read_rates
-from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, lead_over, read_scores
+from benchmarks.fire.methods import ABLATIONS, METHODS, OURS, cell, lead_over, read_scores
 from benchmarks.fire.probe import probe, tower_features
 from benchmarks.fire.ward import Ward, jobs, slug
 from mint.data.preferences import read_preferences
 from mint.data.record_images import find_images
 from mint.demo.arms import Arm, side_by_side
-from mint.demo.radiograph_demo import load
+from mint.demo.radiograph_demo import Seeing, load
 from mint.evaluation.statistics import Estimate, bootstrap
 from mint.files import file_aside, write_aside
 
@@ -38,11 +38,10 @@ LEARNT, ASKED = "tuning", "seed-0"  # places whose images the probe learns from,
 
 def find_corruption(ward: Ward) -> str:
     """Trains and scores what is missing; writes a table for each population and the figure, and returns the tables."""
-    arms = {kind: arms_of(ward, row, METHODS[OURS], pairs) for kind, (row, pairs) in KINDS.items()}
-    without = arms_of(ward, WITHOUT, ABLATIONS[WITHOUT], "presence")
-    by_seed = [arm for some in zip(without, *arms.values(), strict=True) for arm in some]
-    side_by_side(jobs(by_seed, ward.unseen))
-    told = {kind: recognised(ward, pairs) for kind, (_, pairs) in KINDS.items()}
+    arms, without = arms_of(ward)
+    side_by_side(jobs([arm for some in zip(without, *arms.values(), strict=True) for arm in some], ward.unseen))
+    loaded = load(str(ward.policy), None, ward.hardware)
+    told = {kind: recognised(ward, loaded, pairs) for kind, (_, pairs) in KINDS.items()}
     found = {test.name: {kind: gains(some, without, test.name) for kind, some in arms.items()} for test in ward.unseen}
     text = "\n\n".join(f"corruption, {population}\n\n{table(told, some)}" for population, some in found.items())
     with file_aside(ward.root / "corruption.png") as aside:
@@ -56,27 +55,32 @@ def table(told: Mapping[str, Estimate], found: Mapping[str, Gains]) -> str:
     heads = [f"{heading} | p" for heading, _ in GAINS.values()]
     lines = [f"| hidden | told from clean (%) | {' | '.join(heads)} |", "|---" * (2 * len(GAINS) + 2) + "|"]
     for kind, e in told.items():
-        cells = [f"{_text(gain, GAINS[name][1], '+')} | {p:.4f}" for name, (gain, p) in found[kind].items()]
-        lines.append(f"| {kind} | {_text(e, 100)} | {' | '.join(cells)} |")
+        cells = [f"{cell(gain, name, '+')} | {p:.4f}" for name, (gain, p) in found[kind].items()]
+        lines.append(f"| {kind} | {cell(e, 'told')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def arms_of(ward: Ward, row: str, method: Mapping, pairs: str) -> list[Arm]:
-    """The arms of a row at FiRe's learning rate, one for each seed."""
+def arms_of(ward: Ward) -> tuple[dict[str, list[Arm]], list[Arm]]:
+    """(the arms of each kind, those without the image term), one for each seed, all at FiRe's learning rate."""
     rate = read_rates(ward.root)[OURS]
-    return [ward.arm(row, place, {**method, "lr": rate}, pairs, f"{slug(row)}/{rate:g}") for place in ward.places]
+
+    def seeds(row: str, method: Mapping, pairs: str) -> list[Arm]:
+        settings, folder = {**method, "lr": rate}, f"{slug(row)}/{rate:g}"
+        return [ward.arm(row, place, settings, pairs, folder) for place in ward.places]
+
+    kinds = {kind: seeds(row, METHODS[OURS], pairs) for kind, (row, pairs) in KINDS.items()}
+    return kinds, seeds(WITHOUT, ABLATIONS[WITHOUT], "presence")
 
 
-def recognised(ward: Ward, name: str) -> Estimate:
+def recognised(ward: Ward, policy: Seeing, name: str) -> Estimate:
     """How often a linear probe tells the corrupted images of a file from their clean ones, on other patients."""
-    loaded = load(str(ward.policy), None, ward.hardware)
     features, labels, names = [], [], []
     for place in (LEARNT, ASKED):
         file = ward.root / place / f"{name}.jsonl"
         shown = [one for one in find_images(read_preferences(file), file, corrupted=True) if one.corrupted_images]
         once = {one.images[0]: one.corrupted_images[0] for one in shown}  # of each patient, one of either
         names = [*once, *once]
-        features.append(tower_features(loaded[0], loaded[2], [*once, *once.values()]))
+        features.append(tower_features(policy[0], policy[2], [*once, *once.values()]))
         labels.append(torch.arange(2).repeat_interleave(len(once)))
     right = probe(features[0], labels[0], features[1], labels[1]).double().numpy()
     return bootstrap(right[None], groups=names)
@@ -86,11 +90,6 @@ def gains(arms: Sequence[Arm], without: Sequence[Arm], population: str) -> Gains
     """The gain over FiRe without the image term, paired by patient and seed."""
     ours, theirs = (read_scores([arm.folder / population for arm in some]) for some in (arms, without))
     return {name: lead_over(ours[name], theirs[name]) for name in GAINS}
-
-
-def _text(e: Estimate, scale: float, sign: str = "") -> str:
-    form = f"{sign}.1f" if scale == 100 else f"{sign}.2f"
-    return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"
 
 
 def draw(told: Mapping[str, Estimate], found: Mapping[str, Mapping[str, Gains]]) -> Figure:

@@ -58,8 +58,6 @@ def teach_policy(folder: Path, decoder: Path | None = None, hardware: Hardware =
     model = folder / "model"
     if model.is_dir():
         return model
-    if decoder:
-        read_decoder(decoder)
     if not (folder / "lessons.jsonl").is_file():
         with folder_aside(folder) as aside:
             write_lessons(aside, BALANCED, WARD, LONG if decoder else SHORT)

@@ -2,7 +2,7 @@
 
 Rows: FiRe without the KL term, with it in each direction, in both, and in both over the whole answer. Each at FiRe's
 learning rate and at the highest of those tried. As in the paper, a report's corrupted image has noise everywhere.
-``stability.md`` has the table, ``stability.png`` the curves.
+``stability.md`` has the tables, ``stability.png`` the curves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POPULATION = "ward"
 
 
 def find_stability(ward: Ward, rates: Sequence[float]) -> str:
-    """Trains and asks what is missing; writes the table and the figure, and returns the table. rates: those tried."""
+    """Trains and asks what is missing; writes the tables and the figure, and returns the tables. rates: those tried."""
     jobs = [(f"reports of {place}", write_reports, (ward.root / place,)) for place in ward.places]
     side_by_side([job for job in jobs if not (job[2][0] / "reports.jsonl").is_file()])
     tried = sorted({read_rates(ward.root)[OURS], max(rates)})

@@ -194,6 +194,7 @@ ROWS = {  # row -> the loss by a formula of this file
     "FiRe, no KL": lambda n: written_out(n, **FIRE | {"alpha": 0.0})[0],
     "FiRe, no image term": lambda n: written_out(n, **FIRE | {"gamma": 0.0})[0],
     "FiRe, KL on the answer": lambda n: written_out(n, **FIRE, kl_over="all")[0],
+    "FiRe, KL on the answer, no image term": lambda n: written_out(n, **FIRE | {"gamma": 0.0}, kl_over="all")[0],
     "FiRe, v1": lambda n: written_out(n, **FIRE | {"visual": "v1"})[0],
     "FiRe, v2": lambda n: written_out(n, **FIRE | {"visual": "v2"})[0],
 }

@@ -96,12 +96,6 @@ class Problem:
 
 
 PROBLEMS = {
-    "135M": Problem(  # the shape of SmolLM2-135M, for decoding on a CPU
-        LLAMA | {
-            "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-            "num_attention_heads": 9, "num_key_value_heads": 3,
-        }
-    ),
     "1B": Problem(
         LLAMA | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
     ),

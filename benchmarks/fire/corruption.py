@@ -43,19 +43,23 @@ def find_corruption(ward: Ward) -> str:
     loaded = load(str(ward.policy), None, ward.hardware)
     told = {kind: recognised(ward, loaded, pairs) for kind, (_, pairs) in KINDS.items()}
     found = {test.name: {kind: gains(some, without, test.name) for kind, some in arms.items()} for test in ward.unseen}
-    text = "\n\n".join(f"corruption, {population}\n\n{table(told, some)}" for population, some in found.items())
+    first = next(iter(arms))
+    leads = {test.name: {kind: gains(arms[first], arms[kind], test.name) for kind in arms} for test in ward.unseen}
+    text = "\n\n".join(f"corruption, {name}\n\n{table(told, some, leads[name])}" for name, some in found.items())
     with file_aside(ward.root / "corruption.png") as aside:
         draw(told, found).savefig(aside, dpi=150, bbox_inches="tight")
     write_aside(ward.root / "corruption.md", text + "\n")
     return text
 
 
-def table(told: Mapping[str, Estimate], found: Mapping[str, Gains]) -> str:
-    """A row for each kind: how often the probe tells it, and what is gained on one population."""
+def table(told: Mapping[str, Estimate], found: Mapping[str, Gains], leads: Mapping[str, Gains]) -> str:
+    """A row for each kind: how often the probe tells it, what is gained, and by how much the first kind is ahead."""
     heads = [f"{heading} | p" for heading, _ in GAINS.values()]
-    lines = [f"| hidden | told from clean (%) | {' | '.join(heads)} |", "|---" * (2 * len(GAINS) + 2) + "|"]
+    heads.append(f"{next(iter(told))}, is ahead by (nats) | p")
+    lines = [f"| hidden | told from clean (%) | {' | '.join(heads)} |", "|---" * (2 * len(heads) + 2) + "|"]
     for kind, e in told.items():
-        cells = [f"{cell(gain, name, '+')} | {p:.4f}" for name, (gain, p) in found[kind].items()]
+        measured = [*found[kind].items(), ("difference", leads[kind]["difference"])]
+        cells = [f"{cell(gain, name, '+')} | {p:.4f}" for name, (gain, p) in measured]
         lines.append(f"| {kind} | {cell(e, 'told')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -86,9 +90,9 @@ def recognised(ward: Ward, policy: Seeing, name: str) -> Estimate:
     return bootstrap(right[None], groups=names)
 
 
-def gains(arms: Sequence[Arm], without: Sequence[Arm], population: str) -> Gains:
-    """The gain over FiRe without the image term, paired by patient and seed."""
-    ours, theirs = (read_scores([arm.folder / population for arm in some]) for some in (arms, without))
+def gains(arms: Sequence[Arm], others: Sequence[Arm], population: str) -> Gains:
+    """What a row gains over another one, paired by patient and seed."""
+    ours, theirs = (read_scores([arm.folder / population for arm in some]) for some in (arms, others))
     return {name: lead_over(ours[name], theirs[name]) for name in GAINS}
 
 

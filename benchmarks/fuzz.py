@@ -3,7 +3,7 @@
     python -m benchmarks.fuzz [--inputs 100000] [--seed 0] [--only READER] [--first N] [--out FILE]
 
 The inputs depend on the seed alone. An input is one number of one reader; ``--only READER --first N --inputs 1``
-repeats it. The readers and what they damage are in ``tests/fuzz/readers.py``. Exits with status 1 if an input is a
+repeats it. The readers and what they damage are in ``tests/fuzz/readers``. Exits with status 1 if an input is a
 fault: another exception than InputError, no end within the limit, or a file outside its folder.
 """
 

@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.fire.divergence import divergences
-from benchmarks.fire.methods import Scores
+from benchmarks.fire.methods import Scores, cell, scale
 from benchmarks.fire.ward import read_rows, sample
 from mint.data.preferences import write_jsonl
 from mint.data.questions import Question
 from mint.demo.arms import Arm, Job, logged, run_arm
 from mint.demo.radiograph_demo import load
 from mint.demo.stages import Hardware
-from mint.evaluation.statistics import Estimate, bootstrap
+from mint.evaluation.statistics import bootstrap
 from mint.prefs.claims import Truth
 from mint.prefs.rules_editor import says_truth
 from mint.tasks.facts import facts_f1
@@ -27,7 +27,6 @@ GRAM = 4  # words
 TOKENS = 128  # of an answer: a report has some 40, one that runs away many
 PARTS = 32
 ANSWERED = 600  # questions at most, at each checkpoint
-SHARES = ("clinical", "facts", "repetition")  # shown in per cent
 
 
 def saving(steps: int) -> dict[str, int]:
@@ -124,13 +123,7 @@ def last_scores(arms: Sequence[Arm], name: str) -> Scores:
 
 def _cell(arms: Sequence[Arm], name: str) -> str:
     values, images = last_scores(arms, name)
-    return estimate_text(bootstrap(values, groups=images), name)
-
-
-def estimate_text(e: Estimate, name: str, sign: str = "") -> str:
-    """A score of answers with its interval. sign: "+" for differences."""
-    scale, form = (100, f"{sign}.1f") if name in SHARES else (1, f"{sign}.2f" if name == "kl" else f"{sign}.1f")
-    return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"
+    return cell(bootstrap(values, groups=images), name)
 
 
 def plot_answers(axes: Axes, row: str, base: Arm, arms: Sequence[Arm], name: str, **style) -> None:
@@ -138,8 +131,8 @@ def plot_answers(axes: Axes, row: str, base: Arm, arms: Sequence[Arm], name: str
 
     base: the policy at step 0. style: of the line, as ``Axes.plot`` takes it.
     """
-    steps, scale = [0, *steps_of(arms[0])], 100 if name in SHARES else 1
-    values = np.array([[scale * _mean(arm if step else base, step, name) for step in steps] for arm in arms])
+    steps, factor = [0, *steps_of(arms[0])], scale(name)
+    values = np.array([[factor * _mean(arm if step else base, step, name) for step in steps] for arm in arms])
     (line,) = axes.plot(steps, values.mean(0), marker="o", markersize=4, label=row, **style)
     axes.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
 

@@ -2,7 +2,7 @@
 
 The paper's reading is that crops and black boxes fail because they are recognisable as such. For each kind: FiRe's gain
 over itself without the image term, all at FiRe's learning rate, and how often a linear probe of the tower's features
-tells corrupted images from clean ones. ``corruption.md`` has the table, ``corruption.png`` the figure.
+separates corrupted images from clean ones. ``corruption.md`` has the table, ``corruption.png`` the figure.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def table(told: Mapping[str, Estimate], found: Mapping[str, Gains], leads: Mappi
     """A row for each kind: how often the probe tells it, what is gained, and by how much the first kind is ahead."""
     heads = [f"{heading} | p" for heading, _ in GAINS.values()]
     heads.append(f"{next(iter(told))}, is ahead by (nats) | p")
-    lines = [f"| hidden | told from clean (%) | {' | '.join(heads)} |", "|---" * (2 * len(heads) + 2) + "|"]
+    lines = [f"| hidden | probe: corrupted or clean (%) | {' | '.join(heads)} |", "|---" * (2 * len(heads) + 2) + "|"]
     for kind, e in told.items():
         measured = [*found[kind].items(), ("difference", leads[kind]["difference"])]
         cells = [f"{cell(gain, name, '+')} | {p:.4f}" for name, (gain, p) in measured]
@@ -110,6 +110,6 @@ def draw(told: Mapping[str, Estimate], found: Mapping[str, Mapping[str, Gains]])
             axes.set(title=population)
             axes.grid(alpha=0.3)
         row[0].set_ylabel(f"gain: {heading}")
-    figure.supxlabel("corrupted told from clean by a linear probe (%)")
+    figure.supxlabel("accuracy of a linear probe: corrupted or clean (%)")
     panels[0][0].legend(fontsize=8)
     return figure

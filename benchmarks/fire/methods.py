@@ -153,6 +153,11 @@ def lead_over(ours: Scores, theirs: Scores) -> tuple[Estimate, float]:
 
 
 def cell(e: Estimate, name: str, sign: str = "") -> str:
-    """A score with its interval: in nats, or in per cent. sign: "+" for differences."""
-    scale, form = (1, f"{sign}.2f") if name in NATS else (100, f"{sign}.1f")
-    return f"{scale * e.value:{form}} ({scale * e.low:{form}} to {scale * e.high:{form}})"
+    """A score with its interval, in the unit of :func:`scale`. sign: "+" for differences."""
+    factor, form = scale(name), f"{sign}.{2 if name in NATS else 1}f"
+    return f"{factor * e.value:{form}} ({factor * e.low:{form}} to {factor * e.high:{form}})"
+
+
+def scale(name: str) -> int:
+    """What a score is multiplied by where it is shown: nats and words are as they are, shares in per cent."""
+    return 1 if name in (*NATS, "words") else 100

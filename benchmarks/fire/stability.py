@@ -12,9 +12,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.fire.checkpoints import answers_table, checkpoint_jobs, estimate_text, last_scores, plot_answers, saving
+from benchmarks.fire.checkpoints import answers_table, checkpoint_jobs, last_scores, plot_answers, saving
 from benchmarks.fire.grounding import read_rates
-from benchmarks.fire.methods import OURS, lead_over
+from benchmarks.fire.methods import OURS, cell, lead_over
 from benchmarks.fire.ward import BASE, Ward, read_rows, slug
 from mint.data.preferences import write_jsonl
 from mint.data.questions import Question, read_questions
@@ -61,7 +61,7 @@ def leads_table(ward: Ward, rates: Sequence[float]) -> str:
             found = [
                 lead_over(last_scores(arms_of(ward, row, rate), name), last_scores(theirs, name)) for name in names
             ]
-            cells = [f"{estimate_text(e, name, '+')} | {p:.4f}" for name, (e, p) in zip(names, found, strict=True)]
+            cells = [f"{cell(e, name, '+')} | {p:.4f}" for name, (e, p) in zip(names, found, strict=True)]
             lines.append(f"| {row}, {rate:g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -16,11 +16,13 @@ Decode = Callable[[list[list[int]], int], None]
 
 
 class NoText:
-    """A tokenizer for ids: no token ends an answer, so all answers are equally long."""
+    """A tokenizer for ids. eos_ids: tokens that end an answer; without one, all answers are equally long."""
 
-    eos_ids: set[int] = set()
+    def __init__(self, eos_ids: set[int] | None = None):
+        self.eos_ids = eos_ids or set()
 
-    def decode(self, ids: list[int]) -> str:
+    @staticmethod
+    def decode(ids: list[int]) -> str:
         return " ".join(map(str, ids))
 
 
@@ -35,14 +37,19 @@ def measure_decoding(problem: str, side: str, length: int, emit: Callable[[dict]
     for setting, decode in {"ours": our_decoders, "transformers": peer_decoders}[side](problem, cuda):
         for count in PROMPTS:
             row = {"problem": problem, "side": side, "setting": setting, "prompts": count}
-            draw = random.Random(count)
-            prompts = [[BOS, *(draw.randrange(3, vocabulary) for _ in range(length - 1))] for _ in range(count)]
+            prompts = random_prompts(count, length, vocabulary)
             decode(prompts, length)
             _synchronize(cuda)
             started = time.perf_counter()
             decode(prompts, length)
             _synchronize(cuda)
             emit(row | {"tokens": count * length, "seconds": time.perf_counter() - started})
+
+
+def random_prompts(count: int, length: int, vocabulary: int) -> list[list[int]]:
+    """``count`` prompts of ``length`` random ids."""
+    draw = random.Random(count)
+    return [[BOS, *(draw.randrange(3, vocabulary) for _ in range(length - 1))] for _ in range(count)]
 
 
 def our_decoders(problem: str, cuda: bool) -> list[tuple[str, Decode]]:

@@ -10,8 +10,8 @@ A wrong answer is edited into the reference, a right yes or no into its opposite
 the reference is right and gives no pair, nor does one that would change too much. Nobody has marked the evidence in
 these images, so the corrupted ones are black: noise is averaged away by this tower.
 
-Every row is scored with the images of the questions (``own``), and with images of the same organ of other patients
-(``another``): what is lost there is what its answers took from the image beyond the organ.
+Every row is scored with the images of the questions (``own``), and with other images of the same organ (``another``):
+what is lost there is what its answers took from the image beyond the organ.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TAUGHT, ASKED = 0.5, 0.25  # shares of the images; the others stay unseen
 TEACHING, STEPS, RATE = 250, 120, 1e-5  # steps of 16, of the policy and of a row; the learning rate of all rows
 SIDE = VISION["image_size"]  # of the images that the tower reads
 FILES = ("vqa", "images", "decoder")  # arguments that name them
-VIEWS = OWN, ANOTHER = "own", "another"  # patients whose images are shown
+VIEWS = OWN, ANOTHER = "own", "another"  # the images that are shown
 
 
 def compare_rows(args: argparse.Namespace) -> str:

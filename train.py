@@ -57,7 +57,7 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
 
     from mint.data.image_features import image_reader
     from mint.data.order import PairOrder, StepPairs
-    from mint.optim import clip_gradients, learning_rate, make_optimizer
+    from mint.optim import learning_rate, make_optimizer
     from mint.training import setup
     from mint.training.ahead import computed_ahead
     from mint.training.curves import plot_curves
@@ -124,11 +124,10 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
             lr = learning_rate(step - 1, total, config)
             collated = next(batches)
             parallel.seed_dropout(config.seed, step)
-            metrics, tokens = accumulate_gradients(forward, collated)
-            grad_norm = float(clip_gradients(model, config.max_grad_norm))
+            metrics, tokens = accumulate_gradients(forward, collated, config.max_grad_norm)
             skipped: dict[str, list[str]] = {}
 
-            if math.isfinite(metrics["loss"]) and math.isfinite(grad_norm):
+            if math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"]):
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 optimizer.step()
@@ -136,12 +135,12 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
             else:
                 failures += 1
                 skipped["skipped"] = [pair.id for pair in collated.pairs]
-                progress.write(f"step {step}: {describe_failure(metrics, grad_norm, skipped['skipped'])}; skipped")
+                progress.write(f"step {step}: {describe_failure(metrics, skipped['skipped'])}; skipped")
             optimizer.zero_grad(set_to_none=True)
 
             seconds = time.perf_counter() - started
             run.log(
-                {"step": step, **metrics, **skipped, "lr": lr, "grad_norm": grad_norm, "tokens": tokens}
+                {"step": step, **metrics, **skipped, "lr": lr, "tokens": tokens}
                 | {"pairs": per_step, "epoch": step * per_step / len(data.pairs), "step_seconds": seconds}
             )
             progress.update(values=describe_step(metrics, tokens / seconds))
@@ -174,13 +173,15 @@ def train_in(run: RunDirectory, config: TrainConfig) -> None:
 
 
 def accumulate_gradients(
-    forward: Forward, step_pairs: Sequence[EncodedPair] | CollatedPairs
+    forward: Forward, step_pairs: Sequence[EncodedPair] | CollatedPairs, max_norm: float = 0
 ) -> tuple[dict[str, float], int]:
     """Gradients of one optimiser step, in micro-batches that add up to the gradient of one large batch.
 
     step_pairs: the pairs, or the micro-batches that were made of them. Several processes share the micro-batches; all
-    of them then have the gradients of the step. Returns the mean metrics and the number of tokens, of all processes.
+    of them then have the gradients of the step. max_norm: of the gradients, which are scaled down to it; 0: as they
+    are. Returns the mean metrics, with ``grad_norm`` before scaling, and the number of tokens, of all processes.
     """
+    from mint.optim import clip_gradients
     from mint.training.means import MeanMetrics
 
     means, computed = MeanMetrics(), 0
@@ -189,7 +190,11 @@ def accumulate_gradients(
         (output.loss * share).backward()
         means.add(output, share)
         computed += batch.token_total
-    return parallel.sum_step(forward.model.parameters(), means.read(), computed)
+    if parallel.size() == 1:  # the device clips while it computes; the host waits for it once
+        means.include("grad_norm", clip_gradients(forward.model, max_norm))
+        return means.read(), computed
+    metrics, computed = parallel.sum_step(forward.model.parameters(), means.read(), computed)
+    return metrics | {"grad_norm": float(clip_gradients(forward.model, max_norm))}, computed
 
 
 def run(config: TrainConfig) -> None:

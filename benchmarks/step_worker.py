@@ -147,7 +147,7 @@ def ours(variant: Variant, clock: Clock, before_model: Callable[[], None]) -> tu
     if variant.compile:
         model.compile_blocks()
     config = TrainConfig(lr=LEARNING_RATE, max_grad_norm=CLIP, batch_size=count)
-    shape = batch_shape(pairs, [], PairOrder(count, 0), count, count, variant.compile, SPLIT_FROM)
+    shape = batch_shape(pairs, PairOrder(count, 0), count, variant.compile, SPLIT_FROM)
     optimizer, loss = make_optimizer(model, config), load_loss(variant.objective, {"beta": BETA})
     make = functools.partial(make_batches, pairs, count, **shape, prompt_targets=whole_sequence)
     cached = reference_values(model, *make(), loss.needs) if variant.cache_reference else None

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import page, parts, worker
+from benchmarks.gpu import page, parts, peer, worker
 from benchmarks.gpu.agreement import compare
 from benchmarks.gpu.flops import PEAK, count_flops
 from benchmarks.gpu.problems import PROBLEMS
@@ -102,7 +102,7 @@ def test_steps_are_counted(rows):
         assert row["flops"]["adapter"] == 6 * row["trainable"] * tokens
         assert row["parameters"] == 2 * (36_864 + 2 * 64) + 64 + 512 * 64
         assert row["recompilations"] == 0
-    assert rows["tiny", "orpo"]["graphs"] == len(rows["tiny", "orpo"]["row_lengths"]) == 1
+    assert rows["tiny", "orpo"]["graphs"] == 1
     assert rows["tiny", "fire"]["graphs"] == 1  # of the reference; ORPO has compiled the policy
 
 
@@ -142,22 +142,39 @@ def test_gradients_are_compared_by_norm():
 
 def test_answers_are_decoded_to_their_full_length():
     found = run_part("decoding", problem="tiny", side="ours", length=3)
-    assert [(row["prompts"], row["tokens"]) for row in found] == [(1, 3), (16, 48)]
+    assert [(row["prompts"], row["tokens"]) for row in found] == [(1, 3), (16, 48)] * 2
+    assert [row["setting"] for row in found] == ["", "", "adapter r = 8", "adapter r = 8"]
 
 
 def test_the_peer_stands_next_to_ours(rows):
     ours = rows["tiny", "orpo"] | {"seconds": 2.0, "peak_bytes": 2**30, "device": "cuda", "pairs": 4, "loss": 1.0}
-    peer = {name: ours[name] for name in ("problem", "objective", "loss", "trainable", "pairs", "dtype")}
-    peer |= {"side": "trl", "recompute": True, "seconds": 4.0, "peak_bytes": 4 * 2**30}
-    slower = peer | {"seconds": 5.0}
-    first, second = page.steps([slower, ours, peer])
+    theirs = {name: ours[name] for name in ("problem", "objective", "loss", "trainable", "pairs", "dtype")}
+    theirs |= {"side": "trl", "recompute": True, "seconds": 4.0, "peak_bytes": 4 * 2**30}
+    slower = theirs | {"seconds": 5.0}
+    theirs["at_once"] = 2
+    first, second = page.steps([slower, ours, theirs])
     assert first[4] == "2.00" and first[6] == "1.0" and first[7].endswith(" %")
-    assert second[3:7] == ["recomputed", "1.00 (ours 2.00 x)", "", "4.0 (ours 0.25 x)"]
+    assert second[3:7] == ["recomputed, 2 pairs at a time", "1.00 (ours 2.00 x)", "", "4.0 (ours 0.25 x)"]
     assert len(first) == len(second) == len(page.TABLES["steps"][1])
-    (_, other) = page.steps([ours, peer | {"loss": 1.1}])
+    (_, other) = page.steps([ours, theirs | {"loss": 1.1}])
     assert other[4].startswith("not the same problem")
-    (_, lacking) = page.steps([ours, {**peer, "failure": "out of memory"}])
+    (_, lacking) = page.steps([ours, {**theirs, "failure": "out of memory"}])
     assert lacking[4] == "out of memory" and len(lacking) == len(first)
+
+
+@pytest.mark.parametrize("fits, tried", [(8, [8]), (2, [8, 4, 2]), (0, [8, 4, 2, 1])])
+def test_the_peer_takes_as_many_pairs_at_a_time_as_fit(fits, tried, monkeypatch):
+    sizes = []
+
+    def measure_setting(problem, objective, recompute, size, steps):
+        sizes.append(size)
+        if size > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return {"at_once": size}
+
+    monkeypatch.setattr(peer, "measure_setting", measure_setting)
+    expected = {"at_once": fits} if fits else {"failure": "out of memory: CUDA out of memory"}
+    assert peer.measure_fitting("3B", "orpo", False, 1) == expected and sizes == tried
 
 
 def test_tests_are_counted():

@@ -255,7 +255,7 @@ def test_runs_share_features(setting, capsys):  # noqa: F811
     assert "the vision encoder is trained" in capsys.readouterr().err and not (setting / "run").exists()
 
 
-def test_images_are_read_ahead_unless_the_model_must_encode_them(tmp_path):
+def test_images_are_read_ahead_and_encoded_in_the_forward_pass(tmp_path):
     """The thread that collates does not run the model."""
     file = str(tmp_path / "a.png")
     Image.new("RGB", (4, 4)).save(file)
@@ -266,11 +266,16 @@ def test_images_are_read_ahead_unless_the_model_must_encode_them(tmp_path):
         (batch,) = Forward(model, None, 1, images=reader).collate([pair]).batches
         return batch.images
 
+    calls = []
+
     def processor(images):
+        calls.append(len(images))
         return {"pixel_values": torch.ones(len(images), 2)}
 
     assert read(ImageReader(processor))["pixel_values"].tolist() == [[1, 1]]
     reader = ImageReader(processor, lambda images: {"features": 2 * images["pixel_values"]})
-    assert read(reader) is None and not reader.holds([file])
+    calls.clear()
+    for _ in range(2):  # two steps before the first is computed
+        assert read(reader) is None and not reader.holds([file]) and calls == [1]
     reader([file])  # in the forward pass
-    assert reader.holds([file]) and read(reader)["features"].tolist() == [[2, 2]]
+    assert reader.holds([file]) and read(reader)["features"].tolist() == [[2, 2]] and calls == [1]

@@ -244,8 +244,8 @@ def test_micro_batches_add_up_to_one_large_batch(name, whole):
     at_once = preference_loss(model, collate(pairs, prompt_targets=whole), loss)
     gradients = torch.autograd.grad(at_once.loss, [p for p in model.parameters() if p.requires_grad])
     longest = max(map(len, pairs))
-    for size, lengths in ((5, ()), (2, ()), (1, (longest, 2 * longest)), (1, (longest,))):
-        total, ours = accumulate(model, pairs, size, loss, whole, {"row_lengths": lengths})
+    for size, budget in ((5, 0), (2, 0), (1, 2 * longest), (1, longest)):
+        total, ours = accumulate(model, pairs, size, loss, whole, {"rows": 1, "budget": budget} if budget else {})
         assert total == pytest.approx(at_once.loss.item(), rel=1e-9)
         for part, expected in zip(ours, gradients, strict=True):
             torch.testing.assert_close(part, expected, rtol=1e-7, atol=1e-9)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from benchmarks.command import make_parser, run
 from benchmarks.gpu.page import render
 from benchmarks.gpu.parts import PAGE, Part, check_folder, run_parts
 from benchmarks.step_time import has_trl
+from mint import __version__
 from mint.errors import InputError
 from mint.files import write_aside
 
@@ -55,7 +55,7 @@ def describe(small: bool, peer: str | None) -> dict[str, str]:
     try:
         revision = commit()
     except (OSError, subprocess.CalledProcessError):  # installed, or copied without its history
-        revision = f"unknown, version {importlib.metadata.version('mint')}"
+        revision = f"unknown, version {__version__}"
     versions = ", ".join(filter(None, versions))
     return {
         "date": str(datetime.date.today()), "commit": revision, "device": device, "versions": versions,

@@ -53,14 +53,24 @@ def random_prompts(count: int, length: int, vocabulary: int) -> list[list[int]]:
 
 
 def our_decoders(problem: str, cuda: bool) -> list[tuple[str, Decode]]:
-    """The one of this project."""
+    """The one of this project, without and with an adapter, which stays beside weights in bfloat16."""
     from mint.models import init_model
     from mint.models.generate import generate
+    from mint.models.lora import add_lora, settle_lora
 
     dtype, device = (torch.bfloat16, "cuda") if cuda else (torch.float32, "cpu")
-    model = init_model(PROBLEMS[problem].config, dtype=dtype, device=device)
-    fill(model)
-    return [("recorded" if cuda else "", lambda prompts, length: generate(model, NoText(), prompts, length))]
+    rank = PROBLEMS[problem].rank
+
+    def decoder(adapted: bool) -> Decode:
+        model = init_model(PROBLEMS[problem].config, dtype=dtype, device=device)
+        if adapted:
+            add_lora(model, rank, 2 * rank)
+        fill(model)
+        settle_lora(model)
+        return lambda prompts, length: generate(model, NoText(), prompts, length)
+
+    recorded = "recorded" if cuda else ""
+    return [(recorded, decoder(False)), (f"{recorded} adapter r = {rank}".strip(), decoder(True))]
 
 
 def peer_decoders(problem: str, cuda: bool) -> list[tuple[str, Decode]]:

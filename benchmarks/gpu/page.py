@@ -81,6 +81,8 @@ def steps(rows: Sequence[dict]) -> list[list[str]]:
 
 def _head(row: dict) -> list[str]:
     recompute = "recomputed" if row["recompute"] else "kept"
+    if "at_once" in row:
+        recompute += f", {row['at_once']} pairs at a time"
     return [row["problem"], NAMES[row["objective"]], NAMES[row["side"]], recompute]
 
 

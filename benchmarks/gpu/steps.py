@@ -30,7 +30,7 @@ from mint.models import init_model
 from mint.models.llama import CausalLM
 from mint.models.lora import add_lora
 from mint.models.recompute import set_recompute
-from mint.optim import clip_gradients, make_optimizer
+from mint.optim import make_optimizer
 from mint.training import setup
 from mint.training.ahead import computed_ahead
 from mint.training.forward import CollatedPairs, Forward
@@ -171,7 +171,7 @@ def measure_objective(setting: Setting, objective: str, count: int) -> dict:
         "device": device.type, "dtype": str(model.head_weight.dtype).removeprefix("torch."), "loss": first["loss"],
         "trainable": trained, "parameters": sum(p.numel() for p in model.parameters()) - trained,
         "pairs": len(pairs), "tokens": tokens, "cells": cells, "seconds": seconds, "peak_bytes": peak_bytes(device),
-        "flops": asdict(flops), "row_lengths": setting.shape.get("row_lengths", ()),
+        "flops": asdict(flops),
         "graphs": graphs[1] - graphs[0], "recompilations": graphs[2] - graphs[1],
     }  # fmt: skip
 
@@ -199,8 +199,7 @@ def new_shapes(forward: Forward, steps: Sequence[Sequence[EncodedPair]]) -> Iter
 
 def take_step(forward: Forward, optimizer: torch.optim.Optimizer, collated: CollatedPairs, config: TrainConfig) -> int:
     """A step of the training loop; returns its tokens."""
-    _, tokens = accumulate_gradients(forward, collated)
-    float(clip_gradients(forward.model, config.max_grad_norm))
+    _, tokens = accumulate_gradients(forward, collated, config.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return tokens

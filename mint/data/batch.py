@@ -115,20 +115,24 @@ def _upload_floats(tensors: dict[str, Tensor], device: torch.device) -> dict[str
 
 
 def collate(
-    pairs: Sequence[EncodedPair], row_length: int | None = None, rows: int | None = None, prompt_targets: bool = False
+    pairs: Sequence[EncodedPair],
+    row_length: int | None = None,
+    rows: int | None = None,
+    prompt_targets: bool = False,
+    multiple: int = ROW_STEP,
 ) -> Batch:
     """Packs pairs, and after them their corrupted twins, into a batch.
 
-    row_length: T, default the longest pair, or with ``rows=1`` all pairs, rounded up to ROW_STEP. rows: B, default
-    as many as are needed; fixed values of both give every batch the same shape. prompt_targets: predict the prompt's
-    own tokens too. Raises ValueError if the pairs do not fit.
+    row_length: T, default the longest pair, or with ``rows=1`` all pairs, rounded up to a ``multiple``. rows: B,
+    default as many as are needed; fixed values of both give every batch the same shape. prompt_targets: predict the
+    prompt's own tokens too. Raises ValueError if the pairs do not fit.
     """
     ids, count, records = tuple(pair.id for pair in pairs), len(pairs), tuple(pairs)
     twins = [index for index, pair in enumerate(pairs) if pair.twin is not None]
     pairs = [*pairs, *(pair.twin for pair in pairs if pair.twin is not None)]
     lengths = [len(pair) for pair in pairs]
     if row_length is None:
-        row_length = math.ceil(sum(lengths) / ROW_STEP) * ROW_STEP if rows == 1 else max(lengths)
+        row_length = math.ceil(sum(lengths) / multiple) * multiple if rows == 1 else max(lengths)
     if max(lengths) > row_length:
         raise ValueError(f"a pair of {max(lengths)} tokens does not fit a row of {row_length}")
     packed = pack(lengths, row_length)
@@ -217,39 +221,25 @@ def tokens_per_pair(pairs: Sequence[EncodedPair], prompt_targets: bool = False) 
 
 
 def make_batches(
-    pairs: Sequence[EncodedPair],
-    batch_size: int,
-    row_length: int | None = None,
-    rows: int | None = None,
-    prompt_targets: bool = False,
-    row_lengths: Sequence[int] = (),
-    budget: int = 0,
+    pairs: Sequence[EncodedPair], batch_size: int, prompt_targets: bool = False, budget: int = 0, **shape: int
 ) -> Iterator[Batch]:
-    """Every pair once, in the given order, ``batch_size`` pairs at a time; the arguments are those of ``collate``.
+    """Every pair once, in batches of ``batch_size`` pairs in the given order; ``shape``: arguments of ``collate``.
 
-    row_lengths: ascending; then a batch is one row of one of these lengths, and the pairs are divided by their tokens
-    into as few batches as ``budget`` tokens (default: the longest row) allow, one with more alone. Raises ValueError
-    for a pair that with its twin is longer than the longest row.
+    budget: if given, the pairs are divided by their tokens instead, into as few batches as so many tokens allow; a pair
+    that with its twin has more is one alone.
     """
-    if not row_lengths:
-        for start in range(0, len(pairs), batch_size):
-            yield collate(pairs[start : start + batch_size], row_length, rows, prompt_targets)
-        return
-    lengths = [sum(pair.lengths) for pair in pairs]
-    for group in divide(lengths, budget or row_lengths[-1]):
-        total = sum(lengths[i] for i in group)
-        shortest = next((length for length in row_lengths if total <= length), row_lengths[-1])
-        yield collate([pairs[i] for i in group], shortest, 1, prompt_targets)
+    for group in _groups(pairs, batch_size, budget):
+        yield collate([pairs[i] for i in group], prompt_targets=prompt_targets, **shape)
 
 
-def batch_count(
-    pairs: Sequence[EncodedPair],
-    batch_size: int,
-    rows: int | None = None,
-    row_lengths: Sequence[int] = (),
-    budget: int = 0,
-) -> int:
+def batch_count(pairs: Sequence[EncodedPair], batch_size: int, budget: int = 0, **shape: int) -> int:
     """The number of batches that ``make_batches`` makes."""
-    if not row_lengths:
-        return math.ceil(len(pairs) / batch_size)
-    return len(divide([sum(pair.lengths) for pair in pairs], budget or row_lengths[-1]))
+    return len(_groups(pairs, batch_size, budget))
+
+
+def _groups(pairs: Sequence[EncodedPair], batch_size: int, budget: int) -> Sequence[Sequence[int]]:
+    """The indices of the pairs of each batch."""
+    if budget:
+        return divide([sum(pair.lengths) for pair in pairs], budget)
+    everything = range(len(pairs))
+    return [everything[start : start + batch_size] for start in everything[::batch_size]]

@@ -124,6 +124,7 @@ class ImageReader:
     ):
         self.processor, self._encode, self._store, self._overflow = processor, encode, store, overflow
         self._kept: dict[str, dict[str, Tensor]] = {}
+        self._pixels: dict[str, dict[str, Tensor]] = {}  # read ahead, not encoded yet
         self._bytes = 0
         self._spilt: set[str] = set()
         self._lock = threading.Lock()
@@ -131,6 +132,17 @@ class ImageReader:
     def holds(self, files: Sequence[str]) -> bool:
         """Whether all of ``files`` can be read without ``encode``, as far as this reader has seen them."""
         return self._encode is None or all(file in self._kept or file in self._spilt for file in files)
+
+    def read_ahead(self, files: Sequence[str]) -> None:
+        """Reads the images of which there are no features yet, so that a call of this reader only encodes them.
+
+        For another thread. Where features of earlier runs are stored, nothing is done.
+        """
+        if self._encode is None or self._store and not self._overflow:
+            return
+        for file in files:
+            if not (file in self._kept or file in self._spilt or file in self._pixels):
+                self._pixels[file] = self.processor([open_image(file)])
 
     def __call__(self, files: Sequence[str]) -> dict[str, Tensor]:
         distinct = list(dict.fromkeys(files))
@@ -140,10 +152,11 @@ class ImageReader:
         return {**tensors, "order": torch.tensor([distinct.index(file) for file in files])}
 
     def _read(self, file: str) -> dict[str, Tensor]:
+        pixels = self._pixels.pop(file, None)
         if file in self._kept:
             return self._kept[file]
         stored = self._store.get(file) if self._store and (file in self._spilt or not self._overflow) else None
-        tensors = stored or self._compute(file)
+        tensors = stored or self._compute(file, pixels)
         size = sum(tensor.nbytes for tensor in tensors.values())
         if fits := self._bytes + size <= KEPT_BYTES:
             self._kept[file] = tensors
@@ -153,9 +166,9 @@ class ImageReader:
             self._spilt.add(file)
         return tensors
 
-    def _compute(self, file: str) -> dict[str, Tensor]:
-        tensors = self.processor([open_image(file)])
-        return tensors if self._encode is None else self._encode(tensors)
+    def _compute(self, file: str, pixels: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        pixels = pixels or self.processor([open_image(file)])
+        return pixels if self._encode is None else self._encode(pixels)
 
     def close(self) -> None:
         """Deletes what was stored because memory was full."""

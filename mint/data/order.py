@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from mint import parallel
 from mint.data.batch import ROW_STEP
 from mint.data.encode import EncodedPair
-from mint.data.packing import choose_lengths, divide
 
-ROW_MULTIPLE = 128  # of static row lengths: the tiles of a GPU's matrix products
-FITTING = 0.95  # of the batches fit into the longest static row; others are divided
-SAMPLED = 20_000  # pairs, from the first of the run, whose batches the row lengths are chosen for
+CUDA_ROW_STEP = 128  # row lengths on CUDA are multiples of it, the tiles of a GPU's matrix products
+FITTING = 0.95  # of the batches fit into a row; others are divided
+SAMPLED = 20_000  # pairs, from the first of the run, whose batches that is chosen for
 
 
 class PairOrder:
@@ -76,36 +74,19 @@ class StepPairs(Sequence[EncodedPair]):
 
 
 def batch_shape(
-    pairs: Sequence[EncodedPair],
-    eval_pairs: Sequence[EncodedPair],
-    order: PairOrder,
-    batch_size: int,
-    per_step: int,
-    static: bool,
-    split_from: int | None,
-    longest: int = 0,
-) -> dict[str, Any]:
+    pairs: Sequence[EncodedPair], order: PairOrder, batch_size: int, by_tokens: bool, split_from: int | None
+) -> dict[str, int]:
     """The shape of all batches of a run, as arguments of :func:`mint.data.batch.make_batches`.
 
-    order: of ``pairs``, in steps of ``per_step``. static: every batch is one row of one of at most four lengths, and a
-    process's pairs of a step are divided by their tokens. They fill rows that hold ``FITTING`` of all batches of
-    ``batch_size`` pairs, and every pair with its twin; the longest row holds every pair of an evaluation too.
-    split_from: mean length from which pairs share one row per batch with hardly any padding, where the length of a row
-    is free; None on CUDA. longest: tokens of a pair with its twin, at most, where ``pairs`` are only some of the run's.
+    order: of ``pairs``. by_tokens: every batch is one row, and a process's pairs of a step are divided by their tokens,
+    into rows that hold ``FITTING`` of all batches of ``batch_size`` pairs and every pair with its twin. split_from:
+    mean length from which pairs share one row per batch anyway; None on CUDA.
     """
-    if not static:
+    if not by_tokens:
         flat = [length for pair in pairs for length in pair.lengths]
         return {"rows": 1} if split_from is not None and sum(flat) >= split_from * len(flat) else {}
-    own, others = ([sum(pair.lengths) for pair in some] for some in (pairs, eval_pairs))
-    batches, steps = (
-        torch.tensor(own)[torch.cat(list(order.batches(size, max(1, SAMPLED // size))))]  # [n, size]
-        for size in (batch_size, per_step)
-    )
-    fitting = batches.sum(1).double().quantile(FITTING, interpolation="higher")
-    budget = max(*own, int(fitting))
-    totals = [budget, max(budget, longest, *others)]
-    for step in steps.tolist():
-        for rank in range(parallel.size()):
-            lengths = parallel.part(step, batch_size, rank)
-            totals += [sum(lengths[i] for i in group) for group in divide(lengths, budget)]
-    return {"row_lengths": choose_lengths(totals, ROW_MULTIPLE if split_from is None else ROW_STEP), "budget": budget}
+    own = torch.tensor([sum(pair.lengths) for pair in pairs])
+    batches = torch.cat(list(order.batches(batch_size, max(1, SAMPLED // batch_size))))  # [n, batch_size]
+    fitting = own[batches].sum(1).double().quantile(FITTING, interpolation="higher")
+    budget = max(int(own.max()), int(fitting))
+    return {"rows": 1, "multiple": CUDA_ROW_STEP if split_from is None else ROW_STEP, "budget": budget}

@@ -1,15 +1,10 @@
-"""Packing by length: several pairs to a row, the pairs of a step to rows, and the lengths of these rows."""
+"""Packing by length: several pairs to a row, and the pairs of a step to batches."""
 
 from __future__ import annotations
 
 import heapq
 import math
 from collections.abc import Sequence
-
-import torch
-import torch.nn.functional as F
-
-ROW_LENGTHS = 4  # of static rows, at most
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -43,23 +38,3 @@ def divide(lengths: Sequence[int], most: int) -> list[list[int]]:
         if max(groups, default=(0,))[0] <= most:
             break
     return [sorted(members) for _, _, members in sorted(groups, key=lambda group: group[1])] + alone
-
-
-def choose_lengths(totals: Sequence[int], multiple: int, most: int = ROW_LENGTHS) -> tuple[int, ...]:
-    """At most ``most`` row lengths, ascending multiples of ``multiple``, that hold every one of ``totals``.
-
-    Of all such choices, the one with the fewest cells if each total takes a row of the shortest length that holds it.
-    """
-    values, counts = (-(-torch.tensor(totals) // multiple)).unique(return_counts=True)
-    below = F.pad(counts.cumsum(0), (1, 0))  # [n + 1]: how many totals are among the first i values
-    cells = (below[1:] - below[:, None]) * values  # [n + 1, n]: of the values i to j, in rows of value j
-    cells = cells.where(cells > 0, torch.iinfo(torch.int64).max // 2)
-    fewest, firsts = cells[0], [torch.zeros_like(values)]
-    for _ in range(most - 1):
-        fewest, first = (F.pad(fewest, (1, 0))[:, None] + cells).min(0)
-        firsts.append(first)
-    lengths, end = [], len(values)
-    while end > 0:
-        lengths.append(int(values[end - 1]) * multiple)
-        end = int(firsts.pop()[end - 1])
-    return tuple(lengths[::-1])

@@ -20,7 +20,7 @@ from mint.errors import InputError
 from mint.models.attention import Mask, attend, make_mask
 from mint.models.cross_attention import CrossAttentionInputs
 from mint.models.llama_config import LlamaConfig
-from mint.models.lora import LoRALinear
+from mint.models.lora import LoRALinear, apply_layers
 from mint.models.names import PackedBatch, Pretrained
 from mint.models.recompute import Recompute, run_layer
 from mint.models.rotary import cos_sin, rope_frequencies
@@ -100,7 +100,8 @@ class Attention(nn.Module):
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, N, T, D], and keys and values [B, K, T, D], the first two rotated by their positions."""
         heads = (*x.shape[:2], -1, self.head_dim)
-        q, k, v = (proj(x).view(heads).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        projected = apply_layers((self.q_proj, self.k_proj, self.v_proj), x)
+        q, k, v = (y.view(heads).transpose(1, 2) for y in projected)
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
         return rotate(q, *rope), rotate(k, *rope), v
@@ -122,7 +123,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(swiglu(*apply_layers((self.gate_proj, self.up_proj), x)))
 
 
 class DecoderLayer(nn.Module):

@@ -13,7 +13,7 @@ Legend: T tokens, r rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
@@ -85,9 +85,12 @@ class LoRALinear(nn.Linear):
         a, b = factors
         if self._folding_is_cheaper(x.numel() // self.in_features):
             return F.linear(x, torch.addmm(self.weight, b, a, alpha=self.scaling), self.bias)
-        flat = x.reshape(-1, self.in_features)
-        low = F.linear(F.dropout(flat, self.dropout, self.training), a.to(x.dtype))  # [T, r]
-        y = self.base(flat)
+        low = F.linear(F.dropout(x.reshape(-1, self.in_features), self.dropout, self.training), a.to(x.dtype))
+        return self._updated(x, low, b)
+
+    def _updated(self, x: Tensor, low: Tensor, b: Tensor) -> Tensor:
+        """[..., out]: W x + s B low, for low = A x [T, r]."""
+        y = self.base(x.reshape(-1, self.in_features))
         y = (y.addmm_ if self.in_place else y.addmm)(low, b.to(x.dtype).t(), alpha=self.scaling)
         return y.view(*x.shape[:-1], self.out_features)
 
@@ -125,6 +128,27 @@ class LoRALinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}, alpha={self.alpha}, merged={self.merged}"
+
+
+def apply_layers(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """[layer(x) for layer in layers]; in training, all A x are one product of the layers' A, one below the other.
+
+    A product with r columns, or over r, leaves a GPU half empty. Without gradients each layer is called by itself:
+    decoding would copy the A for every token.
+    """
+    if not torch.is_grad_enabled() or not all(isinstance(layer, LoRALinear) for layer in layers):
+        return [layer(x) for layer in layers]
+    adapted = cast(Sequence[LoRALinear], layers)
+    factors = [layer.factors() for layer in adapted]
+    tokens = x.numel() // x.shape[-1]
+    if (
+        any(layer.dropout and layer.training or layer._folding_is_cheaper(tokens) for layer in adapted)
+        or None in factors
+    ):
+        return [layer(x) for layer in layers]
+    a, b = zip(*cast(list[tuple[Tensor, Tensor]], factors), strict=True)
+    low = F.linear(x.reshape(tokens, -1), torch.cat(a).to(x.dtype)).split([len(each) for each in a], 1)
+    return [layer._updated(x, *given) for layer, *given in zip(adapted, low, b, strict=True)]
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

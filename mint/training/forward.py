@@ -77,7 +77,7 @@ class Forward:
 
     def collate(self, pairs: Sequence[EncodedPair]) -> CollatedPairs:
         """This process's micro-batches of ``pairs``; for another thread, as neither the model nor other processes are
-        asked. Images that only the model can encode are left to the forward pass.
+        asked. Images that only the model can encode are read, and left to the forward pass.
         """
         own = list(parallel.part(pairs, self.batch_size))
         return CollatedPairs(pairs, own, [self._with_images(batch) for batch in self._batches(own)])
@@ -86,7 +86,10 @@ class Forward:
         return make_batches(pairs, self.batch_size, **self.shape, prompt_targets=self.prompt_targets)
 
     def _with_images(self, batch: Batch) -> Batch:
-        if self.images is None or not batch.image_files or not self.images.holds(batch.image_files):
+        if self.images is None or not batch.image_files:
+            return batch
+        if not self.images.holds(batch.image_files):
+            self.images.read_ahead(batch.image_files)
             return batch
         device = self.model.head_weight.device
         images = {name: pinned(x, device) for name, x in self.images(batch.image_files).items()}

@@ -33,6 +33,13 @@ class MeanMetrics:
         self._names.append(list(tensors))
         self._tensors.append(torch.stack(list(tensors.values())))
 
+    def include(self, name: str, value: Tensor) -> None:
+        """A number of the whole step, on the device of the losses."""
+        self._shares.append(1.0)
+        self._numbers.append({})
+        self._names.append([name])
+        self._tensors.append(value.detach().reshape(1))
+
     def read(self) -> dict[str, float]:
         """The means by name; empty if nothing was added."""
         means: dict[str, float] = {}

@@ -299,22 +299,19 @@ def warn_of_vision(model: CausalLM, loss: Loss) -> None:
 
 def compile_and_shape(
     config: TrainConfig, networks: Sequence[CausalLM], data: Data, order: PairOrder
-) -> dict[str, Any]:
+) -> dict[str, int]:
     """Compiles the decoder blocks of ``networks``, if that is wanted; returns the shape of all batches of the run.
 
-    networks: the model, and the reference where it is a model of its own. Shapes are static where blocks are compiled,
-    and on CUDA, where the allocator then keeps blocks of few sizes.
+    networks: the model, and the reference where it is a model of its own. Batches are single rows of tokens where
+    blocks are compiled, whose code takes rows of any length but not any number of them, and on CUDA, where they fill
+    the device evenly.
     """
     on_cuda = networks[0].head_weight.device.type == "cuda"
     compiled = on_cuda and not config.shard if config.compile is None else config.compile
     if compiled:
         for network in networks:
             network.compile_blocks()
-    size, split_from = config.batch_size, None if on_cuda else SPLIT_FROM
-    per_step, static = config.batch_size * config.grad_accum, compiled or on_cuda
+    pairs: Sequence[EncodedPair] = data.pairs
     if isinstance(data.pairs, StreamedPairs):
         pairs, order = data.pairs.sample, PairOrder(len(data.pairs.sample), config.seed)
-        longest = min(config.max_length, networks[0].config.max_position_embeddings)  # of a prompt and one answer
-        longest *= 2 * max(len(pair.lengths) for pair in pairs)
-        return batch_shape(pairs, data.eval_pairs, order, size, per_step, static, split_from, longest)
-    return batch_shape(data.pairs, data.eval_pairs, order, size, per_step, static, split_from)
+    return batch_shape(pairs, order, config.batch_size, compiled or on_cuda, None if on_cuda else SPLIT_FROM)

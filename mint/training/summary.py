@@ -16,10 +16,10 @@ def describe_step(metrics: Mapping, tokens_per_second: float) -> dict[str, str]:
     return shown if margin is None else {**shown, "margin": f"{margin:.3f}"}
 
 
-def describe_failure(metrics: Mapping, grad_norm: float, ids: Sequence[str]) -> str:
+def describe_failure(metrics: Mapping, ids: Sequence[str]) -> str:
     """What was not finite in a step. ids: of its pairs."""
     what = "gradient" if math.isfinite(metrics["loss"]) else "loss"
-    return f"non-finite {what} (loss {metrics['loss']}, gradient norm {float(grad_norm)}) on {ids}"
+    return f"non-finite {what} (loss {metrics['loss']}, gradient norm {metrics['grad_norm']}) on {ids}"
 
 
 def describe_evaluation(row: Mapping) -> str:

@@ -1,6 +1,5 @@
 """The order of the pairs, and batch shapes: the plain definitions, at the cost of an epoch's permutation."""
 
-import itertools
 import random
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import torch
 from mint import parallel
 from mint.data.batch import EncodedPair, batch_count, collate, make_batches
 from mint.data.order import PairOrder, batch_shape
-from mint.data.packing import choose_lengths, divide
+from mint.data.packing import divide
 
 
 def plain_order(step, size, total, seed):
@@ -58,85 +57,63 @@ def rows_of(pairs, shape, parts):
 
 @pytest.mark.parametrize(("split_from", "multiple"), [(None, 128), (256, 8)])
 @pytest.mark.parametrize(("batch_size", "grad_accum"), [(1, 1), (3, 1), (2, 4), (8, 3)])
-def test_static_rows_hold_every_batch_of_the_run(batch_size, grad_accum, split_from, multiple):
+def test_rows_by_tokens_hold_every_pair_of_the_run(batch_size, grad_accum, split_from, multiple):
     draw = random.Random(batch_size)
     pairs = pairs_of([draw.randint(3, 900) for _ in range(40)], twins=range(0, 40, 3))
     held_out = pairs_of([draw.randint(3, 900) for _ in range(7)] + [3000])
     order, per_step = PairOrder(len(pairs), 1), batch_size * grad_accum
-    shape = batch_shape(pairs, held_out, order, batch_size, per_step, static=True, split_from=split_from)
-    lengths = shape["row_lengths"]
-    assert 1 <= len(lengths) <= 4 and list(lengths) == sorted(set(lengths)) and not any(n % multiple for n in lengths)
-    assert lengths[-1] >= 3000
+    shape = batch_shape(pairs, order, batch_size, True, split_from)
     rows = rows_of(pairs, shape, [order.step(step, per_step) for step in range(30)])
     assert sum(count for count, _, _ in rows) == 30 * per_step
     for _, tokens, row in rows:
-        assert row == (1, next(n for n in lengths if n >= tokens))
+        assert row == (1, -(-tokens // multiple) * multiple) and tokens <= shape["budget"]
     assert sorted(id for batch in make_batches(held_out, 1, **shape) for id in batch.ids) == list("01234567")
 
 
 @pytest.mark.parametrize("sigma", [0.35, 0.6])
 @pytest.mark.parametrize(("batch_size", "grad_accum", "processes"), [(8, 1, 1), (16, 2, 1), (8, 8, 4), (8, 8, 8)])
-def test_static_rows_have_little_padding(batch_size, grad_accum, processes, sigma, monkeypatch):
-    """Log-normal lengths with a median of 700: at most 1.15 cells for each token, in hardly more passes than asked."""
+def test_rows_by_tokens_have_little_padding(batch_size, grad_accum, processes, sigma, monkeypatch):
+    """Log-normal lengths with a median of 700: at most 1.02 cells for each token, in hardly more passes than asked."""
     monkeypatch.setattr(parallel, "_size", processes)
     normal = torch.randn(4000, generator=torch.Generator().manual_seed(1))
     pairs = pairs_of((700 * (sigma * normal).exp()).long().clamp(3, 4096).tolist())
     order, per_step = PairOrder(len(pairs), 0), batch_size * grad_accum
-    shape = batch_shape(pairs, [], order, batch_size, per_step, static=True, split_from=None)
+    shape = batch_shape(pairs, order, batch_size, True, None)
     steps = 800 // per_step
     own = [parallel.part(order.step(s, per_step), batch_size, rank) for s in range(steps) for rank in range(processes)]
     rows = rows_of(pairs, shape, own)
-    assert sum(row.numel() for _, _, row in rows) <= 1.15 * sum(tokens for _, tokens, _ in rows)
+    assert sum(row.numel() for _, _, row in rows) <= 1.02 * sum(tokens for _, tokens, _ in rows)
     assert len(rows) <= 1.1 * grad_accum * steps
-    assert {row for _, _, row in rows} <= {(1, length) for length in shape["row_lengths"]}
 
 
 def test_a_rare_long_pair_does_not_make_every_batch_long():
     """Which may be one of the evaluation, or come later in a streamed file."""
     pairs, held_out = pairs_of([100] * 40), pairs_of([100, 1000])
-    shape = batch_shape(pairs, held_out, PairOrder(40, 0), 2, 8, static=True, split_from=None, longest=5000)
-    assert shape == {"row_lengths": (256, 5120), "budget": 200}
+    shape = batch_shape(pairs, PairOrder(40, 0), 2, True, None)
+    assert shape == {"rows": 1, "multiple": 128, "budget": 200}
     later = pairs_of([100, 4000, 100, 100, 100])
-    for some, expected in ((pairs[:4], [256, 256]), (held_out, [256, 5120]), (later, [256, 256, 5120])):
+    for some, expected in ((pairs[:4], [256, 256]), (held_out, [128, 1024]), (later, [256, 256, 4096])):
         batches = list(make_batches(some, 2, **shape))
         assert [batch.tokens.shape[1] for batch in batches] == expected and batch_count(some, 2, **shape) == len(
             batches
         )
 
 
-def test_row_lengths_give_the_fewest_cells():
-    """Against a search over all choices."""
-    draw = random.Random(0)
-    for most, count in ((1, 5), (2, 8), (4, 12), (4, 3)):
-        totals = [draw.randint(1, 100) for _ in range(count)]
-        rounded = sorted({-(-total // 8) * 8 for total in totals})
-
-        def cells(lengths, totals=totals):
-            return sum(next(length for length in lengths if length >= total) for total in totals)
-
-        choices = [c for size in range(1, most + 1) for c in itertools.combinations(rounded, size)]
-        expected = min(cells(choice) for choice in choices if choice[-1] == rounded[-1])
-        found = choose_lengths(totals, 8, most)
-        assert len(found) <= most and cells(found) == expected
-
-
 def test_pairs_are_divided_into_few_groups_of_about_equal_length():
     assert divide([5, 9, 3, 7], 24) == [[0, 1, 2, 3]]
     assert divide([5, 9, 3, 7], 12) == [[1, 2], [0, 3]]
     assert divide([6, 6, 6], 11) == [[0], [1], [2]]
-    assert divide([], 11) == [] == list(make_batches([], 2, row_lengths=(8,)))  # a process without pairs
+    assert divide([], 11) == [] == list(make_batches([], 2, rows=1, budget=8))  # a process without pairs
     lengths = [random.Random(n).randint(1, 90) for n in range(50)]
     groups = divide(lengths, 300)
     sums = [sum(lengths[i] for i in group) for group in groups]
     assert sorted(i for group in groups for i in group) == list(range(50))
     assert max(sums) <= 300 and len(groups) == -(-sum(lengths) // 300) and max(sums) - min(sums) <= 10
     assert divide([5, 9, 2], 8) == [[0, 2], [1]]
-    with pytest.raises(ValueError, match="a pair of 9 tokens does not fit a row of 8"):
-        list(make_batches(pairs_of([5, 9]), 2, row_lengths=(8,)))
 
 
 def test_long_pairs_lie_in_one_row_with_little_padding():
     pairs = [EncodedPair(str(n), [1] * (n - 2), [2], [3]) for n in (400, 200, 300)]
-    shape = batch_shape(pairs, [], PairOrder(3, 0), 4, 8, static=False, split_from=256)
+    shape = batch_shape(pairs, PairOrder(3, 0), 4, False, split_from=256)
     assert collate(pairs, **shape).tokens.shape == (1, 904)  # the next multiple of 8
-    assert batch_shape(pairs[1:2], [], PairOrder(1, 0), 4, 8, static=False, split_from=256) == {}
+    assert batch_shape(pairs[1:2], PairOrder(1, 0), 4, False, split_from=256) == {}

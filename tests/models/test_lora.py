@@ -15,6 +15,7 @@ from mint.models import init_model, load_model, save_model
 from mint.models.lora import (
     LoRALinear,
     add_lora,
+    apply_layers,
     keep_as_reference,
     load_adapter,
     lora_layers,
@@ -75,6 +76,41 @@ def test_folded_and_separate_paths_agree_in_value_and_gradient(dtype, tolerance)
         results.append((out, *grads))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("role", ["policy", "dropout", "evaluation", "loaded reference", "merged"])
+def test_layers_of_one_input_are_what_each_gives_alone(role):
+    """Of different sizes, ranks and scales: outputs, and the gradients of input and factors."""
+    settings = ((2, 3.0, 5), (3, 1.0, 4), (1, 2.0, 7))
+    dropout = 0.5 if role == "dropout" else 0.0
+    layers = [make_layer(rank, alpha, dropout, size=(6, out)).double() for rank, alpha, out in settings]
+    if role == "evaluation":
+        layers[0].eval()
+    if role == "loaded reference":
+        layers[1].start = (torch.randn(3, 6).double(), torch.randn(4, 3).double())
+        layers[1].as_reference = True
+    if role == "merged":
+        layers[2].fold()
+    x = torch.randn(2, 9, 6, dtype=torch.float64, requires_grad=True)
+    factors = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+    results = []
+    for apply in (apply_layers, lambda layers, x: [layer(x) for layer in layers]):
+        torch.manual_seed(1)
+        outputs = apply(layers, x)
+        loss = sum((place * y.sin()).sum() for place, y in enumerate(outputs, 1))
+        gradients = torch.autograd.grad(loss, [x, *factors], allow_unused=True)
+        results.append([*outputs, *(torch.zeros(()) if g is None else g for g in gradients)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_layers_of_one_input_share_a_product():
+    """Three of the weights, and one of the three A; without gradients each layer has its own."""
+    layers, x = [make_layer(2, size=(16, 8)).bfloat16() for _ in range(3)], torch.randn(9, 16).bfloat16()
+    for gradients, expected in ((True, 3 + 1), (False, 3 + 3)):
+        with torch.set_grad_enabled(gradients), torch.profiler.profile() as profile:
+            apply_layers(layers, x)
+        assert sum(event.count for event in profile.key_averages() if event.key == "aten::linear") == expected
 
 
 def test_folding_is_chosen_by_cost_and_never_under_dropout_or_low_precision():

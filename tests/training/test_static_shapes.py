@@ -15,7 +15,7 @@ from mint.objective import preference_loss
 from mint.training.forward import Forward
 from tests.reference.weights import TINY_LLAMA
 
-LENGTHS = (128, 256, 384)
+SHAPE = {"rows": 1, "multiple": 128, "budget": 384}
 
 
 def pair_of(length):
@@ -28,7 +28,7 @@ def make_forward(graphs, backend):
     model = add_lora(init_model(TINY_LLAMA | {"num_hidden_layers": 3}), 4, 8, targets="q_proj,down_proj")
     model.attention_backend = backend
     model.compile_blocks(backend=lambda graph, _: graphs.append(graph) or graph.forward)
-    return Forward(model, load_loss("orpo"), 1, shape={"row_lengths": LENGTHS})
+    return Forward(model, load_loss("orpo"), 1, shape=SHAPE)
 
 
 def test_all_row_lengths_take_two_graphs():

@@ -22,7 +22,8 @@ Emit = Callable[[dict], None]
 def run_tests(emit: Emit) -> None:
     """Runs the tests that need a CUDA device; emits the numbers of those that passed, failed and were skipped."""
     tests = (ROOT / "tests").rglob("test_*.py")
-    files = sorted(str(path.relative_to(ROOT)) for path in tests if "mark.cuda" in path.read_text("utf-8"))
+    marked = re.compile(r"mark\.cuda|each_device")  # the mark, and the fixture whose tests have it
+    files = sorted(str(path.relative_to(ROOT)) for path in tests if marked.search(path.read_text("utf-8")))
     parallel = ["--numprocesses", "auto", "--maxprocesses", "6"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *parallel, *files]
     emit(count_tests(subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mint.errors import InputError
 
@@ -58,8 +59,8 @@ def quantize_weight(weight: Tensor, kind: str) -> nn.Parameter:
 def dequantize(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """The plain tensor [out, in] that a quantised weight stands for."""
     quantised: Any = weight
-    read = quantised.get_original_weight if hasattr(quantised, "get_original_weight") else quantised.dequantize
-    return read().to(dtype)
+    of_nf4 = hasattr(type(weight), "get_original_weight")  # of the type: compiled code does not see it in the object
+    return (quantised.get_original_weight() if of_nf4 else quantised.dequantize()).to(dtype)
 
 
 def plain_parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -72,13 +73,17 @@ def plain_parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield from plain_parts(f"{name}.{part}", inner.reshape(()) if inner.numel() == 1 else inner)
 
 
+def _dequantized_product(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, dequantize(weight, x.dtype))
+
+
 class _FrozenProduct(torch.autograd.Function):
     """x W^T for a quantised W without a gradient."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
         ctx.weight = weight
-        return F.linear(x, dequantize(weight, x.dtype))
+        return _dequantized_product(x, weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
@@ -87,7 +92,10 @@ class _FrozenProduct(torch.autograd.Function):
 
 def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear`` with a quantised weight; gradients flow to ``x`` and ``bias``."""
-    y = _FrozenProduct.apply(x, weight)
+    if torch.compiler.is_compiling():  # a compiler would find both dequantised weights equal, and keep one
+        y = checkpoint(_dequantized_product, x, weight, use_reentrant=False)
+    else:
+        y = _FrozenProduct.apply(x, weight)
     return y if bias is None else y + bias
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from mint.config import TrainConfig
+from mint.data.encode import EncodedPair
 from mint.demo.stages import complete
 from mint.errors import InputError
 from mint.flags import parse
+from mint.losses import load_loss
 from mint.merge import merge
 from mint.models import load_model, save_model
 from mint.models.lora import add_lora, load_adapter, lora_layers, merge_lora
@@ -24,7 +26,9 @@ from mint.models.quantized import (
     quantizer,
     weight_bytes,
 )
+from mint.training.forward import Forward
 from tests.test_train import losses, run, setting, settings  # noqa: F401 (a fixture)
+from train import accumulate_gradients
 
 # The 16 values of NF4 (QLoRA, appendix E).
 NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -87,13 +91,25 @@ def test_a_layer_is_that_of_the_dequantised_weight_with_and_without_an_adapter(l
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_as_large_as_a_plain_weight_is_kept_for_the_backward_pass(library, weight):
-    layer = QuantizedLinear(torch.nn.Linear(128, 96, bias=False, device="meta"), "int8")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_dequantised_weight_is_kept_for_the_backward_pass(library, weight, kind, compiled):
+    """Nor by a compiler, which would rather keep what the forward and the backward pass have in common."""
+    layer, kept = QuantizedLinear(torch.nn.Linear(128, 96, bias=False, device="meta"), kind), []
     layer.load(weight)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
-        layer(torch.randn(2, 128, requires_grad=True)).sum().backward()
-    assert all(math.prod(shape) < weight.numel() for shape in kept)
+    if compiled:
+        layer.compile(backend="aot_eager")
+
+    def keep(x):
+        kept.append((x.dtype.is_floating_point, x.numel()))
+        return x
+
+    for _ in range(2):  # compiled at the first
+        x = torch.randn(2, 128, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            y = layer(x).sin().sum()
+        y.backward()
+    assert kept and not [size for is_float, size in kept if is_float and size >= weight.numel()]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,6 +129,29 @@ def test_the_linear_layers_of_the_decoder_are_quantised(library, setting, kind):
         model.requires_grad_(False)
     assert weight_bytes(plain) == rest + 4 * numbers
     assert weight_bytes(quantised) < rest + {"int8": 1.1, "nf4": 0.6}[kind] * numbers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_layers_give_the_same_losses_and_gradients(library, setting, kind, each_device):
+    """As on CUDA by default; for the policy and the reference, and rows of several lengths."""
+    pairs, loss = [EncodedPair(str(n), [1] * (30 + n), [2] * 12, [3] * 8) for n in range(3)], load_loss("dpo")
+    results = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        model = load_model(setting / "model", quantize=kind, device=each_device)
+        torch.manual_seed(0)
+        add_lora(model, 4, 8).train()
+        for i, layer in enumerate(lora_layers(model).values()):
+            drawn = torch.randn(layer.lora_B.weight.shape, generator=torch.Generator().manual_seed(i))
+            layer.lora_B.weight.data.copy_(0.1 * drawn)
+        if compiled:
+            model.compile_blocks(backend="aot_eager")
+        forward = Forward(model, loss, 4, shape={"rows": 1})
+        losses = [accumulate_gradients(forward, pairs[:count])[0]["loss"] for count in (2, 3, 1)]
+        gradients = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
+        results.append((torch.tensor(losses), torch.cat(gradients)))
+    for found, expected in zip(*results[::-1], strict=True):
+        assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -179,7 +179,8 @@ def accumulate_gradients(
 
     step_pairs: the pairs, or the micro-batches that were made of them. Several processes share the micro-batches; all
     of them then have the gradients of the step. max_norm: of the gradients, which are scaled down to it; 0: as they
-    are. Returns the mean metrics, with ``grad_norm`` before scaling, and the number of tokens, of all processes.
+    are. Returns the mean metrics, with ``grad_norm`` before scaling, and the number of tokens, of all processes. One
+    process waits for the device once, several once more, for they first exchange metrics and gradients.
     """
     from mint.optim import clip_gradients
     from mint.training.means import MeanMetrics
@@ -190,7 +191,7 @@ def accumulate_gradients(
         (output.loss * share).backward()
         means.add(output, share)
         computed += batch.token_total
-    if parallel.size() == 1:  # the device clips while it computes; the host waits for it once
+    if parallel.size() == 1:
         means.include("grad_norm", clip_gradients(forward.model, max_norm))
         return means.read(), computed
     metrics, computed = parallel.sum_step(forward.model.parameters(), means.read(), computed)

@@ -279,3 +279,17 @@ def test_images_are_read_ahead_and_encoded_in_the_forward_pass(tmp_path):
         assert read(reader) is None and not reader.holds([file]) and calls == [1]
     reader([file])  # in the forward pass
     assert reader.holds([file]) and read(reader)["features"].tolist() == [[2, 2]] and calls == [1]
+
+
+def test_few_pixels_wait_to_be_encoded(tmp_path, monkeypatch):
+    """Images beyond them are read when they are encoded."""
+    files = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for file in files:
+        Image.new("RGB", (4, 4)).save(file)
+    opened = []
+    reader = ImageReader(lambda images: opened.append(1) or {"pixel_values": torch.ones(1, 2)}, lambda images: images)
+    monkeypatch.setattr("mint.data.image_features.KEPT_BYTES", 8)
+    for _ in range(2):
+        reader.read_ahead(files)
+        assert len(opened) == 1
+    assert len(reader(files)["pixel_values"]) == 2 == len(opened) and not reader._pixels

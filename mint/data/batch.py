@@ -225,8 +225,8 @@ def make_batches(
 ) -> Iterator[Batch]:
     """Every pair once, in batches of ``batch_size`` pairs in the given order; ``shape``: arguments of ``collate``.
 
-    budget: if given, the pairs are divided by their tokens instead, into as few batches as so many tokens allow; a pair
-    that with its twin has more is one alone.
+    budget: if given, the pairs are divided by their tokens instead, into as few batches of at most so many tokens as
+    possible; a pair that with its twin has more is one alone.
     """
     for group in _groups(pairs, batch_size, budget):
         yield collate([pairs[i] for i in group], prompt_targets=prompt_targets, **shape)

@@ -136,11 +136,15 @@ class ImageReader:
     def read_ahead(self, files: Sequence[str]) -> None:
         """Reads the images of which there are no features yet, so that a call of this reader only encodes them.
 
-        For another thread. Where features of earlier runs are stored, nothing is done.
+        For another thread. Up to KEPT_BYTES of pixels wait; images beyond that are left to the call, as are all images
+        where features are kept from one run to the next.
         """
         if self._encode is None or self._store and not self._overflow:
             return
         for file in files:
+            waiting = sum(tensor.nbytes for pixels in list(self._pixels.values()) for tensor in pixels.values())
+            if waiting >= KEPT_BYTES:
+                return
             if not (file in self._kept or file in self._spilt or file in self._pixels):
                 self._pixels[file] = self.processor([open_image(file)])
 
@@ -152,11 +156,10 @@ class ImageReader:
         return {**tensors, "order": torch.tensor([distinct.index(file) for file in files])}
 
     def _read(self, file: str) -> dict[str, Tensor]:
-        pixels = self._pixels.pop(file, None)
         if file in self._kept:
             return self._kept[file]
         stored = self._store.get(file) if self._store and (file in self._spilt or not self._overflow) else None
-        tensors = stored or self._compute(file, pixels)
+        tensors = stored or self._compute(file)
         size = sum(tensor.nbytes for tensor in tensors.values())
         if fits := self._bytes + size <= KEPT_BYTES:
             self._kept[file] = tensors
@@ -164,10 +167,11 @@ class ImageReader:
         stays = self._store is None or self._overflow and fits  # in memory alone
         if stored or (self._store and not stays and self._store.put(file, tensors)):
             self._spilt.add(file)
+        self._pixels.pop(file, None)  # last, or they could be read again meanwhile
         return tensors
 
-    def _compute(self, file: str, pixels: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        pixels = pixels or self.processor([open_image(file)])
+    def _compute(self, file: str) -> dict[str, Tensor]:
+        pixels = self._pixels.get(file) or self.processor([open_image(file)])
         return pixels if self._encode is None else self._encode(pixels)
 
     def close(self) -> None:

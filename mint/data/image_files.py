@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ EXIF_ORIENTATION = 0x0112
 # The formats that are read, whatever the file's name. Pillow knows many more; some start other programs (EPS starts
 # Ghostscript) or read other files, and the rare ones are hardly tested.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
+_FILTERS = threading.Lock()  # the filters of warnings are those of all threads
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         if not Path(path).is_file():
             what = "cannot be read: it is no file" if Path(path).exists() else "does not exist"
             raise InputError(f"the image {_shown(path)} {what}")
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:

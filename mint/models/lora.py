@@ -131,10 +131,10 @@ class LoRALinear(nn.Linear):
 
 
 def apply_layers(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
-    """[layer(x) for layer in layers]; in training, all A x are one product of the layers' A, one below the other.
+    """[layer(x) for layer in layers]; while gradients are enabled, all A x are one product, of the A below each other.
 
     A product with r columns, or over r, leaves a GPU half empty. Without gradients each layer is called by itself:
-    decoding would copy the A for every token.
+    decoding would copy the A for every token. Layers that share a product are not called, so hooks on them do not run.
     """
     if not torch.is_grad_enabled() or not all(isinstance(layer, LoRALinear) for layer in layers):
         return [layer(x) for layer in layers]
@@ -147,7 +147,9 @@ def apply_layers(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
     ):
         return [layer(x) for layer in layers]
     a, b = zip(*cast(list[tuple[Tensor, Tensor]], factors), strict=True)
-    low = F.linear(x.reshape(tokens, -1), torch.cat(a).to(x.dtype)).split([len(each) for each in a], 1)
+    low = F.linear(x.reshape(tokens, -1), torch.cat([each.to(x.dtype) for each in a])).split(
+        [len(each) for each in a], 1
+    )
     return [layer._updated(x, *given) for layer, *given in zip(adapted, low, b, strict=True)]
 
 

@@ -62,7 +62,7 @@ def dry_run(config: TrainConfig) -> StepTrace:
     forward = _fake_forward(config, loss, model, frozen, data, dtype)
     if config.cache_reference:
         print(f"reference cache: {scaled(cache_bytes(forward, [*data.pairs, *data.eval_pairs]), 'B')} on disk")
-    forward.shape.update(_row_shape(config, model, data, order, device))
+    forward.shape.update(_row_shape(config, data, order, device))
     per_step = config.batch_size * config.grad_accum
     steps = [order.step(step, per_step) for step in range(min(total, max(1, LOOKED // per_step)))]
     packing = measure_packing(forward, [[data.pairs[i] for i in step] for step in steps])
@@ -128,12 +128,9 @@ class _FakeReferenceStore:
         return replace(batch, reference=known)
 
 
-def _row_shape(
-    config: TrainConfig, model: CausalLM, data: setup.Data, order: PairOrder, device: torch.device
-) -> dict[str, Any]:
+def _row_shape(config: TrainConfig, data: setup.Data, order: PairOrder, device: torch.device) -> dict[str, int]:
     """The shape of the run's batches on ``device``; nothing is compiled."""
-    head: Any = SimpleNamespace(device=device)
-    network: Any = SimpleNamespace(head_weight=head, config=model.config, compile_blocks=lambda: None)
+    network: Any = SimpleNamespace(head_weight=SimpleNamespace(device=device), compile_blocks=lambda: None)
     return setup.compile_and_shape(config, [network], data, order)
 
 
@@ -229,7 +226,7 @@ def describe_trace(trace: StepTrace, device: torch.device) -> str:
             lines.append(f"{kind:<16}{scaled(trace.peak[kind], 'B'):>12}{scaled(trace.highest[kind], 'B'):>12}")
     lines.append(f"{'total':<16}{scaled(trace.total, 'B'):>12}")
     if device.type == "cuda":
-        lines.append("Compiled layers take up to a tenth more or less; CUDA itself and fragmentation add about 1 GB.")
+        lines.append("Compiled layers take up to a tenth more or less; CUDA itself adds about 1 GB.")
     return "\n".join(lines)
 
 

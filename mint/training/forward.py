@@ -77,7 +77,7 @@ class Forward:
 
     def collate(self, pairs: Sequence[EncodedPair]) -> CollatedPairs:
         """This process's micro-batches of ``pairs``; for another thread, as neither the model nor other processes are
-        asked. Images that only the model can encode are read, and left to the forward pass.
+        asked. Images that only the model can encode are read here, and encoded in the forward pass.
         """
         own = list(parallel.part(pairs, self.batch_size))
         return CollatedPairs(pairs, own, [self._with_images(batch) for batch in self._batches(own)])

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -211,6 +213,15 @@ def test_exif_rotation_is_applied(tmp_path):
     assert open_image(tmp_path / "x.jpg").size == image_size(tmp_path / "x.jpg") == (2, 4)
     picture.save(tmp_path / "y.jpg")
     assert open_image(tmp_path / "y.jpg").size == image_size(tmp_path / "y.jpg") == (4, 2)
+
+
+def test_threads_that_open_images_leave_the_filters_of_warnings_as_they_were(tmp_path):
+    """Which belong to the process: a thread would restore them to what another one has set."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(open_image, [tmp_path / "a.png"] * 400))
+    assert warnings.filters == before
 
 
 def test_images_that_cannot_be_read(tmp_path, monkeypatch):

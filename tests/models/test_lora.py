@@ -78,28 +78,43 @@ def test_folded_and_separate_paths_agree_in_value_and_gradient(dtype, tolerance)
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("role", ["policy", "dropout", "evaluation", "loaded reference", "merged"])
-def test_layers_of_one_input_are_what_each_gives_alone(role):
+def one_by_one(layers, x):
+    return [layer(x) for layer in layers]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize(
+    "case, shared",
+    [("policy", True), ("evaluation", True), ("loaded reference", True), ("dropout", False), ("merged", False)]
+    + [("one without adapter", False), ("folded", False)],
+)
+def test_layers_of_one_input_are_what_each_gives_alone(case, shared, in_place, monkeypatch):
     """Of different sizes, ranks and scales: outputs, and the gradients of input and factors."""
-    settings = ((2, 3.0, 5), (3, 1.0, 4), (1, 2.0, 7))
-    dropout = 0.5 if role == "dropout" else 0.0
-    layers = [make_layer(rank, alpha, dropout, size=(6, out)).double() for rank, alpha, out in settings]
-    if role == "evaluation":
-        layers[0].eval()
-    if role == "loaded reference":
+    if case != "folded":
+        monkeypatch.setattr(LoRALinear, "_folding_is_cheaper", lambda *_: False)
+    dropout = 0.5 if case in ("dropout", "evaluation") else 0.0
+    layers = [make_layer(r, alpha, dropout, size=(6, n)).double() for r, alpha, n in ((2, 3, 5), (3, 1, 4), (1, 2, 7))]
+    for layer in layers:
+        layer.in_place = in_place
+        layer.train(case != "evaluation")
+    if case == "loaded reference":
         layers[1].start = (torch.randn(3, 6).double(), torch.randn(4, 3).double())
         layers[1].as_reference = True
-    if role == "merged":
+    if case == "merged":
         layers[2].fold()
+    if case == "one without adapter":
+        layers[1] = torch.nn.Linear(6, 4).double()
     x = torch.randn(2, 9, 6, dtype=torch.float64, requires_grad=True)
-    factors = [p for layer in layers for p in layer.parameters() if p.requires_grad]
-    results = []
-    for apply in (apply_layers, lambda layers, x: [layer(x) for layer in layers]):
+    trained = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+    joined, join, results = [], torch.cat, []
+    monkeypatch.setattr(torch, "cat", lambda *given: joined.append(1) or join(*given))
+    for apply in (apply_layers, one_by_one):
         torch.manual_seed(1)
         outputs = apply(layers, x)
         loss = sum((place * y.sin()).sum() for place, y in enumerate(outputs, 1))
-        gradients = torch.autograd.grad(loss, [x, *factors], allow_unused=True)
+        gradients = torch.autograd.grad(loss, [x, *trained], allow_unused=True)
         results.append([*outputs, *(torch.zeros(()) if g is None else g for g in gradients)])
+    assert len(joined) == shared
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 

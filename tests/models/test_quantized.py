@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mint.config import TrainConfig
 from mint.data.encode import EncodedPair
@@ -110,6 +111,19 @@ def test_no_dequantised_weight_is_kept_for_the_backward_pass(library, weight, ki
             y = layer(x).sin().sum()
         y.backward()
     assert kept and not [size for is_float, size in kept if is_float and size >= weight.numel()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_products_are_computed_once(library, weight, kind):
+    """In the forward pass, and once more for the gradient of the input; also without an adapter, whose sum is kept."""
+    layer = QuantizedLinear(torch.nn.Linear(128, 96, bias=False, device="meta"), kind)
+    layer.load(weight)
+    layer.compile(backend="aot_eager")
+    x = torch.randn(2, 128, requires_grad=True)
+    layer(x).sin().sum().backward()
+    with FlopCounterMode(display=False) as counter:
+        layer(x).sin().sum().backward()
+    assert counter.get_total_flops() == 2 * (2 * 2 * 128 * 96)
 
 
 @pytest.mark.parametrize("kind", KINDS)

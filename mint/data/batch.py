@@ -221,7 +221,7 @@ def tokens_per_pair(pairs: Sequence[EncodedPair], prompt_targets: bool = False) 
 
 
 def make_batches(
-    pairs: Sequence[EncodedPair], batch_size: int, prompt_targets: bool = False, budget: int = 0, **shape: int
+    pairs: Sequence[EncodedPair], batch_size: int, *, prompt_targets: bool = False, budget: int = 0, **shape: int
 ) -> Iterator[Batch]:
     """Every pair once, in batches of ``batch_size`` pairs in the given order; ``shape``: arguments of ``collate``.
 

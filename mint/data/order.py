@@ -13,7 +13,7 @@ from mint.data.encode import EncodedPair
 
 CUDA_ROW_STEP = 128  # row lengths on CUDA are multiples of it, the tiles of a GPU's matrix products
 FITTING = 0.95  # of the batches fit into a row; others are divided
-SAMPLED = 20_000  # pairs, from the first of the run, that are looked at for it
+SAMPLED = 20_000  # pairs, from the first of the run, on which that is measured
 
 
 class PairOrder:

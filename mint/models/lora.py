@@ -141,16 +141,13 @@ def apply_layers(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
     adapted = cast(Sequence[LoRALinear], layers)
     factors = [layer.factors() for layer in adapted]
     tokens = x.numel() // x.shape[-1]
-    if (
-        any(layer.dropout and layer.training or layer._folding_is_cheaper(tokens) for layer in adapted)
-        or None in factors
-    ):
+    alone = any(layer.dropout and layer.training or layer._folding_is_cheaper(tokens) for layer in adapted)
+    if alone or None in factors:
         return [layer(x) for layer in layers]
     a, b = zip(*cast(list[tuple[Tensor, Tensor]], factors), strict=True)
-    low = F.linear(x.reshape(tokens, -1), torch.cat([each.to(x.dtype) for each in a])).split(
-        [len(each) for each in a], 1
-    )
-    return [layer._updated(x, *given) for layer, *given in zip(adapted, low, b, strict=True)]
+    low = F.linear(x.reshape(tokens, -1), torch.cat([each.to(x.dtype) for each in a]))
+    parts = low.split([len(each) for each in a], dim=1)
+    return [layer._updated(x, *given) for layer, *given in zip(adapted, parts, b, strict=True)]
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

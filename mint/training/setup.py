@@ -302,9 +302,8 @@ def compile_and_shape(
 ) -> dict[str, int]:
     """Compiles the decoder blocks of ``networks``, if that is wanted; returns the shape of all batches of the run.
 
-    networks: the model, and the reference where it is a model of its own. Batches are single rows of tokens where
-    blocks are compiled, whose code takes rows of any length but not any number of them, and on CUDA, where they fill
-    the device evenly.
+    networks: the model, and the reference where it is a model of its own. Where blocks are compiled, and on CUDA, every
+    batch is a single row of tokens, so that only its length varies.
     """
     on_cuda = networks[0].head_weight.device.type == "cuda"
     compiled = on_cuda and not config.shard if config.compile is None else config.compile
